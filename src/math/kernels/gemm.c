@@ -1,0 +1,240 @@
+/* Matrix products, and the weight gradient of a dense layer.
+ *
+ * A register tile is MR rows by NR columns (NR = two vectors). The columns of b are copied into a
+ * panel [k][NR] that stays in L1 while all rows of a pass over it; a is read where it lies, one
+ * scalar at a time. Partial results wait in a panel of their own between blocks of k, which
+ * continues each element's chain of fused multiply-adds exactly. The loop order follows Goto and
+ * van de Geijn, "Anatomy of high-performance matrix multiplication", TOMS 2008. */
+#include "math/kernels/table.h"
+
+enum { KC = 256, MC = 252 };
+
+/* acc[i][..] += a[i][p] * b[p][..] for p in 0..k-1; acc is [m][NR] in memory. */
+TD_INLINE void tile(const int m, size_t k, const float *a, size_t a_row, size_t a_col,
+                    const float *b, float *c)
+{
+    vf acc[MR][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++) {
+        acc[i][0] = v_load(c + i * NR);
+        acc[i][1] = v_load(c + i * NR + V_W);
+    }
+    for (size_t p = 0; p < k; p++, b += NR) {
+        vf b0 = v_load(b), b1 = v_load(b + V_W);
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            vf s = v_set1(a[(size_t)i * a_row + p * a_col]);
+            acc[i][0] = v_fma(s, b0, acc[i][0]);
+            acc[i][1] = v_fma(s, b1, acc[i][1]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++) {
+        v_store(c + i * NR, acc[i][0]);
+        v_store(c + i * NR + V_W, acc[i][1]);
+    }
+}
+
+static void tile_of(int m, size_t k, const float *a, size_t a_row, size_t a_col, const float *b,
+                    float *c)
+{
+    switch (m) {
+#define CASE(M)                                                                                   \
+    case M: tile(M, k, a, a_row, a_col, b, c); break;
+        CASE(1) CASE(2) CASE(3) CASE(4)
+#if defined(__AVX2__)
+        CASE(5) CASE(6)
+#endif
+#if defined(__AVX512F__)
+        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#endif
+#undef CASE
+    }
+}
+
+/* The panel [k][NR] of b's columns j..j+n-1, zeros behind them. */
+static void pack_panel(const td_gemm *g, size_t p0, size_t k, size_t j, size_t n, float *panel)
+{
+    const float *b = g->b + p0 * g->b_row + j * g->b_col;
+    if (n < NR) memset(panel, 0, k * NR * sizeof *panel);
+    if (g->b_col == 1) {
+        for (size_t p = 0; p < k; p++)
+            memcpy(panel + p * NR, b + p * g->b_row, n * sizeof *panel);
+        return;
+    }
+    size_t p = 0;
+#if defined(__AVX2__)
+    if (g->b_row == 1) /* columns are contiguous: transpose 8 x 8 at a time */
+        for (; p + 8 <= k; p += 8) {
+            size_t c = 0;
+            for (; c + 8 <= n; c += 8) {
+                const float *from = b + p + c * g->b_col;
+                __m256 r[8], t[8];
+                for (size_t i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(from + i * g->b_col);
+                for (int i = 0; i < 4; i++) {
+                    t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                    t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+                }
+                for (int h = 0; h < 2; h++) {
+                    __m256 *u = t + 4 * h, *o = r + 4 * h;
+                    o[0] = _mm256_shuffle_ps(u[0], u[2], 0x44);
+                    o[1] = _mm256_shuffle_ps(u[0], u[2], 0xEE);
+                    o[2] = _mm256_shuffle_ps(u[1], u[3], 0x44);
+                    o[3] = _mm256_shuffle_ps(u[1], u[3], 0xEE);
+                }
+                for (size_t i = 0; i < 4; i++) {
+                    float *to = panel + (p + i) * NR + c;
+                    _mm256_storeu_ps(to, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+                    _mm256_storeu_ps(to + 4 * NR, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+                }
+            }
+            for (; c < n; c++)
+                for (size_t i = 0; i < 8; i++)
+                    panel[(p + i) * NR + c] = b[p + i + c * g->b_col];
+        }
+#endif
+    for (; p < k; p++)
+        for (size_t c = 0; c < n; c++) panel[p * NR + c] = b[p * g->b_row + c * g->b_col];
+}
+
+/* Writes acc [m][NR] to c, where c's rows or columns are contiguous. */
+static void unload(const td_gemm *g, size_t i0, size_t m, size_t j, size_t n, const float *acc)
+{
+    float *c = g->c + i0 * g->c_row + j * g->c_col;
+    if (g->c_col == 1) {
+        for (size_t i = 0; i < m; i++) {
+            float *row = c + i * g->c_row;
+            const float *from = acc + i * NR;
+            if (g->relu)
+                for (size_t q = 0; q < n; q++) row[q] = 0 > from[q] ? 0 : from[q];
+            else
+                memcpy(row, from, n * sizeof *row);
+        }
+        return;
+    }
+    for (size_t q = 0; q < n; q++) {
+        float *column = c + q * g->c_col;
+        for (size_t i = 0; i < m; i++) {
+            float v = acc[i * NR + q];
+            column[i * g->c_row] = g->relu && 0 > v ? 0 : v;
+        }
+    }
+}
+
+void TD_K(gemm)(const td_gemm *g)
+{
+    float panel[KC * NR] __attribute__((aligned(64)));
+    float acc[MC * NR] __attribute__((aligned(64)));
+    for (size_t i0 = 0; i0 < g->m; i0 += MC) {
+        size_t mc = g->m - i0 < MC ? g->m - i0 : MC;
+        size_t tiles = (mc + MR - 1) / MR;
+        for (size_t j = 0; j < g->n; j += NR) {
+            size_t n = g->n - j < NR ? g->n - j : NR;
+            for (size_t i = 0; i < mc; i++)
+                for (size_t q = 0; q < NR; q++)
+                    acc[i * NR + q] = g->bias_row ? g->bias_row[i0 + i] : 0;
+            for (size_t p0 = 0; p0 < g->k; p0 += KC) {
+                size_t kc = g->k - p0 < KC ? g->k - p0 : KC;
+                pack_panel(g, p0, kc, j, n, panel);
+                const float *a = g->a + i0 * g->a_row + p0 * g->a_col;
+                for (size_t t = 0; t < tiles; t++) { /* tiles of nearly equal height */
+                    size_t begin = t * mc / tiles, end = (t + 1) * mc / tiles;
+                    tile_of((int)(end - begin), kc, a + begin * g->a_row, g->a_row, g->a_col,
+                            panel, acc + begin * NR);
+                }
+            }
+            unload(g, i0, mc, j, n, acc);
+        }
+    }
+}
+
+/* --- dense_grad --- */
+
+/* One tile of the gradient, all leaves: m outputs by NR inputs. dy is packed [rows][m]. */
+TD_INLINE void grad_tile(const int m, const td_dense_grad *g, const float *dy, const float *panel,
+                         float *stack)
+{
+    int depth = 0;
+    for (int leaf = 0; leaf < g->leaves; leaf++) {
+        vf acc[MR][2];
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) acc[i][0] = acc[i][1] = v_set1(0);
+        const float *d = dy + g->leaf_row[leaf] * (size_t)m;
+        const float *b = panel + g->leaf_row[leaf] * NR;
+        for (size_t r = g->leaf_row[leaf + 1] - g->leaf_row[leaf]; r-- > 0; d += m, b += NR) {
+            vf b0 = v_load(b), b1 = v_load(b + V_W);
+#pragma GCC unroll 16
+            for (int i = 0; i < m; i++) {
+                vf s = v_set1(d[i]);
+                acc[i][0] = v_fma(s, b0, acc[i][0]);
+                acc[i][1] = v_fma(s, b1, acc[i][1]);
+            }
+        }
+        for (int merge = 0; merge < g->merges[leaf]; merge++) {
+            const float *top = stack + (size_t)--depth * MR * NR;
+#pragma GCC unroll 16
+            for (int i = 0; i < m; i++) {
+                acc[i][0] = v_add(v_load(top + i * NR), acc[i][0]);
+                acc[i][1] = v_add(v_load(top + i * NR + V_W), acc[i][1]);
+            }
+        }
+        float *to = stack + (size_t)depth++ * MR * NR;
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            v_store(to + i * NR, acc[i][0]);
+            v_store(to + i * NR + V_W, acc[i][1]);
+        }
+    }
+}
+
+static void grad_tile_of(int m, const td_dense_grad *g, const float *dy, const float *panel,
+                         float *stack)
+{
+    switch (m) {
+#define CASE(M)                                                                                   \
+    case M: grad_tile(M, g, dy, panel, stack); break;
+        CASE(1) CASE(2) CASE(3) CASE(4)
+#if defined(__AVX2__)
+        CASE(5) CASE(6)
+#endif
+#if defined(__AVX512F__)
+        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#endif
+#undef CASE
+    }
+}
+
+static int nodes_left(const td_dense_grad *g)
+{
+    int depth = 0;
+    for (int leaf = 0; leaf < g->leaves; leaf++) depth += 1 - g->merges[leaf];
+    return depth;
+}
+
+void TD_K(dense_grad)(const td_dense_grad *g)
+{
+    float stack[TD_DENSE_GRAD_DEPTH * MR * NR] __attribute__((aligned(64)));
+    size_t rows = g->leaf_row[g->leaves], tiles = (g->out + MR - 1) / MR;
+    int nodes = nodes_left(g);
+    float *packed_dy = g->scratch, *panel = g->scratch + rows * g->out;
+    for (size_t t = 0; t < tiles; t++) {
+        size_t begin = t * g->out / tiles, end = (t + 1) * g->out / tiles;
+        float *to = packed_dy + begin * rows;
+        for (size_t r = 0; r < rows; r++)
+            for (size_t o = begin; o < end; o++) *to++ = g->dy[r * g->out + o];
+    }
+    for (size_t j = 0; j < g->in; j += NR) {
+        size_t n = g->in - j < NR ? g->in - j : NR;
+        if (n < NR) memset(panel, 0, rows * NR * sizeof *panel);
+        for (size_t r = 0; r < rows; r++)
+            memcpy(panel + r * NR, g->x + r * g->in + j, n * sizeof *panel);
+        for (size_t t = 0; t < tiles; t++) {
+            size_t begin = t * g->out / tiles, end = (t + 1) * g->out / tiles;
+            grad_tile_of((int)(end - begin), g, packed_dy + begin * rows, panel, stack);
+            for (int node = 0; node < nodes; node++)
+                for (size_t o = begin; o < end; o++)
+                    memcpy(g->nodes[node] + o * g->in + j,
+                           stack + ((size_t)node * MR + (o - begin)) * NR, n * sizeof *panel);
+        }
+    }
+}
