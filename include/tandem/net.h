@@ -1,0 +1,77 @@
+/* Tandem: neural networks as a list of layers over flat arrays of floats.
+ *
+ * All parameters of a network are one array, cut into named slots; its gradient has the same cut.
+ * Activations are [rows][height][width][channels] inside, while slots have the shapes and the
+ * order that PyTorch's modules use (dense: [out][in]; conv: [out][in / groups][kh][kw]).
+ *
+ * A global batch is cut into leaves; a network computes the gradient sums of the tree nodes that
+ * its leaves make (see tandem/comm.h), each leaf from its own samples alone. */
+#ifndef TANDEM_NET_H
+#define TANDEM_NET_H
+
+#include "tandem/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { TD_SLOT_NAME = 64, TD_SLOT_RANK = 4 };
+
+typedef enum td_slot_kind {
+    TD_SLOT_WEIGHT,
+    TD_SLOT_BIAS,
+    TD_SLOT_NORM, /* scale and shift of a normalisation: no weight decay */
+    TD_SLOT_STAT  /* running statistics: no gradient, averaged over leaves */
+} td_slot_kind;
+
+/* A named part of the parameter array. What a bucket carries and a checkpoint names. */
+typedef struct td_slot {
+    char name[TD_SLOT_NAME];
+    td_slot_kind kind;
+    int rank;
+    size_t shape[TD_SLOT_RANK];
+    size_t offset, count; /* in floats; offsets are multiples of 16 */
+    size_t fan_in, fan_out;
+    float initial; /* norm and stat slots start here */
+    float momentum; /* stat slots: p = (1 - momentum) p + momentum * mean over samples */
+} td_slot;
+
+typedef enum td_loss { TD_LOSS_SOFTMAX, TD_LOSS_SQUARED, TD_LOSS_BINARY } td_loss;
+
+typedef struct td_net td_net;
+
+typedef struct td_net_config {
+    const char *arch; /* layers in a line, or a preset: softmax, mlp, lenet, resnet20 */
+    size_t channels, height, width; /* of a sample; a table has height and width 1 */
+    size_t outputs; /* wanted of the last layer; 0 in arch ("dense:0") takes this number */
+    td_loss loss;
+} td_net_config;
+
+/* Builds the layers and the slots. TD_ERR_ARG names the layer whose shape does not fit. */
+TD_API TD_MUST_CHECK td_status td_net_create(const td_net_config *config, td_net **out);
+TD_API void td_net_destroy(td_net *net); /* NULL is fine */
+
+TD_API size_t td_net_params(const td_net *net); /* floats of the parameter array */
+TD_API const td_slot *td_net_slots(const td_net *net, size_t *out_count);
+TD_API size_t td_net_outputs(const td_net *net);
+/* The arch line with presets written out. */
+TD_API const char *td_net_arch(const td_net *net);
+
+/* Initial values from the seed alone. `how`: "fan-in" (uniform +-1/sqrt(fan in), weights and
+ * biases: PyTorch's default), "he", "he-normal" (He et al. 2015), "xavier", "xavier-normal" (Glorot
+ * and Bengio 2010), the last four with zero biases. NULL means "fan-in". */
+TD_API TD_MUST_CHECK td_status td_net_init(const td_net *net, const char *how, uint64_t seed,
+                                           float *params);
+
+/* A preset's arch line, or NULL; presets by number, NULL behind the last. */
+TD_API const char *td_net_preset(const char *name);
+TD_API const char *td_net_preset_name(int index);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,41 @@
+/* The inside of a network, shared by arch.c (which builds it) and net.c (which runs it). */
+#ifndef TD_NN_INTERNAL_H
+#define TD_NN_INTERNAL_H
+
+#include "nn/layer.h"
+
+typedef struct td_value {
+    td_shape shape;
+    int producer; /* layer, -1: the network's input */
+    int readers;
+    size_t at; /* offset in a lane's activations per row of the lane; see net.c */
+    int gradient; /* buffer number, -1: none needed */
+} td_value;
+
+struct td_net {
+    td_layer *layers;
+    int layer_count, layer_room;
+    td_value *values; /* [value_count]; 0 is the input */
+    int value_count, value_room;
+    td_slot *slots;
+    size_t slot_count, slot_room;
+    size_t params;
+    td_loss loss;
+    char *arch;
+    size_t activations;     /* floats per row */
+    size_t gradient_floats; /* of each gradient buffer, per row */
+    int gradients;          /* buffers */
+};
+
+/* Parses the line and appends layers. */
+TD_MUST_CHECK td_status td_arch_build(td_net *net, const td_net_config *config);
+
+/* Appends a layer that reads value `in` (and in2, or -1) and returns its output value in *out. */
+TD_MUST_CHECK td_status td_net_append(td_net *net, const td_layer *wanted, int in, int in2,
+                                      int *out);
+
+/* Loss of rows [begin, end) and, where dlogits is given, its gradient at the logits. */
+void td_loss_rows(td_loss loss, size_t outputs, const td_net_pass *pass, size_t begin, size_t end,
+                  const float *logits, float *dlogits, double values[TD_LEAF_VALUES]);
+
+#endif

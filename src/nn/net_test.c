@@ -1,0 +1,263 @@
+/* Every layer's gradient against finite differences, and the promise that leaves make: the same
+ * node sums whether they are computed together or one by one. */
+#include "nn/net.h"
+
+#include "base/alloc.h"
+#include "base/rng.h"
+#include "base/test.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+enum { LEAVES = 3, MAX_ROWS = 9 };
+
+typedef struct fixture {
+    td_net *net;
+    td_net_lane *lane;
+    float *params, *gradient, *x, *target, *weight;
+    int32_t *label;
+    uint64_t *sample;
+    size_t leaf_row[LEAVES + 1];
+    int merges[LEAVES];
+    float *nodes[2];
+    double values[LEAVES * TD_LEAF_VALUES];
+} fixture;
+
+static void make(fixture *f, const char *arch, size_t c, size_t h, size_t w, td_loss loss)
+{
+    memset(f, 0, sizeof *f);
+    td_net_config config = {arch, c, h, w, 0, loss};
+    assert_ok(td_net_create(&config, &f->net));
+    assert_ok(td_net_lane_create(f->net, MAX_ROWS, true, &f->lane));
+    size_t n = td_net_params(f->net), features = c * h * w;
+    f->params = td_calloc(n, 4), f->gradient = td_calloc(2 * n, 4);
+    f->nodes[0] = f->gradient, f->nodes[1] = f->gradient + n;
+    f->x = td_calloc(MAX_ROWS * features, 4), f->target = td_calloc(MAX_ROWS, 4);
+    f->weight = td_calloc(MAX_ROWS, 4), f->label = td_calloc(MAX_ROWS, 4);
+    f->sample = td_calloc(MAX_ROWS, 8);
+    td_rng rng;
+    td_rng_init(&rng, 5, TD_RNG_TEST, 0, 0);
+    for (size_t i = 0; i < MAX_ROWS * features; i++) f->x[i] = td_rng_normal(&rng);
+    for (size_t r = 0; r < MAX_ROWS; r++) {
+        f->target[r] = td_rng_normal(&rng);
+        f->weight[r] = 0.5f + td_rng_unit(&rng);
+        f->label[r] = (int32_t)td_rng_below(&rng, (uint32_t)td_net_outputs(f->net));
+        if (loss == TD_LOSS_BINARY) f->label[r] = (int32_t)(r & 1);
+        f->sample[r] = 100 + r;
+    }
+    assert_ok(td_net_init(f->net, "he", 3, f->params));
+    for (size_t i = 0; i < n; i++) f->params[i] += 0.05f * td_rng_normal(&rng);
+    static const size_t rows[] = {0, 4, 6, MAX_ROWS};
+    static const int merges[] = {0, 1, 0};
+    memcpy(f->leaf_row, rows, sizeof rows);
+    memcpy(f->merges, merges, sizeof merges);
+}
+
+static void clear(fixture *f)
+{
+    td_net_lane_destroy(f->lane), td_net_destroy(f->net);
+    td_free(f->params), td_free(f->gradient), td_free(f->x), td_free(f->target);
+    td_free(f->weight), td_free(f->label), td_free(f->sample);
+}
+
+static td_net_pass pass_of(fixture *f, td_loss loss)
+{
+    return (td_net_pass){
+        .params = f->params, .rows = MAX_ROWS, .x = f->x,
+        .label = loss == TD_LOSS_SQUARED ? NULL : f->label,
+        .target = loss == TD_LOSS_SQUARED ? f->target : NULL,
+        .weight = f->weight, .sample = f->sample, .seed = 1, .epoch = 2, .leaves = LEAVES,
+        .leaf_row = f->leaf_row, .merges = f->merges, .nodes = f->nodes, .leaf_values = f->values,
+    };
+}
+
+/* The training loss, dropout and leaf statistics included. */
+static double loss_of(fixture *f, const td_net_pass *pass)
+{
+    td_net_gradient(f->net, f->lane, pass);
+    double sum = 0;
+    for (int l = 0; l < LEAVES; l++) sum += f->values[l * TD_LEAF_VALUES + TD_LEAF_LOSS];
+    return sum;
+}
+
+static const struct {
+    const char *arch;
+    size_t c, h, w;
+    td_loss loss;
+} cases[] = {
+    {"dense:4", 5, 1, 1, TD_LOSS_SOFTMAX},
+    {"dense:7 tanh dense:1", 5, 1, 1, TD_LOSS_SQUARED},
+    {"dense:7 sigmoid dense:1", 5, 1, 1, TD_LOSS_BINARY},
+    {"dense:6 gelu dense:6 tanh dense:3", 4, 1, 1, TD_LOSS_SOFTMAX},
+    {"dense:8 dropout:0.4 tanh dense:3", 4, 1, 1, TD_LOSS_SOFTMAX},
+    {"dense:6 ln gelu dense:3", 4, 1, 1, TD_LOSS_SOFTMAX},
+    {"dense:6 bn tanh dense:3", 4, 1, 1, TD_LOSS_SOFTMAX},
+    {"conv:3,3 tanh conv:4,3 tanh dense:3", 1, 5, 6, TD_LOSS_SOFTMAX},
+    {"conv:4,3,stride=2,pad=0 tanh conv:6,2,groups=2 gelu dense:3", 2, 7, 6, TD_LOSS_SOFTMAX},
+    {"conv:4,1,bias=0 bn tanh avgpool:2 conv:5,3 gap dense:3", 3, 6, 6, TD_LOSS_SOFTMAX},
+    {"conv:3,3 gelu pool:3,2 conv:3,2 tanh flatten dense:3", 2, 7, 7, TD_LOSS_SOFTMAX},
+    {"conv:4,3 tanh res:4 tanh dense:2", 1, 4, 4, TD_LOSS_SOFTMAX},
+    {"conv:4,3 tanh res:6,2 gap dense:2", 1, 4, 4, TD_LOSS_SOFTMAX},
+    {"dense:9 relu dense:8 relu dense:3", 6, 1, 1, TD_LOSS_SOFTMAX},
+};
+enum { CASES = sizeof cases / sizeof *cases };
+
+static void gradients_agree_with_finite_differences(void **state)
+{
+    (void)state;
+    for (int c = 0; c < CASES; c++) {
+        fixture f;
+        make(&f, cases[c].arch, cases[c].c, cases[c].h, cases[c].w, cases[c].loss);
+        td_net_pass pass = pass_of(&f, cases[c].loss);
+        loss_of(&f, &pass);
+        size_t n = td_net_params(f.net), slots;
+        float *g = td_calloc(n, 4);
+        for (size_t i = 0; i < n; i++) g[i] = f.nodes[0][i] + f.nodes[1][i];
+        const td_slot *slot = td_net_slots(f.net, &slots);
+        for (size_t s = 0; s < slots; s++) {
+            if (slot[s].kind == TD_SLOT_STAT) continue;
+            double error = 0, size = 1e-2;
+            for (size_t i = slot[s].offset; i < slot[s].offset + slot[s].count; i++) {
+                const float step = 4e-3f;
+                float keep = f.params[i];
+                f.params[i] = keep + step;
+                double up = loss_of(&f, &pass);
+                f.params[i] = keep - step;
+                double down = loss_of(&f, &pass);
+                f.params[i] = keep;
+                double want = (up - down) / (2.0 * step);
+                error += fabs(want - g[i]), size += fabs(want);
+            }
+            if (error > 0.02 * size)
+                fail_msg("%s: %s: off by %g of %g", cases[c].arch, slot[s].name, error, size);
+        }
+        td_free(g);
+        clear(&f);
+    }
+}
+
+static void leaves_together_or_alone_make_the_same_bits(void **state)
+{
+    (void)state;
+    for (int c = 0; c < CASES; c++) {
+        fixture f;
+        make(&f, cases[c].arch, cases[c].c, cases[c].h, cases[c].w, cases[c].loss);
+        size_t n = td_net_params(f.net), features = cases[c].c * cases[c].h * cases[c].w;
+        td_net_pass pass = pass_of(&f, cases[c].loss);
+        loss_of(&f, &pass);
+        double values[LEAVES * TD_LEAF_VALUES];
+        memcpy(values, f.values, sizeof values);
+        float *leaf = td_calloc(LEAVES * n, 4);
+        td_net_lane *lane;
+        assert_ok(td_net_lane_create(f.net, 4, true, &lane));
+        for (int l = 0; l < LEAVES; l++) {
+            size_t begin = f.leaf_row[l], rows = f.leaf_row[l + 1] - begin;
+            td_net_pass one = pass;
+            float *node = leaf + (size_t)l * n;
+            one.rows = rows, one.x = f.x + begin * features;
+            if (one.label) one.label += begin;
+            if (one.target) one.target += begin;
+            one.weight += begin, one.sample += begin, one.leaves = 1;
+            one.leaf_row = (size_t[]){0, rows}, one.merges = (int[]){0}, one.nodes = &node;
+            one.leaf_values = f.values + l * TD_LEAF_VALUES;
+            td_net_gradient(f.net, lane, &one);
+        }
+        assert_memory_equal(values, f.values, sizeof values);
+        for (size_t i = 0; i < n; i++) leaf[i] += leaf[n + i];
+        assert_memory_equal(leaf, f.nodes[0], n * 4);
+        assert_memory_equal(leaf + 2 * n, f.nodes[1], n * 4);
+        td_net_lane_destroy(lane);
+        td_free(leaf);
+        clear(&f);
+    }
+}
+
+static void ready_ranges_cover_the_array_from_its_end(void *user, size_t lo, size_t hi)
+{
+    size_t *edge = user;
+    assert_int_equal(hi, *edge);
+    assert_true(lo < hi);
+    *edge = lo;
+}
+
+static void every_part_becomes_ready_once(void **state)
+{
+    (void)state;
+    for (int c = 0; c < CASES; c++) {
+        fixture f;
+        make(&f, cases[c].arch, cases[c].c, cases[c].h, cases[c].w, cases[c].loss);
+        td_net_pass pass = pass_of(&f, cases[c].loss);
+        size_t edge = td_net_params(f.net);
+        pass.ready = ready_ranges_cover_the_array_from_its_end;
+        pass.user = &edge;
+        td_net_gradient(f.net, f.lane, &pass);
+        assert_int_equal(edge, 0);
+        clear(&f);
+    }
+}
+
+static void presets_have_the_known_numbers_of_parameters(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        size_t params;
+    } want[] = {{"softmax", 7850}, {"mlp", 235146}, {"lenet", 1663370}};
+    for (size_t i = 0; i < 3; i++) {
+        td_net *net;
+        td_net_config config = {want[i].name, 1, 28, 28, 10, TD_LOSS_SOFTMAX};
+        assert_ok(td_net_create(&config, &net));
+        size_t slots, sum = 0;
+        const td_slot *slot = td_net_slots(net, &slots);
+        for (size_t s = 0; s < slots; s++) sum += slot[s].count;
+        assert_int_equal(sum, want[i].params);
+        td_net_destroy(net);
+    }
+    td_net *net;
+    td_net_config config = {"lenet", 1, 28, 28, 10, TD_LOSS_SOFTMAX};
+    assert_ok(td_net_create(&config, &net));
+    size_t slots;
+    const td_slot *slot = td_net_slots(net, &slots);
+    assert_string_equal(slot[0].name, "0.weight");
+    assert_string_equal(slot[2].name, "3.weight");
+    assert_string_equal(slot[4].name, "7.weight");
+    assert_int_equal(slot[4].shape[1], 3136);
+    td_net_destroy(net);
+}
+
+static void shapes_that_do_not_fit_are_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *arch, *says;
+    } rows[] = {
+        {"conv:8,9,pad=0 dense:10", "0.conv: a 9x9 kernel does not fit an image of 6x6"},
+        {"conv:8,3", "ends in an image"},
+        {"dense:12", "12 outputs where the data asks for 10"},
+        {"dens:10", "no layer is called \"dens:10\""},
+        {"dense:x", "write dense:UNITS"},
+        {"dense:0 dense:-3", "units must be 1 or more"},
+        {"pool:7 dense:10", "window of 7 does not fit"},
+        {"conv:8,3,groups=3 dense:10", "3 groups do not divide"},
+        {"dense:4 conv:3,3 dense:10", "needs an image"},
+        {"dropout:1.5 dense:10", "below 1"},
+        {"", "names no layer"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        td_net *net;
+        td_net_config config = {rows[i].arch, 1, 6, 6, 10, TD_LOSS_SOFTMAX};
+        assert_fails(TD_ERR_ARG, rows[i].says, td_net_create(&config, &net));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gradients_agree_with_finite_differences),
+        cmocka_unit_test(leaves_together_or_alone_make_the_same_bits),
+        cmocka_unit_test(every_part_becomes_ready_once),
+        cmocka_unit_test(presets_have_the_known_numbers_of_parameters),
+        cmocka_unit_test(shapes_that_do_not_fit_are_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
