@@ -118,7 +118,7 @@ static void gradients_agree_with_finite_differences(void **state)
             if (slot[s].kind == TD_SLOT_STAT) continue;
             double error = 0, size = 1e-2;
             for (size_t i = slot[s].offset; i < slot[s].offset + slot[s].count; i++) {
-                const float step = 4e-3f;
+                const float step = 1e-3f;
                 float keep = f.params[i];
                 f.params[i] = keep + step;
                 double up = loss_of(&f, &pass);
