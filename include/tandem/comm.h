@@ -1,0 +1,123 @@
+/* Tandem: ranks, and what they say to each other.
+ *
+ * A td_comm is an ordered group of ranks. Two transports carry it: `local` (ranks are threads of
+ * this process) and `mpi` (ranks are processes that mpiexec started). A handle belongs to one rank
+ * and is used by one thread at a time; all ranks of a group make the same collective calls in the
+ * same order.
+ *
+ * No call hangs. One that waits for a peer ends, within the deadline, in TD_ERR_PEER (the peer has
+ * died, left or failed) or TD_ERR_TIMEOUT (it is silent); the sentence names the rank and the
+ * operation. */
+#ifndef TANDEM_COMM_H
+#define TANDEM_COMM_H
+
+#include "tandem/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct td_comm td_comm;
+
+typedef enum td_type { TD_F32, TD_F64, TD_I32, TD_I64, TD_U8 } td_type;
+typedef enum td_op { TD_SUM, TD_MIN, TD_MAX, TD_PROD } td_op;
+
+TD_API size_t td_type_size(td_type type);
+
+typedef struct td_comm_config {
+    int64_t deadline_ms; /* of each wait; default 300,000 */
+} td_comm_config;
+
+/* --- starting and ending --- */
+
+/* What a rank does. Its status is the rank's result. */
+typedef td_status td_rank_fn(td_comm *comm, void *arg);
+
+/* Runs `fn` on `ranks` threads (1..1024) and returns when all are done: TD_OK, or the first cause
+ * of failure with its sentence (not the TD_ERR_PEER that it made elsewhere). A rank that fails ends
+ * the waits of the others. */
+TD_API TD_MUST_CHECK td_status td_comm_run_local(int ranks, const td_comm_config *config,
+                                                 td_rank_fn *fn, void *arg);
+
+/* Whether this process was started by mpiexec or a like. */
+TD_API bool td_comm_launched_by_mpi(void);
+
+/* Runs `fn` on this process as one of the ranks that MPI started, initialising and finalising MPI.
+ * Every process gets its own rank's status. TD_ERR_UNSUPPORTED without the MPI module. */
+TD_API TD_MUST_CHECK td_status td_comm_run_mpi(const td_comm_config *config, td_rank_fn *fn,
+                                               void *arg);
+
+/* What the MPI module says of its MPI: "Open MPI v5.0.11, ..." and whether it has user-level
+ * failure mitigation. `text` holds 256 bytes. Does not initialise MPI. */
+TD_API TD_MUST_CHECK td_status td_comm_mpi_version(char text[256], bool *has_ulfm);
+
+/* --- the group --- */
+
+TD_API int td_comm_rank(const td_comm *comm);
+TD_API int td_comm_size(const td_comm *comm);
+TD_API const char *td_comm_transport(const td_comm *comm); /* "local", "mpi" */
+/* Hosts are numbered by their lowest rank. */
+TD_API int td_comm_hosts(const td_comm *comm);
+TD_API int td_comm_host_of(const td_comm *comm, int rank);
+/* Payload bytes that this rank has sent to other hosts (and, point to point, to its own). */
+TD_API uint64_t td_comm_bytes_sent(const td_comm *comm);
+
+/* Ranks of one colour make a new group, ordered by key, then by rank; a negative colour gets NULL.
+ * The new group is the caller's, to close with td_comm_close. Collective. */
+TD_API TD_MUST_CHECK td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out);
+TD_API void td_comm_close(td_comm *comm); /* NULL is fine; only groups made by split */
+
+/* --- point to point; tags 0..1,000,000 --- */
+
+TD_API TD_MUST_CHECK td_status td_comm_send(td_comm *comm, const void *data, size_t bytes, int to,
+                                            int tag);
+/* Exactly `bytes` must arrive. */
+TD_API TD_MUST_CHECK td_status td_comm_recv(td_comm *comm, void *data, size_t bytes, int from,
+                                            int tag);
+
+/* --- collectives --- */
+
+TD_API TD_MUST_CHECK td_status td_comm_barrier(td_comm *comm);
+TD_API TD_MUST_CHECK td_status td_comm_broadcast(td_comm *comm, void *data, size_t bytes, int root);
+/* out: [size][bytes] at the root (ignored elsewhere). */
+TD_API TD_MUST_CHECK td_status td_comm_gather(td_comm *comm, const void *in, size_t bytes, void *out,
+                                              int root);
+/* out: [size][bytes]. */
+TD_API TD_MUST_CHECK td_status td_comm_allgather(td_comm *comm, const void *in, size_t bytes,
+                                                 void *out);
+/* Rank r gives bytes[r] (the same array everywhere); out holds all of them in rank order. */
+TD_API TD_MUST_CHECK td_status td_comm_allgatherv(td_comm *comm, const void *in,
+                                                  const size_t *bytes, void *out);
+/* Sums and products are made in the order of a fixed tree over the ranks, so that equal inputs
+ * give equal bits on every transport. `in` may be `out`. */
+TD_API TD_MUST_CHECK td_status td_comm_reduce(td_comm *comm, const void *in, void *out,
+                                              size_t count, td_type type, td_op op, int root);
+TD_API TD_MUST_CHECK td_status td_comm_allreduce(td_comm *comm, const void *in, void *out,
+                                                 size_t count, td_type type, td_op op);
+/* in: all parts in rank order; rank r gets its counts[r] elements, reduced, in out. */
+TD_API TD_MUST_CHECK td_status td_comm_reduce_scatter(td_comm *comm, const void *in, void *out,
+                                                      const size_t *counts, td_type type, td_op op);
+
+/* All ranks learn the worst status of all, with the sentence of the lowest rank that has it. Call
+ * it where some ranks might go on to a collective that others would skip. */
+TD_API TD_MUST_CHECK td_status td_comm_agree(td_comm *comm, td_status mine);
+
+/* --- memory shared by the ranks of a host --- */
+
+typedef struct td_region {
+    void *data; /* 64-byte aligned, zeroed; the same bytes at every rank of the host */
+    size_t bytes;
+    void *handle;
+} td_region;
+/* Collective over the group; each host makes its own. Stays usable when a rank has died. */
+TD_API TD_MUST_CHECK td_status td_comm_shared_create(td_comm *comm, size_t bytes, td_region *out);
+TD_API void td_comm_shared_destroy(td_comm *comm, td_region *region); /* zeroed one is fine */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

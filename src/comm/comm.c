@@ -1,0 +1,397 @@
+/* The dispatcher: arguments are checked, waits get their deadline, the transports do the rest. */
+#include "comm/transport.h"
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "comm/coll/coll.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+size_t td_type_size(td_type type)
+{
+    static const size_t bytes[] = {[TD_F32] = 4, [TD_F64] = 8, [TD_I32] = 4, [TD_I64] = 8, [TD_U8] = 1};
+    return (unsigned)type < sizeof bytes / sizeof *bytes ? bytes[type] : 0;
+}
+
+int td_comm_rank(const td_comm *comm)
+{
+    return comm->rank;
+}
+
+int td_comm_size(const td_comm *comm)
+{
+    return comm->size;
+}
+
+const char *td_comm_transport(const td_comm *comm)
+{
+    return comm->ops->name;
+}
+
+int td_comm_hosts(const td_comm *comm)
+{
+    return comm->hosts;
+}
+
+int td_comm_host_of(const td_comm *comm, int rank)
+{
+    return comm->host[rank];
+}
+
+uint64_t td_comm_bytes_sent(const td_comm *comm)
+{
+    return comm->bytes_sent;
+}
+
+td_status td_comm_set_hosts(td_comm *comm, const int *host)
+{
+    comm->host = td_calloc((size_t)comm->size, sizeof *comm->host);
+    if (!comm->host) return td_fail(TD_ERR_NOMEM, "no memory for a group of %d ranks", comm->size);
+    comm->hosts = comm->local_rank = comm->local_size = 0;
+    for (int r = 0; r < comm->size; r++) {
+        int first = 0;
+        while (host[first] != host[r]) first++;
+        comm->host[r] = first == r ? comm->hosts++ : comm->host[first];
+    }
+    for (int r = 0; r < comm->size; r++) {
+        if (comm->host[r] != comm->host[comm->rank]) continue;
+        comm->local_rank += r < comm->rank;
+        comm->local_size++;
+    }
+    comm->crowded = sysconf(_SC_NPROCESSORS_ONLN) < comm->local_size;
+    return TD_OK;
+}
+
+/* --- waiting --- */
+
+static void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static td_status too_late(td_comm *comm, int peer, td_wait_blame *blame, void *arg)
+{
+    int who = peer >= 0 ? peer : blame ? blame(arg) : -1;
+    const char *what = comm->operation ? comm->operation : "a wait";
+    if (who < 0)
+        return td_fail(TD_ERR_TIMEOUT, "rank %d waited more than %lld ms in %s (operation %llu)",
+                       comm->rank, (long long)comm->deadline_ms, what,
+                       (unsigned long long)comm->sequence);
+    return td_fail(TD_ERR_TIMEOUT,
+                   "rank %d waited more than %lld ms for rank %d in %s (operation %llu)",
+                   comm->rank, (long long)comm->deadline_ms, who, what,
+                   (unsigned long long)comm->sequence);
+}
+
+td_status td_comm_wait(td_comm *comm, int peer, td_wait_test *test, td_wait_blame *blame, void *arg)
+{
+    enum { SPINS = 2000, YIELDS = 20000, CHECK_EVERY = 256 };
+    int64_t begin = 0;
+    for (int round = 0;; round++) {
+        bool done = false;
+        TD_TRY(test(arg, &done));
+        if (done) return TD_OK;
+        if (!comm->crowded && round < SPINS) {
+            relax();
+            continue;
+        }
+        if (round % CHECK_EVERY == 0 || round > YIELDS) {
+            int64_t now = td_clock_ns();
+            if (begin == 0) begin = now;
+            int who = peer >= 0 ? peer : blame ? blame(arg) : -1;
+            td_status status = comm->ops->check(comm, who);
+            if (status != TD_OK) { /* what was awaited may have come before the failure */
+                TD_TRY(test(arg, &done));
+                return done ? TD_OK : status;
+            }
+            if (now - begin > comm->deadline_ms * 1000000) return too_late(comm, peer, blame, arg);
+        }
+        if (round < YIELDS)
+            sched_yield();
+        else
+            nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+    }
+}
+
+typedef struct pending {
+    td_comm *comm;
+    td_request *request;
+} pending;
+
+static td_status test_request(void *arg, bool *done)
+{
+    pending *p = arg;
+    return p->comm->ops->test(p->comm, p->request, done);
+}
+
+static td_status finish(td_comm *comm, td_request *request)
+{
+    pending p = {comm, request};
+    td_status status = td_comm_wait(comm, request->peer, test_request, NULL, &p);
+    if (status != TD_OK) comm->ops->cancel(comm, request);
+    return status;
+}
+
+td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,
+                           size_t in_bytes, int from, int tag)
+{
+    td_request send = {.data = (void *)(uintptr_t)out, .bytes = out_bytes, .peer = to, .tag = tag};
+    td_request recv = {.data = in, .bytes = in_bytes, .peer = from, .tag = tag};
+    td_status status = TD_OK;
+    if (from >= 0) TD_TRY(comm->ops->irecv(comm, &recv));
+    if (to >= 0) {
+        status = comm->ops->isend(comm, &send);
+        if (status == TD_OK) status = finish(comm, &send);
+        if (status == TD_OK) comm->bytes_sent += out_bytes;
+    }
+    if (from < 0) return status;
+    if (status != TD_OK) {
+        comm->ops->cancel(comm, &recv);
+        return status;
+    }
+    return finish(comm, &recv);
+}
+
+/* --- point to point --- */
+
+static td_status check_peer(const td_comm *comm, const void *data, size_t bytes, int peer, int tag,
+                            const char *what)
+{
+    if (peer < 0 || peer >= comm->size)
+        return td_fail(TD_ERR_ARG, "%s: rank %d is not one of 0..%d", what, peer, comm->size - 1);
+    if (peer == comm->rank) return td_fail(TD_ERR_ARG, "%s: rank %d is this rank", what, peer);
+    if (!data && bytes) return td_fail(TD_ERR_ARG, "%s: no buffer for %zu bytes", what, bytes);
+    if (tag < 0 || tag > 1000000)
+        return td_fail(TD_ERR_ARG, "%s: tag %d is not in 0..1000000", what, tag);
+    return TD_OK;
+}
+
+td_status td_comm_send(td_comm *comm, const void *data, size_t bytes, int to, int tag)
+{
+    TD_TRY(check_peer(comm, data, bytes, to, tag, "send"));
+    comm->operation = "send";
+    return td_comm_exchange(comm, data, bytes, to, NULL, 0, -1, tag);
+}
+
+td_status td_comm_recv(td_comm *comm, void *data, size_t bytes, int from, int tag)
+{
+    TD_TRY(check_peer(comm, data, bytes, from, tag, "recv"));
+    comm->operation = "recv";
+    return td_comm_exchange(comm, NULL, 0, -1, data, bytes, from, tag);
+}
+
+/* --- collectives --- */
+
+static void begin(td_comm *comm, const char *operation)
+{
+    comm->operation = operation;
+    comm->sequence++;
+}
+
+static td_status check_buffer(const char *what, const void *buffer, size_t bytes)
+{
+    if (bytes && !buffer) return td_fail(TD_ERR_ARG, "%s: no buffer for %zu bytes", what, bytes);
+    if (bytes > (size_t)PTRDIFF_MAX)
+        return td_fail(TD_ERR_ARG, "%s: %zu bytes are more than memory holds", what, bytes);
+    return TD_OK;
+}
+
+static td_status check_root(const td_comm *comm, const char *what, int root)
+{
+    if (root >= 0 && root < comm->size) return TD_OK;
+    return td_fail(TD_ERR_ARG, "%s: root %d is not one of 0..%d", what, root, comm->size - 1);
+}
+
+static td_status check_reduction(const char *what, const void *in, const void *out, size_t count,
+                                 td_type type, td_op op)
+{
+    size_t bytes;
+    if (!td_type_size(type)) return td_fail(TD_ERR_ARG, "%s: unknown type %d", what, (int)type);
+    if ((unsigned)op > TD_PROD) return td_fail(TD_ERR_ARG, "%s: unknown operation %d", what, (int)op);
+    if (!td_mul(count, td_type_size(type), &bytes))
+        return td_fail(TD_ERR_ARG, "%s: %zu elements are more than memory holds", what, count);
+    TD_TRY(check_buffer(what, in, bytes));
+    return check_buffer(what, out, bytes);
+}
+
+td_status td_comm_barrier(td_comm *comm)
+{
+    begin(comm, "barrier");
+    return td_coll_barrier(comm);
+}
+
+td_status td_comm_broadcast(td_comm *comm, void *data, size_t bytes, int root)
+{
+    TD_TRY(check_root(comm, "broadcast", root));
+    TD_TRY(check_buffer("broadcast", data, bytes));
+    begin(comm, "broadcast");
+    return td_coll_broadcast(comm, data, bytes, root);
+}
+
+td_status td_comm_gather(td_comm *comm, const void *in, size_t bytes, void *out, int root)
+{
+    size_t all;
+    TD_TRY(check_root(comm, "gather", root));
+    TD_TRY(check_buffer("gather", in, bytes));
+    if (!td_mul(bytes, (size_t)comm->size, &all)) all = SIZE_MAX;
+    if (comm->rank == root) TD_TRY(check_buffer("gather", out, all));
+    begin(comm, "gather");
+    return td_coll_gather(comm, in, bytes, out, root);
+}
+
+td_status td_comm_allgather(td_comm *comm, const void *in, size_t bytes, void *out)
+{
+    TD_TRY(check_buffer("all-gather", in, bytes));
+    size_t *sizes = td_calloc((size_t)comm->size, sizeof *sizes);
+    if (!sizes) return td_fail(TD_ERR_NOMEM, "no memory for an all-gather");
+    for (int r = 0; r < comm->size; r++) sizes[r] = bytes;
+    td_status status = td_comm_allgatherv(comm, in, sizes, out);
+    td_free(sizes);
+    return status;
+}
+
+td_status td_comm_allgatherv(td_comm *comm, const void *in, const size_t *bytes, void *out)
+{
+    if (!bytes) return td_fail(TD_ERR_ARG, "all-gather: no sizes");
+    size_t all = 0;
+    for (int r = 0; r < comm->size; r++)
+        if (!td_add(all, bytes[r], &all)) all = SIZE_MAX;
+    TD_TRY(check_buffer("all-gather", in, bytes[comm->rank]));
+    TD_TRY(check_buffer("all-gather", out, all));
+    begin(comm, "all-gather");
+    return td_coll_allgatherv(comm, in, bytes, out);
+}
+
+td_status td_comm_reduce(td_comm *comm, const void *in, void *out, size_t count, td_type type,
+                         td_op op, int root)
+{
+    TD_TRY(check_root(comm, "reduce", root));
+    TD_TRY(check_reduction("reduce", in, comm->rank == root ? out : in, count, type, op));
+    begin(comm, "reduce");
+    return td_coll_reduce(comm, in, out, count, type, op, root);
+}
+
+td_status td_comm_allreduce(td_comm *comm, const void *in, void *out, size_t count, td_type type,
+                            td_op op)
+{
+    TD_TRY(check_reduction("all-reduce", in, out, count, type, op));
+    begin(comm, "all-reduce");
+    return td_coll_allreduce(comm, in, out, count, type, op);
+}
+
+td_status td_comm_reduce_scatter(td_comm *comm, const void *in, void *out, const size_t *counts,
+                                 td_type type, td_op op)
+{
+    if (!counts) return td_fail(TD_ERR_ARG, "reduce-scatter: no counts");
+    size_t all = 0;
+    for (int r = 0; r < comm->size; r++)
+        if (!td_add(all, counts[r], &all)) all = SIZE_MAX;
+    TD_TRY(check_reduction("reduce-scatter", in, in, all, type, op));
+    if (counts[comm->rank] && !out) return td_fail(TD_ERR_ARG, "reduce-scatter: no buffer");
+    begin(comm, "reduce-scatter");
+    return td_coll_reduce_scatter(comm, in, out, counts, type, op);
+}
+
+td_status td_comm_agree(td_comm *comm, td_status mine)
+{
+    enum { SENTENCE = 512 };
+    struct verdict {
+        int32_t status;
+        char text[SENTENCE];
+    };
+    if (comm->size == 1) return mine;
+    struct verdict *all = td_calloc((size_t)comm->size + 1, sizeof *all);
+    if (!all) return td_fail(TD_ERR_NOMEM, "no memory to agree in");
+    struct verdict *own = &all[comm->size];
+    own->status = mine;
+    if (mine != TD_OK) strncpy(own->text, td_last_error(), SENTENCE - 1);
+    begin(comm, "agree");
+    td_status status = td_comm_allgather(comm, own, sizeof *own, all);
+    for (int r = 0; r < comm->size && status == TD_OK; r++)
+        if (all[r].status != TD_OK)
+            status = td_fail_again((td_status)all[r].status, all[r].text);
+    td_free(all);
+    return status;
+}
+
+/* --- groups and memory --- */
+
+td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
+{
+    begin(comm, "split");
+    td_comm *child = td_calloc(1, sizeof *child);
+    int *place = td_calloc((size_t)comm->size * 3 + 3, sizeof *place), *mine = NULL;
+    td_status status = child && place ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a group");
+    TD_GOTO(td_comm_agree(comm, status));
+    mine = place + (size_t)comm->size * 3;
+    mine[0] = color, mine[1] = key, mine[2] = comm->host[comm->rank];
+    TD_GOTO(td_comm_allgather(comm, mine, 3 * sizeof *mine, place));
+    child->ops = comm->ops;
+    child->deadline_ms = comm->deadline_ms;
+    TD_GOTO(comm->ops->split(comm, color, key, child));
+    if (color < 0) {
+        *out = NULL;
+        goto out;
+    }
+    /* Order the members as the transport does, by key and then by rank, to know their hosts. */
+    int *host = place; /* written behind what is still read: member k needs place[k] only */
+    int members = 0, last_key = 0, last_rank = -1;
+    int *hosts_of = td_calloc((size_t)child->size, sizeof *hosts_of);
+    if (!hosts_of) {
+        status = td_fail(TD_ERR_NOMEM, "no memory for a group");
+        goto out;
+    }
+    for (; members < child->size; members++) {
+        int best = -1;
+        for (int r = 0; r < comm->size; r++) {
+            if (host[3 * r] != color) continue;
+            int k = host[3 * r + 1];
+            if (members && (k < last_key || (k == last_key && r <= last_rank))) continue;
+            if (best < 0 || k < host[3 * best + 1]) best = r;
+        }
+        last_key = host[3 * best + 1], last_rank = best;
+        hosts_of[members] = host[3 * best + 2];
+    }
+    status = td_comm_set_hosts(child, hosts_of);
+    td_free(hosts_of);
+    if (status == TD_OK) {
+        *out = child;
+        child = NULL;
+    }
+out:
+    td_free(place);
+    td_free(child);
+    return status;
+}
+
+void td_comm_close(td_comm *comm)
+{
+    if (!comm) return;
+    comm->ops->close(comm);
+    td_free(comm->host);
+    td_free(comm);
+}
+
+td_status td_comm_shared_create(td_comm *comm, size_t bytes, td_region *out)
+{
+    begin(comm, "shared memory");
+    return comm->ops->shared_create(comm, bytes ? bytes : 1, out);
+}
+
+void td_comm_shared_destroy(td_comm *comm, td_region *region)
+{
+    if (region->handle || region->data) comm->ops->shared_destroy(comm, region);
+    *region = (td_region){0};
+}
+
+bool td_comm_launched_by_mpi(void)
+{
+    return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_RANK") || getenv("PMI_RANK");
+}

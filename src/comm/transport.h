@@ -1,0 +1,96 @@
+/* What a transport gives: messages between two ranks, memory shared inside a host, and word of
+ * failures. Everything else (collectives, deadlines, the tree sum) is written once above it. */
+#ifndef TD_COMM_TRANSPORT_H
+#define TD_COMM_TRANSPORT_H
+
+#include "tandem/comm.h"
+
+/* An operation under way; storage is the caller's and must not move until it is done. */
+typedef struct td_request {
+    struct td_request *next; /* for the transport's lists */
+    void *data;
+    size_t bytes;
+    int peer, tag, self;
+    int done; /* atomic: 1 finished, 2 the lengths differ */
+    void *native[2];
+} td_request;
+
+/* No function blocks, except split and open. All are called by the rank's own thread. */
+typedef struct td_transport_ops {
+    const char *name;
+    td_status (*isend)(td_comm *comm, td_request *request);
+    td_status (*irecv)(td_comm *comm, td_request *request);
+    /* Sets *done; may return TD_ERR_PEER. */
+    td_status (*test)(td_comm *comm, td_request *request, bool *done);
+    /* Withdraws an unfinished request, so that its memory may go. */
+    void (*cancel)(td_comm *comm, td_request *request);
+    /* TD_ERR_PEER with a sentence when a rank of the group is known to have failed, or when `peer`
+     * (-1: nobody in particular) has left. Called now and then by waits. */
+    td_status (*check)(td_comm *comm, int peer);
+    /* Tells all others that this rank has failed with this thread's sentence. */
+    void (*fail)(td_comm *comm, td_status status);
+    td_status (*split)(td_comm *comm, int color, int key, td_comm *out); /* fills impl, rank, size */
+    td_status (*shared_create)(td_comm *comm, size_t bytes, td_region *out);
+    void (*shared_destroy)(td_comm *comm, td_region *region);
+    void (*close)(td_comm *comm); /* this rank leaves the group */
+} td_transport_ops;
+
+struct td_comm {
+    const td_transport_ops *ops;
+    void *impl;
+    int rank, size;
+    int64_t deadline_ms;
+    bool crowded;    /* more ranks than cores on this host: do not spin */
+    int *host;       /* [size] */
+    int hosts;
+    int local_rank, local_size; /* among the ranks of this host */
+    uint64_t sequence;          /* collective operations begun */
+    uint64_t bytes_sent;
+    const char *operation; /* under way, for messages */
+};
+
+/* Fills host, hosts, local_rank, local_size, crowded from each rank's host number. */
+TD_MUST_CHECK td_status td_comm_set_hosts(td_comm *comm, const int *host);
+
+/* Waits until test(arg) sets *done, spinning briefly, then yielding, then sleeping; ends in
+ * TD_ERR_PEER or TD_ERR_TIMEOUT. `peer` is who is waited for, -1 when several. `blame` (or NULL)
+ * names the rank that is missing when the deadline passes, -1: unknown. */
+typedef td_status td_wait_test(void *arg, bool *done);
+typedef int td_wait_blame(void *arg);
+TD_MUST_CHECK td_status td_comm_wait(td_comm *comm, int peer, td_wait_test *test,
+                                     td_wait_blame *blame, void *arg);
+
+/* Exchanges inside collectives: both, or one of them (peer -1: none), at once. */
+TD_MUST_CHECK td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int to,
+                                         void *in, size_t in_bytes, int from, int tag);
+
+/* Reserved tags lie above the users'. */
+enum { TD_TAG_COLLECTIVE = 1000001, TD_TAG_TREESUM = 1000002, TD_TAG_SPLIT = 1000003,
+       TD_TAG_SHARED = 1000004, TD_TAG_FAILED = 1000005 };
+
+/* --- the MPI module, loaded at run time --- */
+
+/* What the module may use of the library (which it is not linked to). */
+typedef struct td_mpi_services {
+    td_status (*fail)(td_status status, const char *format, ...) TD_PRINTF(2, 3);
+    const char *(*last_error)(void);
+    td_status (*exchange)(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,
+                          size_t in_bytes, int from, int tag);
+} td_mpi_services;
+
+typedef struct td_mpi_module {
+    int abi; /* TD_MPI_ABI */
+    const td_transport_ops *ops;
+    bool has_ulfm;
+    void (*version)(char text[256]);
+    /* Initialises MPI; fills impl, rank, size; *host_names: [size][64], to free with `release`. */
+    td_status (*open)(const td_mpi_services *services, td_comm *world, char **host_names);
+    void (*release)(void *memory);
+    /* Ends MPI. failed: does not wait for ranks that may be gone. */
+    void (*finish)(td_comm *world, bool failed);
+} td_mpi_module;
+enum { TD_MPI_ABI = 1 };
+
+TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
+
+#endif

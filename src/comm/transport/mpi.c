@@ -1,0 +1,399 @@
+/* Ranks are processes that mpiexec started. The only file that knows MPI.
+ *
+ * Built as a module of its own and loaded at run time; it calls the library through a table of
+ * services. Messages are MPI_Isend and MPI_Irecv of bytes, tested, never waited for inside MPI, so
+ * that every wait keeps its deadline. Memory shared inside a host is POSIX shared memory, mapped
+ * by all and unlinked at once: unlike an MPI window it stays usable when a rank has died.
+ *
+ * A rank that fails tells all others by a message with a tag of its own, which their waits look
+ * for; peers on the same host are also watched by their process ids. */
+#include "comm/transport.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <mpi.h>
+#if __has_include(<mpi-ext.h>)
+#include <mpi-ext.h>
+#endif
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { SENTENCE = 480, NAME = 64 };
+
+typedef struct notice { /* a failed rank's message */
+    int rank, status;
+    char sentence[SENTENCE];
+} notice;
+
+typedef struct mpi_group {
+    MPI_Comm comm;
+    struct mpi_group *world; /* itself in the world: where failures are told */
+    int *world_rank;         /* [size] */
+    /* of the world: */
+    int size, rank;
+    long *pid;      /* [size], 0: on another host */
+    notice *failed; /* NULL: none known */
+    notice *sent;   /* kept while its sends may be under way */
+    int64_t last_look_ns;
+} mpi_group;
+
+static const td_mpi_services *services;
+
+static td_status mpi_error(int code, const td_comm *comm, int peer)
+{
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length, class = 0;
+    MPI_Error_string(code, text, &length);
+    MPI_Error_class(code, &class);
+#ifdef MPIX_ERR_PROC_FAILED
+    if (class == MPIX_ERR_PROC_FAILED || class == MPIX_ERR_REVOKED)
+        return services->fail(TD_ERR_PEER, "rank %d has died, seen by rank %d in %s", peer,
+                              comm->rank, comm->operation ? comm->operation : "a message");
+#endif
+    return services->fail(TD_ERR_PEER, "MPI failed between ranks %d and %d in %s: %s", comm->rank,
+                          peer, comm->operation ? comm->operation : "a message", text);
+}
+
+/* An MPI_Request is kept in the request's two words. */
+static MPI_Request *native(td_request *request)
+{
+    _Static_assert(sizeof(MPI_Request) <= sizeof request->native, "room for an MPI request");
+    return (MPI_Request *)(void *)request->native;
+}
+
+static td_status start(td_comm *comm, td_request *request, int code)
+{
+    request->done = 0;
+    return code == MPI_SUCCESS ? TD_OK : mpi_error(code, comm, request->peer);
+}
+
+static td_status too_long(const td_request *request)
+{
+    return services->fail(TD_ERR_ARG, "a message of %zu bytes; one may have 2147483647",
+                          request->bytes);
+}
+
+static td_status mpi_isend(td_comm *comm, td_request *request)
+{
+    mpi_group *g = comm->impl;
+    if (request->bytes > 2147483647u) return too_long(request);
+    return start(comm, request,
+                 MPI_Isend(request->data, (int)request->bytes, MPI_BYTE, request->peer,
+                           request->tag, g->comm, native(request)));
+}
+
+static td_status mpi_irecv(td_comm *comm, td_request *request)
+{
+    mpi_group *g = comm->impl;
+    if (request->bytes > 2147483647u) return too_long(request);
+    request->self = 1; /* receives know their length */
+    return start(comm, request,
+                 MPI_Irecv(request->data, (int)request->bytes, MPI_BYTE, request->peer,
+                           request->tag, g->comm, native(request)));
+}
+
+static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
+{
+    *done = true;
+    if (request->done) return TD_OK;
+    int flag = 0, got = 0;
+    MPI_Status status;
+    int code = MPI_Test(native(request), &flag, &status);
+    if (code != MPI_SUCCESS) {
+        int class = 0;
+        MPI_Error_class(code, &class);
+        if (class == MPI_ERR_TRUNCATE)
+            return services->fail(TD_ERR_PEER, "rank %d sent more than the %zu bytes that rank %d "
+                                  "expected in %s", request->peer, request->bytes, comm->rank,
+                                  comm->operation);
+        return mpi_error(code, comm, request->peer);
+    }
+    *done = flag != 0;
+    if (!flag) return TD_OK;
+    request->done = 1;
+    if (request->self != 1) return TD_OK;
+    MPI_Get_count(&status, MPI_BYTE, &got);
+    if ((size_t)got != request->bytes)
+        return services->fail(TD_ERR_PEER, "rank %d sent %d bytes where rank %d expected %zu in %s",
+                              request->peer, got, comm->rank, request->bytes, comm->operation);
+    return TD_OK;
+}
+
+static void mpi_cancel(td_comm *comm, td_request *request)
+{
+    (void)comm;
+    if (request->done || *native(request) == MPI_REQUEST_NULL) return;
+    MPI_Cancel(native(request));
+    MPI_Request_free(native(request));
+    request->done = 1;
+}
+
+/* --- failures --- */
+
+static void look_for_notices(mpi_group *w)
+{
+    int flag = 0;
+    MPI_Status status;
+    if (w->failed) return;
+    if (MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_FAILED, w->comm, &flag, &status) != MPI_SUCCESS || !flag)
+        return;
+    notice *n = calloc(1, sizeof *n);
+    if (!n) return;
+    MPI_Recv(n, sizeof *n, MPI_BYTE, status.MPI_SOURCE, TD_TAG_FAILED, w->comm, MPI_STATUS_IGNORE);
+    n->sentence[SENTENCE - 1] = 0;
+    w->failed = n;
+}
+
+static int dead_process(const mpi_group *w)
+{
+    for (int r = 0; r < w->size; r++)
+        if (r != w->rank && w->pid[r] && kill((pid_t)w->pid[r], 0) != 0 && errno == ESRCH) return r;
+    return -1;
+}
+
+static td_status mpi_check(td_comm *comm, int peer)
+{
+    (void)peer; /* a process that has left has told so, or is gone */
+    mpi_group *w = ((mpi_group *)comm->impl)->world;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    int64_t ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    look_for_notices(w);
+    if (w->failed)
+        return services->fail(TD_ERR_PEER, "rank %d failed: %s", w->failed->rank,
+                              w->failed->sentence);
+    if (ns - w->last_look_ns < 50000000) return TD_OK;
+    w->last_look_ns = ns;
+    int dead = dead_process(w);
+    if (dead >= 0)
+        return services->fail(TD_ERR_PEER, "rank %d has died, seen by rank %d in %s", dead, w->rank,
+                              comm->operation ? comm->operation : "a wait");
+    return TD_OK;
+}
+
+static void mpi_fail(td_comm *comm, td_status status)
+{
+    mpi_group *w = ((mpi_group *)comm->impl)->world;
+    if (w->sent || w->failed) return; /* told already, or only passing on */
+    w->sent = calloc(1, sizeof *w->sent);
+    if (!w->sent) return;
+    w->sent->rank = w->rank;
+    w->sent->status = (int)status;
+    snprintf(w->sent->sentence, SENTENCE, "%s", services->last_error());
+    for (int r = 0; r < w->size; r++) {
+        MPI_Request request;
+        if (r == w->rank) continue;
+        if (MPI_Isend(w->sent, sizeof *w->sent, MPI_BYTE, r, TD_TAG_FAILED, w->comm, &request) ==
+            MPI_SUCCESS)
+            MPI_Request_free(&request);
+    }
+}
+
+/* --- groups --- */
+
+static td_status fill_group(mpi_group *g, td_comm *comm)
+{
+    MPI_Comm_rank(g->comm, &comm->rank);
+    MPI_Comm_size(g->comm, &comm->size);
+    MPI_Comm_set_errhandler(g->comm, MPI_ERRORS_RETURN);
+    comm->impl = g;
+    return TD_OK;
+}
+
+static td_status mpi_split(td_comm *comm, int color, int key, td_comm *out)
+{
+    mpi_group *g = comm->impl, *child = calloc(1, sizeof *child);
+    if (!child) return services->fail(TD_ERR_NOMEM, "no memory for a group");
+    int code = MPI_Comm_split(g->comm, color < 0 ? MPI_UNDEFINED : color, key, &child->comm);
+    if (code != MPI_SUCCESS || color < 0) {
+        free(child);
+        return code == MPI_SUCCESS ? TD_OK : mpi_error(code, comm, -1);
+    }
+    child->world = g->world;
+    return fill_group(child, out);
+}
+
+static void mpi_close(td_comm *comm)
+{
+    mpi_group *g = comm->impl;
+    MPI_Comm_free(&g->comm);
+    free(g);
+}
+
+/* --- shared memory --- */
+
+static td_status map_shared(const char *name, bool create, size_t bytes, td_region *out)
+{
+    int fd = shm_open(name, create ? O_RDWR | O_CREAT | O_EXCL : O_RDWR, 0600);
+    if (fd < 0)
+        return services->fail(TD_ERR_IO, "shared memory %s cannot be opened: %s", name,
+                              strerror(errno));
+    td_status status = TD_OK;
+    void *at = MAP_FAILED;
+    if (create && posix_fallocate(fd, 0, (off_t)bytes) != 0)
+        status = services->fail(TD_ERR_NOMEM, "%zu bytes of shared memory cannot be had in "
+                                "/dev/shm", bytes);
+    if (status == TD_OK) at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (status == TD_OK && at == MAP_FAILED)
+        status = services->fail(TD_ERR_NOMEM, "%zu bytes of shared memory cannot be mapped: %s",
+                                bytes, strerror(errno));
+    close(fd);
+    if (status == TD_OK) *out = (td_region){.data = at, .bytes = bytes, .handle = at};
+    else if (create) shm_unlink(name);
+    return status;
+}
+
+/* The host's lowest rank makes the memory and tells its name; when all have mapped it (they answer
+ * with a byte) the name goes away. */
+static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
+{
+    static int serial;
+    char name[NAME] = "";
+    int leader = 0;
+    while (comm->host[leader] != comm->host[comm->rank]) leader++;
+    td_status mine = TD_OK;
+    if (comm->rank == leader) {
+        snprintf(name, sizeof name, "/tandem-%ld-%d", (long)getpid(), serial++);
+        mine = map_shared(name, true, bytes, out);
+        if (mine != TD_OK) name[0] = 0;
+    }
+    for (int r = leader + 1; r < comm->size; r++) {
+        if (comm->host[r] != comm->host[leader]) continue;
+        td_status status = TD_OK;
+        if (comm->rank == leader)
+            status = services->exchange(comm, name, NAME, r, NULL, 0, -1, TD_TAG_SHARED);
+        else if (comm->rank == r)
+            status = services->exchange(comm, NULL, 0, -1, name, NAME, leader, TD_TAG_SHARED);
+        if (status != TD_OK) mine = status;
+    }
+    if (comm->rank != leader && mine == TD_OK)
+        mine = name[0] ? map_shared(name, false, bytes, out)
+                       : services->fail(TD_ERR_NOMEM, "rank %d could not make %zu bytes of shared "
+                                        "memory", leader, bytes);
+    char answer = mine == TD_OK;
+    for (int r = leader + 1; r < comm->size; r++) {
+        char got = 0;
+        if (comm->host[r] != comm->host[leader]) continue;
+        td_status status = TD_OK;
+        if (comm->rank == leader)
+            status = services->exchange(comm, NULL, 0, -1, &got, 1, r, TD_TAG_SHARED);
+        else if (comm->rank == r)
+            status = services->exchange(comm, &answer, 1, leader, NULL, 0, -1, TD_TAG_SHARED);
+        if (status != TD_OK) mine = status;
+        else if (comm->rank == leader && !got && mine == TD_OK)
+            mine = services->fail(TD_ERR_NOMEM, "rank %d could not map the shared memory", r);
+    }
+    if (comm->rank == leader && name[0]) shm_unlink(name);
+    return mine;
+}
+
+static void mpi_shared_destroy(td_comm *comm, td_region *region)
+{
+    (void)comm;
+    munmap(region->handle, region->bytes);
+}
+
+/* --- beginning and end --- */
+
+static td_status exchange_names(mpi_group *g, td_comm *world, char **host_names)
+{
+    struct card {
+        char host[NAME];
+        long pid;
+    } own = {.pid = (long)getpid()}, *all = calloc((size_t)world->size, sizeof *all);
+    char *names = calloc((size_t)world->size, NAME);
+    g->pid = calloc((size_t)world->size, sizeof *g->pid);
+    if (!all || !names || !g->pid) {
+        free(all);
+        free(names);
+        return services->fail(TD_ERR_NOMEM, "no memory for %d ranks", world->size);
+    }
+    gethostname(own.host, NAME - 1);
+    int code = MPI_Allgather(&own, sizeof own, MPI_BYTE, all, sizeof own, MPI_BYTE, g->comm);
+    for (int r = 0; r < world->size; r++) {
+        memcpy(names + r * NAME, all[r].host, NAME);
+        if (!strcmp(all[r].host, own.host)) g->pid[r] = all[r].pid;
+    }
+    free(all);
+    *host_names = names;
+    return code == MPI_SUCCESS ? TD_OK : mpi_error(code, world, -1);
+}
+
+static td_status mpi_open(const td_mpi_services *given, td_comm *world, char **host_names)
+{
+    int provided = 0;
+    services = given;
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS)
+        return services->fail(TD_ERR_IO, "MPI could not be initialised");
+    mpi_group *g = calloc(1, sizeof *g);
+    if (!g) return services->fail(TD_ERR_NOMEM, "no memory for MPI's group");
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_dup(MPI_COMM_WORLD, &g->comm);
+    g->world = g;
+    td_status status = fill_group(g, world);
+    g->rank = world->rank, g->size = world->size;
+    return status == TD_OK ? exchange_names(g, world, host_names) : status;
+}
+
+/* After a failure the others may be gone or waiting, and MPI_Finalize would wait for them: give
+ * the notices a moment, then leave as MPI's standard allows. */
+static void mpi_finish(td_comm *world, bool failed)
+{
+    mpi_group *g = world->impl;
+    if (failed) {
+        for (int i = 0; i < 100; i++) {
+            int flag;
+            MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_FAILED, g->comm, &flag, MPI_STATUS_IGNORE);
+            nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+        }
+        return; /* the process exits with its status; mpiexec ends the rest */
+    }
+    MPI_Comm_free(&g->comm);
+    MPI_Finalize();
+    free(g->pid);
+    free(g->failed);
+    free(g->sent);
+    free(g);
+}
+
+static void mpi_version(char text[256])
+{
+    char full[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length;
+    MPI_Get_library_version(full, &length);
+    snprintf(text, 256, "%.255s", full);
+}
+
+static const td_transport_ops mpi_ops = {
+    .name = "mpi",
+    .isend = mpi_isend,
+    .irecv = mpi_irecv,
+    .test = mpi_test,
+    .cancel = mpi_cancel,
+    .check = mpi_check,
+    .fail = mpi_fail,
+    .split = mpi_split,
+    .shared_create = mpi_shared_create,
+    .shared_destroy = mpi_shared_destroy,
+    .close = mpi_close,
+};
+
+static const td_mpi_module module = {
+    .abi = TD_MPI_ABI,
+    .ops = &mpi_ops,
+#if defined(MPIX_ERR_PROC_FAILED)
+    .has_ulfm = true,
+#endif
+    .version = mpi_version,
+    .open = mpi_open,
+    .release = free,
+    .finish = mpi_finish,
+};
+
+extern TD_API const td_mpi_module *const td_mpi_module_entry;
+const td_mpi_module *const td_mpi_module_entry = &module;
