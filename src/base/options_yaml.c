@@ -1,0 +1,132 @@
+/* Job files. Only mappings and plain values: nested names are joined by dots. */
+#include "base/options.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <yaml.h>
+
+typedef struct reading {
+    const td_option *rows;
+    void *config;
+    unsigned where;
+    const char *path;
+    char name[256]; /* of the mapping under way, dots behind */
+} reading;
+
+static td_status set_value(reading *r, const char *key, const char *value, size_t line)
+{
+    char name[400], what[600];
+    snprintf(name, sizeof name, "%s%s", r->name, key);
+    const td_option *row = td_option_by_name(r->rows, name);
+    if (!row || !(row->where & r->where)) { /* "optimizer: sgd" stands for optimizer.name */
+        char longer[420];
+        snprintf(longer, sizeof longer, "%s.name", name);
+        const td_option *named = td_option_by_name(r->rows, longer);
+        row = named && (named->where & r->where) ? named : NULL;
+    }
+    if (!row) {
+        const char *names[256];
+        size_t n = 0;
+        for (const td_option *o = r->rows; o->name && n < 255; o++)
+            if (o->where & r->where) names[n++] = o->name;
+        names[n] = NULL;
+        const char *near = td_nearest(name, names);
+        return td_fail(TD_ERR_ARG, "%s:%zu: unknown option \"%s\"%s%s%s", r->path, line, name,
+                       near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+    }
+    snprintf(what, sizeof what, "%s:%zu: %s", r->path, line, name);
+    return td_option_set(row, r->config, what, value);
+}
+
+static td_status read_mapping(reading *r, yaml_document_t *doc, yaml_node_t *map)
+{
+    size_t base = strlen(r->name);
+    for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top; p++) {
+        yaml_node_t *key = yaml_document_get_node(doc, p->key);
+        yaml_node_t *value = yaml_document_get_node(doc, p->value);
+        size_t line = key->start_mark.line + 1;
+        if (key->type != YAML_SCALAR_NODE || base + key->data.scalar.length + 2 > sizeof r->name)
+            return td_fail(TD_ERR_ARG, "%s:%zu: a plain name was expected", r->path, line);
+        const char *name = (const char *)key->data.scalar.value;
+        if (value->type == YAML_SCALAR_NODE) {
+            TD_TRY(set_value(r, name, (const char *)value->data.scalar.value, line));
+        } else if (value->type == YAML_MAPPING_NODE && base < 64) {
+            snprintf(r->name + base, sizeof r->name - base, "%s.", name);
+            TD_TRY(read_mapping(r, doc, value));
+            r->name[base] = 0;
+        } else {
+            return td_fail(TD_ERR_ARG, "%s:%zu: \"%s\" must be a plain value", r->path, line, name);
+        }
+    }
+    return TD_OK;
+}
+
+td_status td_options_read_yaml(const td_option *rows, void *config, unsigned where,
+                               const char *path, const char *text, size_t size)
+{
+    yaml_parser_t parser;
+    yaml_document_t doc;
+    if (!yaml_parser_initialize(&parser)) return td_fail(TD_ERR_NOMEM, "no memory to read %s", path);
+    yaml_parser_set_input_string(&parser, (const unsigned char *)text, size);
+    td_status status = TD_OK;
+    if (!yaml_parser_load(&parser, &doc)) {
+        status = td_fail(TD_ERR_ARG, "%s:%zu: not YAML: %s", path, parser.problem_mark.line + 1,
+                         parser.problem ? parser.problem : "it cannot be read");
+        yaml_parser_delete(&parser);
+        return status;
+    }
+    yaml_node_t *root = yaml_document_get_root_node(&doc);
+    reading r = {rows, config, where, path, ""};
+    if (root && root->type != YAML_MAPPING_NODE)
+        status = td_fail(TD_ERR_ARG, "%s:1: a job file is a list of \"name: value\" lines", path);
+    else if (root)
+        status = read_mapping(&r, &doc, root);
+    yaml_document_delete(&doc);
+    yaml_parser_delete(&parser);
+    return status;
+}
+
+/* Single-quoted YAML needs only its quotes doubled. */
+static void quote(FILE *to, const char *text)
+{
+    fputc('\'', to);
+    for (; *text; text++) {
+        if (*text == '\'') fputc('\'', to);
+        fputc(*text, to);
+    }
+    fputc('\'', to);
+}
+
+td_status td_options_write_yaml(const td_option *rows, const void *config, unsigned where,
+                                char **out)
+{
+    char *text = NULL, value[4096], group[64] = "";
+    size_t size;
+    FILE *to = open_memstream(&text, &size);
+    if (!to) return td_fail(TD_ERR_NOMEM, "no memory for a job file");
+    for (const td_option *row = rows; row->name; row++) {
+        if (!(row->where & where)) continue;
+        const char *dot = strchr(row->name, '.'), *name = dot ? dot + 1 : row->name;
+        size_t n = dot ? (size_t)(dot - row->name) : 0;
+        td_option_text(row, config, value, sizeof value);
+        if (row->type == TD_OPT_TEXT && !*(char *const *)((const char *)config + row->offset))
+            continue;
+        if (n && (strncmp(group, row->name, n) != 0 || group[n])) {
+            snprintf(group, sizeof group, "%.*s", (int)n, row->name);
+            fprintf(to, "%s:\n", group);
+        }
+        fprintf(to, "%s%s: ", n ? "  " : "", name);
+        if (row->type == TD_OPT_TEXT)
+            quote(to, value);
+        else
+            fputs(value, to);
+        fputc('\n', to);
+    }
+    fclose(to);
+    *out = td_strdup(text ? text : "");
+    free(text);
+    return *out ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a job file");
+}

@@ -1,0 +1,193 @@
+/* See safetensors.h. Only F32 is written and read; the machine is little-endian. */
+#include "ckpt/safetensors.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#include <jansson.h>
+#include <string.h>
+#include <xxhash.h>
+
+static td_status make_header(const td_tensor *tensors, size_t n, char **out)
+{
+    json_t *root = json_object();
+    size_t at = 0;
+    int failed = !root;
+    for (size_t i = 0; i < n && !failed; i++) {
+        size_t bytes = tensors[i].count * sizeof(float);
+        json_t *shape = json_array();
+        for (int d = 0; d < tensors[i].rank; d++)
+            failed |= json_array_append_new(shape, json_integer((json_int_t)tensors[i].shape[d]));
+        json_t *row = json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape,
+                                "data_offsets", (json_int_t)at, (json_int_t)(at + bytes));
+        failed |= json_object_set_new(root, tensors[i].name, row);
+        at += bytes;
+    }
+    char *text = failed ? NULL : json_dumps(root, JSON_COMPACT);
+    json_decref(root);
+    if (!text) return td_fail(TD_ERR_NOMEM, "no memory for the header of %zu tensors", n);
+    size_t length = strlen(text), padded = (length + 7) & ~(size_t)7;
+    char *header = td_malloc(padded + 1);
+    if (header) {
+        memcpy(header, text, length);
+        memset(header + length, ' ', padded - length);
+        header[padded] = 0;
+    }
+    free(text);
+    if (!header) return td_fail(TD_ERR_NOMEM, "no memory for the header of %zu tensors", n);
+    *out = header;
+    return TD_OK;
+}
+
+static td_status put(td_writer *w, XXH64_state_t *hash, const void *bytes, size_t size)
+{
+    XXH64_update(hash, bytes, size);
+    return td_writer_put(w, bytes, size);
+}
+
+td_status td_safetensors_write(const char *path, const td_tensor *tensors, size_t n,
+                               uint64_t *out_hash, uint64_t *out_bytes)
+{
+    char *header = NULL;
+    TD_TRY(make_header(tensors, n, &header));
+    XXH64_state_t *hash = XXH64_createState();
+    td_writer w = {.fd = -1};
+    td_status status = TD_OK;
+    if (!hash) {
+        status = td_fail(TD_ERR_NOMEM, "no memory to write %s", path);
+        goto out;
+    }
+    XXH64_reset(hash, 0);
+    TD_GOTO(td_writer_open(&w, path));
+    uint64_t length = strlen(header);
+    TD_GOTO(put(&w, hash, &length, sizeof length));
+    TD_GOTO(put(&w, hash, header, length));
+    for (size_t i = 0; i < n; i++)
+        TD_GOTO(put(&w, hash, tensors[i].data, tensors[i].count * sizeof(float)));
+    *out_bytes = w.written;
+    status = td_writer_commit(&w);
+    if (status == TD_OK) *out_hash = XXH64_digest(hash);
+out:
+    td_writer_abandon(&w);
+    XXH64_freeState(hash);
+    td_free(header);
+    return status;
+}
+
+struct td_safetensors {
+    char *name;
+    td_mapping map; /* size 0 when the bytes are borrowed */
+    const unsigned char *bytes;
+    size_t size, data_at;
+    json_t *header;
+};
+
+static td_status broken(const td_safetensors *f, const char *what)
+{
+    return td_fail(TD_ERR_CORRUPT, "%s is damaged: %s", f->name, what);
+}
+
+static td_status check_tensor(const td_safetensors *f, const char *name, json_t *row)
+{
+    json_int_t begin, end, elements = 1;
+    const char *type;
+    json_t *shape, *extent;
+    size_t i;
+    if (json_unpack(row, "{s:s, s:o, s:[I, I]}", "dtype", &type, "shape", &shape, "data_offsets",
+                    &begin, &end) != 0 || !json_is_array(shape))
+        return broken(f, "a tensor's description cannot be read");
+    if (strcmp(type, "F32") != 0)
+        return td_fail(TD_ERR_CORRUPT, "%s: tensor %s is of type %s, not F32", f->name, name, type);
+    json_array_foreach(shape, i, extent) {
+        json_int_t n = json_integer_value(extent);
+        if (n < 0 || (n && elements > (json_int_t)(f->size / (size_t)n)))
+            return broken(f, "a tensor is larger than the file");
+        elements *= n;
+    }
+    if (begin < 0 || end < begin || (uint64_t)end > f->size - f->data_at ||
+        end - begin != elements * 4)
+        return td_fail(TD_ERR_CORRUPT, "%s is cut off or damaged: tensor %s reaches beyond it",
+                       f->name, name);
+    return TD_OK;
+}
+
+static td_status read_header(td_safetensors *f)
+{
+    uint64_t length;
+    if (f->size < 8) return broken(f, "it is shorter than its header");
+    memcpy(&length, f->bytes, 8);
+    if (length > f->size - 8) return broken(f, "it is shorter than its header");
+    f->header = json_loadb((const char *)f->bytes + 8, length, JSON_REJECT_DUPLICATES, NULL);
+    if (!json_is_object(f->header)) return broken(f, "its header is not JSON");
+    f->data_at = 8 + length;
+    const char *name;
+    json_t *row;
+    json_object_foreach(f->header, name, row)
+        if (strcmp(name, "__metadata__") != 0) TD_TRY(check_tensor(f, name, row));
+    return TD_OK;
+}
+
+static td_status open_bytes(const char *name, td_mapping map, const unsigned char *bytes,
+                            size_t size, td_safetensors **out)
+{
+    td_safetensors *f = td_calloc(1, sizeof *f);
+    td_status status = TD_ERR_NOMEM;
+    if (!f) {
+        td_unmap(&map);
+        return td_fail(TD_ERR_NOMEM, "no memory to read %s", name);
+    }
+    f->map = map, f->bytes = bytes, f->size = size;
+    f->name = td_strdup(name);
+    status = f->name ? read_header(f) : td_fail(TD_ERR_NOMEM, "no memory to read %s", name);
+    if (status == TD_OK)
+        *out = f;
+    else
+        td_safetensors_close(f);
+    return status;
+}
+
+td_status td_safetensors_open(const char *path, td_safetensors **out)
+{
+    td_mapping map;
+    TD_TRY(td_map_file(path, &map));
+    return open_bytes(path, map, map.data, map.size, out);
+}
+
+td_status td_safetensors_parse(const char *name, const unsigned char *bytes, size_t size,
+                               td_safetensors **out)
+{
+    return open_bytes(name, (td_mapping){NULL, 0}, bytes, size, out);
+}
+
+void td_safetensors_close(td_safetensors *f)
+{
+    if (!f) return;
+    json_decref(f->header);
+    td_unmap(&f->map);
+    td_free(f->name);
+    td_free(f);
+}
+
+uint64_t td_safetensors_hash(const td_safetensors *f)
+{
+    return XXH64(f->bytes, f->size, 0);
+}
+
+uint64_t td_safetensors_bytes(const td_safetensors *f)
+{
+    return f->size;
+}
+
+td_status td_safetensors_read(const td_safetensors *f, const char *name, size_t count, float *out)
+{
+    json_int_t begin, end;
+    json_t *row = json_object_get(f->header, name);
+    if (!row || json_unpack(row, "{s:[I, I]}", "data_offsets", &begin, &end) != 0)
+        return td_fail(TD_ERR_CORRUPT, "%s has no tensor %s: it belongs to another architecture",
+                       f->name, name);
+    if ((uint64_t)(end - begin) != count * sizeof(float))
+        return td_fail(TD_ERR_CORRUPT, "%s: tensor %s has %lld elements where the architecture has "
+                       "%zu", f->name, name, (long long)(end - begin) / 4, count);
+    memcpy(out, f->bytes + f->data_at + begin, count * sizeof *out);
+    return TD_OK;
+}

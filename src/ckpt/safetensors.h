@@ -1,0 +1,35 @@
+/* The safetensors file format: 8 bytes of header length (little endian), a JSON header that names
+ * each tensor's type, shape and bytes, then the bytes. What other tools of the field read. */
+#ifndef TD_CKPT_SAFETENSORS_H
+#define TD_CKPT_SAFETENSORS_H
+
+#include "base/fs.h"
+
+typedef struct td_tensor {
+    const char *name;
+    int rank;
+    size_t shape[4];
+    const float *data; /* F32, [count] */
+    size_t count;
+} td_tensor;
+
+/* Writes the file (beside, synced, renamed); *out_hash is XXH64 of all its bytes. */
+TD_MUST_CHECK td_status td_safetensors_write(const char *path, const td_tensor *tensors, size_t n,
+                                             uint64_t *out_hash, uint64_t *out_bytes);
+
+typedef struct td_safetensors td_safetensors;
+/* Maps and checks a file: header, names, and that every tensor lies inside. TD_ERR_CORRUPT. */
+TD_MUST_CHECK td_status td_safetensors_open(const char *path, td_safetensors **out);
+/* The same over bytes in memory, borrowed until close. */
+TD_MUST_CHECK td_status td_safetensors_parse(const char *name, const unsigned char *bytes,
+                                             size_t size, td_safetensors **out);
+void td_safetensors_close(td_safetensors *file); /* NULL is fine */
+uint64_t td_safetensors_hash(const td_safetensors *file);
+uint64_t td_safetensors_bytes(const td_safetensors *file);
+
+/* Copies a tensor's floats. TD_ERR_CORRUPT when it is missing or has another number of elements:
+ * the sentence names file and tensor. */
+TD_MUST_CHECK td_status td_safetensors_read(const td_safetensors *file, const char *name,
+                                            size_t count, float *out);
+
+#endif

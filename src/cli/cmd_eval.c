@@ -1,0 +1,168 @@
+/* tandem eval and tandem predict: a trained model on new data. */
+#include "cli/cli.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "models/net/net_model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct session {
+    td_job job;
+    td_net_model model;
+    td_dataset *like, *data;
+    td_score score;
+} session;
+
+/* The options that the training data were read with, then the flags over them. */
+static td_status read_options(unsigned where, int argc, char **argv, session *s)
+{
+    td_arguments arguments = {.where = where};
+    TD_TRY(td_job_init(&s->job));
+    TD_TRY(td_options_parse(td_job_rows, &s->job, argc, argv, &arguments));
+    if (!s->job.run) return td_fail(TD_ERR_ARG, "--run is missing: name the folder of a trained run");
+    TD_TRY(td_net_model_open(s->job.run, &s->model));
+    const char *name;
+    json_t *value;
+    td_options_fini(td_job_rows, &s->job);
+    TD_TRY(td_job_init(&s->job));
+    json_object_foreach(s->model.data, name, value) {
+        const td_option *row = td_option_by_name(td_job_rows, name);
+        if (row && json_string_value(value))
+            TD_TRY(td_option_set(row, &s->job, name, json_string_value(value)));
+    }
+    char *trained_on = s->job.data ? td_strdup(s->job.data) : NULL;
+    td_free(s->job.data);
+    s->job.data = NULL;
+    td_status status = td_options_parse(td_job_rows, &s->job, argc, argv, &arguments);
+    if (status == TD_OK && !s->job.data)
+        status = td_fail(TD_ERR_ARG, "--data is missing: name a file or folder");
+    /* Tables with categories or named classes are read against the training data's. */
+    if (status == TD_OK && trained_on && s->model.rank == 1 &&
+        (s->model.class_names || s->job.one_hot)) {
+        char *wanted = s->job.data;
+        td_data_config config;
+        s->job.data = trained_on;
+        status = td_cli_data_config(&s->job, TD_SPLIT_TRAIN, NULL, &config);
+        if (status == TD_OK && td_dataset_open(&config, &s->like) != TD_OK) s->like = NULL;
+        s->job.data = wanted;
+    }
+    td_free(trained_on);
+    return status;
+}
+
+static td_status open_data(session *s)
+{
+    td_data_config config;
+    td_split split = td_cli_has_test(s->job.data) ? (td_split)s->job.split : TD_SPLIT_TRAIN;
+    TD_TRY(td_cli_data_config(&s->job, split, s->like, &config));
+    if (s->model.rank == 1 && !s->like) {
+        config.features = 1;
+        for (int d = 0; d < s->model.rank; d++) config.features *= s->model.shape[d];
+    }
+    TD_TRY(td_dataset_open(&config, &s->data));
+    return td_net_model_fits(&s->model, s->data);
+}
+
+static void close_session(session *s)
+{
+    td_dataset_close(s->data);
+    td_dataset_close(s->like);
+    td_net_model_close(&s->model);
+    td_options_fini(td_job_rows, &s->job);
+}
+
+static td_status score_rank(td_comm *comm, void *arg)
+{
+    session *s = arg;
+    td_score score;
+    TD_TRY(td_net_model_score(comm, &s->job, s->data, &s->model, &score));
+    if (td_comm_rank(comm) == 0) s->score = score;
+    return TD_OK;
+}
+
+static td_status check_labels(const session *s)
+{
+    const td_data_info *info = td_dataset_info(s->data);
+    for (uint64_t i = 0; s->model.loss == TD_LOSS_SOFTMAX && i < info->samples; i++) {
+        int32_t label = td_dataset_label(s->data, i);
+        if (label < 0 || label >= s->model.classes)
+            return td_fail(TD_ERR_DATA, "%s: sample %llu is of class %d; the model knows 0 to %d",
+                           s->job.data, (unsigned long long)i, label, s->model.classes - 1);
+    }
+    return TD_OK;
+}
+
+td_status td_cmd_eval(int argc, char **argv)
+{
+    session s = {0};
+    td_status status;
+    TD_GOTO(read_options(TD_JOB_EVAL, argc, argv, &s));
+    TD_GOTO(open_data(&s));
+    TD_GOTO(check_labels(&s));
+    TD_GOTO(td_comm_run_local(s.job.workers, NULL, score_rank, &s));
+    if (s.job.json)
+        printf("{\"accuracy\":%.6f,\"loss\":%.9g,\"samples\":%.0f}\n", s.score.accuracy, s.score.loss,
+               s.score.weight);
+    else
+        printf("accuracy %.4f loss %.6f\n", s.score.accuracy, s.score.loss);
+out:
+    close_session(&s);
+    return status;
+}
+
+static void print_row(const session *s, const float *p, size_t outputs)
+{
+    size_t best = 0;
+    if (s->model.loss == TD_LOSS_SQUARED) {
+        printf("%.9g\n", (double)p[0]);
+        return;
+    }
+    if (s->job.proba) {
+        for (size_t c = 0; c < outputs; c++) printf("%s%.6g", c ? "\t" : "", (double)p[c]);
+        putchar('\n');
+        return;
+    }
+    if (s->model.loss == TD_LOSS_BINARY)
+        best = p[0] > 0.5f;
+    else
+        for (size_t c = 1; c < outputs; c++)
+            if (p[c] > p[best]) best = c;
+    if (s->model.class_names)
+        puts(s->model.class_names[best]);
+    else
+        printf("%zu\n", best);
+}
+
+td_status td_cmd_predict(int argc, char **argv)
+{
+    enum { CHUNK = 64 };
+    session s = {0};
+    td_status status;
+    td_net_place *place = NULL;
+    float *x = NULL, *p = NULL;
+    TD_GOTO(read_options(TD_JOB_PREDICT, argc, argv, &s));
+    TD_GOTO(open_data(&s));
+    const td_data_info *info = td_dataset_info(s.data);
+    size_t outputs = td_net_outputs(s.model.net);
+    TD_GOTO(td_net_place_create(&s.model, 1, CHUNK, false, &place));
+    x = td_alloc_aligned(CHUNK * info->features * sizeof *x);
+    p = td_alloc_aligned(CHUNK * outputs * sizeof *p);
+    if (!x || !p) {
+        status = td_fail(TD_ERR_NOMEM, "no memory to predict");
+        goto out;
+    }
+    for (uint64_t at = 0; at < info->samples; at += CHUNK) {
+        size_t n = info->samples - at < CHUNK ? (size_t)(info->samples - at) : CHUNK;
+        TD_GOTO(td_net_model_predict(&s.model, place, s.data, at, n, x, p));
+        for (size_t r = 0; r < n; r++) print_row(&s, p + r * outputs, outputs);
+    }
+    if (fflush(stdout) != 0) status = td_fail_errno("cannot write the predictions");
+out:
+    td_free(x);
+    td_free(p);
+    td_net_place_destroy(place);
+    close_session(&s);
+    return status;
+}

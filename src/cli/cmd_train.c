@@ -1,0 +1,196 @@
+/* tandem train: from options to a run. */
+#include "cli/cli.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/fs.h"
+#include "base/log.h"
+#include "models/net/net_model.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct session {
+    td_job job;
+    td_dataset *whole, *train, *held; /* train and held may be views of whole */
+    const char *held_name;
+    td_net_model model;
+} session;
+
+static volatile int stop_signal; /* written by the handler alone */
+
+static void on_signal(int number)
+{
+    if (stop_signal) _Exit(128 + number); /* asked twice: at once */
+    stop_signal = number;
+}
+
+/* --- options --- */
+
+static td_status read_job_file(const char *path, td_job *job)
+{
+    char *text;
+    size_t size;
+    TD_TRY(td_read_file(path, &text, &size));
+    td_status status = td_options_read_yaml(td_job_rows, job, TD_JOB_FILE, path, text, size);
+    td_free(text);
+    return status;
+}
+
+/* A resumed run's job comes from its folder; only options of TD_JOB_PLACE may be given anew. */
+static td_status resume_job(td_job *job, const bool *given, int argc, char **argv)
+{
+    char path[TD_PATH_MAX], *run = td_strdup(job->run ? job->run : "");
+    td_arguments again = {.where = TD_JOB_TRAIN};
+    td_status status = TD_OK;
+    if (!job->run || !run) {
+        td_free(run);
+        return td_fail(TD_ERR_ARG, "--resume needs --run: name the run's folder");
+    }
+    for (int i = 0; td_job_rows[i].name; i++)
+        if (given[i] && !(td_job_rows[i].where & TD_JOB_PLACE)) {
+            status = td_fail(TD_ERR_ARG, "--%s cannot be changed when a run is resumed",
+                             td_job_rows[i].flag ? td_job_rows[i].flag : td_job_rows[i].name);
+            goto out;
+        }
+    td_options_fini(td_job_rows, job);
+    TD_GOTO(td_job_init(job));
+    TD_GOTO(td_path_join(path, run, "job.yaml"));
+    if (!td_path_exists(path)) {
+        status = td_fail(TD_ERR_ARG, "--run %s holds no run to resume (no job.yaml)", run);
+        goto out;
+    }
+    TD_GOTO(read_job_file(path, job));
+    status = td_options_parse(td_job_rows, job, argc, argv, &again);
+out:
+    td_free(run);
+    return status;
+}
+
+static td_status read_options(int argc, char **argv, td_job *job)
+{
+    bool given[128] = {false};
+    const char *file[1];
+    td_arguments first = {.where = TD_JOB_TRAIN, .rest = file, .rest_room = 1, .given = given};
+    TD_TRY(td_job_init(job));
+    TD_TRY(td_options_parse(td_job_rows, job, argc, argv, &first));
+    if (job->resume) {
+        TD_TRY(resume_job(job, given, argc, argv));
+    } else if (first.rest_count) { /* the file first, then the flags over it */
+        td_options_fini(td_job_rows, job);
+        TD_TRY(td_job_init(job));
+        TD_TRY(read_job_file(file[0], job));
+        TD_TRY(td_options_parse(td_job_rows, job, argc, argv, &first));
+    }
+    return td_job_check(job);
+}
+
+/* --- the run's folder --- */
+
+static td_status clear_run(const char *run)
+{
+    static const char *const ours[] = {"job.yaml", "metrics.jsonl", "model", "checkpoints"};
+    char path[TD_PATH_MAX];
+    for (int i = 0; i < 4; i++) {
+        TD_TRY(td_path_join(path, run, ours[i]));
+        TD_TRY(td_remove_tree(path));
+    }
+    return TD_OK;
+}
+
+static td_status prepare_run(const td_job *job)
+{
+    char path[TD_PATH_MAX], *yaml = NULL;
+    TD_TRY(td_path_join(path, job->run, "job.yaml"));
+    if (td_path_exists(path) && !job->resume && !job->overwrite)
+        return td_fail(TD_ERR_ARG, "--run %s already holds a run; add --resume to go on with it, "
+                       "--overwrite to replace it, or name another folder", job->run);
+    if (job->resume) return TD_OK;
+    if (job->overwrite) TD_TRY(clear_run(job->run));
+    TD_TRY(td_make_dirs(job->run));
+    TD_TRY(td_options_write_yaml(td_job_rows, job, TD_JOB_FILE, &yaml));
+    td_status status = td_write_file(path, yaml, strlen(yaml));
+    td_free(yaml);
+    return status;
+}
+
+/* --- data and model --- */
+
+static td_status open_data(session *s)
+{
+    td_data_config config;
+    TD_TRY(td_cli_data_config(&s->job, TD_SPLIT_TRAIN, NULL, &config));
+    TD_TRY(td_dataset_open(&config, &s->whole));
+    s->train = s->whole;
+    if (s->job.holdout > 0) {
+        s->held_name = "held-out";
+        return td_dataset_split(s->whole, s->job.holdout, s->job.seed, &s->train, &s->held);
+    }
+    if (!td_cli_has_test(s->job.data)) return TD_OK;
+    TD_TRY(td_cli_data_config(&s->job, TD_SPLIT_TEST, s->whole, &config));
+    s->held_name = "test";
+    return td_dataset_open(&config, &s->held);
+}
+
+static void close_session(session *s)
+{
+    td_net_model_close(&s->model);
+    td_dataset_close(s->held);
+    if (s->train != s->whole) td_dataset_close(s->train);
+    td_dataset_close(s->whole);
+    td_options_fini(td_job_rows, &s->job);
+}
+
+static td_status open_session(session *s)
+{
+    TD_TRY(open_data(s));
+    return td_net_model_create(&s->job, s->train, &s->model);
+}
+
+static td_status run_rank(td_comm *comm, void *arg)
+{
+    session *s = arg;
+    td_status status = TD_OK;
+    if (!strcmp(td_comm_transport(comm), "mpi")) {
+        /* Processes open the data themselves; rank 0 keeps the folder. */
+        if (td_comm_size(comm) > s->job.leaves)
+            status = td_fail(TD_ERR_ARG, "%d ranks are more than the %d leaves of a batch; start at "
+                             "most %d, or give more --leaves", td_comm_size(comm), s->job.leaves,
+                             s->job.leaves);
+        if (status == TD_OK && td_comm_rank(comm) == 0) status = prepare_run(&s->job);
+        TD_TRY(td_comm_agree(comm, status));
+        TD_TRY(td_comm_agree(comm, open_session(s)));
+    }
+    td_train_data data = {.train = s->train, .held = s->held, .held_name = s->held_name,
+                          .normalise = &s->model.normalise};
+    return td_net_model_train(comm, &s->job, &data, &s->model, &stop_signal);
+}
+
+td_status td_cmd_train(int argc, char **argv)
+{
+    session s = {0};
+    td_status status;
+    td_comm_config comm = {0};
+    TD_GOTO(read_options(argc, argv, &s.job));
+    comm.deadline_ms = (int64_t)s.job.deadline_s * 1000;
+    struct sigaction action = {.sa_handler = on_signal};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    if (td_comm_launched_by_mpi()) {
+        status = td_comm_run_mpi(&comm, run_rank, &s);
+        goto out;
+    }
+    TD_GOTO(open_session(&s)); /* mistakes in data or options leave the folder as it was */
+    TD_GOTO(prepare_run(&s.job));
+    status = td_comm_run_local(s.job.workers, &comm, run_rank, &s);
+out:
+    if (status == TD_ERR_INTERRUPTED) {
+        if (!s.job.quiet) fprintf(stderr, "tandem: %s\n", td_last_error());
+        close_session(&s);
+        exit(128 + (stop_signal ? stop_signal : SIGTERM));
+    }
+    close_session(&s);
+    return status;
+}

@@ -1,0 +1,50 @@
+/* tandem: the program. Finds the subcommand, runs it, says what went wrong in one sentence. */
+#include "cli/cli.h"
+
+#include "base/error.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const td_command td_commands[] = {
+    {"train", TD_JOB_TRAIN, "train [JOB.yaml] [OPTIONS]", "train a model", td_cmd_train},
+    {"eval", TD_JOB_EVAL, "eval --run RUN --data PATH", "loss and accuracy of a trained model",
+     td_cmd_eval},
+    {"predict", TD_JOB_PREDICT, "predict --run RUN --data PATH [--proba]",
+     "a line per sample: the class or value", td_cmd_predict},
+    {"inspect", TD_JOB_INSPECT, "inspect RUN", "a model's tensors and a run's curve", td_cmd_inspect},
+    {"bench", TD_JOB_BENCH, "bench [OPTIONS]", "training speed on data in memory", td_cmd_bench},
+    {"doctor", 0, "doctor", "what this machine has: MPI, cores, memory", td_cmd_doctor},
+    {"help", 0, "help [COMMAND]", "this text, or a command's options", td_cmd_help},
+    {NULL, 0, NULL, NULL, NULL},
+};
+
+int main(int argc, char **argv)
+{
+    const char *names[16];
+    size_t n = 0;
+    td_status status;
+    const char *word = argc > 1 ? argv[1] : "help";
+    if (!strcmp(word, "--help") || !strcmp(word, "-h")) word = "help";
+    if (!strcmp(word, "--version") || !strcmp(word, "version")) {
+        puts("tandem " TD_VERSION);
+        return 0;
+    }
+    const td_command *command = td_commands;
+    for (; command->name && strcmp(command->name, word) != 0; command++) names[n++] = command->name;
+    names[n] = NULL;
+    if (command->name) {
+        for (int i = 2; i < argc; i++)
+            if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+                return td_exit_code(td_cmd_help(1, argv + 1));
+        status = command->run(argc - 2, argv + 2);
+    } else {
+        const char *near = td_nearest(word, names);
+        status = td_fail(TD_ERR_ARG, "unknown command \"%s\"; %s%s%s", word,
+                         near ? "did you mean \"" : "\"tandem help\" lists them", near ? near : "",
+                         near ? "\"?" : "");
+    }
+    if (status == TD_OK) return 0;
+    if (*td_last_error()) fprintf(stderr, "tandem: %s\n", td_last_error());
+    return td_exit_code(status);
+}

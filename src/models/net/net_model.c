@@ -1,0 +1,241 @@
+/* See net_model.h. This file: making, keeping and opening models; run.c computes with them. */
+#include "models/net/net_model.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "models/net/save.h"
+
+#include <string.h>
+
+static const char file_name[] = "model.safetensors";
+static const char *const loss_names[] = {"softmax", "squared", "binary"};
+
+static td_status choose_loss(const td_job *job, const td_data_info *info, td_net_model *m)
+{
+    m->classes = info->classes;
+    m->loss = info->classes ? TD_LOSS_SOFTMAX : TD_LOSS_SQUARED;
+    if (job->loss) m->loss = (td_loss)(job->loss - 1);
+    if (m->loss == TD_LOSS_SOFTMAX && !info->classes)
+        return td_fail(TD_ERR_ARG, "--loss softmax needs classes, and %s has numbers to predict; "
+                       "use squared, or --label-kind class", info->path ? info->path : "the data");
+    if (m->loss == TD_LOSS_BINARY && info->classes != 2)
+        return td_fail(TD_ERR_ARG, "--loss binary needs two classes, not %d", info->classes);
+    return TD_OK;
+}
+
+static td_status make_net(td_net_model *m, const char *arch)
+{
+    bool image = m->rank > 1;
+    td_net_config config = {
+        .arch = arch,
+        .channels = m->shape[0],
+        .height = image ? m->shape[1] : 1,
+        .width = image ? m->shape[2] : 1,
+        .outputs = m->loss == TD_LOSS_SOFTMAX ? (size_t)m->classes : 1,
+        .loss = m->loss,
+    };
+    return td_net_create(&config, &m->net);
+}
+
+/* The data options that eval and predict must read new files with. */
+static json_t *data_options(const td_job *job)
+{
+    json_t *out = json_object();
+    for (const td_option *row = td_job_rows; row->name; row++) {
+        char text[1024];
+        if (strncmp(row->name, "data.", 5) != 0 || !(row->where & TD_JOB_FILE)) continue;
+        td_option_text(row, job, text, sizeof text);
+        if (*text) json_object_set_new(out, row->name, json_string(text));
+    }
+    return out;
+}
+
+static td_status copy_names(td_net_model *m, const char *const *names)
+{
+    if (!names) return TD_OK;
+    m->class_names = td_calloc((size_t)m->classes, sizeof *m->class_names);
+    for (int c = 0; m->class_names && c < m->classes; c++)
+        if (!(m->class_names[c] = td_strdup(names[c])))
+            return td_fail(TD_ERR_NOMEM, "no memory for %d classes", m->classes);
+    return m->class_names ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %d classes", m->classes);
+}
+
+td_status td_net_model_create(const td_job *job, const td_dataset *data, td_net_model *out)
+{
+    const td_data_info *info = td_dataset_info(data);
+    td_net_model m = {.rank = info->rank};
+    td_status status;
+    memcpy(m.shape, info->shape, sizeof m.shape);
+    TD_GOTO(choose_loss(job, info, &m));
+    TD_GOTO(make_net(&m, job->model));
+    TD_GOTO(copy_names(&m, info->class_names));
+    TD_GOTO(td_normalise_fit(data, (td_normalise_mode)job->normalise, &m.normalise));
+    m.data = data_options(job);
+    *out = m;
+    return TD_OK;
+out:
+    td_net_model_close(&m);
+    return status;
+}
+
+void td_net_model_close(td_net_model *m)
+{
+    td_net_destroy(m->net);
+    for (int c = 0; m->class_names && c < m->classes; c++) td_free(m->class_names[c]);
+    td_free(m->class_names);
+    td_normalise_fini(&m->normalise);
+    td_free(m->params);
+    json_decref(m->data);
+    json_decref(m->metrics);
+    memset(m, 0, sizeof *m);
+}
+
+/* --- files --- */
+
+static json_t *floats(const float *x, size_t n)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < n; i++) json_array_append_new(array, json_real((double)x[i]));
+    return array;
+}
+
+static json_t *manifest_of(const td_net_model *m, json_t *metrics)
+{
+    json_t *shape = json_array(), *names = json_array();
+    for (int d = 0; d < m->rank; d++) json_array_append_new(shape, json_integer((json_int_t)m->shape[d]));
+    for (int c = 0; m->class_names && c < m->classes; c++)
+        json_array_append_new(names, json_string(m->class_names[c]));
+    const td_normalise *n = &m->normalise;
+    return json_pack("{s:s, s:s, s:s, s:o, s:i, s:o, s:{s:s, s:o, s:o, s:o}, s:O, s:O}",
+                     "model", "net", "arch", td_net_arch(m->net), "loss", loss_names[m->loss],
+                     "shape", shape, "classes", m->classes, "class_names", names, "normalise",
+                     "mode", td_normalise_names[n->mode], "mean", floats(n->mean, n->n), "scale",
+                     floats(n->scale, n->n), "fill", floats(n->fill, n->n), "data", m->data,
+                     "metrics", metrics);
+}
+
+td_status td_net_model_save(const td_net_model *m, const float *params, const char *folder,
+                            json_t *metrics)
+{
+    size_t n;
+    const td_slot *slots = td_net_slots(m->net, &n);
+    td_tensor *tensors = td_calloc(n ? n : 1, sizeof *tensors);
+    json_t *manifest = manifest_of(m, metrics);
+    td_status status = TD_ERR_NOMEM;
+    if (!tensors || !manifest) {
+        status = td_fail(TD_ERR_NOMEM, "no memory to save the model");
+        goto out;
+    }
+    for (size_t s = 0; s < n; s++) {
+        tensors[s] = (td_tensor){.name = slots[s].name, .rank = slots[s].rank,
+                                 .data = params + slots[s].offset, .count = slots[s].count};
+        memcpy(tensors[s].shape, slots[s].shape, sizeof slots[s].shape);
+    }
+    status = td_bundle_write(folder, "model", manifest, file_name, tensors, n);
+out:
+    json_decref(manifest);
+    td_free(tensors);
+    return status;
+}
+
+static td_status read_floats(json_t *array, size_t n, float *out)
+{
+    if (json_array_size(array) != n) return TD_ERR_CORRUPT;
+    for (size_t i = 0; i < n; i++) out[i] = (float)json_number_value(json_array_get(array, i));
+    return TD_OK;
+}
+
+static td_status read_normalise(json_t *json, td_normalise *out)
+{
+    const char *mode_name;
+    json_t *mean, *scale, *fill;
+    int mode = 0;
+    if (json_unpack(json, "{s:s, s:o, s:o, s:o}", "mode", &mode_name, "mean", &mean, "scale", &scale,
+                    "fill", &fill) != 0)
+        return TD_ERR_CORRUPT;
+    while (td_normalise_names[mode] && strcmp(td_normalise_names[mode], mode_name) != 0) mode++;
+    size_t n = json_array_size(mean);
+    float *all = td_calloc(3 * n + 1, sizeof *all);
+    if (!td_normalise_names[mode] || !all || read_floats(mean, n, all) != TD_OK ||
+        read_floats(scale, n, all + n) != TD_OK || read_floats(fill, n, all + 2 * n) != TD_OK) {
+        td_free(all);
+        return TD_ERR_CORRUPT;
+    }
+    td_status status = td_normalise_make((td_normalise_mode)mode, n, all, all + n, all + 2 * n, out);
+    td_free(all);
+    return status;
+}
+
+static td_status read_manifest(const char *folder, json_t *state, td_net_model *m)
+{
+    const char *kind, *arch, *loss;
+    json_t *shape, *names, *normalise, *data, *metrics;
+    if (json_unpack(state, "{s:s, s:s, s:s, s:o, s:i, s:o, s:o, s:o, s:o}", "model", &kind, "arch",
+                    &arch, "loss", &loss, "shape", &shape, "classes", &m->classes, "class_names",
+                    &names, "normalise", &normalise, "data", &data, "metrics", &metrics) != 0 ||
+        strcmp(kind, "net") != 0 || json_array_size(shape) < 1 || json_array_size(shape) > 4 ||
+        m->classes < 0)
+        return td_fail(TD_ERR_CORRUPT, "%s/manifest.json does not describe a network", folder);
+    m->rank = (int)json_array_size(shape);
+    for (int d = 0; d < m->rank; d++)
+        m->shape[d] = (size_t)json_integer_value(json_array_get(shape, (size_t)d));
+    int l = 0;
+    while (l < 3 && strcmp(loss_names[l], loss) != 0) l++;
+    if (l == 3) return td_fail(TD_ERR_CORRUPT, "%s/manifest.json: unknown loss \"%s\"", folder, loss);
+    m->loss = (td_loss)l;
+    m->data = json_incref(data), m->metrics = json_incref(metrics);
+    if (json_array_size(names) == (size_t)m->classes && m->classes) {
+        m->class_names = td_calloc((size_t)m->classes, sizeof *m->class_names);
+        for (int c = 0; m->class_names && c < m->classes; c++) {
+            const char *name = json_string_value(json_array_get(names, (size_t)c));
+            m->class_names[c] = td_strdup(name ? name : "");
+        }
+    }
+    if (read_normalise(normalise, &m->normalise) != TD_OK)
+        return td_fail(TD_ERR_CORRUPT, "%s/manifest.json: the scaling of features is damaged", folder);
+    return make_net(m, arch);
+}
+
+td_status td_net_model_open(const char *run, td_net_model *out)
+{
+    char folder[TD_PATH_MAX];
+    td_bundle b = {0};
+    td_net_model m = {0};
+    td_status status;
+    TD_GOTO(td_path_join(folder, run, "model"));
+    if (!td_path_is_dir(folder)) {
+        status = td_fail(TD_ERR_DATA, "%s holds no model yet (no folder \"model\")", run);
+        goto out;
+    }
+    TD_GOTO(td_bundle_open(folder, "model", file_name, &b));
+    TD_GOTO(read_manifest(folder, b.state, &m));
+    m.params = td_alloc_aligned(td_net_params(m.net) * sizeof *m.params);
+    if (!m.params) {
+        status = td_fail(TD_ERR_NOMEM, "no memory for the model");
+        goto out;
+    }
+    memset(m.params, 0, td_net_params(m.net) * sizeof *m.params);
+    size_t n;
+    const td_slot *slots = td_net_slots(m.net, &n);
+    for (size_t s = 0; s < n; s++)
+        TD_GOTO(td_safetensors_read(b.tensors, slots[s].name, slots[s].count,
+                                    m.params + slots[s].offset));
+out:
+    td_bundle_close(&b);
+    if (status == TD_OK)
+        *out = m;
+    else
+        td_net_model_close(&m);
+    return status;
+}
+
+td_status td_net_model_fits(const td_net_model *m, const td_dataset *data)
+{
+    const td_data_info *info = td_dataset_info(data);
+    size_t features = 1;
+    for (int d = 0; d < m->rank; d++) features *= m->shape[d];
+    if (features != info->features)
+        return td_fail(TD_ERR_DATA, "%s has %zu features a sample where the model has %zu",
+                       info->path ? info->path : "the data", info->features, features);
+    return TD_OK;
+}

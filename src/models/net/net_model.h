@@ -1,0 +1,53 @@
+/* Neural networks as models: trained by the one loop, kept as a bundle that PyTorch's users can
+ * load (model.safetensors), evaluated and asked for predictions.
+ *
+ * What a model file holds besides its parameters: the architecture, the loss, the shape of a
+ * sample, the classes' names, and how features were scaled. */
+#ifndef TD_MODELS_NET_NET_MODEL_H
+#define TD_MODELS_NET_NET_MODEL_H
+
+#include "train/train.h"
+
+/* Shared by the ranks of a process; read-only while they run. */
+typedef struct td_net_model {
+    td_net *net;
+    td_loss loss;
+    int classes; /* 0: numbers */
+    size_t shape[4];
+    int rank; /* of shape */
+    char **class_names; /* [classes] or NULL */
+    td_normalise normalise;
+    float *params; /* of an opened model, else NULL */
+    json_t *data;  /* how the training data were read: the job's data options */
+    json_t *metrics; /* of an opened model */
+} td_net_model;
+
+/* A new model for a data set. */
+TD_MUST_CHECK td_status td_net_model_create(const td_job *job, const td_dataset *data,
+                                            td_net_model *out);
+/* From RUN/model. */
+TD_MUST_CHECK td_status td_net_model_open(const char *run, td_net_model *out);
+void td_net_model_close(td_net_model *model); /* a zeroed one is fine */
+
+/* TD_ERR_DATA when the data's samples are not what the model was made for. */
+TD_MUST_CHECK td_status td_net_model_fits(const td_net_model *model, const td_dataset *data);
+
+/* A rank's place to compute in: lanes for `leaves` of batches of `batch` samples. */
+typedef struct td_net_place td_net_place;
+TD_MUST_CHECK td_status td_net_place_create(const td_net_model *model, int lanes, size_t rows,
+                                            bool training, td_net_place **out);
+void td_net_place_destroy(td_net_place *place);
+
+/* Trains on this rank; collective. */
+TD_MUST_CHECK td_status td_net_model_train(td_comm *comm, const td_job *job,
+                                           const td_train_data *data, const td_net_model *model,
+                                           const volatile int *stop);
+TD_MUST_CHECK td_status td_net_model_score(td_comm *comm, const td_job *job,
+                                           const td_dataset *data, const td_net_model *model,
+                                           td_score *out);
+/* Probabilities (or values) of rows [begin, begin + n) in out [n][outputs]. Serial. */
+TD_MUST_CHECK td_status td_net_model_predict(const td_net_model *model, td_net_place *place,
+                                             const td_dataset *data, uint64_t begin, size_t n,
+                                             float *x, float *out);
+
+#endif

@@ -1,0 +1,139 @@
+/* See progress.h. */
+#include "monitor/progress.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <unistd.h>
+
+struct td_progress {
+    FILE *metrics;
+    bool quiet, json, terminal, open_line;
+    double since_line;
+};
+
+td_status td_progress_create(const char *metrics, bool quiet, bool json, td_progress **out)
+{
+    td_progress *p = td_calloc(1, sizeof *p);
+    if (!p) return td_fail(TD_ERR_NOMEM, "no memory to show progress");
+    p->quiet = quiet, p->json = json;
+    p->terminal = !json && isatty(STDOUT_FILENO);
+    p->since_line = 1e9;
+    if (metrics && !(p->metrics = fopen(metrics, "a"))) {
+        td_free(p);
+        return td_fail_errno("cannot write %s", metrics);
+    }
+    if (p->metrics) setvbuf(p->metrics, NULL, _IOLBF, 4096);
+    *out = p;
+    return TD_OK;
+}
+
+static void end_line(td_progress *p)
+{
+    if (p->open_line) fputc('\n', stdout);
+    p->open_line = false;
+}
+
+void td_progress_destroy(td_progress *p)
+{
+    if (!p) return;
+    end_line(p);
+    fflush(stdout);
+    if (p->metrics) fclose(p->metrics);
+    td_free(p);
+}
+
+/* JSON has no NaN: a number that is not finite becomes null. */
+static void number(char text[32], double v)
+{
+    if (isfinite(v))
+        snprintf(text, 32, "%.9g", v);
+    else
+        snprintf(text, 32, "null");
+}
+
+static td_status write_json(td_progress *p, const char *line)
+{
+    if (p->json && !p->quiet) {
+        puts(line);
+        fflush(stdout);
+    }
+    if (p->metrics && (fprintf(p->metrics, "%s\n", line) < 0 || fflush(p->metrics) != 0))
+        return td_fail_errno("cannot write metrics.jsonl");
+    return TD_OK;
+}
+
+static void eta_text(char text[32], double s)
+{
+    if (s >= 3600)
+        snprintf(text, 32, "%dh%02dm", (int)(s / 3600), (int)(s / 60) % 60);
+    else
+        snprintf(text, 32, "%d:%02d", (int)(s / 60), (int)s % 60);
+}
+
+static void show(td_progress *p, const td_interval *i)
+{
+    char eta[32], accuracy[32] = "";
+    double share = i->seconds > 0 ? 100 * (i->wait + i->move) / i->seconds : 0;
+    p->since_line += i->seconds;
+    if (!p->terminal && p->since_line < 2 && i->step < i->steps) return;
+    p->since_line = 0;
+    eta_text(eta, i->eta);
+    if (i->classes) snprintf(accuracy, sizeof accuracy, "  acc %.4f", i->accuracy);
+    printf("%sepoch %llu/%llu  step %llu/%llu  loss %.4f%s  %.0f samples/s  comm %.0f%%  ETA %s%s",
+           p->terminal ? "\r\033[K" : "", (unsigned long long)i->epoch,
+           (unsigned long long)i->epochs, (unsigned long long)i->step, (unsigned long long)i->steps,
+           i->loss, accuracy, i->seconds > 0 ? (double)i->samples / i->seconds : 0, share, eta,
+           p->terminal ? "" : "\n");
+    p->open_line = p->terminal;
+    fflush(stdout);
+}
+
+td_status td_progress_interval(td_progress *p, const td_interval *i)
+{
+    char line[1024], loss[32];
+    number(loss, i->loss);
+    snprintf(line, sizeof line,
+             "{\"step\":%llu,\"epoch\":%llu,\"loss\":%s,\"accuracy\":%.6g,\"lr\":%.9g,"
+             "\"samples\":%llu,\"seconds\":%.6g,\"samples_per_s\":%.6g,\"input_s\":%.6g,"
+             "\"forward_s\":%.6g,\"backward_s\":%.6g,\"wait_s\":%.6g,\"move_s\":%.6g,"
+             "\"update_s\":%.6g,\"bytes_sent\":%llu,\"workers\":%d,\"wait_least_s\":%.6g,"
+             "\"wait_most_s\":%.6g}",
+             (unsigned long long)i->step, (unsigned long long)i->epoch, loss, i->accuracy, i->lr,
+             (unsigned long long)i->samples, i->seconds,
+             i->seconds > 0 ? (double)i->samples / i->seconds : 0, i->input, i->forward, i->backward,
+             i->wait, i->move, i->update, (unsigned long long)i->bytes_sent, i->workers,
+             i->fastest_wait, i->slowest_wait);
+    if (!p->quiet && !p->json) show(p, i);
+    return write_json(p, line);
+}
+
+td_status td_progress_evaluation(td_progress *p, uint64_t epoch, uint64_t step, const char *on,
+                                 double loss, double accuracy, bool classes)
+{
+    char line[256], text[32];
+    number(text, loss);
+    snprintf(line, sizeof line, "{\"step\":%llu,\"epoch\":%llu,\"eval\":\"%s\",\"loss\":%s,"
+             "\"accuracy\":%.6g}", (unsigned long long)step, (unsigned long long)epoch, on, text,
+             accuracy);
+    if (!p->json && classes)
+        td_progress_say(p, "epoch %llu: %s accuracy %.4f loss %.4f", (unsigned long long)epoch, on,
+                        accuracy, loss);
+    else if (!p->json)
+        td_progress_say(p, "epoch %llu: %s loss %.6g", (unsigned long long)epoch, on, loss);
+    return write_json(p, line);
+}
+
+void td_progress_say(td_progress *p, const char *format, ...)
+{
+    if (p->quiet || p->json) return;
+    end_line(p);
+    va_list args;
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    fputc('\n', stdout);
+    fflush(stdout);
+}

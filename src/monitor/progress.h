@@ -1,0 +1,38 @@
+/* What a run shows: one line that is rewritten on a terminal, plain lines elsewhere, and a line of
+ * JSON per interval in metrics.jsonl. */
+#ifndef TD_MONITOR_PROGRESS_H
+#define TD_MONITOR_PROGRESS_H
+
+#include "tandem/status.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* An interval of steps. Times are this rank's seconds within the interval. */
+typedef struct td_interval {
+    uint64_t step, steps, epoch, epochs; /* done, of */
+    double loss, accuracy;
+    bool classes; /* accuracy means something */
+    uint64_t samples, bytes_sent;
+    double seconds, input, forward, backward, wait, move, update;
+    double lr, eta;
+    int workers;
+    double slowest_wait, fastest_wait; /* over ranks: the one that waited least was waited for */
+} td_interval;
+
+typedef struct td_progress td_progress;
+
+/* metrics: path to append to, or NULL. */
+TD_MUST_CHECK td_status td_progress_create(const char *metrics, bool quiet, bool json,
+                                           td_progress **out);
+void td_progress_destroy(td_progress *progress);
+/* TD_ERR_IO when metrics.jsonl cannot be written. */
+TD_MUST_CHECK td_status td_progress_interval(td_progress *progress, const td_interval *interval);
+TD_MUST_CHECK td_status td_progress_evaluation(td_progress *progress, uint64_t epoch, uint64_t step,
+                                               const char *on, double loss, double accuracy,
+                                               bool classes);
+/* A line of its own, unless quiet. */
+void td_progress_say(td_progress *progress, const char *format, ...) TD_PRINTF(2, 3);
+
+#endif

@@ -1,0 +1,255 @@
+/* Synchronous data parallelism: every worker computes its leaves' gradients, the tree sum adds
+ * them, every worker makes the same update.
+ *
+ * The parameter array is cut into buckets from its end; a bucket is posted to the tree sum when all
+ * lanes have passed it going backward, so that its reduction runs under the rest of the backward
+ * pass. Parts of an accumulated batch are reduced one by one and added in order: the sum does not
+ * depend on how many workers there are. */
+#include "strategy/strategy.h"
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/pool.h"
+#include "comm/treesum.h"
+#include "math/kernels.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+enum { LEAF_STOP = TD_LEAF_VALUES, LEAF_WIDTH };
+
+typedef struct lane {
+    td_strategy *strategy;
+    int begin, end; /* leaves of the batch */
+    size_t *leaf_row;
+    int *merges;
+    float **nodes;
+    atomic_size_t ready; /* params from here on are done */
+} lane;
+
+struct td_strategy {
+    td_comm *comm;
+    td_oracle oracle;
+    td_strategy_config config;
+    td_pool *pool;
+    td_treesum *sum;
+    td_optim *optim;
+    lane *lanes;
+    int leaf_begin, leaf_end;
+    size_t bucket;     /* floats */
+    size_t posted;     /* params from here on are posted */
+    int parts;         /* added in this step */
+    float *total;      /* [params], where there are several parts */
+    td_totals totals;
+    const float *params; /* of the add under way */
+    const td_rows *rows;
+    bool stop;
+    int64_t compute_ns, update_ns;
+};
+
+static td_status create_lanes(td_strategy *s)
+{
+    s->lanes = td_calloc((size_t)s->config.lanes, sizeof *s->lanes);
+    if (!s->lanes) return td_fail(TD_ERR_NOMEM, "no memory for %d threads", s->config.lanes);
+    for (int i = 0; i < s->config.lanes; i++) {
+        lane *l = &s->lanes[i];
+        l->strategy = s;
+        td_treesum_lane_leaves(s->sum, i, &l->begin, &l->end);
+        size_t leaves = (size_t)(l->end - l->begin);
+        int nodes = td_treesum_nodes(s->sum, i);
+        l->leaf_row = td_calloc(leaves + 1, sizeof *l->leaf_row);
+        l->merges = td_calloc(leaves + 1, sizeof *l->merges);
+        l->nodes = td_calloc((size_t)nodes + 1, sizeof *l->nodes);
+        if (!l->leaf_row || !l->merges || !l->nodes)
+            return td_fail(TD_ERR_NOMEM, "no memory for %d threads", s->config.lanes);
+        td_tree_merges(s->config.leaves, l->begin, l->end, l->merges);
+        for (int k = 0; k < nodes; k++) l->nodes[k] = td_treesum_node(s->sum, i, k);
+    }
+    return TD_OK;
+}
+
+td_status td_allreduce_create(td_comm *comm, const td_oracle *oracle,
+                              const td_strategy_config *config, td_strategy **out)
+{
+    td_status status = TD_OK;
+    td_strategy *s = td_calloc(1, sizeof *s);
+    if (!s) return td_fail(TD_ERR_NOMEM, "no memory for the strategy");
+    s->comm = comm;
+    s->oracle = *oracle;
+    s->config = *config;
+    s->bucket = (config->bucket_bytes ? config->bucket_bytes : 1 << 20) / sizeof(float);
+    int rank = td_comm_rank(comm), size = td_comm_size(comm);
+    s->leaf_begin = (int)((long long)config->leaves * rank / size);
+    s->leaf_end = (int)((long long)config->leaves * (rank + 1) / size);
+    td_treesum_config sum = {.leaves = config->leaves, .lanes = config->lanes,
+                             .count = oracle->params, .leaf_values = LEAF_WIDTH,
+                             .most_ranges = (int)(oracle->params / s->bucket) + 64};
+    TD_GOTO(td_treesum_create(comm, &sum, &s->sum));
+    TD_GOTO(td_pool_create(config->lanes, &s->pool));
+    TD_GOTO(create_lanes(s));
+    TD_GOTO(td_optim_create(&config->optim, oracle->slots, oracle->slot_count, oracle->params,
+                            &s->optim));
+    *out = s;
+    return TD_OK;
+out:
+    td_strategy_destroy(s);
+    return status;
+}
+
+void td_strategy_destroy(td_strategy *s)
+{
+    if (!s) return;
+    td_optim_destroy(s->optim);
+    for (int i = 0; s->lanes && i < s->config.lanes; i++) {
+        td_free(s->lanes[i].leaf_row);
+        td_free(s->lanes[i].merges);
+        td_free(s->lanes[i].nodes);
+    }
+    td_free(s->lanes);
+    td_pool_destroy(s->pool);
+    td_treesum_destroy(s->sum);
+    td_free(s->total);
+    td_free(s);
+}
+
+void td_strategy_leaves(const td_strategy *s, int *begin, int *end)
+{
+    *begin = s->leaf_begin;
+    *end = s->leaf_end;
+}
+
+td_optim *td_strategy_optim(td_strategy *s)
+{
+    return s->optim;
+}
+
+/* --- one part of a batch --- */
+
+/* What all lanes have passed. */
+static size_t all_ready(const td_strategy *s)
+{
+    size_t ready = 0;
+    for (int i = 0; i < s->config.lanes; i++) {
+        size_t own = atomic_load_explicit(&s->lanes[i].ready, memory_order_acquire);
+        if (own > ready) ready = own;
+    }
+    return ready;
+}
+
+/* Called by each lane between layers; lane 0 speaks to the tree sum. */
+static void on_ready(void *user, size_t lo, size_t hi)
+{
+    (void)hi;
+    lane *l = user;
+    td_strategy *s = l->strategy;
+    atomic_store_explicit(&l->ready, lo, memory_order_release);
+    if (l != s->lanes || lo == 0) return; /* the last part is posted by add */
+    size_t ready = all_ready(s);
+    if (s->posted - ready >= s->bucket) {
+        if (td_treesum_post(s->sum, ready, s->posted) != TD_OK) return; /* add posts it again */
+        s->posted = ready;
+    }
+    if (td_treesum_progress(s->sum) != TD_OK) return; /* wait meets the failure again */
+}
+
+static td_status run_lane(void *arg, int index)
+{
+    td_strategy *s = arg;
+    lane *l = &s->lanes[index];
+    const td_rows *rows = s->rows;
+    int first = l->begin - s->leaf_begin, leaves = l->end - l->begin;
+    double values[TD_TREE_MAX_LEAVES * TD_LEAF_VALUES];
+    if (leaves == 0) {
+        atomic_store_explicit(&l->ready, 0, memory_order_release);
+        return TD_OK;
+    }
+    size_t begin = rows->leaf_row[first];
+    for (int k = 0; k <= leaves; k++) l->leaf_row[k] = rows->leaf_row[first + k] - begin;
+    td_net_pass pass = {
+        .params = s->params,
+        .rows = l->leaf_row[leaves],
+        .x = rows->x + begin * rows->features,
+        .label = rows->label ? rows->label + begin : NULL,
+        .target = rows->target ? rows->target + begin : NULL,
+        .weight = rows->weight ? rows->weight + begin : NULL,
+        .sample = rows->sample ? rows->sample + begin : NULL,
+        .seed = s->config.seed,
+        .epoch = rows->epoch,
+        .leaves = leaves,
+        .leaf_row = l->leaf_row,
+        .merges = l->merges,
+        .nodes = l->nodes,
+        .leaf_values = values,
+        .ready = on_ready,
+        .user = l,
+    };
+    TD_TRY(s->oracle.gradient(s->oracle.self, index, &pass));
+    for (int k = 0; k < leaves; k++) {
+        double *to = td_treesum_leaf(s->sum, l->begin + k);
+        memcpy(to, values + k * TD_LEAF_VALUES, TD_LEAF_VALUES * sizeof *to);
+        to[LEAF_STOP] = s->stop;
+    }
+    atomic_store_explicit(&l->ready, 0, memory_order_release);
+    return TD_OK;
+}
+
+/* Takes the tree sum's result over before the next part overwrites it. */
+static td_status keep_part(td_strategy *s)
+{
+    size_t n = s->oracle.params;
+    if (!s->total && !(s->total = td_alloc_aligned(n * sizeof(float))))
+        return td_fail(TD_ERR_NOMEM, "no memory to accumulate gradients");
+    if (s->parts == 1)
+        memcpy(s->total, td_treesum_sum(s->sum), n * sizeof(float));
+    else
+        td_kernels_best()->add(n, s->total, td_treesum_sum(s->sum), s->total);
+    return TD_OK;
+}
+
+static void add_totals(td_strategy *s)
+{
+    const double *sums = td_treesum_leaf_sums(s->sum);
+    if (s->parts == 0) s->totals = (td_totals){0};
+    s->totals.loss += sums[TD_LEAF_LOSS];
+    s->totals.weight += sums[TD_LEAF_WEIGHT];
+    s->totals.correct += sums[TD_LEAF_CORRECT];
+    s->totals.stop |= sums[LEAF_STOP] > 0;
+}
+
+td_status td_strategy_add(td_strategy *s, const float *params, const td_rows *rows, bool stop)
+{
+    if (s->parts) TD_TRY(keep_part(s));
+    s->params = params, s->rows = rows, s->stop = stop;
+    s->posted = s->oracle.params;
+    for (int i = 0; i < s->config.lanes; i++)
+        atomic_store_explicit(&s->lanes[i].ready, s->oracle.params, memory_order_relaxed);
+    int64_t begin = td_clock_ns(), moved = td_treesum_get_times(s->sum).move_ns;
+    TD_TRY(td_pool_run(s->pool, run_lane, s));
+    s->compute_ns += td_clock_ns() - begin - (td_treesum_get_times(s->sum).move_ns - moved);
+    TD_TRY(td_treesum_post(s->sum, 0, s->posted));
+    TD_TRY(td_treesum_wait(s->sum));
+    add_totals(s);
+    s->parts++;
+    return TD_OK;
+}
+
+td_status td_strategy_update(td_strategy *s, uint64_t step, float *params, td_totals *out)
+{
+    int64_t begin = td_clock_ns();
+    if (s->parts > 1) TD_TRY(keep_part(s));
+    const float *gradient = s->parts > 1 ? s->total : td_treesum_sum(s->sum);
+    *out = s->totals;
+    s->parts = 0;
+    float scale = s->totals.weight > 0 ? (float)(1 / s->totals.weight) : 0;
+    td_optim_step(s->optim, step, gradient, scale, params);
+    s->update_ns += td_clock_ns() - begin;
+    return TD_OK;
+}
+
+td_step_times td_strategy_times(const td_strategy *s)
+{
+    td_treesum_times t = td_treesum_get_times(s->sum);
+    return (td_step_times){td_seconds(s->compute_ns), td_seconds(t.wait_ns), td_seconds(t.move_ns),
+                           td_seconds(s->update_ns)};
+}

@@ -1,0 +1,70 @@
+/* How the gradients of several workers become one update.
+ *
+ * A strategy asks an oracle for gradients and moves the parameters. It owns the optimizer's state
+ * and hands it to whoever writes checkpoints. */
+#ifndef TD_STRATEGY_STRATEGY_H
+#define TD_STRATEGY_STRATEGY_H
+
+#include "nn/net.h"
+#include "tandem/comm.h"
+#include "tandem/optim.h"
+
+/* Where gradients come from: a network, or a user's own function. Each lane is used by one thread
+ * at a time. The pass's fields mean what nn/net.h says. */
+typedef struct td_oracle {
+    void *self;
+    size_t params;
+    const td_slot *slots;
+    size_t slot_count;
+    td_status (*gradient)(void *self, int lane, const td_net_pass *pass);
+} td_oracle;
+
+typedef struct td_strategy_config {
+    int leaves, lanes;
+    size_t bucket_bytes; /* of gradient reduced together; 0: 1 MiB */
+    uint64_t seed;
+    td_optim_config optim;
+} td_strategy_config;
+
+/* What a global batch, or one of the parts it is accumulated over, gives each rank. */
+typedef struct td_rows {
+    size_t rows;
+    const float *x;
+    const int32_t *label;
+    const float *target, *weight;
+    const uint64_t *sample;
+    const size_t *leaf_row; /* of this rank's leaves, [leaves + 1] */
+    uint64_t epoch;
+    size_t features;
+} td_rows;
+
+/* Totals over the whole batch, the same at every rank. */
+typedef struct td_totals {
+    double loss, weight, correct;
+    bool stop; /* some rank was asked to stop */
+} td_totals;
+
+typedef struct td_step_times {
+    double compute, wait, move, update; /* seconds since creation */
+} td_step_times;
+
+typedef struct td_strategy td_strategy;
+
+TD_MUST_CHECK td_status td_allreduce_create(td_comm *comm, const td_oracle *oracle,
+                                            const td_strategy_config *config, td_strategy **out);
+void td_strategy_destroy(td_strategy *strategy);
+
+/* This rank's leaves of a global batch. */
+void td_strategy_leaves(const td_strategy *strategy, int *begin, int *end);
+
+/* Adds one part of a batch; `stop` asks all ranks to stop after this step. */
+TD_MUST_CHECK td_status td_strategy_add(td_strategy *strategy, const float *params,
+                                        const td_rows *rows, bool stop);
+/* Ends the step: updates params, and gives the totals of all parts. */
+TD_MUST_CHECK td_status td_strategy_update(td_strategy *strategy, uint64_t step, float *params,
+                                           td_totals *out);
+
+td_optim *td_strategy_optim(td_strategy *strategy);
+td_step_times td_strategy_times(const td_strategy *strategy);
+
+#endif

@@ -1,0 +1,156 @@
+/* The rows. See job.h. */
+#include "train/job.h"
+
+#include "base/error.h"
+#include "tandem/data.h"
+#include "tandem/optim.h"
+
+#include <string.h>
+
+#define AT(field) offsetof(td_job, field)
+#define ALL (TD_JOB_FILE | TD_JOB_TRAIN)
+#define READ (ALL | TD_JOB_EVAL | TD_JOB_PREDICT)
+
+static const char *const losses[] = {"auto", "softmax", "squared", "binary", NULL};
+static const char *const keeps[] = {"auto", "last", "best", NULL};
+
+const td_option td_job_rows[] = {
+    {"data.path", "data", TD_OPT_TEXT, AT(data), NULL, "PATH",
+     "training data: a file, or a folder with train and test files", 0, 0, NULL, READ},
+    {"data.format", "format", TD_OPT_TEXT, AT(data_format), "auto", "NAME",
+     "auto, idx, csv, tsv, libsvm or npy", 0, 0, NULL, READ},
+    {"data.label", "label", TD_OPT_TEXT, AT(label), NULL, "COLUMN",
+     "label column, by name or number (CSV, TSV)", 0, 0, NULL, READ},
+    {"data.label_kind", "label-kind", TD_OPT_TEXT, AT(label_kind), "auto", "KIND",
+     "auto, class or value", 0, 0, NULL, READ},
+    {"data.header", "header", TD_OPT_INT, AT(header), "0", "N",
+     "1: the first line has names, -1: it has not, 0: look", -1, 1, NULL, READ},
+    {"data.delimiter", "delimiter", TD_OPT_TEXT, AT(delimiter), NULL, "CHAR",
+     "between fields (CSV)", 0, 0, NULL, READ},
+    {"data.weights", "weights", TD_OPT_TEXT, AT(weights), NULL, "COLUMN",
+     "column of sample weights (CSV, TSV)", 0, 0, NULL, ALL},
+    {"data.categorical", "categorical", TD_OPT_TEXT, AT(categorical), NULL, "COLUMNS",
+     "columns that hold categories, or auto or none", 0, 0, NULL, READ},
+    {"data.missing", "missing", TD_OPT_TEXT, AT(missing), NULL, "TEXTS",
+     "texts that stand for a missing value", 0, 0, NULL, READ},
+    {"data.one_hot", "one-hot", TD_OPT_BOOL, AT(one_hot), "true", NULL,
+     "categories as columns of 0 and 1", 0, 0, NULL, ALL},
+    {"data.cache", "cache", TD_OPT_BOOL, AT(cache), "false", NULL,
+     "keep parsed text as a binary file beside it", 0, 0, NULL, READ},
+    {"data.holdout", "holdout", TD_OPT_NUMBER, AT(holdout), "0", "SHARE",
+     "share of the training data held out", 0, 0.9, NULL, ALL},
+    {"data.shuffle", "shuffle", TD_OPT_CHOICE, AT(shuffle), "global", "HOW",
+     "order of an epoch", 0, 0, td_shuffle_names, ALL},
+    {"data.drop_last", "drop-last", TD_OPT_BOOL, AT(drop_last), "false", NULL,
+     "leave out an epoch's last, partial batch", 0, 0, NULL, ALL},
+    {"data.normalise", "normalise", TD_OPT_CHOICE, AT(normalise), "auto", "HOW",
+     "scaling of the features", 0, 0, td_normalise_names, ALL},
+    {"augment.shift", "shift", TD_OPT_INT, AT(shift), "0", "PIXELS",
+     "move images by up to so many pixels", 0, 1000, NULL, ALL},
+    {"augment.flip", "flip", TD_OPT_BOOL, AT(flip), "false", NULL,
+     "mirror half of the images", 0, 0, NULL, ALL},
+    {"augment.crop", "crop", TD_OPT_INT, AT(crop), "0", "PIXELS",
+     "pad images by so many pixels and cut the size out anywhere", 0, 1000, NULL, ALL},
+    {"model.arch", "model", TD_OPT_TEXT, AT(model), "mlp", "MODEL",
+     "softmax, mlp, lenet, resnet20, or layers: \"conv:32,5 relu pool:2 dense:0\"", 0, 0, NULL,
+     ALL | TD_JOB_BENCH},
+    {"model.init", "init", TD_OPT_TEXT, AT(init), "fan-in", "HOW",
+     "fan-in, he, he-normal, xavier or xavier-normal", 0, 0, NULL, ALL},
+    {"model.loss", "loss", TD_OPT_CHOICE, AT(loss), "auto", "LOSS", "what is minimised", 0, 0,
+     losses, ALL},
+    {"optimizer.name", "optimizer", TD_OPT_TEXT, AT(rule), "sgd", "RULE",
+     "sgd, nesterov, adam, adamw, adagrad or rmsprop", 0, 0, NULL, ALL},
+    {"optimizer.lr", "lr", TD_OPT_NUMBER, AT(lr), "0.01", "RATE", "learning rate", 1e-12, 1e6, NULL,
+     ALL},
+    {"optimizer.momentum", "momentum", TD_OPT_NUMBER, AT(momentum), "0", "MU", "momentum", 0,
+     0.999999, NULL, ALL},
+    {"optimizer.beta1", "beta1", TD_OPT_NUMBER, AT(beta1), "0", "B",
+     "adam: decay of the first moment; 0: 0.9", 0, 0.999999, NULL, ALL},
+    {"optimizer.beta2", "beta2", TD_OPT_NUMBER, AT(beta2), "0", "B",
+     "adam, rmsprop: decay of the second moment; 0: the rule's", 0, 0.9999999, NULL, ALL},
+    {"optimizer.epsilon", "epsilon", TD_OPT_NUMBER, AT(epsilon), "0", "E",
+     "keeps divisions finite; 0: the rule's", 0, 1, NULL, ALL},
+    {"optimizer.weight_decay", "weight-decay", TD_OPT_NUMBER, AT(weight_decay), "0", "W",
+     "decay of weights", 0, 100, NULL, ALL},
+    {"optimizer.clip", "clip", TD_OPT_NUMBER, AT(clip), "0", "NORM",
+     "largest norm of a gradient; 0: any", 0, 1e9, NULL, ALL},
+    {"schedule.name", "schedule", TD_OPT_CHOICE, AT(schedule), "constant", "NAME",
+     "the learning rate over time", 0, 0, td_optim_schedule_names, ALL},
+    {"schedule.warmup", "warmup", TD_OPT_NUMBER, AT(warmup), "0", "EPOCHS",
+     "the rate rises over so many epochs first", 0, 1e6, NULL, ALL},
+    {"schedule.every", "step-every", TD_OPT_NUMBER, AT(step_epochs), "1", "EPOCHS",
+     "step: epochs between drops", 1e-6, 1e6, NULL, ALL},
+    {"schedule.gamma", "gamma", TD_OPT_NUMBER, AT(gamma), "0.1", "FACTOR", "step: size of a drop",
+     1e-9, 1, NULL, ALL},
+    {"schedule.final", "final-lr", TD_OPT_NUMBER, AT(final_lr), "0", "RATE",
+     "cosine, linear: rate at the end", 0, 1e6, NULL, ALL},
+    {"train.epochs", "epochs", TD_OPT_INT, AT(epochs), "5", "N", "passes over the data", 1, 1000000,
+     NULL, ALL},
+    {"train.steps", "steps", TD_OPT_SIZE, AT(steps), "0", "N",
+     "stop after so many steps; 0: epochs decide", 0, 0, NULL, ALL | TD_JOB_BENCH},
+    {"train.batch", "batch", TD_OPT_INT, AT(batch), "128", "N", "samples of a step, over all workers",
+     1, 16777216, NULL, ALL | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_BENCH},
+    {"train.leaves", "leaves", TD_OPT_INT, AT(leaves), "16", "N",
+     "parts that a batch is cut into, whatever the number of workers", 1, 4096, NULL,
+     ALL | TD_JOB_BENCH},
+    {"train.accumulate", "accumulate", TD_OPT_INT, AT(accumulate), "1", "N",
+     "parts of a step computed one after the other", 1, 4096, NULL, ALL},
+    {"train.seed", "seed", TD_OPT_SIZE, AT(seed), "1", "N", "of everything random", 0, 0, NULL, ALL},
+    {"train.patience", "patience", TD_OPT_INT, AT(patience), "0", "EPOCHS",
+     "stop when the held-out loss has not fallen for so long; 0: never", 0, 1000000, NULL, ALL},
+    {"train.keep", "keep", TD_OPT_CHOICE, AT(keep), "auto", "WHICH",
+     "model to keep; auto: the best with holdout or patience, else the last", 0, 0, keeps, ALL},
+    {"train.eval_every", "eval-every", TD_OPT_INT, AT(eval_every), "1", "EPOCHS",
+     "epochs between evaluations; 0: only at the end", 0, 1000000, NULL, ALL},
+    {"workers", NULL, TD_OPT_INT, AT(workers), "1", "N",
+     "workers, as threads of this process (under mpiexec: its ranks)", 1, 1024, NULL,
+     ALL | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_BENCH},
+    {"threads", NULL, TD_OPT_INT, AT(threads), "1", "N", "threads of each worker", 1, 1024, NULL,
+     ALL | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_BENCH},
+    {"run", NULL, TD_OPT_TEXT, AT(run), NULL, "FOLDER", "where the run lives", 0, 0, NULL,
+     TD_JOB_TRAIN | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_INSPECT},
+    {"resume", NULL, TD_OPT_BOOL, AT(resume), "false", NULL,
+     "go on from the run's newest checkpoint", 0, 0, NULL, TD_JOB_TRAIN | TD_JOB_PLACE},
+    {"overwrite", NULL, TD_OPT_BOOL, AT(overwrite), "false", NULL,
+     "replace what the folder holds of an older run", 0, 0, NULL, TD_JOB_TRAIN | TD_JOB_PLACE},
+    {"checkpoint.every", "checkpoint-every", TD_OPT_SIZE, AT(checkpoint_every), "0", "STEPS",
+     "steps between checkpoints; 0: at each epoch's end", 0, 0, NULL, ALL | TD_JOB_PLACE},
+    {"checkpoint.keep", "keep-checkpoints", TD_OPT_INT, AT(keep_checkpoints), "2", "N",
+     "newest checkpoints to keep", 1, 1000000, NULL, ALL | TD_JOB_PLACE},
+    {"monitor.every", "metrics-every", TD_OPT_SIZE, AT(metrics_every), "50", "STEPS",
+     "steps between lines of metrics.jsonl", 1, 1e15, NULL, ALL | TD_JOB_PLACE},
+    {"comm.deadline", "deadline", TD_OPT_INT, AT(deadline_s), "300", "SECONDS",
+     "longest wait for another worker", 1, 1000000, NULL, ALL | TD_JOB_PLACE},
+    {"comm.bucket", "bucket-kb", TD_OPT_INT, AT(bucket_kb), "1024", "KIB",
+     "gradient reduced in pieces of this size", 1, 1048576, NULL, ALL | TD_JOB_PLACE},
+    {"quiet", NULL, TD_OPT_BOOL, AT(quiet), "false", NULL, "say only what goes wrong", 0, 0, NULL,
+     TD_JOB_TRAIN | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT},
+    {"json", NULL, TD_OPT_BOOL, AT(json), "false", NULL, "print results as JSON lines", 0, 0, NULL,
+     TD_JOB_TRAIN | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_INSPECT | TD_JOB_BENCH},
+    {"proba", NULL, TD_OPT_BOOL, AT(proba), "false", NULL,
+     "print the probability of every class", 0, 0, NULL, TD_JOB_PREDICT},
+    {"split", NULL, TD_OPT_CHOICE, AT(split), "test", "PART", "part of a folder to read", 0, 0,
+     td_split_names, TD_JOB_EVAL | TD_JOB_PREDICT},
+    {NULL, NULL, TD_OPT_BOOL, 0, NULL, NULL, NULL, 0, 0, NULL, 0},
+};
+
+td_status td_job_init(td_job *job)
+{
+    memset(job, 0, sizeof *job);
+    return td_options_init(td_job_rows, job);
+}
+
+td_status td_job_check(const td_job *job)
+{
+    if (!job->data) return td_fail(TD_ERR_ARG, "--data is missing: name a file or folder");
+    if (!job->run) return td_fail(TD_ERR_ARG, "--run is missing: name a folder for the run");
+    if (job->workers > job->leaves)
+        return td_fail(TD_ERR_ARG, "--workers %d is more than the %d leaves of a batch; use at most "
+                       "%d workers or give more --leaves", job->workers, job->leaves, job->leaves);
+    if (job->accumulate > job->batch)
+        return td_fail(TD_ERR_ARG, "--accumulate %d is more than the %d samples of a batch",
+                       job->accumulate, job->batch);
+    if (job->patience && job->eval_every == 0)
+        return td_fail(TD_ERR_ARG, "--patience needs evaluations: give --eval-every 1");
+    return TD_OK;
+}

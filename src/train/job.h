@@ -1,0 +1,66 @@
+/* A training job: every option that decides the result, and a few that do not. The rows drive the
+ * command line, job files, help, completion and the manual page. */
+#ifndef TD_TRAIN_JOB_H
+#define TD_TRAIN_JOB_H
+
+#include "base/options.h"
+
+#include <stdint.h>
+
+typedef struct td_job {
+    char *data, *data_format, *label, *weights, *categorical, *missing, *label_kind, *delimiter;
+    int header;
+    bool one_hot, cache;
+    double holdout;
+    int shuffle;
+    bool drop_last;
+    int normalise;
+    int shift, crop;
+    bool flip;
+
+    char *model, *init;
+    int loss; /* td_loss + 1; 0: by the data */
+
+    char *rule;
+    double lr, momentum, beta1, beta2, epsilon, weight_decay, clip;
+    int schedule;
+    double warmup, step_epochs, gamma, final_lr; /* warmup and step_epochs in epochs */
+
+    int epochs, batch, leaves, accumulate;
+    uint64_t steps; /* 0: epochs decide */
+    uint64_t seed;
+    int patience;
+    int keep; /* 0 by holdout or patience, 1 last, 2 best */
+
+    int workers, threads;
+    char *run;
+    bool resume, overwrite, quiet, json;
+    int eval_every; /* epochs */
+    uint64_t checkpoint_every; /* steps; 0: at the end of epochs */
+    int keep_checkpoints;
+    uint64_t metrics_every; /* steps; 0: by itself */
+    int deadline_s, bucket_kb;
+
+    bool proba;
+    int split; /* predict and eval: which part of a folder */
+} td_job;
+
+/* Bits of td_option.where. */
+enum {
+    TD_JOB_FILE = 1,    /* part of a job file */
+    TD_JOB_TRAIN = 2,   /* flags of the commands */
+    TD_JOB_EVAL = 4,
+    TD_JOB_PREDICT = 8,
+    TD_JOB_INSPECT = 16,
+    TD_JOB_BENCH = 32,
+    TD_JOB_PLACE = 64   /* may differ when a run is resumed: changes nothing of the result */
+};
+
+extern const td_option td_job_rows[];
+
+/* Defaults. Release with td_options_fini(td_job_rows, job). */
+TD_MUST_CHECK td_status td_job_init(td_job *job);
+/* Rules between options. */
+TD_MUST_CHECK td_status td_job_check(const td_job *job);
+
+#endif

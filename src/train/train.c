@@ -1,0 +1,299 @@
+/* See train.h. */
+#include "train/train.h"
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "monitor/progress.h"
+#include "train/checkpoint.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct loop {
+    td_comm *comm;
+    const td_job *job;
+    const td_train_data *data;
+    const td_task *task;
+    const volatile int *stop;
+    bool first; /* rank 0: the one that speaks and writes */
+    td_strategy *strategy;
+    td_loader *loader;
+    td_progress *progress; /* rank 0 */
+    td_train_state state;
+    uint64_t per_epoch, last; /* steps */
+    float *best;              /* parameters of the best evaluation, or NULL */
+    /* of the interval under way */
+    int64_t interval_begin, input_ns;
+    double loss, weight, correct;
+    td_step_times times_then;
+    double forward_then, backward_then;
+    uint64_t bytes_then;
+    double seconds_a_step; /* smoothed */
+    double *waits;         /* [ranks] */
+} loop;
+
+static td_status create_strategy(loop *t)
+{
+    const td_job *job = t->job;
+    td_strategy_config config = {
+        .leaves = job->leaves,
+        .lanes = job->threads,
+        .bucket_bytes = (size_t)job->bucket_kb * 1024,
+        .seed = job->seed,
+        .optim = {
+            .rule = job->rule, .lr = job->lr, .momentum = job->momentum, .beta1 = job->beta1,
+            .beta2 = job->beta2, .epsilon = job->epsilon, .weight_decay = job->weight_decay,
+            .clip_norm = job->clip, .schedule = td_optim_schedule_names[job->schedule],
+            .warmup = (uint64_t)llround(job->warmup * (double)t->per_epoch),
+            .every = (uint64_t)fmax(1, round(job->step_epochs * (double)t->per_epoch)),
+            .gamma = job->gamma, .total = t->last, .final_lr = job->final_lr,
+        },
+    };
+    return td_allreduce_create(t->comm, &t->task->oracle, &config, &t->strategy);
+}
+
+/* A global batch of job->batch rows comes as `accumulate` batches of the loader. */
+static td_status create_loader(loop *t)
+{
+    const td_job *job = t->job;
+    int rank = td_comm_rank(t->comm), size = td_comm_size(t->comm);
+    td_loader_config config = {
+        .data = t->data->train,
+        .batch = (size_t)(job->batch / job->accumulate),
+        .leaves = job->leaves,
+        .leaf_begin = (int)td_cut((uint64_t)job->leaves, (uint64_t)size, (uint64_t)rank),
+        .leaf_end = (int)td_cut((uint64_t)job->leaves, (uint64_t)size, (uint64_t)rank + 1),
+        .seed = job->seed,
+        .shuffle = (td_shuffle)job->shuffle,
+        .drop_last = job->drop_last,
+        .normalise = t->data->normalise,
+        .augment = {job->shift, job->flip, job->crop},
+    };
+    TD_TRY(td_loader_create(&config, &t->loader));
+    uint64_t parts = td_loader_steps_per_epoch(t->loader), n = (uint64_t)job->accumulate;
+    t->per_epoch = (parts + n - 1) / n; /* an epoch's last step may have fewer parts */
+    t->last = t->per_epoch * (uint64_t)job->epochs;
+    if (job->steps && job->steps < t->last) t->last = job->steps;
+    return TD_OK;
+}
+
+static bool keeps_best(const loop *t)
+{
+    const td_job *job = t->job;
+    return t->data->held && (job->keep == 2 || (job->keep == 0 && (job->holdout > 0 || job->patience)));
+}
+
+/* --- intervals --- */
+
+static void begin_interval(loop *t)
+{
+    t->interval_begin = td_clock_ns();
+    t->loss = t->weight = t->correct = 0;
+    t->input_ns = 0;
+    t->times_then = td_strategy_times(t->strategy);
+    t->bytes_then = td_comm_bytes_sent(t->comm);
+    if (t->task->times) t->task->times(t->task->oracle.self, &t->forward_then, &t->backward_then);
+}
+
+static td_status end_interval(loop *t, uint64_t steps)
+{
+    td_step_times now = td_strategy_times(t->strategy);
+    double forward = 0, backward = 0, wait = now.wait - t->times_then.wait;
+    if (t->task->times) t->task->times(t->task->oracle.self, &forward, &backward);
+    td_interval i = {
+        .step = t->state.step, .steps = t->last,
+        .epoch = (t->state.step + t->per_epoch - 1) / t->per_epoch,
+        .epochs = (t->last + t->per_epoch - 1) / t->per_epoch,
+        .loss = t->loss / t->weight, .accuracy = t->correct / t->weight,
+        .classes = t->task->classes,
+        .samples = (uint64_t)t->job->batch * steps,
+        .bytes_sent = td_comm_bytes_sent(t->comm) - t->bytes_then,
+        .seconds = td_seconds(td_clock_ns() - t->interval_begin),
+        .input = td_seconds(t->input_ns),
+        .forward = forward - t->forward_then, .backward = backward - t->backward_then,
+        .wait = wait, .move = now.move - t->times_then.move,
+        .update = now.update - t->times_then.update,
+        .lr = td_optim_rate(td_strategy_optim(t->strategy), t->state.step - 1),
+        .workers = td_comm_size(t->comm),
+    };
+    TD_TRY(td_comm_gather(t->comm, &wait, sizeof wait, t->waits, 0));
+    td_status status = TD_OK;
+    if (t->first) {
+        i.fastest_wait = i.slowest_wait = t->waits[0];
+        for (int r = 1; r < i.workers; r++) {
+            i.fastest_wait = fmin(i.fastest_wait, t->waits[r]);
+            i.slowest_wait = fmax(i.slowest_wait, t->waits[r]);
+        }
+        double each = i.seconds / (double)steps;
+        t->seconds_a_step = t->seconds_a_step > 0 ? 0.7 * t->seconds_a_step + 0.3 * each : each;
+        i.eta = t->seconds_a_step * (double)(t->last - t->state.step);
+        status = td_progress_interval(t->progress, &i);
+        if (status != TD_OK) { /* the run is worth more than its log */
+            td_warn("%s; the run goes on", td_last_error());
+            status = TD_OK;
+        }
+    }
+    begin_interval(t);
+    return status;
+}
+
+/* --- steps --- */
+
+static td_status one_step(loop *t, td_totals *out)
+{
+    for (int part = 0; part < t->job->accumulate; part++) {
+        const td_batch *b;
+        int64_t begin = td_clock_ns();
+        TD_TRY(td_loader_next(t->loader, &b));
+        t->input_ns += td_clock_ns() - begin;
+        td_rows rows = {
+            .rows = b->rows, .x = b->x, .label = b->label, .target = b->target,
+            .weight = b->weight, .sample = b->sample, .leaf_row = b->leaf_row, .epoch = b->epoch,
+            .features = td_dataset_info(t->data->train)->features,
+        };
+        TD_TRY(td_strategy_add(t->strategy, t->task->params, &rows, t->stop && *t->stop));
+        if (b->last_in_epoch) break;
+    }
+    TD_TRY(td_strategy_update(t->strategy, t->state.step, t->task->params, out));
+    t->state.step++;
+    t->loss += out->loss, t->weight += out->weight, t->correct += out->correct;
+    if (!isfinite(out->loss))
+        return td_fail(TD_ERR_DIVERGED, "the loss is no longer a number at step %llu (epoch %llu); "
+                       "use a smaller --lr than %g, or --clip",
+                       (unsigned long long)t->state.step,
+                       (unsigned long long)((t->state.step - 1) / t->per_epoch + 1), t->job->lr);
+    return TD_OK;
+}
+
+static td_status write_checkpoint(loop *t)
+{
+    td_status status = TD_OK;
+    if (t->first)
+        status = td_checkpoint_write(t->job, t->task, td_strategy_optim(t->strategy), &t->state,
+                                     t->best);
+    return td_comm_agree(t->comm, status);
+}
+
+/* Evaluates at the end of an epoch; *finished when patience has run out. */
+static td_status evaluate(loop *t, bool *finished)
+{
+    td_score score;
+    uint64_t epoch = (t->state.step + t->per_epoch - 1) / t->per_epoch;
+    TD_TRY(td_evaluate(t->comm, t->data->held, t->data->normalise, 512, t->job->leaves, t->task,
+                       t->task->params, &score));
+    t->state.loss = score.loss, t->state.accuracy = score.accuracy, t->state.scored = t->state.step;
+    if (!t->state.has_best || score.loss < t->state.best_loss) {
+        t->state.has_best = true;
+        t->state.best_loss = score.loss, t->state.best_accuracy = score.accuracy;
+        t->state.best_step = t->state.step;
+        if (t->best) memcpy(t->best, t->task->params, t->task->oracle.params * sizeof *t->best);
+    }
+    uint64_t waited = (t->state.step - t->state.best_step + t->per_epoch - 1) / t->per_epoch;
+    *finished = t->job->patience && waited >= (uint64_t)t->job->patience;
+    if (!t->first) return TD_OK;
+    td_status status = td_progress_evaluation(t->progress, epoch, t->state.step,
+                                              t->data->held_name, score.loss, score.accuracy,
+                                              t->task->classes);
+    if (status != TD_OK) td_warn("%s; the run goes on", td_last_error());
+    if (*finished)
+        td_progress_say(t->progress, "stopped: no better %s loss for %d epochs", t->data->held_name,
+                        t->job->patience);
+    return TD_OK;
+}
+
+static td_status save_model(loop *t)
+{
+    td_status status = TD_OK;
+    char folder[TD_PATH_MAX];
+    if (t->first) {
+        const td_train_state *s = &t->state;
+        bool best = t->best && s->has_best;
+        json_t *metrics = json_pack("{s:I, s:s}", "step", (json_int_t)(best ? s->best_step : s->step),
+                                    "kept", best ? "best" : "last");
+        if (s->has_best) {
+            json_object_set_new(metrics, "evaluated_on", json_string(t->data->held_name));
+            json_object_set_new(metrics, "loss", json_real(best ? s->best_loss : s->loss));
+            if (t->task->classes)
+                json_object_set_new(metrics, "accuracy",
+                                    json_real(best ? s->best_accuracy : s->accuracy));
+        }
+        status = td_path_join(folder, t->job->run, "model");
+        if (status == TD_OK)
+            status = t->task->save(t->task->oracle.self, best ? t->best : t->task->params, folder,
+                                   metrics);
+        json_decref(metrics);
+    }
+    return td_comm_agree(t->comm, status);
+}
+
+static td_status run(loop *t)
+{
+    bool finished = t->state.step >= t->last || t->state.finished;
+    uint64_t since = 0;
+    begin_interval(t);
+    while (!finished) {
+        td_totals totals;
+        TD_TRY(one_step(t, &totals));
+        since++;
+        bool end_of_epoch = t->state.step % t->per_epoch == 0, end = t->state.step == t->last;
+        if (since == t->job->metrics_every || end_of_epoch || end || totals.stop) {
+            TD_TRY(end_interval(t, since));
+            since = 0;
+        }
+        uint64_t epoch = t->state.step / t->per_epoch, every = (uint64_t)t->job->eval_every;
+        bool stopped = totals.stop && !end;
+        if (t->data->held && !stopped && (end || (end_of_epoch && every && epoch % every == 0)))
+            TD_TRY(evaluate(t, &finished));
+        finished |= end;
+        t->state.finished = finished;
+        uint64_t ck = t->job->checkpoint_every;
+        if (stopped || finished || (ck ? t->state.step % ck == 0 : end_of_epoch))
+            TD_TRY(write_checkpoint(t));
+        if (stopped && !finished)
+            return td_fail(TD_ERR_INTERRUPTED, "stopped after step %llu; \"tandem train --run %s "
+                           "--resume\" goes on", (unsigned long long)t->state.step, t->job->run);
+        if (!finished && t->data->held && end_of_epoch) begin_interval(t);
+    }
+    return save_model(t);
+}
+
+td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data,
+                   const td_task *task, const volatile int *stop)
+{
+    loop t = {.comm = comm, .job = job, .data = data, .task = task, .stop = stop,
+              .first = td_comm_rank(comm) == 0};
+    char metrics[TD_PATH_MAX];
+    td_status status = TD_OK;
+    t.waits = td_calloc((size_t)td_comm_size(comm), sizeof *t.waits);
+    if (!t.waits) status = td_fail(TD_ERR_NOMEM, "no memory for the training loop");
+    if (status == TD_OK) status = create_loader(&t);
+    TD_GOTO(td_comm_agree(comm, status));
+    TD_GOTO(create_strategy(&t));
+    if (keeps_best(&t)) {
+        t.best = td_alloc_aligned(task->oracle.params * sizeof *t.best);
+        if (!t.best) status = td_fail(TD_ERR_NOMEM, "no memory to keep the best model");
+    }
+    if (status == TD_OK && job->resume)
+        status = td_checkpoint_read(job, task, td_strategy_optim(t.strategy), &t.state, t.best);
+    if (status == TD_OK && t.first) {
+        status = td_path_join(metrics, job->run, "metrics.jsonl");
+        if (status == TD_OK) status = td_progress_create(metrics, job->quiet, job->json, &t.progress);
+    }
+    TD_GOTO(td_comm_agree(comm, status));
+    if (t.state.step < t.last) {
+        uint64_t part = t.state.step % t.per_epoch * (uint64_t)job->accumulate;
+        TD_GOTO(td_loader_seek(t.loader, t.state.step / t.per_epoch, part));
+    }
+    if (t.first && job->resume)
+        td_progress_say(t.progress, "resumed at step %llu", (unsigned long long)t.state.step);
+    status = run(&t);
+out:
+    td_progress_destroy(t.progress);
+    td_strategy_destroy(t.strategy);
+    td_loader_destroy(t.loader);
+    td_free(t.best);
+    td_free(t.waits);
+    return status;
+}

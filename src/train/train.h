@@ -1,0 +1,45 @@
+/* The one training loop: batches, steps, evaluations, checkpoints, and stopping in order.
+ *
+ * Each rank calls td_train with its own task; data are shared where ranks are threads. */
+#ifndef TD_TRAIN_TRAIN_H
+#define TD_TRAIN_TRAIN_H
+
+#include "ckpt/bundle.h"
+#include "strategy/strategy.h"
+#include "tandem/data.h"
+#include "train/job.h"
+
+/* What is trained. */
+typedef struct td_task {
+    td_oracle oracle;
+    float *params; /* [oracle.params], this rank's; initial values, or those to go on from */
+    bool classes;  /* accuracy means something */
+    const char *arch; /* what a checkpoint must agree with */
+    /* Loss totals of the pass's leaves, without training's randomness. */
+    td_status (*evaluate)(void *self, const td_net_pass *pass);
+    /* Writes the model to `folder`; rank 0 only. metrics is borrowed. */
+    td_status (*save)(void *self, const float *params, const char *folder, json_t *metrics);
+    void (*times)(void *self, double *forward, double *backward); /* of lane 0 */
+} td_task;
+
+typedef struct td_train_data {
+    const td_dataset *train;
+    const td_dataset *held; /* NULL: no evaluation */
+    const char *held_name;  /* "test", "held-out" */
+    const td_normalise *normalise;
+} td_train_data;
+
+/* TD_ERR_DIVERGED when the loss is no longer finite; TD_ERR_INTERRUPTED when *stop was set (by a
+ * signal handler, on any rank), after a checkpoint. */
+TD_MUST_CHECK td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data,
+                                 const td_task *task, const volatile int *stop);
+
+/* Loss and accuracy over a data set; collective, the same at every rank. */
+typedef struct td_score {
+    double loss, accuracy, weight;
+} td_score;
+TD_MUST_CHECK td_status td_evaluate(td_comm *comm, const td_dataset *data,
+                                    const td_normalise *normalise, size_t batch, int leaves,
+                                    const td_task *task, const float *params, td_score *out);
+
+#endif
