@@ -37,8 +37,8 @@ struct td_strategy {
     td_optim *optim;
     lane *lanes;
     int leaf_begin, leaf_end;
-    size_t bucket;     /* floats */
-    size_t posted;     /* params from here on are posted */
+    size_t *bounds;    /* [bound_count], descending, the last 0: where buckets begin */
+    int bound_count, next; /* bucket to be posted next */
     int parts;         /* added in this step */
     float *total;      /* [params], where there are several parts */
     td_totals totals;
@@ -69,6 +69,21 @@ static td_status create_lanes(td_strategy *s)
     return TD_OK;
 }
 
+/* Buckets begin at slots. They must not depend on who is ready when: all ranks post the same. */
+static td_status cut_buckets(td_strategy *s)
+{
+    size_t bytes = s->config.bucket_bytes ? s->config.bucket_bytes : 1 << 20;
+    size_t end = s->oracle.params, least = bytes / sizeof(float);
+    s->bounds = td_calloc(s->oracle.slot_count + 1, sizeof *s->bounds);
+    if (!s->bounds) return td_fail(TD_ERR_NOMEM, "no memory for the strategy");
+    for (size_t i = s->oracle.slot_count; i-- > 1;) {
+        size_t begin = s->oracle.slots[i].offset;
+        if (end - begin >= least) end = s->bounds[s->bound_count++] = begin;
+    }
+    s->bounds[s->bound_count++] = 0;
+    return TD_OK;
+}
+
 td_status td_allreduce_create(td_comm *comm, const td_oracle *oracle,
                               const td_strategy_config *config, td_strategy **out)
 {
@@ -78,16 +93,16 @@ td_status td_allreduce_create(td_comm *comm, const td_oracle *oracle,
     s->comm = comm;
     s->oracle = *oracle;
     s->config = *config;
-    s->bucket = (config->bucket_bytes ? config->bucket_bytes : 1 << 20) / sizeof(float);
     int rank = td_comm_rank(comm), size = td_comm_size(comm);
     s->leaf_begin = (int)((long long)config->leaves * rank / size);
     s->leaf_end = (int)((long long)config->leaves * (rank + 1) / size);
     td_treesum_config sum = {.leaves = config->leaves, .lanes = config->lanes,
                              .count = oracle->params, .leaf_values = LEAF_WIDTH,
-                             .most_ranges = (int)(oracle->params / s->bucket) + 64};
+                             .most_ranges = (int)oracle->slot_count + 1};
     TD_GOTO(td_treesum_create(comm, &sum, &s->sum));
     TD_GOTO(td_pool_create(config->lanes, &s->pool));
     TD_GOTO(create_lanes(s));
+    TD_GOTO(cut_buckets(s));
     TD_GOTO(td_optim_create(&config->optim, oracle->slots, oracle->slot_count, oracle->params,
                             &s->optim));
     *out = s;
@@ -109,6 +124,7 @@ void td_strategy_destroy(td_strategy *s)
     td_free(s->lanes);
     td_pool_destroy(s->pool);
     td_treesum_destroy(s->sum);
+    td_free(s->bounds);
     td_free(s->total);
     td_free(s);
 }
@@ -137,20 +153,28 @@ static size_t all_ready(const td_strategy *s)
     return ready;
 }
 
-/* Called by each lane between layers; lane 0 speaks to the tree sum. */
+/* Posts the buckets that all lanes have passed. */
+static td_status post_ready(td_strategy *s)
+{
+    for (size_t ready = all_ready(s); s->next < s->bound_count && ready <= s->bounds[s->next];
+         s->next++)
+        TD_TRY(td_treesum_post(s->sum, s->bounds[s->next],
+                               s->next ? s->bounds[s->next - 1] : s->oracle.params));
+    return TD_OK;
+}
+
+/* Called by each lane between layers; lane 0 speaks to the tree sum. Leaf values are not written
+ * yet, so the last bucket waits for add. */
 static void on_ready(void *user, size_t lo, size_t hi)
 {
     (void)hi;
     lane *l = user;
     td_strategy *s = l->strategy;
+    if (lo == 0) return;
     atomic_store_explicit(&l->ready, lo, memory_order_release);
-    if (l != s->lanes || lo == 0) return; /* the last part is posted by add */
-    size_t ready = all_ready(s);
-    if (s->posted - ready >= s->bucket) {
-        if (td_treesum_post(s->sum, ready, s->posted) != TD_OK) return; /* add posts it again */
-        s->posted = ready;
-    }
-    if (td_treesum_progress(s->sum) != TD_OK) return; /* wait meets the failure again */
+    if (l != s->lanes) return;
+    /* A failure here is met again, and told, by the wait. */
+    if (post_ready(s) == TD_OK && td_treesum_progress(s->sum) != TD_OK) return;
 }
 
 static td_status run_lane(void *arg, int index)
@@ -221,13 +245,13 @@ td_status td_strategy_add(td_strategy *s, const float *params, const td_rows *ro
 {
     if (s->parts) TD_TRY(keep_part(s));
     s->params = params, s->rows = rows, s->stop = stop;
-    s->posted = s->oracle.params;
+    s->next = 0;
     for (int i = 0; i < s->config.lanes; i++)
         atomic_store_explicit(&s->lanes[i].ready, s->oracle.params, memory_order_relaxed);
     int64_t begin = td_clock_ns(), moved = td_treesum_get_times(s->sum).move_ns;
     TD_TRY(td_pool_run(s->pool, run_lane, s));
     s->compute_ns += td_clock_ns() - begin - (td_treesum_get_times(s->sum).move_ns - moved);
-    TD_TRY(td_treesum_post(s->sum, 0, s->posted));
+    TD_TRY(post_ready(s));
     TD_TRY(td_treesum_wait(s->sum));
     add_totals(s);
     s->parts++;
