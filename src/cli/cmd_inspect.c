@@ -1,8 +1,112 @@
-#include "base/error.h"
+/* tandem inspect: a model's tensors with their sizes and norms, and the run's curve as text. */
 #include "cli/cli.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/fs.h"
+#include "models/net/net_model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { MOST_POINTS = 4096, WIDTH = 60, HEIGHT = 12 };
+
+static void print_slots(const td_net_model *m, bool json)
+{
+    size_t n, total = 0;
+    const td_slot *slots = td_net_slots(m->net, &n);
+    if (!json) printf("%-24s %-18s %10s %12s\n", "tensor", "shape", "elements", "norm");
+    for (size_t s = 0; s < n; s++) {
+        char shape[64] = "";
+        double squares = 0;
+        for (int d = 0; d < slots[s].rank; d++) {
+            size_t at = strlen(shape);
+            snprintf(shape + at, sizeof shape - at, "%s%zu", d ? "," : "", slots[s].shape[d]);
+        }
+        for (size_t i = 0; i < slots[s].count; i++) {
+            double v = m->params[slots[s].offset + i];
+            squares += v * v;
+        }
+        total += slots[s].count;
+        printf(json ? "{\"tensor\":\"%s\",\"shape\":[%s],\"elements\":%zu,\"norm\":%.6g}\n"
+                    : "%-24s [%-16s] %10zu %12.6g\n",
+               slots[s].name, shape, slots[s].count, sqrt(squares));
+    }
+    if (!json) printf("%zu parameters, %.2f MB\narchitecture: %s\n", total, (double)total * 4e-6,
+                      td_net_arch(m->net));
+}
+
+/* Losses of the intervals in metrics.jsonl, in order. */
+static int read_losses(const char *run, double *loss)
+{
+    char path[TD_PATH_MAX], *text;
+    size_t size;
+    int n = 0;
+    if (td_path_join(path, run, "metrics.jsonl") != TD_OK || !td_path_exists(path) ||
+        td_read_file(path, &text, &size) != TD_OK)
+        return 0;
+    for (char *line = text; line && *line && n < MOST_POINTS;) {
+        char *end = strchr(line, '\n');
+        json_t *row = json_loadb(line, end ? (size_t)(end - line) : strlen(line), 0, NULL);
+        if (row && !json_object_get(row, "eval") && json_is_number(json_object_get(row, "loss")))
+            loss[n++] = json_number_value(json_object_get(row, "loss"));
+        else if (row && json_object_get(row, "eval"))
+            printf("step %-8lld %s loss %.4f accuracy %.4f\n",
+                   (long long)json_integer_value(json_object_get(row, "step")),
+                   json_string_value(json_object_get(row, "eval")),
+                   json_number_value(json_object_get(row, "loss")),
+                   json_number_value(json_object_get(row, "accuracy")));
+        json_decref(row);
+        line = end ? end + 1 : NULL;
+    }
+    td_free(text);
+    return n;
+}
+
+static void draw(const double *loss, int n)
+{
+    double low = loss[0], high = loss[0];
+    char cell[HEIGHT][WIDTH + 1];
+    for (int i = 1; i < n; i++) low = fmin(low, loss[i]), high = fmax(high, loss[i]);
+    memset(cell, ' ', sizeof cell);
+    for (int x = 0; x < WIDTH; x++) {
+        double v = loss[(long)x * (n - 1) / (WIDTH - 1)];
+        int y = high > low ? (int)((high - v) / (high - low) * (HEIGHT - 1) + 0.5) : HEIGHT - 1;
+        cell[y][x] = '*';
+    }
+    for (int y = 0; y < HEIGHT; y++) {
+        cell[y][WIDTH] = 0;
+        printf("%9.4f |%s\n", high - (high - low) * y / (HEIGHT - 1), cell[y]);
+    }
+    printf("          +%.*s training loss\n", WIDTH,
+           "------------------------------------------------------------");
+}
+
 td_status td_cmd_inspect(int argc, char **argv)
 {
-    (void)argc;
-    (void)argv;
-    return TD_OK;
+    td_job job;
+    td_net_model model = {0};
+    const char *run[1];
+    double *loss = NULL;
+    td_status status;
+    td_arguments arguments = {.where = TD_JOB_INSPECT, .rest = run, .rest_room = 1};
+    TD_TRY(td_job_init(&job));
+    TD_GOTO(td_options_parse(td_job_rows, &job, argc, argv, &arguments));
+    if (!arguments.rest_count) run[0] = job.run;
+    if (!run[0]) {
+        status = td_fail(TD_ERR_ARG, "name the folder of a run: tandem inspect RUN");
+        goto out;
+    }
+    TD_GOTO(td_net_model_open(run[0], &model));
+    print_slots(&model, job.json);
+    if (job.json) goto out;
+    loss = td_calloc(MOST_POINTS, sizeof *loss);
+    int n = loss ? read_losses(run[0], loss) : 0;
+    if (n) draw(loss, n);
+out:
+    td_free(loss);
+    td_net_model_close(&model);
+    td_options_fini(td_job_rows, &job);
+    return status;
 }

@@ -37,7 +37,7 @@ int main(int argc, char **argv)
         for (int i = 2; i < argc; i++)
             if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
                 return td_exit_code(td_cmd_help(1, argv + 1));
-        status = command->run(argc - 2, argv + 2);
+        status = command->run(argc > 2 ? argc - 2 : 0, argv + 2);
     } else {
         const char *near = td_nearest(word, names);
         status = td_fail(TD_ERR_ARG, "unknown command \"%s\"; %s%s%s", word,

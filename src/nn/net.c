@@ -4,6 +4,8 @@
  * input's), keeps [layer], gradient buffers [number][R][largest], one scratch for all layers.
  * Gradient buffers are given out going backward and taken back when their value's producer is
  * done, so a chain of layers needs two or three of them. */
+#include "nn/net.h"
+
 #include "nn/internal.h"
 
 #include "base/alloc.h"

@@ -1,0 +1,53 @@
+# A thin face over Meson and Ninja. setup.sh installs what is missing.
+BUILD ?= build
+PREFIX ?= /usr/local
+FASHION = /usr/share/datasets/fashion-mnist
+MESON = meson setup -Dmpicc="$$(cat .deps/mpicc)"
+
+.PHONY: build demo test bench install format lint clean fuzz
+
+build: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) --quiet
+
+$(BUILD)/build.ninja:
+	@./setup.sh
+	@$(MESON) $(BUILD) >/dev/null
+
+demo:
+	@./setup.sh demo
+	@$(MAKE) --no-print-directory build
+	$(BUILD)/tandem train --data $(FASHION) --model lenet --workers 4 --threads 1 --epochs 2 \
+	    --batch 128 --optimizer sgd --lr 0.05 --momentum 0.9 --seed 1 --run runs/demo --overwrite
+	$(BUILD)/tandem eval --run runs/demo --data $(FASHION)
+	$(BUILD)/tandem inspect runs/demo
+
+test:
+	@./setup.sh demo
+	@./setup.sh fuzz
+	@python3 tests/run.py
+
+bench:
+	@./setup.sh demo
+	@$(MAKE) --no-print-directory build
+	@bench/run.sh $(BUILD)
+
+install: build
+	@meson configure $(BUILD) -Dprefix="$(PREFIX)"
+	@meson install -C $(BUILD) --quiet
+
+fuzz:
+	@./setup.sh fuzz
+	@python3 tests/run.py fuzz
+
+format:
+	@./setup.sh lint
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+
+lint:
+	@./setup.sh lint
+	@python3 tests/layers_test.py
+	@for cc in gcc clang; do CC=$$cc $(MESON) -Dwerror=true build-lint-$$cc >/dev/null 2>&1; \
+	    ninja -C build-lint-$$cc --quiet || exit 1; done
+
+clean:
+	rm -rf build build-*

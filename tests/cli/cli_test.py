@@ -1,0 +1,303 @@
+#!/usr/bin/env python3
+"""The program as a user meets it: the same model from any number of workers, runs that are stopped
+and go on, and a sentence for every mistake. Usage: cli_test.py TANDEM [MPIEXEC]
+
+Data are made here: small images with a bright patch per class, in IDX files."""
+import gzip
+import hashlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+TANDEM, MPIEXEC = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
+SIDE, CLASSES, TRAIN, TEST = 12, 4, 203, 50
+TEMPORARY = tempfile.TemporaryDirectory()
+TOP = TEMPORARY.name
+DATA = os.path.join(TOP, "data")
+PRESETS = ["softmax", "mlp", "lenet", "resnet20"]
+
+
+def make_split(prefix, n, seed):
+    state = seed
+    pixels, labels = bytearray(), bytearray()
+    for i in range(n):
+        label = i % CLASSES
+        labels.append(label)
+        for y in range(SIDE):
+            for x in range(SIDE):
+                state = (state * 1103515245 + 12345) % 2**31
+                inside = (y >= SIDE // 2) == (label >= 2) and (x >= SIDE // 2) == (label % 2 == 1)
+                pixels.append((state >> 16) % 128 + (100 if inside else 0))
+    with gzip.open(os.path.join(DATA, prefix + "-images-idx3-ubyte.gz"), "wb") as f:
+        f.write(struct.pack(">IIII", 2051, n, SIDE, SIDE) + bytes(pixels))
+    with gzip.open(os.path.join(DATA, prefix + "-labels-idx1-ubyte.gz"), "wb") as f:
+        f.write(struct.pack(">II", 2049, n) + bytes(labels))
+
+
+def tandem(*words, expect=0, prefix=()):
+    done = subprocess.run([*prefix, TANDEM, *words], text=True, capture_output=True, timeout=120)
+    if done.returncode != expect:
+        raise AssertionError(f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+RUNS = 0
+
+
+def new_run():
+    global RUNS
+    RUNS += 1
+    return os.path.join(TOP, f"run{RUNS}")
+
+
+def train(*words, run=None, prefix=(), model="mlp", epochs=2):
+    run = run or new_run()
+    tandem("train", "--data", DATA, "--model", model, "--epochs", str(epochs), "--batch", "32",
+           "--lr", "0.05", "--momentum", "0.9", "--run", run, "--quiet", *words, prefix=prefix)
+    return run
+
+
+def digest(run):
+    with open(os.path.join(run, "model", "model.safetensors"), "rb") as f:
+        return hashlib.sha256(f.read()).hexdigest()
+
+
+def ranks(n):
+    return (MPIEXEC, "--map-by", ":OVERSUBSCRIBE", "-n", str(n))
+
+
+class OneAnswer(unittest.TestCase):
+    def test_the_model_does_not_know_the_number_of_workers(self):
+        for model in PRESETS:
+            extra = ["--steps", "3"] if model == "resnet20" else ["--steps", "9"]
+            want = digest(train(*extra, model=model))
+            for workers, threads in ((2, 1), (3, 1), (4, 1), (8, 1), (1, 2), (3, 2)):
+                run = train(*extra, "--workers", str(workers), "--threads", str(threads), model=model)
+                self.assertEqual(digest(run), want, (model, workers, threads))
+
+    @unittest.skipUnless(MPIEXEC, "no MPI")
+    def test_nor_whether_they_are_processes(self):
+        for model in PRESETS:
+            extra = ["--steps", "3"] if model == "resnet20" else ["--steps", "9"]
+            want = digest(train(*extra, model=model))
+            for n in (1, 2, 3, 4):
+                self.assertEqual(digest(train(*extra, model=model, prefix=ranks(n))), want, (model, n))
+
+    @unittest.skipUnless(MPIEXEC, "no MPI")
+    def test_nor_how_many_hosts_they_are_on(self):
+        want = digest(train())
+        for hosts in ("0,0,1,1", "0,1,1,2"):
+            os.environ["TANDEM_FAKE_HOSTS"] = hosts
+            try:
+                self.assertEqual(digest(train(prefix=ranks(4))), want)
+            finally:
+                del os.environ["TANDEM_FAKE_HOSTS"]
+
+    def test_nor_do_random_parts_of_the_job(self):
+        words = ["--optimizer", "adamw", "--weight-decay", "0.01", "--clip", "1", "--schedule",
+                 "cosine", "--warmup", "0.5", "--shift", "1", "--flip", "--accumulate", "2",
+                 "--holdout", "0.2", "--init", "he-normal"]
+        arch = "conv:8,3 bn relu dropout:0.2 pool:2 dense:16 ln gelu dense:0"
+        want = digest(train(*words, model=arch))
+        for workers in ("2", "3", "5"):
+            self.assertEqual(digest(train(*words, "--workers", workers, model=arch)), want)
+
+
+class Interrupted(unittest.TestCase):
+    def stop_and_resume(self, number, resume_words):
+        long = ["--model", "lenet", "--epochs", "8"]
+        want = digest(train(*long))
+        run = new_run()
+        job = subprocess.Popen([TANDEM, "train", "--data", DATA, *long, "--batch", "32", "--lr",
+                                "0.05", "--momentum", "0.9", "--run", run, "--workers", "2",
+                                "--checkpoint-every", "3", "--quiet"], stderr=subprocess.PIPE)
+        while not os.path.exists(os.path.join(run, "checkpoints", "step-000000003")):
+            time.sleep(0.005)
+            if job.poll() is not None:
+                break
+        job.send_signal(number)
+        code = job.wait(60)
+        job.stderr.close()
+        self.assertIn(code, (128 + number, 0))
+        tandem("train", "--run", run, "--resume", "--quiet", *resume_words)
+        self.assertEqual(digest(run), want)
+
+    def test_a_run_stopped_by_sigterm_goes_on_with_more_workers(self):
+        self.stop_and_resume(signal.SIGTERM, ["--workers", "5"])
+
+    def test_a_run_stopped_by_sigint_goes_on_with_one(self):
+        self.stop_and_resume(signal.SIGINT, ["--workers", "1", "--threads", "2"])
+
+    def test_a_killed_run_goes_on_from_its_checkpoint(self):
+        want = digest(train("--epochs", "6"))
+        run = train("--epochs", "6", "--checkpoint-every", "4", "--keep-checkpoints", "99")
+        for name in os.listdir(os.path.join(run, "checkpoints")):
+            if int(name.split("-")[1]) > 8:
+                subprocess.run(["rm", "-r", os.path.join(run, "checkpoints", name)], check=True)
+        subprocess.run(["rm", "-r", os.path.join(run, "model")], check=True)
+        tandem("train", "--run", run, "--resume", "--quiet", "--workers", "3")
+        self.assertEqual(digest(run), want)
+
+
+class Program(unittest.TestCase):
+    def test_train_eval_predict_inspect(self):
+        run = train(epochs=12)
+        last = tandem("eval", "--run", run, "--data", DATA).stdout.splitlines()[-1].split()
+        self.assertEqual((last[0], last[2]), ("accuracy", "loss"))
+        self.assertGreater(float(last[1]), 0.9)
+        again = tandem("eval", "--run", run, "--data", DATA, "--workers", "3").stdout.splitlines()[-1]
+        self.assertEqual(again.split(), last)
+        lines = tandem("predict", "--run", run, "--data", DATA).stdout.split()
+        self.assertEqual(len(lines), TEST)
+        right = sum(int(p) == i % CLASSES for i, p in enumerate(lines)) / TEST
+        self.assertAlmostEqual(right, float(last[1]), places=4)
+        for line in tandem("predict", "--run", run, "--data", DATA, "--proba").stdout.splitlines():
+            self.assertAlmostEqual(sum(map(float, line.split())), 1, places=4)
+        self.assertIn("1.weight", tandem("inspect", run).stdout)
+
+    def test_a_run_holds_what_it_promises(self):
+        run = train("--metrics-every", "2")
+        with open(os.path.join(run, "metrics.jsonl")) as f:
+            lines = [json.loads(line) for line in f]
+        for key in ("step", "loss", "forward_s", "backward_s", "wait_s", "move_s", "update_s",
+                    "input_s", "bytes_sent", "samples"):
+            self.assertIn(key, lines[0])
+        with open(os.path.join(run, "model", "model.safetensors"), "rb") as f:
+            length = struct.unpack("<Q", f.read(8))[0]
+            header = json.loads(f.read(length))
+        self.assertEqual(header["1.weight"]["shape"], [256, SIDE * SIDE])
+        self.assertIn("lr: 0.05", open(os.path.join(run, "job.yaml")).read())
+
+    def test_a_job_file_and_flags_say_the_same(self):
+        want = digest(train())
+        path = os.path.join(TOP, "job.yaml")
+        with open(path, "w") as f:
+            f.write(f"data:\n  path: {DATA}\nmodel: {{arch: mlp}}\ntrain: {{epochs: 9, batch: 32}}\n"
+                    "optimizer: {name: sgd, lr: 0.9, momentum: 0.9}\n")
+        run = new_run()
+        tandem("train", path, "--set", "optimizer.lr=0.05", "--epochs", "2", "--run", run, "--quiet")
+        self.assertEqual(digest(run), want)
+
+    def test_help_lists_options(self):
+        self.assertIn("--optimizer", tandem("help", "train").stdout)
+        self.assertIn(".TH TANDEM", tandem("help", "man").stdout)
+        self.assertIn("complete -F", tandem("help", "completion").stdout)
+        self.assertIn("tandem train", tandem().stdout)
+
+    def test_tables_train_too(self):
+        path = os.path.join(TOP, "table.csv")
+        with open(path, "w") as f:
+            f.write("colour,size,label\n")
+            for i in range(300):
+                f.write(f"{'red' if i % 3 else 'blue'},{i % 7},{'yes' if i % 3 else 'no'}\n")
+        run = new_run()
+        tandem("train", "--data", path, "--label", "label", "--model", "dense:8 relu dense:0",
+               "--epochs", "5", "--lr", "0.1", "--run", run, "--quiet")
+        last = tandem("eval", "--run", run, "--data", path).stdout.split()
+        self.assertGreater(float(last[1]), 0.99)
+        self.assertEqual(tandem("predict", "--run", run, "--data", path).stdout.split()[:2], ["no", "yes"])
+
+
+class Mistakes(unittest.TestCase):
+    def says(self, text, *words, code=2):
+        done = tandem(*words, expect=code)
+        self.assertIn(text, done.stderr)
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+
+    def job(self, *words, run=None):
+        return ["train", "--data", DATA, "--run", run or new_run(), "--quiet", *words]
+
+    def test_options(self):
+        self.says("did you mean --epochs?", *self.job("--epoch", "3"))
+        self.says("did you mean \"train\"?", "trian")
+        self.says("--batch must be", *self.job("--batch", "0"))
+        self.says("--workers 17 is more than the 16 leaves", *self.job("--workers", "17"))
+        self.says("not a number", *self.job("--lr", "fast"))
+        self.says("no update rule is called", *self.job("--optimizer", "sdg"))
+        self.says("does not fit an image", *self.job("--model", "conv:4,13,pad=0 dense:0"))
+        self.says("where the data asks for", *self.job("--model", "dense:3"))
+        self.says("--run is missing", "train", "--data", DATA)
+        self.says("--data is missing", "train", "--run", new_run())
+
+    def test_data(self):
+        empty = os.path.join(TOP, "empty")
+        os.makedirs(empty, exist_ok=True)
+        self.says("empty", "train", "--data", empty, "--run", new_run())
+        self.says("/no/such", "train", "--data", "/no/such", "--run", new_run(), code=1)
+        torn = os.path.join(TOP, "torn")
+        os.makedirs(torn, exist_ok=True)
+        for name in os.listdir(DATA):
+            with open(os.path.join(DATA, name), "rb") as f:
+                whole = f.read()
+            with open(os.path.join(torn, name), "wb") as f:
+                f.write(whole[:len(whole) // 2] if name.startswith("train-im") else whole)
+        self.says("train-images", "train", "--data", torn, "--run", new_run())
+
+    def test_divergence(self):
+        self.says("the loss is no longer a number", *self.job("--lr", "1e5", "--epochs", "40"))
+
+    def test_folders(self):
+        run = train()
+        self.says("already holds a run", *self.job(run=run))
+        self.says("no job.yaml", "train", "--run", new_run(), "--resume")
+        self.says("holds no model", "eval", "--run", DATA, "--data", DATA)
+        self.says("cannot be changed", "train", "--run", run, "--resume", "--lr", "1")
+        file = os.path.join(TOP, "plain")
+        open(file, "w").close()
+        self.says("plain", *self.job(run=os.path.join(file, "run")), code=1)
+
+    def test_damaged_checkpoints(self):
+        run = train()
+        newest = sorted(os.listdir(os.path.join(run, "checkpoints")))[-1]
+        path = os.path.join(run, "checkpoints", newest, "state.safetensors")
+        with open(path, "rb") as f:
+            whole = f.read()
+        with open(path, "wb") as f:
+            f.write(whole[:-1])
+        self.says("cut off", "train", "--run", run, "--resume")
+        with open(path, "wb") as f:
+            f.write(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        self.says("checksum", "train", "--run", run, "--resume")
+        with open(path, "wb") as f:
+            f.write(whole)
+        job = os.path.join(run, "job.yaml")
+        with open(job) as f:
+            text = f.read()
+        with open(job, "w") as f:
+            f.write(text.replace("'mlp'", "'lenet'"))
+        self.says("is a checkpoint of the architecture", "train", "--run", run, "--resume")
+        with open(job, "w") as f:
+            f.write(text + "nonsense: 1\n")
+        self.says("unknown option \"nonsense\"", "train", "--run", run, "--resume")
+
+    def test_a_full_disk_leaves_nothing_half_written(self):
+        run = new_run()
+        code = ("import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200000, 200000));"
+                "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+                "os.execv(sys.argv[1], sys.argv[1:])")
+        done = subprocess.run([sys.executable, "-c", code, TANDEM, *self.job(run=run)],
+                              capture_output=True, text=True)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("cannot write", done.stderr)
+        self.assertEqual([n for n in os.listdir(os.path.join(run, "checkpoints"))], [])
+
+
+if __name__ == "__main__":
+    os.makedirs(DATA)
+    make_split("train", TRAIN, 1)
+    make_split("t10k", TEST, 2)
+    result = unittest.main(argv=sys.argv[:1], exit=False, verbosity=1).result
+    bad = len(result.failures) + len(result.errors)
+    print(f"[  PASSED  ] {result.testsRun - bad - len(result.skipped)} test(s).")
+    if result.skipped:
+        print(f"[  SKIPPED ] {len(result.skipped)} test(s).")
+    if bad:
+        print(f"[  FAILED  ] {bad} test(s).")
+    TEMPORARY.cleanup()
+    sys.exit(1 if bad else 0)

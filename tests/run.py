@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Every test: the release build, the sanitizer builds, the fuzzers, the layers. Closes with a count.
+
+    tests/run.py [release|asan|tsan|fuzz|layers ...]    some of them; default all
+"""
+import json
+import os
+import re
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ENV = dict(os.environ, OMPI_MCA_osc="^ucx", TSAN_OPTIONS="halt_on_error=1",
+           UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1")
+if os.getuid() == 0:
+    for name in ("OMPI_ALLOW_RUN_AS_ROOT", "PRTE_ALLOW_RUN_AS_ROOT"):
+        ENV[name] = ENV[name + "_CONFIRM"] = "1"
+
+# name: (build folder, meson options, compiler, suites, names of tests or all of the suites)
+STEPS = {
+    "release": ("build", [], None, ["unit", "mpi", "cli"], []),
+    "asan": ("build-asan", ["-Db_sanitize=address,undefined", "-Db_lundef=false",
+                            "--buildtype=debugoptimized"], None, ["unit"], []),
+    "tsan": ("build-tsan", ["-Db_sanitize=thread", "-Db_lundef=false",
+                            "--buildtype=debugoptimized", "-Dmpi=disabled"], None, ["unit"],
+             ["base/pool", "comm/comm", "data/loader", "train/train"]),
+    "fuzz": ("build-fuzz", ["-Dfuzz=true", "-Dmpi=disabled", "-Db_lundef=false"], "clang",
+             ["fuzz"], []),
+}
+
+
+def run(command, env=None):
+    done = subprocess.run(command, cwd=ROOT, env=env or ENV, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, errors="replace")
+    return done.returncode, done.stdout
+
+
+def configure(folder, options, compiler):
+    if os.path.exists(os.path.join(ROOT, folder, "build.ninja")):
+        return 0, ""
+    with open(os.path.join(ROOT, ".deps", "mpicc")) as f:
+        mpicc = f.read().strip()
+    env = dict(ENV, CC=compiler) if compiler else ENV
+    return run(["meson", "setup", folder, "-Dmpicc=" + mpicc] + options, env)
+
+
+def count(test):
+    """(passed, failed, skipped) of one entry of Meson's log: cmocka's own counts where it has."""
+    text = test.get("stdout", "") + test.get("stderr", "")
+    passed = sum(int(n) for n in re.findall(r"\[  PASSED  \] (\d+) test", text))
+    failed = sum(int(n) for n in re.findall(r"\[  FAILED  \] (\d+) test", text))
+    skipped = sum(int(n) for n in re.findall(r"\[  SKIPPED \] (\d+) test", text))
+    bad = test["result"] not in ("OK", "SKIP")
+    if test["result"] == "SKIP":
+        return 0, 0, 1
+    if passed + failed + skipped == 0:
+        return (0, 1, 0) if bad else (1, 0, 0)
+    return passed, failed if failed or not bad else 1, skipped
+
+
+def meson_step(name):
+    folder, options, compiler, suites, names = STEPS[name]
+    code, text = configure(folder, options, compiler)
+    if code == 0:
+        code, text = run(["ninja", "-C", folder])
+    if code != 0:
+        print(text[-4000:])
+        print(f"{name}: the build failed")
+        return 0, 1, 0
+    command = ["meson", "test", "--no-rebuild", "-C", folder, "--print-errorlogs"]
+    for suite in suites:
+        command += ["--suite", suite]
+    code, listed = run(command[:5] + ["--list"] + command[6:])
+    there = [n for n in names if any(line.strip().endswith(n) for line in listed.splitlines())]
+    code, text = run(command + there)
+    log = os.path.join(ROOT, folder, "meson-logs", "testlog.json")
+    totals = [0, 0, 0]
+    if os.path.exists(log) and "No tests" not in text:
+        with open(log, errors="replace") as f:
+            for line in f:
+                totals = [a + b for a, b in zip(totals, count(json.loads(line)))]
+    if code != 0:
+        print(text[-12000:])
+        totals[1] = max(totals[1], 1)
+    return totals
+
+
+def layers_step():
+    code, text = run([sys.executable, "tests/layers_test.py"])
+    print(text, end="") if code else None
+    match = re.search(r"(\d+) passed, (\d+) failed", text)
+    if not match:
+        return 0, 1, 0
+    return int(match[1]), int(match[2]), 0
+
+
+def main():
+    wanted = sys.argv[1:] or list(STEPS) + ["layers"]
+    totals = [0, 0, 0]
+    for name in wanted:
+        got = layers_step() if name == "layers" else meson_step(name)
+        print(f"{name}: {got[0]} passed, {got[1]} failed, {got[2]} skipped", flush=True)
+        totals = [a + b for a, b in zip(totals, got)]
+    print()
+    print(f"{totals[0]} passed, {totals[1]} failed, {totals[2]} skipped")
+    return 1 if totals[1] or not totals[0] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
