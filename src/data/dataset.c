@@ -77,7 +77,7 @@ static int categories_of(const td_dataset *dataset, size_t column)
 
 static td_status name_features(td_dataset *dataset)
 {
-    const char **names;
+    const char **names = NULL;
     TD_TRY(td_dataset_take(dataset, dataset->info.features, sizeof *names, "feature names", &names));
     size_t feature = 0;
     for (size_t c = 0; c < dataset->columns; c++) {
@@ -103,7 +103,7 @@ td_status td_dataset_set_columns(td_dataset *dataset, bool one_hot)
     info->features = dataset->columns;
     info->feature_names = dataset->column_names;
     if (one_hot && dataset->category_count) {
-        size_t *at;
+        size_t *at = NULL;
         TD_TRY(td_dataset_take(dataset, dataset->columns + 1, sizeof *at, "column offsets", &at));
         at[0] = 0;
         for (size_t c = 0; c < dataset->columns; c++) {
@@ -263,7 +263,7 @@ static td_status check_arrays(const td_arrays *arrays, size_t *out_features)
 
 td_status td_dataset_from_arrays(const td_arrays *arrays, td_dataset **out)
 {
-    size_t features;
+    size_t features = 0;
     TD_TRY(check_arrays(arrays, &features));
     td_dataset *dataset = td_dataset_new();
     if (!dataset) return td_fail(TD_ERR_NOMEM, "no memory for a data set");

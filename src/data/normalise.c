@@ -197,7 +197,7 @@ td_status td_normalise_fit(const td_dataset *train, td_normalise_mode mode, td_n
         return td_normalise_make(mode, 1, &mean, &scale, NULL, out);
     }
     size_t n = info->rank == 3 ? info->shape[0] : info->features;
-    moments m;
+    moments m = {0};
     td_normalise made = {0};
     TD_TRY(moments_init(&m, n, info->features / n));
     td_status status = TD_OK;
