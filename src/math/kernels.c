@@ -7,11 +7,11 @@ extern const td_kernels td_kernels_avx2;
 extern const td_kernels td_kernels_avx512;
 #endif
 
-enum { WIDEST_NR = 32 };
+enum { GRAD_BLOCK = 128 }; /* columns that kernels/gemm.c packs at once */
 
 size_t td_dense_grad_scratch(size_t rows, size_t out)
 {
-    return rows * (out + WIDEST_NR);
+    return rows * (out + GRAD_BLOCK);
 }
 
 static size_t up16(size_t n)

@@ -7,7 +7,7 @@
  * van de Geijn, "Anatomy of high-performance matrix multiplication", TOMS 2008. */
 #include "math/kernels/table.h"
 
-enum { KC = 256, MC = 252 };
+enum { KC = 256, MC = 252, GRAD_BLOCK = 128 };
 
 /* acc[i][..] += a[i][p] * b[p][..] for p in 0..k-1; acc is [m][NR] in memory. */
 TD_INLINE void tile(const int m, size_t k, const float *a, size_t a_row, size_t a_col,
@@ -52,6 +52,17 @@ static void tile_of(int m, size_t k, const float *a, size_t a_row, size_t a_col,
     }
 }
 
+/* A row of at most NR floats, and zeros behind it; the C library's copy is slow at this size. */
+TD_INLINE void copy_row(float *to, const float *from, size_t n)
+{
+    if (n == NR) {
+        v_store(to, v_load(from));
+        v_store(to + V_W, v_load(from + V_W));
+    } else {
+        for (size_t i = 0; i < n; i++) to[i] = from[i];
+    }
+}
+
 /* The panel [k][NR] of b's columns j..j+n-1, zeros behind them. */
 static void pack_panel(const td_gemm *g, size_t p0, size_t k, size_t j, size_t n, float *panel)
 {
@@ -59,7 +70,7 @@ static void pack_panel(const td_gemm *g, size_t p0, size_t k, size_t j, size_t n
     if (n < NR) memset(panel, 0, k * NR * sizeof *panel);
     if (g->b_col == 1) {
         for (size_t p = 0; p < k; p++)
-            memcpy(panel + p * NR, b + p * g->b_row, n * sizeof *panel);
+            copy_row(panel + p * NR, b + p * g->b_row, n);
         return;
     }
     size_t p = 0;
@@ -108,7 +119,7 @@ static void unload(const td_gemm *g, size_t i0, size_t m, size_t j, size_t n, co
             if (g->relu)
                 for (size_t q = 0; q < n; q++) row[q] = 0 > from[q] ? 0 : from[q];
             else
-                memcpy(row, from, n * sizeof *row);
+                copy_row(row, from, n);
         }
         return;
     }
@@ -211,6 +222,14 @@ static int nodes_left(const td_dense_grad *g)
     return depth;
 }
 
+/* Columns j.. of x as a panel [rows][NR], zeros behind them. */
+static void pack_inputs(const td_dense_grad *g, size_t rows, size_t j, float *panel)
+{
+    size_t n = g->in - j < NR ? g->in - j : NR;
+    if (n < NR) memset(panel, 0, rows * NR * sizeof *panel);
+    for (size_t r = 0; r < rows; r++) copy_row(panel + r * NR, g->x + r * g->in + j, n);
+}
+
 void TD_K(dense_grad)(const td_dense_grad *g)
 {
     float stack[TD_DENSE_GRAD_DEPTH * MR * NR] __attribute__((aligned(64)));
@@ -223,18 +242,22 @@ void TD_K(dense_grad)(const td_dense_grad *g)
         for (size_t r = 0; r < rows; r++)
             for (size_t o = begin; o < end; o++) *to++ = g->dy[r * g->out + o];
     }
-    for (size_t j = 0; j < g->in; j += NR) {
-        size_t n = g->in - j < NR ? g->in - j : NR;
-        if (n < NR) memset(panel, 0, rows * NR * sizeof *panel);
-        for (size_t r = 0; r < rows; r++)
-            memcpy(panel + r * NR, g->x + r * g->in + j, n * sizeof *panel);
+    /* Blocks of columns: their panels stay in L1 and L2, and a tile's rows are written in runs of
+     * whole pages' worth rather than one cache line at a time. */
+    for (size_t j0 = 0; j0 < g->in; j0 += GRAD_BLOCK) {
+        size_t end_j = g->in - j0 < GRAD_BLOCK ? g->in : j0 + GRAD_BLOCK;
+        for (size_t j = j0; j < end_j; j += NR) pack_inputs(g, rows, j, panel + (j - j0) * rows);
         for (size_t t = 0; t < tiles; t++) {
             size_t begin = t * g->out / tiles, end = (t + 1) * g->out / tiles;
-            grad_tile_of((int)(end - begin), g, packed_dy + begin * rows, panel, stack);
-            for (int node = 0; node < nodes; node++)
-                for (size_t o = begin; o < end; o++)
-                    memcpy(g->nodes[node] + o * g->in + j,
-                           stack + ((size_t)node * MR + (o - begin)) * NR, n * sizeof *panel);
+            for (size_t j = j0; j < end_j; j += NR) {
+                size_t n = g->in - j < NR ? g->in - j : NR;
+                grad_tile_of((int)(end - begin), g, packed_dy + begin * rows,
+                             panel + (j - j0) * rows, stack);
+                for (int node = 0; node < nodes; node++)
+                    for (size_t o = begin; o < end; o++)
+                        copy_row(g->nodes[node] + o * g->in + j,
+                                 stack + ((size_t)node * MR + (o - begin)) * NR, n);
+            }
         }
     }
 }
