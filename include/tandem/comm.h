@@ -7,7 +7,7 @@
  *
  * No call hangs. One that waits for a peer ends, within the deadline, in TD_ERR_PEER (the peer has
  * died, left or failed) or TD_ERR_TIMEOUT (it is silent); the sentence names the rank and the
- * operation. */
+ * operation. Ranks in sentences are numbered in the whole run, also in groups made by split. */
 #ifndef TANDEM_COMM_H
 #define TANDEM_COMM_H
 
@@ -51,6 +51,18 @@ TD_API bool td_comm_launched_by_mpi(void);
 TD_API TD_MUST_CHECK td_status td_comm_run_mpi(const td_comm_config *config, td_rank_fn *fn,
                                                void *arg);
 
+/* The same in two calls; end it with td_comm_close, before which a rank that has failed calls
+ * td_comm_fail. Once in a process. */
+TD_API TD_MUST_CHECK td_status td_comm_open_mpi(const td_comm_config *config, td_comm **out);
+
+/* A group of this thread alone, to close with td_comm_close. */
+TD_API TD_MUST_CHECK td_status td_comm_self(const td_comm_config *config, td_comm **out);
+
+/* Tells all ranks of the whole run that this one has failed: their waits end in TD_ERR_PEER with
+ * this sentence. For a rank that goes on to clean up, or whose fn will return TD_OK all the same;
+ * a rank whose fn returns a failure has told it by that. */
+TD_API void td_comm_fail(td_comm *comm, td_status status, const char *sentence);
+
 /* What the MPI module says of its MPI: "Open MPI v5.0.11, ..." and whether it has user-level
  * failure mitigation. `text` holds 256 bytes. Does not initialise MPI. */
 TD_API TD_MUST_CHECK td_status td_comm_mpi_version(char text[256], bool *has_ulfm);
@@ -63,16 +75,22 @@ TD_API const char *td_comm_transport(const td_comm *comm); /* "local", "mpi" */
 /* Hosts are numbered by their lowest rank. */
 TD_API int td_comm_hosts(const td_comm *comm);
 TD_API int td_comm_host_of(const td_comm *comm, int rank);
+/* Among the ranks of this rank's host, in rank order. */
+TD_API int td_comm_local_rank(const td_comm *comm);
+TD_API int td_comm_local_size(const td_comm *comm);
 /* Payload bytes that this rank has sent to other hosts (and, point to point, to its own). */
 TD_API uint64_t td_comm_bytes_sent(const td_comm *comm);
 
 /* Ranks of one colour make a new group, ordered by key, then by rank; a negative colour gets NULL.
  * The new group is the caller's, to close with td_comm_close. Collective. */
 TD_API TD_MUST_CHECK td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out);
-TD_API void td_comm_close(td_comm *comm); /* NULL is fine; only groups made by split */
+/* NULL is fine. For groups made by split, self and open_mpi. Waits for nobody, but that open_mpi's
+ * group closes when all its ranks do. */
+TD_API void td_comm_close(td_comm *comm);
 
 /* --- point to point; tags 0..1,000,000 --- */
 
+/* May wait until the receiver takes it: two ranks that both send first wait for each other. */
 TD_API TD_MUST_CHECK td_status td_comm_send(td_comm *comm, const void *data, size_t bytes, int to,
                                             int tag);
 /* Exactly `bytes` must arrive. */
@@ -84,16 +102,17 @@ TD_API TD_MUST_CHECK td_status td_comm_recv(td_comm *comm, void *data, size_t by
 TD_API TD_MUST_CHECK td_status td_comm_barrier(td_comm *comm);
 TD_API TD_MUST_CHECK td_status td_comm_broadcast(td_comm *comm, void *data, size_t bytes, int root);
 /* out: [size][bytes] at the root (ignored elsewhere). */
-TD_API TD_MUST_CHECK td_status td_comm_gather(td_comm *comm, const void *in, size_t bytes, void *out,
-                                              int root);
+TD_API TD_MUST_CHECK td_status td_comm_gather(td_comm *comm, const void *in, size_t bytes,
+                                              void *out, int root);
 /* out: [size][bytes]. */
 TD_API TD_MUST_CHECK td_status td_comm_allgather(td_comm *comm, const void *in, size_t bytes,
                                                  void *out);
 /* Rank r gives bytes[r] (the same array everywhere); out holds all of them in rank order. */
 TD_API TD_MUST_CHECK td_status td_comm_allgatherv(td_comm *comm, const void *in,
                                                   const size_t *bytes, void *out);
-/* Sums and products are made in the order of a fixed tree over the ranks, so that equal inputs
- * give equal bits on every transport. `in` may be `out`. */
+/* Sums and products are made along the tree whose leaves are the ranks, ((0 + 1) + (2 + 3)) + ...,
+ * so that equal inputs give equal bits on every transport, by every algorithm and, between reduce,
+ * all-reduce and reduce-scatter, by every call. `in` may be `out`. */
 TD_API TD_MUST_CHECK td_status td_comm_reduce(td_comm *comm, const void *in, void *out,
                                               size_t count, td_type type, td_op op, int root);
 TD_API TD_MUST_CHECK td_status td_comm_allreduce(td_comm *comm, const void *in, void *out,

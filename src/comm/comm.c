@@ -14,7 +14,8 @@
 
 size_t td_type_size(td_type type)
 {
-    static const size_t bytes[] = {[TD_F32] = 4, [TD_F64] = 8, [TD_I32] = 4, [TD_I64] = 8, [TD_U8] = 1};
+    static const size_t bytes[] = {
+        [TD_F32] = 4, [TD_F64] = 8, [TD_I32] = 4, [TD_I64] = 8, [TD_U8] = 1};
     return (unsigned)type < sizeof bytes / sizeof *bytes ? bytes[type] : 0;
 }
 
@@ -48,15 +49,27 @@ uint64_t td_comm_bytes_sent(const td_comm *comm)
     return comm->bytes_sent;
 }
 
-td_status td_comm_set_hosts(td_comm *comm, const int *host)
+int td_comm_local_rank(const td_comm *comm)
 {
-    comm->host = td_calloc((size_t)comm->size, sizeof *comm->host);
+    return comm->local_rank;
+}
+
+int td_comm_local_size(const td_comm *comm)
+{
+    return comm->local_size;
+}
+
+td_status td_comm_set_hosts(td_comm *comm, const int *host, const int *world)
+{
+    comm->host = td_calloc((size_t)comm->size * 2, sizeof *comm->host);
     if (!comm->host) return td_fail(TD_ERR_NOMEM, "no memory for a group of %d ranks", comm->size);
+    comm->world = comm->host + comm->size;
     comm->hosts = comm->local_rank = comm->local_size = 0;
     for (int r = 0; r < comm->size; r++) {
         int first = 0;
         while (host[first] != host[r]) first++;
         comm->host[r] = first == r ? comm->hosts++ : comm->host[first];
+        comm->world[r] = world ? world[r] : r;
     }
     for (int r = 0; r < comm->size; r++) {
         if (comm->host[r] != comm->host[comm->rank]) continue;
@@ -65,6 +78,16 @@ td_status td_comm_set_hosts(td_comm *comm, const int *host)
     }
     comm->crowded = sysconf(_SC_NPROCESSORS_ONLN) < comm->local_size;
     return TD_OK;
+}
+
+void td_comm_fake_hosts(int *host, int size)
+{
+    const char *at = getenv("TANDEM_FAKE_HOSTS");
+    for (int r = 0; at && *at && r < size; r++) {
+        host[r] = atoi(at);
+        const char *comma = strchr(at, ',');
+        if (comma) at = comma + 1;
+    }
 }
 
 /* --- waiting --- */
@@ -76,24 +99,38 @@ static void relax(void)
 #endif
 }
 
-static td_status too_late(td_comm *comm, int peer, td_wait_blame *blame, void *arg)
+static td_status too_late(td_comm *comm, int who)
 {
-    int who = peer >= 0 ? peer : blame ? blame(arg) : -1;
     const char *what = comm->operation ? comm->operation : "a wait";
+    long long ms = comm->deadline_ms;
+    unsigned long long number = comm->sequence;
+    int me = comm->world[comm->rank];
     if (who < 0)
         return td_fail(TD_ERR_TIMEOUT, "rank %d waited more than %lld ms in %s (operation %llu)",
-                       comm->rank, (long long)comm->deadline_ms, what,
-                       (unsigned long long)comm->sequence);
-    return td_fail(TD_ERR_TIMEOUT,
-                   "rank %d waited more than %lld ms for rank %d in %s (operation %llu)",
-                   comm->rank, (long long)comm->deadline_ms, who, what,
-                   (unsigned long long)comm->sequence);
+                       me, ms, what, number);
+    return td_fail(TD_ERR_TIMEOUT, "rank %d waited more than %lld ms for rank %d in %s (operation "
+                   "%llu)", me, ms, comm->world[who], what, number);
 }
 
-td_status td_comm_wait(td_comm *comm, int peer, td_wait_test *test, td_wait_blame *blame, void *arg)
+/* One sleep: until the bell rings, but not for long, because a rank that dies rings nothing. */
+static td_status doze(td_bell *bell, td_wait_test *test, void *arg, bool *done)
 {
-    enum { SPINS = 2000, YIELDS = 20000, CHECK_EVERY = 256 };
-    int64_t begin = 0;
+    if (!bell) {
+        nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+        return TD_OK;
+    }
+    uint32_t number = td_bell_listen(bell);
+    td_status status = test(arg, done);
+    if (status == TD_OK && !*done) td_bell_sleep(bell, number, 2000000);
+    td_bell_leave(bell);
+    return status;
+}
+
+td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *test,
+                       td_wait_blame *blame, void *arg)
+{
+    enum { SPINS = 2000, YIELD_NS = 200000, CHECK_NS = 1000000 };
+    int64_t begin = 0, checked = 0;
     for (int round = 0;; round++) {
         bool done = false;
         TD_TRY(test(arg, &done));
@@ -102,21 +139,23 @@ td_status td_comm_wait(td_comm *comm, int peer, td_wait_test *test, td_wait_blam
             relax();
             continue;
         }
-        if (round % CHECK_EVERY == 0 || round > YIELDS) {
-            int64_t now = td_clock_ns();
-            if (begin == 0) begin = now;
+        int64_t now = td_clock_ns();
+        if (begin == 0) begin = now;
+        if (now - checked > CHECK_NS) {
             int who = peer >= 0 ? peer : blame ? blame(arg) : -1;
             td_status status = comm->ops->check(comm, who);
             if (status != TD_OK) { /* what was awaited may have come before the failure */
                 TD_TRY(test(arg, &done));
                 return done ? TD_OK : status;
             }
-            if (now - begin > comm->deadline_ms * 1000000) return too_late(comm, peer, blame, arg);
+            if (now - begin > comm->deadline_ms * 1000000) return too_late(comm, who);
+            checked = now;
         }
-        if (round < YIELDS)
+        if (now - begin < YIELD_NS)
             sched_yield();
         else
-            nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+            TD_TRY(doze(bell, test, arg, &done));
+        if (done) return TD_OK;
     }
 }
 
@@ -134,13 +173,14 @@ static td_status test_request(void *arg, bool *done)
 static td_status finish(td_comm *comm, td_request *request)
 {
     pending p = {comm, request};
-    td_status status = td_comm_wait(comm, request->peer, test_request, NULL, &p);
+    td_status status = td_comm_wait(comm, request->peer, comm->ops->bell(comm), test_request, NULL,
+                                    &p);
     if (status != TD_OK) comm->ops->cancel(comm, request);
     return status;
 }
 
-td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,
-                           size_t in_bytes, int from, int tag)
+static td_status exchange_piece(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,
+                                size_t in_bytes, int from, int tag)
 {
     td_request send = {.data = (void *)(uintptr_t)out, .bytes = out_bytes, .peer = to, .tag = tag};
     td_request recv = {.data = in, .bytes = in_bytes, .peer = from, .tag = tag};
@@ -157,6 +197,23 @@ td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int
         return status;
     }
     return finish(comm, &recv);
+}
+
+/* A transport's message ends at 2 GiB: longer ones go in pieces, of which both sides know. */
+td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,
+                           size_t in_bytes, int from, int tag)
+{
+    const size_t most = (size_t)1 << 30;
+    const char *give = out;
+    char *take = in;
+    while ((to >= 0 && out_bytes > most) || (from >= 0 && in_bytes > most)) {
+        bool sends = to >= 0 && out_bytes > most, receives = from >= 0 && in_bytes > most;
+        TD_TRY(exchange_piece(comm, give, most, sends ? to : -1, take, most, receives ? from : -1,
+                              tag));
+        if (sends) give += most, out_bytes -= most;
+        if (receives) take += most, in_bytes -= most;
+    }
+    return exchange_piece(comm, give, out_bytes, to, take, in_bytes, from, tag);
 }
 
 /* --- point to point --- */
@@ -214,7 +271,8 @@ static td_status check_reduction(const char *what, const void *in, const void *o
 {
     size_t bytes;
     if (!td_type_size(type)) return td_fail(TD_ERR_ARG, "%s: unknown type %d", what, (int)type);
-    if ((unsigned)op > TD_PROD) return td_fail(TD_ERR_ARG, "%s: unknown operation %d", what, (int)op);
+    if ((unsigned)op > TD_PROD)
+        return td_fail(TD_ERR_ARG, "%s: unknown operation %d", what, (int)op);
     if (!td_mul(count, td_type_size(type), &bytes))
         return td_fail(TD_ERR_ARG, "%s: %zu elements are more than memory holds", what, count);
     TD_TRY(check_buffer(what, in, bytes));
@@ -323,65 +381,76 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
 
 /* --- groups and memory --- */
 
+typedef struct ticket { /* what a rank says in a split */
+    int color, key, host;
+} ticket;
+
+/* The ranks of a colour, ordered by key and then by rank; returns how many. */
+static int choose_members(const ticket *all, int size, int color, int *members)
+{
+    int n = 0;
+    for (int r = 0; r < size; r++) {
+        if (all[r].color != color) continue;
+        int at = n++;
+        for (; at > 0 && all[members[at - 1]].key > all[r].key; at--) members[at] = members[at - 1];
+        members[at] = r;
+    }
+    return n;
+}
+
 td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
 {
+    size_t n = (size_t)comm->size;
     begin(comm, "split");
     td_comm *child = td_calloc(1, sizeof *child);
-    int *place = td_calloc((size_t)comm->size * 3 + 3, sizeof *place), *mine = NULL;
-    td_status status = child && place ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a group");
+    ticket *all = td_calloc(n, sizeof *all), mine = {color, key, comm->host[comm->rank]};
+    int *members = td_calloc(3 * n, sizeof *members), *host = members + n, *world = host + n;
+    td_status status = TD_OK;
+    if (!child || !all || !members) status = td_fail(TD_ERR_NOMEM, "no memory for a group");
     TD_GOTO(td_comm_agree(comm, status));
-    mine = place + (size_t)comm->size * 3;
-    mine[0] = color, mine[1] = key, mine[2] = comm->host[comm->rank];
-    TD_GOTO(td_comm_allgather(comm, mine, 3 * sizeof *mine, place));
+    TD_GOTO(td_comm_allgather(comm, &mine, sizeof mine, all));
     child->ops = comm->ops;
     child->deadline_ms = comm->deadline_ms;
-    TD_GOTO(comm->ops->split(comm, color, key, child));
-    if (color < 0) {
-        *out = NULL;
-        goto out;
-    }
-    /* Order the members as the transport does, by key and then by rank, to know their hosts. */
-    int *host = place; /* written behind what is still read: member k needs place[k] only */
-    int members = 0, last_key = 0, last_rank = -1;
-    int *hosts_of = td_calloc((size_t)child->size, sizeof *hosts_of);
-    if (!hosts_of) {
-        status = td_fail(TD_ERR_NOMEM, "no memory for a group");
-        goto out;
-    }
-    for (; members < child->size; members++) {
-        int best = -1;
-        for (int r = 0; r < comm->size; r++) {
-            if (host[3 * r] != color) continue;
-            int k = host[3 * r + 1];
-            if (members && (k < last_key || (k == last_key && r <= last_rank))) continue;
-            if (best < 0 || k < host[3 * best + 1]) best = r;
+    if (color >= 0) {
+        child->size = choose_members(all, comm->size, color, members);
+        for (int k = 0; k < child->size; k++) {
+            host[k] = all[members[k]].host;
+            world[k] = comm->world[members[k]];
+            if (members[k] == comm->rank) child->rank = k;
         }
-        last_key = host[3 * best + 1], last_rank = best;
-        hosts_of[members] = host[3 * best + 2];
+        status = td_comm_set_hosts(child, host, world);
     }
-    status = td_comm_set_hosts(child, hosts_of);
-    td_free(hosts_of);
-    if (status == TD_OK) {
-        *out = child;
-        child = NULL;
-    }
+    TD_GOTO(td_comm_agree(comm, status));
+    TD_GOTO(comm->ops->split(comm, color, key, color < 0 ? NULL : members, child));
+    *out = color < 0 ? NULL : child;
+    if (color >= 0) child = NULL;
 out:
-    td_free(place);
+    if (child) td_free(child->host);
     td_free(child);
+    td_free(members);
+    td_free(all);
     return status;
 }
 
 void td_comm_close(td_comm *comm)
 {
     if (!comm) return;
+    td_coll_release(comm);
     comm->ops->close(comm);
     td_free(comm->host);
     td_free(comm);
 }
 
+void td_comm_fail(td_comm *comm, td_status status, const char *sentence)
+{
+    if (status == TD_OK) return;
+    comm->ops->fail(comm, td_fail_again(status, sentence));
+}
+
 td_status td_comm_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
     begin(comm, "shared memory");
+    *out = (td_region){0};
     return comm->ops->shared_create(comm, bytes ? bytes : 1, out);
 }
 

@@ -1,41 +1,10 @@
-/* One list of tests for every transport: "comm_test local" runs it on threads at sizes 1, 2, 3, 5
- * and 8, "comm_test mpi" on the ranks that mpiexec started. Oracles are serial. */
-#include "comm/transport.h"
-#include "comm/treesum.h"
+/* Messages, collectives, groups, failures: see ranks_test.h. Oracles are serial. */
+#include "comm/ranks_test.h"
 
-#include "base/alloc.h"
-#include "base/error.h"
 #include "base/rng.h"
-#include "base/test.h"
 
-#include <stdlib.h>
-#include <time.h>
-
-static bool on_mpi;
-static td_comm *world; /* of MPI */
-
-#define CHECK(condition)                                                                          \
-    do {                                                                                          \
-        if (!(condition))                                                                         \
-            return td_fail(TD_ERR_INTERNAL, "rank %d of %d, line %d: %s", td_comm_rank(c),        \
-                           td_comm_size(c), __LINE__, #condition);                                \
-    } while (0)
-
-/* Runs fn as every size of the transport. */
-static void on_all_sizes(td_rank_fn *fn, void *arg)
-{
-    static const int sizes[] = {1, 2, 3, 5, 8};
-    if (on_mpi) {
-        td_status status = fn(world, arg);
-        assert_ok(td_comm_agree(world, status));
-        return;
-    }
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        assert_ok(td_comm_run_local(sizes[i], NULL, fn, arg));
-}
-
-static const size_t counts[] = {0, 1, 3, 17, 1000, 20011};
-enum { COUNTS = sizeof counts / sizeof *counts, MOST = 20011 };
+static const size_t counts[] = {0, 1, 3, 17, 1000, 100003};
+enum { COUNTS = sizeof counts / sizeof *counts, MOST = 100003 };
 
 /* Element i of rank r: small integers, so that every type and order gives exact results. */
 static int element(int r, size_t i, td_op op)
@@ -93,7 +62,8 @@ static td_status reductions(td_comm *c, void *arg)
                 TD_TRY(td_comm_reduce(c, in, out, count, t, o, root));
                 for (size_t i = 0; i < count && me == root; i++)
                     CHECK(get(out, i, t) == combined(n, i, o));
-                for (int r = 0; r < n; r++) parts[r] = r ? count / (size_t)n : count - count / (size_t)n * (size_t)(n - 1);
+                for (int r = 0; r < n; r++) parts[r] = count / (size_t)n;
+                parts[0] += count % (size_t)n;
                 for (int r = 0; r < me; r++) at += parts[r];
                 TD_TRY(td_comm_reduce_scatter(c, in, out, parts, t, o));
                 for (size_t i = 0; i < parts[me]; i++)
@@ -169,91 +139,44 @@ static td_status splits(td_comm *c, void *arg)
     return TD_OK;
 }
 
-/* --- the tree sum --- */
-
-enum { FLOATS = 4099, STEPS = 3 };
-
-static float leaf_element(int step, int leaf, size_t i)
-{
-    td_rng rng;
-    td_rng_init(&rng, (uint64_t)step, TD_RNG_TEST, (uint64_t)leaf, i);
-    return td_rng_normal(&rng);
-}
-
-static float *leaf_array(int step, int leaf)
-{
-    float *g = td_malloc(FLOATS * sizeof *g);
-    for (size_t i = 0; i < FLOATS; i++) g[i] = leaf_element(step, leaf, i);
-    return g;
-}
-
-static void serial(int step, int leaves, float *out)
-{
-    int *merges = td_calloc((size_t)leaves, sizeof *merges);
-    float *g[64];
-    for (int l = 0; l < leaves; l++) g[l] = leaf_array(step, l);
-    td_tree_merges(leaves, 0, leaves, merges);
-    td_tree_fold((const float *const *)g, merges, leaves, 0, FLOATS, out);
-    for (int l = 0; l < leaves; l++) td_free(g[l]);
-    td_free(merges);
-}
-
-static void fill_lane(td_treesum *ts, int lane, int step, int leaves)
-{
-    int begin, end, merges[64];
-    float *g[64], *outs[64];
-    td_treesum_lane_leaves(ts, lane, &begin, &end);
-    for (int l = begin; l < end; l++) {
-        g[l - begin] = leaf_array(step, l);
-        td_treesum_leaf(ts, l)[0] = l + step;
-        td_treesum_leaf(ts, l)[1] = 1;
-    }
-    for (int k = 0; k < td_treesum_nodes(ts, lane); k++) outs[k] = td_treesum_node(ts, lane, k);
-    td_tree_merges(leaves, begin, end, merges);
-    if (end > begin) td_tree_fold_to((const float *const *)g, merges, end - begin, 0, FLOATS, outs);
-    for (int l = begin; l < end; l++) td_free(g[l - begin]);
-}
-
-static td_status treesum_of(td_comm *c, int leaves, int lanes)
-{
-    td_treesum *ts;
-    td_treesum_config config = {.leaves = leaves, .lanes = lanes, .count = FLOATS, .leaf_values = 2};
-    TD_TRY(td_treesum_create(c, &config, &ts));
-    float *want = td_malloc(FLOATS * sizeof *want);
-    for (int step = 0; step < STEPS; step++) {
-        for (int lane = 0; lane < lanes; lane++) fill_lane(ts, lane, step, leaves);
-        TD_TRY(td_treesum_post(ts, 2000, FLOATS));
-        TD_TRY(td_treesum_progress(ts));
-        TD_TRY(td_treesum_post(ts, 1999, 2000));
-        TD_TRY(td_treesum_post(ts, 0, 1999));
-        TD_TRY(td_treesum_wait(ts));
-        serial(step, leaves, want);
-        CHECK(!memcmp(td_treesum_sum(ts), want, FLOATS * sizeof *want));
-        CHECK(td_treesum_leaf_sums(ts)[0] == leaves * (leaves - 1) / 2 + leaves * step);
-        CHECK(td_treesum_leaf_sums(ts)[1] == leaves);
-    }
-    td_free(want);
-    td_treesum_destroy(ts);
-    return TD_OK;
-}
-
-static td_status treesums(td_comm *c, void *arg)
+/* Random floats: the sum along the tree of ranks, bit for bit, whatever call and algorithm. */
+static td_status float_bits(td_comm *c, void *arg)
 {
     (void)arg;
-    static const int leaves[] = {1, 2, 3, 5, 7, 16, 33};
-    for (size_t k = 0; k < sizeof leaves / sizeof *leaves; k++)
-        for (int lanes = 1; lanes <= 3; lanes++)
-            if (leaves[k] >= td_comm_size(c)) TD_TRY(treesum_of(c, leaves[k], lanes));
-    td_treesum *ts;
-    td_treesum_config config = {.leaves = 1, .lanes = 1, .count = 1};
-    if (td_comm_size(c) > 1) {
-        CHECK(td_treesum_create(c, &config, &ts) == TD_ERR_ARG);
-        CHECK(strstr(td_last_error(), "more than the 1 leaves"));
+    enum { N = 50021 };
+    static const size_t sizes[] = {1, 33, 700, 5000, N}; /* each algorithm's */
+    int n = td_comm_size(c), me = td_comm_rank(c);
+    float *in = td_malloc(N * 4), *out = td_malloc(N * 4), *all = td_malloc((size_t)n * N * 4);
+    td_rng rng;
+    td_rng_init(&rng, 7, TD_RNG_TEST, (uint64_t)me, 0);
+    for (size_t i = 0; i < N; i++) in[i] = td_rng_normal(&rng);
+    TD_TRY(td_comm_allgather(c, in, N * 4, all));
+    for (int bit = 1; bit < n; bit *= 2)
+        for (int r = 0; r + bit < n; r += 2 * bit)
+            for (size_t i = 0; i < N; i++)
+                all[(size_t)r * N + i] += all[(size_t)(r + bit) * N + i];
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+        TD_TRY(td_comm_allreduce(c, in, out, sizes[k], TD_F32, TD_SUM));
+        CHECK(!memcmp(out, all, sizes[k] * 4));
+        TD_TRY(td_comm_reduce(c, in, out, sizes[k], TD_F32, TD_SUM, n - 1));
+        CHECK(me != n - 1 || !memcmp(out, all, sizes[k] * 4));
     }
+    size_t *parts = td_calloc((size_t)n, sizeof *parts);
+    parts[n - 1] = N;
+    TD_TRY(td_comm_reduce_scatter(c, in, out, parts, TD_F32, TD_SUM));
+    CHECK(me != n - 1 || !memcmp(out, all, N * 4));
+    TD_TRY(td_comm_allreduce(c, in, in, N, TD_F32, TD_SUM)); /* in place */
+    CHECK(!memcmp(in, all, N * 4));
+    td_free(in), td_free(out), td_free(all), td_free(parts);
     return TD_OK;
 }
 
-/* --- failures (threads only: a rank's failure ends an MPI job) --- */
+/* --- failures --- */
+
+static void nap(int ms)
+{
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
 
 static td_status one_fails(td_comm *c, void *arg)
 {
@@ -262,41 +185,36 @@ static td_status one_fails(td_comm *c, void *arg)
     if (td_comm_rank(c) == 1) return td_fail(TD_ERR_DATA, "line 7 is torn");
     td_status status = td_comm_allreduce(c, &x, &y, 1, TD_F32, TD_SUM);
     CHECK(status == TD_ERR_PEER);
-    CHECK(strstr(td_last_error(), "rank 1"));
+    CHECK(strstr(td_last_error(), "rank 1 failed: line 7 is torn"));
     return status;
 }
 
-static td_status one_fails_in_treesum(td_comm *c, void *arg)
+/* In a group of the odd and the even, the rank is named as in the run. */
+static td_status one_fails_beside_a_group(td_comm *c, void *arg)
 {
     (void)arg;
-    td_treesum *ts;
-    td_treesum_config config = {.leaves = 8, .lanes = 1, .count = 100};
-    TD_TRY(td_treesum_create(c, &config, &ts));
+    td_comm *half;
+    int me = td_comm_rank(c);
+    TD_TRY(td_comm_split(c, me % 2, 0, &half));
     td_status status = TD_OK;
-    if (td_comm_rank(c) == 2) {
-        status = td_fail(TD_ERR_NOMEM, "no memory left");
-    } else {
-        CHECK(td_treesum_post(ts, 0, 100) == TD_OK);
-        status = td_treesum_wait(ts);
-        CHECK(status == TD_ERR_PEER);
-    }
-    td_treesum_destroy(ts);
+    if (me == 3)
+        status = td_fail(TD_ERR_DATA, "line 8 is torn");
+    else
+        status = td_comm_barrier(half);
+    if (me == 1) CHECK(status == TD_ERR_PEER && strstr(td_last_error(), "rank 3 failed"));
+    td_comm_close(half);
     return status;
-}
-
-static void nap(int ms)
-{
-    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
 }
 
 static td_status one_sleeps(td_comm *c, void *arg)
 {
     (void)arg;
-    if (td_comm_rank(c) == 1) {
-        nap(1500);
+    int me = td_comm_rank(c);
+    if (me == 1) {
+        nap(700);
         return TD_OK;
     }
-    return td_comm_rank(c) == 0 ? td_comm_barrier(c) : TD_OK;
+    return me == 0 ? td_comm_barrier(c) : TD_OK;
 }
 
 static td_status one_leaves(td_comm *c, void *arg)
@@ -306,19 +224,78 @@ static td_status one_leaves(td_comm *c, void *arg)
     return td_comm_rank(c) == 0 ? td_comm_recv(c, &x, 1, 1, 3) : TD_OK;
 }
 
+static td_status lengths_differ(td_comm *c, void *arg)
+{
+    (void)arg;
+    char x[8] = "";
+    if (td_comm_rank(c) == 1) return td_comm_send(c, x, 8, 0, 3);
+    td_status status = td_comm_recv(c, x, 4, 1, 3);
+    CHECK(status == TD_ERR_PEER && strstr(td_last_error(), "rank 1 sent 8 bytes"));
+    return TD_OK;
+}
+
 static void failures_name_the_rank(void **state)
 {
     (void)state;
-    if (on_mpi) skip();
-    td_comm_config quick = {.deadline_ms = 100};
+    if (mpi_world) skip();
+    td_comm_config quick = {.deadline_ms = 200};
     assert_fails(TD_ERR_DATA, "line 7 is torn", td_comm_run_local(3, NULL, one_fails, NULL));
-    assert_fails(TD_ERR_NOMEM, "no memory left",
-                 td_comm_run_local(3, NULL, one_fails_in_treesum, NULL));
-    assert_fails(TD_ERR_TIMEOUT, "for rank 1 in barrier",
+    assert_fails(TD_ERR_DATA, "line 8 is torn",
+                 td_comm_run_local(5, NULL, one_fails_beside_a_group, NULL));
+    assert_fails(TD_ERR_TIMEOUT, "200 ms for rank 1 in barrier (operation 1)",
                  td_comm_run_local(2, &quick, one_sleeps, NULL));
     assert_fails(TD_ERR_PEER, "rank 1 left while rank 0 waited for it in recv",
                  td_comm_run_local(2, NULL, one_leaves, NULL));
+    assert_ok(td_comm_run_local(2, NULL, lengths_differ, NULL));
     assert_fails(TD_ERR_ARG, "1 to 1024", td_comm_run_local(0, NULL, one_leaves, NULL));
+}
+
+static td_status announced(td_comm *c, void *arg)
+{
+    float x[9000] = {0}, y[9000];
+    (void)arg;
+    if (td_comm_size(c) == 1) return TD_OK;
+    if (td_comm_rank(c) == 1) {
+        td_comm_fail(c, TD_ERR_DATA, "line 9 is torn");
+        return TD_OK;
+    }
+    CHECK(td_comm_allreduce(c, x, y, 9000, TD_F32, TD_SUM) == TD_ERR_PEER);
+    CHECK(strstr(td_last_error(), "rank 1 failed: line 9 is torn"));
+    return TD_OK;
+}
+
+/* The job's last words, as a failure is for good: comm_test mpi-fail, comm_test mpi-late. */
+static td_status late(td_comm *c, void *arg)
+{
+    (void)arg;
+    char x = 0;
+    int me = td_comm_rank(c);
+    if (me == 1) nap(700);
+    if (me != 0 || td_comm_size(c) == 1) return TD_OK;
+    CHECK(td_comm_recv(c, &x, 1, 1, 5) == TD_ERR_TIMEOUT);
+    CHECK(strstr(td_last_error(), "200 ms for rank 1 in recv"));
+    return TD_OK;
+}
+
+static void a_rank_may_announce_its_failure(void **state)
+{
+    (void)state;
+    if (mpi_world) skip();
+    assert_fails(TD_ERR_DATA, "line 9 is torn", td_comm_run_local(3, NULL, announced, NULL));
+}
+
+static void a_rank_alone_is_a_group(void **state)
+{
+    (void)state;
+    td_comm *c;
+    int32_t x = 5, y = 0;
+    assert_ok(td_comm_self(NULL, &c));
+    assert_int_equal(td_comm_size(c), 1);
+    assert_int_equal(td_comm_local_size(c), 1);
+    assert_ok(td_comm_allreduce(c, &x, &y, 1, TD_I32, TD_SUM));
+    assert_ok(td_comm_barrier(c));
+    assert_int_equal(y, 5);
+    td_comm_close(c);
 }
 
 static td_status wrong_arguments(td_comm *c, void *arg)
@@ -356,38 +333,38 @@ static void splits_make_working_groups(void **state)
     on_all_sizes(splits, NULL);
 }
 
-static void tree_sums_do_not_know_the_number_of_ranks(void **state)
-{
-    (void)state;
-    on_all_sizes(treesums, NULL);
-}
-
 static void wrong_arguments_are_refused(void **state)
 {
     (void)state;
     on_all_sizes(wrong_arguments, NULL);
 }
 
-static td_status run_all(td_comm *comm, void *arg)
+static void float_sums_follow_the_tree_of_ranks(void **state)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reductions_match_the_serial_result),
-        cmocka_unit_test(movements_bring_every_byte),
-        cmocka_unit_test(splits_make_working_groups),
-        cmocka_unit_test(tree_sums_do_not_know_the_number_of_ranks),
-        cmocka_unit_test(wrong_arguments_are_refused),
-        cmocka_unit_test(failures_name_the_rank),
-    };
-    world = comm;
-    *(int *)arg = cmocka_run_group_tests(tests, NULL, NULL);
-    return TD_OK;
+    (void)state;
+    on_all_sizes(float_bits, NULL);
 }
 
 int main(int argc, char **argv)
 {
-    int failed = 0;
-    on_mpi = argc > 1 && !strcmp(argv[1], "mpi");
-    td_status status = on_mpi ? td_comm_run_mpi(NULL, run_all, &failed) : run_all(NULL, &failed);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reductions_match_the_serial_result),
+        cmocka_unit_test(movements_bring_every_byte),
+        cmocka_unit_test(float_sums_follow_the_tree_of_ranks),
+        cmocka_unit_test(splits_make_working_groups),
+        cmocka_unit_test(wrong_arguments_are_refused),
+        cmocka_unit_test(failures_name_the_rank),
+        cmocka_unit_test(a_rank_may_announce_its_failure),
+        cmocka_unit_test(a_rank_alone_is_a_group),
+    };
+    td_comm_config quick = {.deadline_ms = 200};
+    td_status status = TD_OK;
+    if (argc > 1 && !strcmp(argv[1], "mpi-fail"))
+        status = td_comm_run_mpi(NULL, announced, NULL);
+    else if (argc > 1 && !strcmp(argv[1], "mpi-late"))
+        status = td_comm_run_mpi(&quick, late, NULL);
+    else
+        return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
     if (status != TD_OK) fprintf(stderr, "%s\n", td_last_error());
-    return status != TD_OK || failed;
+    return status != TD_OK;
 }

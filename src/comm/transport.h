@@ -3,6 +3,7 @@
 #ifndef TD_COMM_TRANSPORT_H
 #define TD_COMM_TRANSPORT_H
 
+#include "comm/bell.h"
 #include "tandem/comm.h"
 
 /* An operation under way; storage is the caller's and must not move until it is done. */
@@ -11,7 +12,7 @@ typedef struct td_request {
     void *data;
     size_t bytes;
     int peer, tag, self;
-    int done; /* atomic: 1 finished, 2 the lengths differ */
+    int done; /* atomic: 1 finished, 2 the lengths differ, 3 being copied */
     void *native[2];
 } td_request;
 
@@ -22,14 +23,18 @@ typedef struct td_transport_ops {
     td_status (*irecv)(td_comm *comm, td_request *request);
     /* Sets *done; may return TD_ERR_PEER. */
     td_status (*test)(td_comm *comm, td_request *request, bool *done);
-    /* Withdraws an unfinished request, so that its memory may go. */
+    /* Withdraws an unfinished request, so that its memory may go. May wait for a copy under way. */
     void (*cancel)(td_comm *comm, td_request *request);
     /* TD_ERR_PEER with a sentence when a rank of the group is known to have failed, or when `peer`
      * (-1: nobody in particular) has left. Called now and then by waits. */
     td_status (*check)(td_comm *comm, int peer);
-    /* Tells all others that this rank has failed with this thread's sentence. */
+    /* Tells all others of the run that this rank has failed with this thread's sentence. */
     void (*fail)(td_comm *comm, td_status status);
-    td_status (*split)(td_comm *comm, int color, int key, td_comm *out); /* fills impl, rank, size */
+    /* Fills out->impl; rank, size and world are filled in already. members: who is in the new
+     * group (ranks of `comm`, in their new order), NULL where color is negative. */
+    td_status (*split)(td_comm *comm, int color, int key, const int *members, td_comm *out);
+    /* What this rank's requests ring when they are done, NULL: they must be polled. */
+    td_bell *(*bell)(td_comm *comm);
     td_status (*shared_create)(td_comm *comm, size_t bytes, td_region *out);
     void (*shared_destroy)(td_comm *comm, td_region *region);
     void (*close)(td_comm *comm); /* this rank leaves the group */
@@ -42,22 +47,28 @@ struct td_comm {
     int64_t deadline_ms;
     bool crowded;    /* more ranks than cores on this host: do not spin */
     int *host;       /* [size] */
+    int *world;      /* [size] ranks in the whole run */
     int hosts;
     int local_rank, local_size; /* among the ranks of this host */
     uint64_t sequence;          /* collective operations begun */
     uint64_t bytes_sent;
     const char *operation; /* under way, for messages */
+    struct td_scratch *scratch; /* of coll/shared.c, NULL before its first use */
 };
 
-/* Fills host, hosts, local_rank, local_size, crowded from each rank's host number. */
-TD_MUST_CHECK td_status td_comm_set_hosts(td_comm *comm, const int *host);
+/* Fills host, world, hosts, local_rank, local_size, crowded from each rank's host number and its
+ * rank in the run (NULL: the group is the run). */
+TD_MUST_CHECK td_status td_comm_set_hosts(td_comm *comm, const int *host, const int *world);
+/* For tests: TANDEM_FAKE_HOSTS="0,0,1,1" puts ranks on pretended hosts. The last one repeats. */
+void td_comm_fake_hosts(int *host, int size);
 
-/* Waits until test(arg) sets *done, spinning briefly, then yielding, then sleeping; ends in
+/* Waits until test(arg) sets *done, spinning briefly, then yielding, then sleeping (by `bell`,
+ * where its ring announces every change that the test looks for; NULL: in short naps); ends in
  * TD_ERR_PEER or TD_ERR_TIMEOUT. `peer` is who is waited for, -1 when several. `blame` (or NULL)
  * names the rank that is missing when the deadline passes, -1: unknown. */
 typedef td_status td_wait_test(void *arg, bool *done);
 typedef int td_wait_blame(void *arg);
-TD_MUST_CHECK td_status td_comm_wait(td_comm *comm, int peer, td_wait_test *test,
+TD_MUST_CHECK td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *test,
                                      td_wait_blame *blame, void *arg);
 
 /* Exchanges inside collectives: both, or one of them (peer -1: none), at once. */
@@ -66,7 +77,8 @@ TD_MUST_CHECK td_status td_comm_exchange(td_comm *comm, const void *out, size_t 
 
 /* Reserved tags lie above the users'. */
 enum { TD_TAG_COLLECTIVE = 1000001, TD_TAG_TREESUM = 1000002, TD_TAG_SPLIT = 1000003,
-       TD_TAG_SHARED = 1000004, TD_TAG_FAILED = 1000005 };
+       TD_TAG_SHARED = 1000004, TD_TAG_FAILED = 1000005, TD_TAG_BYE = 1000006,
+       TD_TAG_RANGES = 1000128, TD_TAG_END = 1600000 };
 
 /* --- the MPI module, loaded at run time --- */
 
@@ -83,13 +95,13 @@ typedef struct td_mpi_module {
     const td_transport_ops *ops;
     bool has_ulfm;
     void (*version)(char text[256]);
-    /* Initialises MPI; fills impl, rank, size; *host_names: [size][64], to free with `release`. */
+    /* Initialises MPI; fills impl, rank, size; *host_names: [size][TD_HOST_NAME], to free with
+     * `release`. The world's close ends MPI; where a rank has failed, without waiting for ranks
+     * that may be gone. */
     td_status (*open)(const td_mpi_services *services, td_comm *world, char **host_names);
     void (*release)(void *memory);
-    /* Ends MPI. failed: does not wait for ranks that may be gone. */
-    void (*finish)(td_comm *world, bool failed);
 } td_mpi_module;
-enum { TD_MPI_ABI = 1 };
+enum { TD_MPI_ABI = 2, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

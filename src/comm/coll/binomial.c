@@ -1,8 +1,11 @@
-/* Broadcast and reduction along a binomial tree. Ranks are numbered from the root; a rank's parent
- * is found by clearing its lowest set bit.
- * Cost: n - 1 messages of all bytes, ceil(log2 n) of them one after the other.
- * Order of a reduction: a rank adds its children's sums to its own value in the order 1, 2, 4, ...
- * which depends on the number of ranks and the root alone. */
+/* Broadcast and reduction along a binomial tree. A broadcast numbers ranks from the root, a
+ * reduction from 0; a rank's parent is found by clearing its lowest set bit.
+ * Cost: n - 1 messages of all bytes, ceil(log2 n) of them one after the other, and one more for a
+ * reduction to another root than 0.
+ * Order of a reduction: a rank adds its children's sums to its own value in the order 1, 2, 4, ...:
+ * the tree of math/tree.h with ranks as leaves, whatever the root.
+ * Source: Thakur, Rabenseifner, Gropp, "Optimization of collective communication operations in
+ * MPICH", 2005. */
 #include "comm/coll/coll.h"
 
 #include "base/alloc.h"
@@ -26,31 +29,40 @@ td_status td_coll_broadcast(td_comm *comm, void *data, size_t bytes, int root)
     return TD_OK;
 }
 
+/* Up the tree of rank 0; sum and other have room for the bytes, sum holds this rank's own. */
+static td_status reduce_to_first(td_comm *comm, char *sum, char *other, size_t count, td_type type,
+                                 td_op op)
+{
+    size_t bytes = count * td_type_size(type);
+    for (int bit = 1; bit < comm->size; bit <<= 1) {
+        int parent = comm->rank & ~bit, child = comm->rank + bit;
+        if (comm->rank & bit)
+            return td_comm_exchange(comm, sum, bytes, parent, NULL, 0, -1, TD_TAG_COLLECTIVE);
+        if (child >= comm->size) continue;
+        TD_TRY(td_comm_exchange(comm, NULL, 0, -1, other, bytes, child, TD_TAG_COLLECTIVE));
+        td_coll_combine(sum, other, count, type, op);
+    }
+    return TD_OK;
+}
+
 td_status td_coll_reduce(td_comm *comm, const void *in, void *out, size_t count, td_type type,
                          td_op op, int root)
 {
-    int n = comm->size, me = (comm->rank - root + n) % n;
     size_t bytes = count * td_type_size(type);
-    if (n == 1) {
+    if (comm->size == 1) {
         if (bytes && in != out) memmove(out, in, bytes);
         return TD_OK;
     }
-    char *room = td_malloc(2 * bytes), *sum = room, *other = room + bytes;
+    char *room = td_malloc(2 * bytes), *sum = room;
     if (!room) return td_fail(TD_ERR_NOMEM, "no memory for a reduction of %zu bytes", bytes);
     td_status status = TD_OK;
     if (bytes) memcpy(sum, in, bytes);
-    for (int bit = 1; bit < n; bit <<= 1) {
-        if (me & bit) {
-            int parent = ((me & ~bit) + root) % n;
-            TD_GOTO(td_comm_exchange(comm, sum, bytes, parent, NULL, 0, -1, TD_TAG_COLLECTIVE));
-            break;
-        }
-        if (me + bit >= n) continue;
-        int child = (me + bit + root) % n;
-        TD_GOTO(td_comm_exchange(comm, NULL, 0, -1, other, bytes, child, TD_TAG_COLLECTIVE));
-        td_coll_combine(sum, other, count, type, op);
-    }
-    if (me == 0 && bytes) memcpy(out, sum, bytes);
+    TD_GOTO(reduce_to_first(comm, sum, room + bytes, count, type, op));
+    if (root != 0 && comm->rank == 0)
+        TD_GOTO(td_comm_exchange(comm, sum, bytes, root, NULL, 0, -1, TD_TAG_COLLECTIVE));
+    if (root != 0 && comm->rank == root)
+        TD_GOTO(td_comm_exchange(comm, NULL, 0, -1, sum, bytes, 0, TD_TAG_COLLECTIVE));
+    if (comm->rank == root && bytes) memcpy(out, sum, bytes);
 out:
     td_free(room);
     return status;

@@ -7,7 +7,9 @@
 typedef struct allreduce_row {
     const char *name;
     size_t from_bytes; /* taken from this size on */
-    td_status (*run)(td_comm *comm, const void *in, void *out, size_t count, td_type type, td_op op);
+    bool (*supports)(const td_comm *comm);
+    td_status (*run)(td_comm *comm, const void *in, void *out, size_t count, td_type type,
+                     td_op op);
 } allreduce_row;
 
 /* Binomial reduction to rank 0 and back: 2 log2 n messages one after the other. */
@@ -46,9 +48,17 @@ out:
     return status;
 }
 
+static bool always(const td_comm *comm)
+{
+    (void)comm;
+    return true;
+}
+
+/* The last row that fits serves. */
 static const allreduce_row allreduce_table[] = {
-    {"reduce-broadcast", 0, reduce_broadcast},
-    {"scatter-gather", 16384, scatter_gather},
+    {"reduce-broadcast", 0, always, reduce_broadcast},
+    {"scatter-gather", 16384, always, scatter_gather},
+    {"shared", 2048, td_coll_shared_fits, td_coll_shared_allreduce},
 };
 enum { ALLREDUCE_ROWS = sizeof allreduce_table / sizeof *allreduce_table };
 
@@ -56,7 +66,7 @@ td_status td_coll_allreduce(td_comm *comm, const void *in, void *out, size_t cou
                             td_op op)
 {
     const allreduce_row *row = &allreduce_table[ALLREDUCE_ROWS - 1];
-    while (row->from_bytes > count * td_type_size(type)) row--;
+    while (row->from_bytes > count * td_type_size(type) || !row->supports(comm)) row--;
     return row->run(comm, in, out, count, type, op);
 }
 

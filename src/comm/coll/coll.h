@@ -20,6 +20,13 @@ TD_MUST_CHECK td_status td_coll_reduce_scatter(td_comm *comm, const void *in, vo
 TD_MUST_CHECK td_status td_coll_allreduce(td_comm *comm, const void *in, void *out, size_t count,
                                           td_type type, td_op op);
 
+/* For groups on one host, over memory that they share. */
+bool td_coll_shared_fits(const td_comm *comm);
+TD_MUST_CHECK td_status td_coll_shared_allreduce(td_comm *comm, const void *in, void *out,
+                                                 size_t count, td_type type, td_op op);
+/* Lets go of what collectives keep with the group. */
+void td_coll_release(td_comm *comm);
+
 /* into[i] = into[i] op from[i] */
 void td_coll_combine(void *into, const void *from, size_t count, td_type type, td_op op);
 

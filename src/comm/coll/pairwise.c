@@ -1,7 +1,7 @@
 /* Gather, and reduce-scatter by pairwise exchange: in step k each rank sends the part of the rank k
  * above it and receives its own part from the rank k below.
  * Cost of reduce-scatter: n - 1 messages a rank, all bytes but its own part.
- * Order: the parts are kept and then combined from rank 0 upward, one after the other. */
+ * Order: the parts are kept and then combined along the tree with ranks as leaves. */
 #include "comm/coll/coll.h"
 
 #include "base/alloc.h"
@@ -31,7 +31,8 @@ td_status td_coll_reduce_scatter(td_comm *comm, const void *in, void *out, const
     size_t width = td_type_size(type), own = counts[comm->rank] * width;
     td_status status = TD_OK;
     size_t *at = td_calloc((size_t)n, sizeof *at);
-    char *parts = td_malloc(own * (size_t)n);
+    size_t all;
+    char *parts = td_mul(own, (size_t)n, &all) ? td_malloc(all) : NULL;
     if (!at || !parts) {
         status = td_fail(TD_ERR_NOMEM, "no memory for a reduce-scatter");
         goto out;
@@ -44,8 +45,10 @@ td_status td_coll_reduce_scatter(td_comm *comm, const void *in, void *out, const
         TD_GOTO(td_comm_exchange(comm, from + at[to], counts[to] * width, to,
                                  parts + (size_t)source * own, own, source, TD_TAG_COLLECTIVE));
     }
-    for (int r = 1; r < n; r++)
-        td_coll_combine(parts, parts + (size_t)r * own, counts[comm->rank], type, op);
+    for (int bit = 1; bit < n; bit <<= 1)
+        for (int r = 0; r + bit < n; r += 2 * bit)
+            td_coll_combine(parts + (size_t)r * own, parts + (size_t)(r + bit) * own,
+                            counts[comm->rank], type, op);
     if (own) memcpy(out, parts, own);
 out:
     td_free(parts);

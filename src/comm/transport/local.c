@@ -2,62 +2,73 @@
  *
  * A message is never copied twice: whichever of sender and receiver comes second finds the other's
  * request in the receiver's inbox and copies straight from one buffer to the other. Requests are
- * linked into the lists themselves, so nothing is allocated. */
+ * linked into the lists themselves, so nothing is allocated. The copy is made outside the lock;
+ * meanwhile both requests are marked COPYING, and whoever wants to withdraw one waits.
+ *
+ * Lists are searched from the oldest: cheap, as few messages to one rank are under way at once. */
 #include "comm/transport.h"
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "comm/coll/coll.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { SENTENCE = 512 };
+enum { SENTENCE = 1024 };
+enum { OPEN = 0, FINISHED = 1, MISFIT = 2, COPYING = 3 }; /* td_request.done */
 
 typedef struct inbox {
-    td_request *sends;    /* to this rank, unmatched, oldest first */
-    td_request *receives; /* by this rank, unmatched, oldest first */
+    pthread_mutex_t lock;
+    td_request *sends;    /* guarded by lock; to this rank, unmatched, oldest first */
+    td_request *receives; /* guarded by lock; by this rank, unmatched, oldest first */
+    td_bell bell;         /* rung when a request of this rank has ended */
+    atomic_bool left;
+    char pad[32];
 } inbox;
 
 typedef struct group {
     int size;
     atomic_int members; /* that have not closed */
-    pthread_mutex_t lock; /* guards boxes, and failure text while it is written */
     inbox *boxes;       /* [size] */
-    atomic_bool *left;  /* [size] */
-    atomic_int failed;  /* rank + 1 of the first failure, 0: none */
+    struct group *run;  /* the group of all ranks: where failures are told */
+    /* of the run: */
+    pthread_mutex_t lock; /* guards the sentence while it is written */
+    atomic_int failed;    /* rank + 1 of the first failure, 0: none */
     td_status failure;
     char sentence[SENTENCE];
-    struct group *parent; /* failures of the whole run are noticed in sub-groups too */
 } group;
 
-static group *group_create(int size, group *parent)
+static group *group_create(int size, group *run)
 {
     group *g = td_calloc(1, sizeof *g);
-    if (!g) return NULL;
-    g->size = size;
-    g->parent = parent;
-    atomic_init(&g->members, size);
-    g->boxes = td_calloc((size_t)size, sizeof *g->boxes);
-    g->left = td_calloc((size_t)size, sizeof *g->left);
-    if (!g->boxes || !g->left) {
-        td_free(g->boxes);
-        td_free(g->left);
+    inbox *boxes = td_calloc((size_t)size, sizeof *boxes);
+    if (!g || !boxes) {
+        td_free(boxes);
         td_free(g);
         return NULL;
     }
+    g->size = size;
+    g->run = run ? run : g;
+    g->boxes = boxes;
+    atomic_init(&g->members, size);
     pthread_mutex_init(&g->lock, NULL);
+    for (int r = 0; r < size; r++) pthread_mutex_init(&boxes[r].lock, NULL);
     return g;
 }
 
 static void group_destroy(group *g)
 {
+    for (int r = 0; r < g->size; r++) pthread_mutex_destroy(&g->boxes[r].lock);
     pthread_mutex_destroy(&g->lock);
     td_free(g->boxes);
-    td_free(g->left);
     td_free(g);
 }
+
+/* --- messages --- */
 
 /* Finds and unlinks the oldest request of the list that fits. */
 static td_request *take_match(td_request **list, int self, int peer, int tag)
@@ -78,137 +89,146 @@ static void append(td_request **list, td_request *request)
     *list = request;
 }
 
-static void finish(td_request *send, td_request *receive)
+static void set_state(td_request *request, int state)
 {
-    int outcome = send->bytes == receive->bytes ? 1 : 2;
-    if (outcome == 1 && send->bytes) memcpy(receive->data, send->data, send->bytes);
-    if (outcome == 2) receive->native[0] = (void *)send->bytes;
-    __atomic_store_n(&receive->done, outcome, __ATOMIC_RELEASE);
-    __atomic_store_n(&send->done, 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&request->done, state, __ATOMIC_RELEASE);
+}
+
+/* The other's request may be gone as soon as its state says so. */
+static void copy(group *g, td_request *send, td_request *receive, int other)
+{
+    bool fits = send->bytes == receive->bytes;
+    if (fits && send->bytes) memcpy(receive->data, send->data, send->bytes);
+    if (!fits) receive->native[0] = (void *)send->bytes;
+    set_state(receive, fits ? FINISHED : MISFIT);
+    set_state(send, FINISHED);
+    td_bell_ring(&g->boxes[other].bell);
+}
+
+/* Puts a request into the box, or takes the one that it fits out of it. */
+static td_status post(td_comm *comm, td_request *request, bool sends)
+{
+    group *g = comm->impl;
+    inbox *box = &g->boxes[sends ? request->peer : comm->rank];
+    request->self = comm->rank;
+    request->done = OPEN;
+    pthread_mutex_lock(&box->lock);
+    td_request *match = take_match(sends ? &box->receives : &box->sends, request->peer, comm->rank,
+                                   request->tag);
+    if (match) {
+        set_state(match, COPYING);
+        request->done = COPYING;
+    } else {
+        append(sends ? &box->sends : &box->receives, request);
+    }
+    pthread_mutex_unlock(&box->lock);
+    if (match) copy(g, sends ? request : match, sends ? match : request, request->peer);
+    return TD_OK;
 }
 
 static td_status local_isend(td_comm *comm, td_request *request)
 {
-    group *g = comm->impl;
-    request->self = comm->rank;
-    pthread_mutex_lock(&g->lock);
-    inbox *box = &g->boxes[request->peer];
-    td_request *match = take_match(&box->receives, request->peer, comm->rank, request->tag);
-    if (match)
-        finish(request, match);
-    else
-        append(&box->sends, request);
-    pthread_mutex_unlock(&g->lock);
-    return TD_OK;
+    return post(comm, request, true);
 }
 
 static td_status local_irecv(td_comm *comm, td_request *request)
 {
-    group *g = comm->impl;
-    request->self = comm->rank;
-    pthread_mutex_lock(&g->lock);
-    inbox *box = &g->boxes[comm->rank];
-    td_request *match = take_match(&box->sends, request->peer, comm->rank, request->tag);
-    if (match)
-        finish(match, request);
-    else
-        append(&box->receives, request);
-    pthread_mutex_unlock(&g->lock);
-    return TD_OK;
+    return post(comm, request, false);
 }
 
 static td_status local_test(td_comm *comm, td_request *request, bool *done)
 {
-    int outcome = __atomic_load_n(&request->done, __ATOMIC_ACQUIRE);
-    *done = outcome == 1;
-    if (outcome == 2)
+    int state = __atomic_load_n(&request->done, __ATOMIC_ACQUIRE);
+    *done = state == FINISHED;
+    if (state == MISFIT)
         return td_fail(TD_ERR_PEER, "rank %d sent %zu bytes where rank %d expected %zu in %s",
-                       request->peer, (size_t)request->native[0], comm->rank, request->bytes,
-                       comm->operation);
+                       comm->world[request->peer], (size_t)request->native[0],
+                       comm->world[comm->rank], request->bytes, comm->operation);
     return TD_OK;
 }
 
-static void unlink_request(td_request **list, const td_request *request)
+static void unlink_request(inbox *box, const td_request *request)
 {
-    for (; *list; list = &(*list)->next)
-        if (*list == request) {
-            *list = request->next;
-            return;
-        }
+    pthread_mutex_lock(&box->lock);
+    for (int k = 0; k < 2; k++)
+        for (td_request **list = k ? &box->sends : &box->receives; *list; list = &(*list)->next)
+            if (*list == request) {
+                *list = request->next;
+                break;
+            }
+    pthread_mutex_unlock(&box->lock);
 }
 
 static void local_cancel(td_comm *comm, td_request *request)
 {
     group *g = comm->impl;
-    pthread_mutex_lock(&g->lock);
-    if (!request->done) {
-        unlink_request(&g->boxes[request->peer].sends, request);
-        unlink_request(&g->boxes[comm->rank].receives, request);
-    }
-    pthread_mutex_unlock(&g->lock);
+    unlink_request(&g->boxes[request->peer], request);
+    unlink_request(&g->boxes[comm->rank], request);
+    while (__atomic_load_n(&request->done, __ATOMIC_ACQUIRE) == COPYING) sched_yield();
 }
+
+static td_bell *local_bell(td_comm *comm)
+{
+    return &((group *)comm->impl)->boxes[comm->rank].bell;
+}
+
+/* --- failures --- */
 
 static td_status local_check(td_comm *comm, int peer)
 {
-    for (group *g = comm->impl; g; g = g->parent) {
-        int failed = atomic_load(&g->failed);
-        if (failed && (g != comm->impl || failed - 1 != comm->rank))
-            return td_fail(TD_ERR_PEER, "rank %d failed: %s", failed - 1, g->sentence);
-    }
-    group *g = comm->impl;
-    if (peer >= 0 && atomic_load(&g->left[peer]))
-        return td_fail(TD_ERR_PEER, "rank %d left while rank %d waited for it in %s", peer,
-                       comm->rank, comm->operation);
+    group *g = comm->impl, *run = g->run;
+    int failed = atomic_load(&run->failed);
+    if (failed && failed - 1 != comm->world[comm->rank])
+        return td_fail(TD_ERR_PEER, "rank %d failed: %.900s", failed - 1, run->sentence);
+    if (peer < 0) return TD_OK;
+    if (atomic_load(&g->boxes[peer].left) || atomic_load(&run->boxes[comm->world[peer]].left))
+        return td_fail(TD_ERR_PEER, "rank %d left while rank %d waited for it in %s",
+                       comm->world[peer], comm->world[comm->rank], comm->operation);
     return TD_OK;
+}
+
+static void ring_all(group *g)
+{
+    for (int r = 0; r < g->size; r++) td_bell_ring(&g->boxes[r].bell);
 }
 
 static void local_fail(td_comm *comm, td_status status)
 {
-    group *g = comm->impl;
-    pthread_mutex_lock(&g->lock);
-    if (!atomic_load(&g->failed)) {
-        g->failure = status;
-        snprintf(g->sentence, sizeof g->sentence, "%s", td_last_error());
-        atomic_store(&g->failed, comm->rank + 1);
+    group *run = ((group *)comm->impl)->run;
+    pthread_mutex_lock(&run->lock);
+    if (!atomic_load(&run->failed)) {
+        run->failure = status;
+        snprintf(run->sentence, sizeof run->sentence, "%s", td_last_error());
+        atomic_store(&run->failed, comm->world[comm->rank] + 1);
     }
-    pthread_mutex_unlock(&g->lock);
+    pthread_mutex_unlock(&run->lock);
+    ring_all(run);
 }
 
-/* The lowest member of each colour makes the group and hands its address to the others. */
-static td_status local_split(td_comm *comm, int color, int key, td_comm *out)
+/* --- groups --- */
+
+/* The first member makes the group and hands its address to the others. */
+static td_status local_split(td_comm *comm, int color, int key, const int *members, td_comm *out)
 {
-    int mine[2] = {color, key}, *all = td_calloc((size_t)comm->size * 2, sizeof *all);
+    (void)color, (void)key;
+    if (!members) return TD_OK;
     group *g = NULL;
-    td_status status = all ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a group");
-    TD_GOTO(td_comm_agree(comm, status));
-    TD_GOTO(td_comm_allgather(comm, mine, sizeof mine, all));
-    if (color < 0) goto out;
-    int leader = -1, size = 0, rank = 0;
-    for (int r = 0; r < comm->size; r++) {
-        if (all[2 * r] != color) continue;
-        if (leader < 0) leader = r;
-        size++;
-        rank += all[2 * r + 1] < key || (all[2 * r + 1] == key && r < comm->rank);
-    }
-    if (leader == comm->rank) g = group_create(size, comm->impl);
-    for (int r = leader + 1; r < comm->size; r++) {
-        if (all[2 * r] != color) continue;
-        if (comm->rank == leader)
-            TD_GOTO(td_comm_exchange(comm, &g, sizeof g, r, NULL, 0, -1, TD_TAG_SPLIT));
-        else if (comm->rank == r)
-            TD_GOTO(td_comm_exchange(comm, NULL, 0, -1, &g, sizeof g, leader, TD_TAG_SPLIT));
-    }
-    out->impl = g, out->rank = rank, out->size = size;
-    if (!g) status = td_fail(TD_ERR_NOMEM, "no memory for a group of %d ranks", size);
-out:
-    td_free(all);
-    return status;
+    if (out->rank > 0)
+        TD_TRY(td_comm_exchange(comm, NULL, 0, -1, &g, sizeof g, members[0], TD_TAG_SPLIT));
+    else
+        g = group_create(out->size, ((group *)comm->impl)->run);
+    for (int k = 1; k < out->size && out->rank == 0; k++)
+        TD_TRY(td_comm_exchange(comm, &g, sizeof g, members[k], NULL, 0, -1, TD_TAG_SPLIT));
+    if (!g) return td_fail(TD_ERR_NOMEM, "no memory for a group of %d ranks", out->size);
+    out->impl = g;
+    return TD_OK;
 }
 
 static void local_close(td_comm *comm)
 {
     group *g = comm->impl;
-    atomic_store(&g->left[comm->rank], true);
+    atomic_store(&g->boxes[comm->rank].left, true);
+    ring_all(g);
     if (atomic_fetch_sub(&g->members, 1) == 1) group_destroy(g);
 }
 
@@ -219,24 +239,34 @@ typedef struct shared {
     void *data;
 } shared;
 
+static shared *make_shared(size_t bytes, int users)
+{
+    shared *s = td_calloc(1, sizeof *s);
+    void *data = td_alloc_aligned(bytes);
+    if (!s || !data) {
+        td_free(data);
+        td_free(s);
+        return NULL;
+    }
+    memset(data, 0, bytes);
+    s->data = data;
+    atomic_init(&s->users, users);
+    return s;
+}
+
+/* The (perhaps pretended) host's first rank makes it and hands its address to the others. */
 static td_status local_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
+    int first = 0;
+    while (comm->host[first] != comm->host[comm->rank]) first++;
     shared *s = NULL;
-    if (comm->rank == 0) {
-        s = td_calloc(1, sizeof *s);
-        void *data = td_alloc_aligned(bytes);
-        if (s && data) {
-            memset(data, 0, bytes);
-            s->data = data;
-            atomic_init(&s->users, comm->size);
-        } else {
-            td_free(s);
-            td_free(data);
-            s = NULL;
-        }
-    }
-    td_status status = td_comm_broadcast(comm, &s, sizeof s, 0);
-    if (status != TD_OK) return status; /* the group is broken: rank 0's memory goes with it */
+    if (comm->rank != first)
+        TD_TRY(td_comm_exchange(comm, NULL, 0, -1, &s, sizeof s, first, TD_TAG_SHARED));
+    else
+        s = make_shared(bytes, comm->local_size);
+    for (int r = first + 1; r < comm->size && comm->rank == first; r++)
+        if (comm->host[r] == comm->host[first])
+            TD_TRY(td_comm_exchange(comm, &s, sizeof s, r, NULL, 0, -1, TD_TAG_SHARED));
     if (!s) return td_fail(TD_ERR_NOMEM, "no memory for %zu shared bytes", bytes);
     *out = (td_region){.data = s->data, .bytes = bytes, .handle = s};
     return TD_OK;
@@ -257,6 +287,7 @@ static const td_transport_ops local_ops = {
     .irecv = local_irecv,
     .test = local_test,
     .cancel = local_cancel,
+    .bell = local_bell,
     .check = local_check,
     .fail = local_fail,
     .split = local_split,
@@ -271,30 +302,43 @@ typedef struct rank_state {
     td_comm comm;
     td_rank_fn *fn;
     void *arg;
-    td_status status;
-    char sentence[1024];
     pthread_t thread;
 } rank_state;
+
+static int64_t deadline_of(const td_comm_config *config)
+{
+    return config && config->deadline_ms > 0 ? config->deadline_ms : 300000;
+}
 
 static void *rank_main(void *arg)
 {
     rank_state *self = arg;
-    self->status = self->fn(&self->comm, self->arg);
-    if (self->status != TD_OK) {
-        snprintf(self->sentence, sizeof self->sentence, "%s", td_last_error());
-        local_fail(&self->comm, self->status);
-    }
     group *g = self->comm.impl;
-    atomic_store(&g->left[self->comm.rank], true);
+    td_status status = self->fn(&self->comm, self->arg);
+    if (status != TD_OK) local_fail(&self->comm, status);
+    td_coll_release(&self->comm);
+    atomic_store(&g->boxes[self->comm.rank].left, true);
+    ring_all(g);
     return NULL;
 }
 
-/* The failure that came first, or failing that the lowest rank's. */
-static td_status verdict(const rank_state *state, const group *g)
+/* Starts all, runs rank 0 on this thread and joins the others. The first failure counts: those that
+ * it made elsewhere come later. */
+static td_status run_all(rank_state *state, group *g)
 {
-    int failed = atomic_load(&g->failed);
-    if (!failed) return TD_OK;
-    return td_fail_again(state[failed - 1].status, state[failed - 1].sentence);
+    td_status status = TD_OK;
+    int started = 0;
+    for (int r = 1; r < g->size && status == TD_OK; r++) {
+        if (pthread_create(&state[r].thread, NULL, rank_main, &state[r]) == 0) {
+            started = r;
+            continue;
+        }
+        status = td_fail(TD_ERR_NOMEM, "the thread of rank %d could not be started", r);
+        local_fail(&state[0].comm, status);
+    }
+    if (status == TD_OK) rank_main(&state[0]);
+    for (int r = 1; r <= started; r++) pthread_join(state[r].thread, NULL);
+    return atomic_load(&g->failed) ? td_fail_again(g->failure, g->sentence) : TD_OK;
 }
 
 td_status td_comm_run_local(int ranks, const td_comm_config *config, td_rank_fn *fn, void *arg)
@@ -302,7 +346,6 @@ td_status td_comm_run_local(int ranks, const td_comm_config *config, td_rank_fn 
     if (ranks < 1 || ranks > 1024)
         return td_fail(TD_ERR_ARG, "the number of workers must be 1 to 1024, not %d", ranks);
     td_status status = TD_OK;
-    int started = 0;
     group *g = group_create(ranks, NULL);
     rank_state *state = td_calloc((size_t)ranks, sizeof *state);
     int *hosts = td_calloc((size_t)ranks, sizeof *hosts); /* all 0 */
@@ -310,25 +353,39 @@ td_status td_comm_run_local(int ranks, const td_comm_config *config, td_rank_fn 
         status = td_fail(TD_ERR_NOMEM, "no memory for %d ranks", ranks);
         goto out;
     }
+    td_comm_fake_hosts(hosts, ranks);
     for (int r = 0; r < ranks; r++) {
         state[r] = (rank_state){.fn = fn, .arg = arg};
         state[r].comm = (td_comm){.ops = &local_ops, .impl = g, .rank = r, .size = ranks};
-        state[r].comm.deadline_ms = config && config->deadline_ms ? config->deadline_ms : 300000;
-        TD_GOTO(td_comm_set_hosts(&state[r].comm, hosts));
+        state[r].comm.deadline_ms = deadline_of(config);
+        TD_GOTO(td_comm_set_hosts(&state[r].comm, hosts, NULL));
     }
-    for (int r = 1; r < ranks; r++, started++)
-        if (pthread_create(&state[r].thread, NULL, rank_main, &state[r]) != 0) {
-            status = td_fail(TD_ERR_NOMEM, "the thread of rank %d could not be started", r);
-            local_fail(&state[0].comm, status);
-            break;
-        }
-    if (status == TD_OK) rank_main(&state[0]);
-    for (int r = 1; r <= started; r++) pthread_join(state[r].thread, NULL);
-    if (status == TD_OK) status = verdict(state, g);
+    status = run_all(state, g);
 out:
     for (int r = 0; state && r < ranks; r++) td_free(state[r].comm.host);
     td_free(hosts);
     td_free(state);
     if (g) group_destroy(g);
+    return status;
+}
+
+td_status td_comm_self(const td_comm_config *config, td_comm **out)
+{
+    td_comm *comm = td_calloc(1, sizeof *comm);
+    group *g = group_create(1, NULL);
+    int host = 0;
+    if (!comm || !g) {
+        td_free(comm);
+        if (g) group_destroy(g);
+        return td_fail(TD_ERR_NOMEM, "no memory for a group of one");
+    }
+    *comm = (td_comm){.ops = &local_ops, .impl = g, .size = 1, .deadline_ms = deadline_of(config)};
+    td_status status = td_comm_set_hosts(comm, &host, NULL);
+    if (status == TD_OK) {
+        *out = comm;
+        return TD_OK;
+    }
+    group_destroy(g);
+    td_free(comm);
     return status;
 }

@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SENTENCE = 480, NAME = 64 };
+enum { SENTENCE = 1000, NAME = 64 };
 
 typedef struct notice { /* a failed rank's message */
     int rank, status;
@@ -33,30 +33,44 @@ typedef struct notice { /* a failed rank's message */
 typedef struct mpi_group {
     MPI_Comm comm;
     struct mpi_group *world; /* itself in the world: where failures are told */
-    int *world_rank;         /* [size] */
     /* of the world: */
     int size, rank;
     long *pid;      /* [size], 0: on another host */
     notice *failed; /* NULL: none known */
     notice *sent;   /* kept while its sends may be under way */
     int64_t last_look_ns;
+    int serial; /* of the next shared memory */
 } mpi_group;
 
 static const td_mpi_services *services;
 
+static const char *operation(const td_comm *comm)
+{
+    return comm->operation ? comm->operation : "a message";
+}
+
+static int in_world(const td_comm *comm, int rank)
+{
+    return comm->world && rank >= 0 ? comm->world[rank] : rank;
+}
+
 static td_status mpi_error(int code, const td_comm *comm, int peer)
 {
     char text[MPI_MAX_ERROR_STRING] = "";
-    int length, class = 0;
+    int length, class = 0, me = in_world(comm, comm->rank), other = in_world(comm, peer);
     MPI_Error_string(code, text, &length);
     MPI_Error_class(code, &class);
 #ifdef MPIX_ERR_PROC_FAILED
-    if (class == MPIX_ERR_PROC_FAILED || class == MPIX_ERR_REVOKED)
-        return services->fail(TD_ERR_PEER, "rank %d has died, seen by rank %d in %s", peer,
-                              comm->rank, comm->operation ? comm->operation : "a message");
+    if (class == MPIX_ERR_PROC_FAILED || class == MPIX_ERR_REVOKED) {
+        if (other < 0)
+            return services->fail(TD_ERR_PEER, "a rank has died, seen by rank %d in %s", me,
+                                  operation(comm));
+        return services->fail(TD_ERR_PEER, "rank %d has died, seen by rank %d in %s", other, me,
+                              operation(comm));
+    }
 #endif
-    return services->fail(TD_ERR_PEER, "MPI failed between ranks %d and %d in %s: %s", comm->rank,
-                          peer, comm->operation ? comm->operation : "a message", text);
+    return services->fail(TD_ERR_PEER, "MPI failed between ranks %d and %d in %s: %s", me, other,
+                          operation(comm), text);
 }
 
 /* An MPI_Request is kept in the request's two words. */
@@ -68,7 +82,7 @@ static MPI_Request *native(td_request *request)
 
 static td_status start(td_comm *comm, td_request *request, int code)
 {
-    request->done = 0;
+    request->done = code != MPI_SUCCESS;
     return code == MPI_SUCCESS ? TD_OK : mpi_error(code, comm, request->peer);
 }
 
@@ -109,8 +123,8 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
         MPI_Error_class(code, &class);
         if (class == MPI_ERR_TRUNCATE)
             return services->fail(TD_ERR_PEER, "rank %d sent more than the %zu bytes that rank %d "
-                                  "expected in %s", request->peer, request->bytes, comm->rank,
-                                  comm->operation);
+                                  "expected in %s", in_world(comm, request->peer), request->bytes,
+                                  in_world(comm, comm->rank), operation(comm));
         return mpi_error(code, comm, request->peer);
     }
     *done = flag != 0;
@@ -120,7 +134,8 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
     MPI_Get_count(&status, MPI_BYTE, &got);
     if ((size_t)got != request->bytes)
         return services->fail(TD_ERR_PEER, "rank %d sent %d bytes where rank %d expected %zu in %s",
-                              request->peer, got, comm->rank, request->bytes, comm->operation);
+                              in_world(comm, request->peer), got, in_world(comm, comm->rank),
+                              request->bytes, operation(comm));
     return TD_OK;
 }
 
@@ -165,15 +180,21 @@ static td_status mpi_check(td_comm *comm, int peer)
     int64_t ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     look_for_notices(w);
     if (w->failed)
-        return services->fail(TD_ERR_PEER, "rank %d failed: %s", w->failed->rank,
+        return services->fail(TD_ERR_PEER, "rank %d failed: %.900s", w->failed->rank,
                               w->failed->sentence);
     if (ns - w->last_look_ns < 50000000) return TD_OK;
     w->last_look_ns = ns;
     int dead = dead_process(w);
     if (dead >= 0)
         return services->fail(TD_ERR_PEER, "rank %d has died, seen by rank %d in %s", dead, w->rank,
-                              comm->operation ? comm->operation : "a wait");
+                              operation(comm));
     return TD_OK;
+}
+
+static td_bell *mpi_bell(td_comm *comm)
+{
+    (void)comm;
+    return NULL; /* MPI has to be asked */
 }
 
 static void mpi_fail(td_comm *comm, td_status status)
@@ -196,17 +217,9 @@ static void mpi_fail(td_comm *comm, td_status status)
 
 /* --- groups --- */
 
-static td_status fill_group(mpi_group *g, td_comm *comm)
+static td_status mpi_split(td_comm *comm, int color, int key, const int *members, td_comm *out)
 {
-    MPI_Comm_rank(g->comm, &comm->rank);
-    MPI_Comm_size(g->comm, &comm->size);
-    MPI_Comm_set_errhandler(g->comm, MPI_ERRORS_RETURN);
-    comm->impl = g;
-    return TD_OK;
-}
-
-static td_status mpi_split(td_comm *comm, int color, int key, td_comm *out)
-{
+    (void)members; /* MPI orders them in the same way */
     mpi_group *g = comm->impl, *child = calloc(1, sizeof *child);
     if (!child) return services->fail(TD_ERR_NOMEM, "no memory for a group");
     int code = MPI_Comm_split(g->comm, color < 0 ? MPI_UNDEFINED : color, key, &child->comm);
@@ -214,15 +227,10 @@ static td_status mpi_split(td_comm *comm, int color, int key, td_comm *out)
         free(child);
         return code == MPI_SUCCESS ? TD_OK : mpi_error(code, comm, -1);
     }
+    MPI_Comm_set_errhandler(child->comm, MPI_ERRORS_RETURN);
     child->world = g->world;
-    return fill_group(child, out);
-}
-
-static void mpi_close(td_comm *comm)
-{
-    mpi_group *g = comm->impl;
-    MPI_Comm_free(&g->comm);
-    free(g);
+    out->impl = child;
+    return TD_OK;
 }
 
 /* --- shared memory --- */
@@ -252,13 +260,13 @@ static td_status map_shared(const char *name, bool create, size_t bytes, td_regi
  * with a byte) the name goes away. */
 static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
-    static int serial;
     char name[NAME] = "";
     int leader = 0;
     while (comm->host[leader] != comm->host[comm->rank]) leader++;
     td_status mine = TD_OK;
     if (comm->rank == leader) {
-        snprintf(name, sizeof name, "/tandem-%ld-%d", (long)getpid(), serial++);
+        snprintf(name, sizeof name, "/tandem-%ld-%d", (long)getpid(),
+                 ((mpi_group *)comm->impl)->world->serial++);
         mine = map_shared(name, true, bytes, out);
         if (mine != TD_OK) name[0] = 0;
     }
@@ -300,23 +308,32 @@ static void mpi_shared_destroy(td_comm *comm, td_region *region)
 
 /* --- beginning and end --- */
 
+/* Hosts are told apart by name and by space of process ids (containers may share a name). */
+static void name_host(char name[TD_HOST_NAME])
+{
+    char host[NAME] = "", space[24] = "";
+    gethostname(host, NAME - 1);
+    if (readlink("/proc/self/ns/pid", space, sizeof space - 1) < 0) space[0] = 0;
+    snprintf(name, TD_HOST_NAME, "%s %s", host, space);
+}
+
 static td_status exchange_names(mpi_group *g, td_comm *world, char **host_names)
 {
     struct card {
-        char host[NAME];
+        char host[TD_HOST_NAME];
         long pid;
     } own = {.pid = (long)getpid()}, *all = calloc((size_t)world->size, sizeof *all);
-    char *names = calloc((size_t)world->size, NAME);
+    char *names = calloc((size_t)world->size, TD_HOST_NAME);
     g->pid = calloc((size_t)world->size, sizeof *g->pid);
     if (!all || !names || !g->pid) {
         free(all);
         free(names);
         return services->fail(TD_ERR_NOMEM, "no memory for %d ranks", world->size);
     }
-    gethostname(own.host, NAME - 1);
+    name_host(own.host);
     int code = MPI_Allgather(&own, sizeof own, MPI_BYTE, all, sizeof own, MPI_BYTE, g->comm);
     for (int r = 0; r < world->size; r++) {
-        memcpy(names + r * NAME, all[r].host, NAME);
+        memcpy(names + r * TD_HOST_NAME, all[r].host, TD_HOST_NAME);
         if (!strcmp(all[r].host, own.host)) g->pid[r] = all[r].pid;
     }
     free(all);
@@ -324,35 +341,75 @@ static td_status exchange_names(mpi_group *g, td_comm *world, char **host_names)
     return code == MPI_SUCCESS ? TD_OK : mpi_error(code, world, -1);
 }
 
+static td_status check_tags(MPI_Comm comm)
+{
+    int *most = NULL, known = 0;
+    MPI_Comm_get_attr(comm, MPI_TAG_UB, &most, &known);
+    if (known && *most >= TD_TAG_END) return TD_OK;
+    return services->fail(TD_ERR_UNSUPPORTED, "this MPI's tags end at %d; Tandem needs %d",
+                          known ? *most : 0, TD_TAG_END);
+}
+
 static td_status mpi_open(const td_mpi_services *given, td_comm *world, char **host_names)
 {
-    int provided = 0;
+    int provided = 0, begun = 0;
     services = given;
+    MPI_Initialized(&begun);
+    if (begun) return services->fail(TD_ERR_UNSUPPORTED, "MPI can be opened once in a process");
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS)
         return services->fail(TD_ERR_IO, "MPI could not be initialised");
     mpi_group *g = calloc(1, sizeof *g);
     if (!g) return services->fail(TD_ERR_NOMEM, "no memory for MPI's group");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_dup(MPI_COMM_WORLD, &g->comm);
-    g->world = g;
-    td_status status = fill_group(g, world);
-    g->rank = world->rank, g->size = world->size;
+    MPI_Comm_set_errhandler(g->comm, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(g->comm, &world->rank);
+    MPI_Comm_size(g->comm, &world->size);
+    g->world = g, g->rank = world->rank, g->size = world->size;
+    world->impl = g;
+    td_status status = provided < MPI_THREAD_SERIALIZED
+        ? services->fail(TD_ERR_UNSUPPORTED, "this MPI cannot be called by another thread than "
+                         "the first")
+        : check_tags(g->comm);
     return status == TD_OK ? exchange_names(g, world, host_names) : status;
 }
 
-/* After a failure the others may be gone or waiting, and MPI_Finalize would wait for them: give
- * the notices a moment, then leave as MPI's standard allows. */
-static void mpi_finish(td_comm *world, bool failed)
+/* After a failure, MPI_Finalize would wait for ranks that may be gone. So all say goodbye, and who
+ * has heard it from everybody within half a second ends in order; else the process is left to exit
+ * without, and mpiexec ends the rest. Meanwhile this rank's notices go out. */
+static bool say_goodbye(mpi_group *w)
 {
-    mpi_group *g = world->impl;
-    if (failed) {
-        for (int i = 0; i < 100; i++) {
-            int flag;
-            MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_FAILED, g->comm, &flag, MPI_STATUS_IGNORE);
-            nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
-        }
-        return; /* the process exits with its status; mpiexec ends the rest */
+    int heard = 0;
+    for (int r = 0; r < w->size; r++) {
+        MPI_Request request;
+        if (r != w->rank &&
+            MPI_Isend(NULL, 0, MPI_BYTE, r, TD_TAG_BYE, w->comm, &request) == MPI_SUCCESS)
+            MPI_Request_free(&request);
     }
+    for (int i = 0; i < 250 && heard < w->size - 1; i++) {
+        int flag = 0;
+        MPI_Status status;
+        while (MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_BYE, w->comm, &flag, &status) == MPI_SUCCESS &&
+               flag) {
+            MPI_Recv(NULL, 0, MPI_BYTE, status.MPI_SOURCE, TD_TAG_BYE, w->comm, MPI_STATUS_IGNORE);
+            heard++;
+        }
+        look_for_notices(w);
+        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    }
+    return heard == w->size - 1;
+}
+
+static void mpi_close(td_comm *comm)
+{
+    mpi_group *g = comm->impl;
+    if (!g) return;
+    if (g->world != g) {
+        if (!g->world->failed && !g->world->sent) MPI_Comm_free(&g->comm); /* else it could wait */
+        free(g);
+        return;
+    }
+    if ((g->failed || g->sent) && !say_goodbye(g)) return;
     MPI_Comm_free(&g->comm);
     MPI_Finalize();
     free(g->pid);
@@ -375,6 +432,7 @@ static const td_transport_ops mpi_ops = {
     .irecv = mpi_irecv,
     .test = mpi_test,
     .cancel = mpi_cancel,
+    .bell = mpi_bell,
     .check = mpi_check,
     .fail = mpi_fail,
     .split = mpi_split,
@@ -392,7 +450,6 @@ static const td_mpi_module module = {
     .version = mpi_version,
     .open = mpi_open,
     .release = free,
-    .finish = mpi_finish,
 };
 
 extern TD_API const td_mpi_module *const td_mpi_module_entry;

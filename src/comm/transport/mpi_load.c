@@ -83,37 +83,53 @@ td_status td_comm_mpi_version(char text[256], bool *has_ulfm)
     return TD_OK;
 }
 
-td_status td_comm_run_mpi(const td_comm_config *config, td_rank_fn *fn, void *arg)
+/* Numbers for host names, the same at all ranks. */
+static td_status number_hosts(td_comm *world, const char *names)
+{
+    int *host = td_calloc((size_t)world->size, sizeof *host);
+    if (!host) return td_fail(TD_ERR_NOMEM, "no memory for %d ranks", world->size);
+    for (int r = 0; r < world->size; r++)
+        while (strcmp(names + TD_HOST_NAME * host[r], names + TD_HOST_NAME * r) != 0) host[r]++;
+    td_comm_fake_hosts(host, world->size);
+    td_status status = td_comm_set_hosts(world, host, NULL);
+    td_free(host);
+    return status;
+}
+
+td_status td_comm_open_mpi(const td_comm_config *config, td_comm **out)
 {
     static const td_mpi_services services = {td_fail, td_last_error, td_comm_exchange};
     const td_mpi_module *module = NULL;
     TD_TRY(td_mpi_load(&module));
-    td_comm world = {.ops = module->ops};
-    world.deadline_ms = config && config->deadline_ms ? config->deadline_ms : 300000;
     char *names = NULL;
-    int *host = NULL;
-    td_status status = module->open(&services, &world, &names);
-    if (status != TD_OK) return status;
-    host = td_calloc((size_t)world.size, sizeof *host);
-    if (!host) {
-        status = td_fail(TD_ERR_NOMEM, "no memory for %d ranks", world.size);
-        goto out;
-    }
-    for (int r = 0; r < world.size; r++)
-        while (strcmp(names + 64 * host[r], names + 64 * r) != 0) host[r]++;
-    /* For tests: pretend that ranks are on several hosts, "0,0,1,1". */
-    const char *fake = getenv("TANDEM_FAKE_HOSTS");
-    for (int r = 0; fake && r < world.size; r++) {
-        host[r] = atoi(fake);
-        fake = strchr(fake, ',') ? strchr(fake, ',') + 1 : fake;
-    }
-    TD_GOTO(td_comm_set_hosts(&world, host));
-    status = fn(&world, arg);
-out:
-    td_free(host);
-    if (status != TD_OK) world.ops->fail(&world, status);
+    td_comm *world = td_calloc(1, sizeof *world);
+    if (!world) return td_fail(TD_ERR_NOMEM, "no memory for a group");
+    world->ops = module->ops;
+    world->deadline_ms = config && config->deadline_ms > 0 ? config->deadline_ms : 300000;
+    td_status status = module->open(&services, world, &names);
+    if (status == TD_OK) status = number_hosts(world, names);
     module->release(names);
-    module->finish(&world, status != TD_OK);
-    td_free(world.host);
+    if (status == TD_OK) {
+        *out = world;
+        return TD_OK;
+    }
+    if (world->impl && world->size) world->ops->fail(world, status);
+    td_comm_close(world);
     return status;
+}
+
+td_status td_comm_run_mpi(const td_comm_config *config, td_rank_fn *fn, void *arg)
+{
+    char sentence[1024];
+    td_comm *world = NULL;
+    TD_TRY(td_comm_open_mpi(config, &world));
+    td_status status = fn(world, arg);
+    if (status == TD_OK) {
+        td_comm_close(world);
+        return TD_OK;
+    }
+    snprintf(sentence, sizeof sentence, "%s", td_last_error());
+    world->ops->fail(world, status);
+    td_comm_close(world);
+    return td_fail_again(status, sentence);
 }

@@ -1,0 +1,47 @@
+/* A bell that ranks sleep by, in memory that they share (threads or processes of a host).
+ *
+ * Whoever waits for shared state to change listens, looks at the state once more, and sleeps;
+ * whoever has changed it rings. No ring is lost: the listener has been counted, and has noted the
+ * bell's number, before it looks; the ringer raises the number before it looks for listeners. Where
+ * nobody sleeps a ring costs one atomic addition and no system call.
+ *
+ * Source: Drepper, "Futexes are tricky", 2011. */
+#ifndef TD_COMM_BELL_H
+#define TD_COMM_BELL_H
+
+#include <linux/futex.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef struct td_bell {
+    uint32_t number, listeners; /* both atomic */
+} td_bell;
+
+static inline void td_bell_ring(td_bell *bell)
+{
+    __atomic_add_fetch(&bell->number, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&bell->listeners, __ATOMIC_SEQ_CST))
+        syscall(SYS_futex, &bell->number, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+static inline uint32_t td_bell_listen(td_bell *bell)
+{
+    __atomic_add_fetch(&bell->listeners, 1, __ATOMIC_SEQ_CST);
+    return __atomic_load_n(&bell->number, __ATOMIC_SEQ_CST);
+}
+
+/* Until a ring after the listen that gave `number`, or for `ns` (below a second). */
+static inline void td_bell_sleep(td_bell *bell, uint32_t number, long ns)
+{
+    struct timespec most = {.tv_nsec = ns};
+    syscall(SYS_futex, &bell->number, FUTEX_WAIT, number, &most, NULL, 0);
+}
+
+static inline void td_bell_leave(td_bell *bell)
+{
+    __atomic_sub_fetch(&bell->listeners, 1, __ATOMIC_SEQ_CST);
+}
+
+#endif
