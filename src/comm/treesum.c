@@ -1,8 +1,9 @@
 /* See treesum_impl.h: who holds what, and where it lies. */
-#include "comm/treesum_impl.h"
+#include "comm/treesum.h"
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "comm/treesum_impl.h"
 
 #include <string.h>
 
