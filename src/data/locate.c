@@ -55,6 +55,11 @@ static td_status find_plain_or_gz(const char *dir, const char *name, char out[TD
     return TD_OK;
 }
 
+static bool wants_no_label(const td_data_config *config)
+{
+    return config->label && !strcmp(config->label, "none");
+}
+
 static td_status locate_in_folder(const td_data_config *config, td_location *out)
 {
     const char *dir = config->path;
@@ -65,7 +70,7 @@ static td_status locate_in_folder(const td_data_config *config, td_location *out
         TD_TRY(find_plain_or_gz(dir, f->main, out->main, &found));
         if (!found) continue;
         out->reader = td_reader_find(f->format);
-        if (!f->label) return TD_OK;
+        if (!f->label || wants_no_label(config)) return TD_OK;
         TD_TRY(find_plain_or_gz(dir, f->label, out->label, &found));
         if (!found)
             return td_fail(TD_ERR_DATA, "%s holds %s but not its labels, %s or %s.gz", dir, f->main,
@@ -179,7 +184,7 @@ td_status td_locate(const td_data_config *config, td_location *out)
         if (!td_path_exists(out->main)) return td_fail_errno("cannot open %s", out->main);
         out->reader = config->format == TD_FORMAT_AUTO ? reader_by_name(out->main)
                                                        : td_reader_find(config->format);
-        bool pairs = out->reader && (out->reader->format == TD_FORMAT_IDX ||
+        bool pairs = out->reader && !wants_no_label(config) && (out->reader->format == TD_FORMAT_IDX ||
                                      (out->reader->format == TD_FORMAT_NPY &&
                                       !strstr(out->main, ".npz")));
         if (pairs) TD_TRY(locate_labels(out));

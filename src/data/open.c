@@ -1,4 +1,5 @@
 /* Opening: find the files, map them, choose the reader, run it. */
+#include "data/cache.h"
 #include "data/locate.h"
 
 #include "base/alloc.h"
@@ -84,5 +85,14 @@ td_status td_dataset_open(const td_data_config *config, td_dataset **out)
     td_data_config used = *config;
     if (used.like && used.like->base) used.like = used.like->base;
     TD_TRY(td_locate(&used, &where));
-    return read_files(&used, &where, out);
+    if (!used.cache) return read_files(&used, &where, out);
+    td_cache_key key;
+    TD_TRY(td_cache_key_make(&used, &where, &key));
+    td_dataset *dataset;
+    if (td_cache_load(&key, &dataset) != TD_OK) {
+        TD_TRY(read_files(&used, &where, &dataset));
+        td_cache_save(&key, dataset);
+    }
+    *out = dataset;
+    return TD_OK;
 }

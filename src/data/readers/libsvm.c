@@ -77,7 +77,7 @@ static td_status parse_head(svm *s, uint64_t row, const char **at, const char *e
     const char *from = *at, *p = td_parse_float(from, end, &s->label[row]);
     if (!p || isinf(s->label[row]) || !(ends(p, end) || *p == ':'))
         return fail_at(s, from, end, "is not a label, a finite number");
-    if ((*p == ':') != s->weights && p < end)
+    if (p < end && (*p == ':') != s->weights)
         return fail_at(s, from, end, s->weights ? "has no weight where the first line has one"
                                                 : "has a weight where the first line has none");
     if (s->weights) {

@@ -7,7 +7,7 @@
  * van de Geijn, "Anatomy of high-performance matrix multiplication", TOMS 2008. */
 #include "math/kernels/table.h"
 
-enum { KC = 256, MC = 252, GRAD_BLOCK = 128 };
+enum { KC = 256, MC = 264, GRAD_BLOCK = 128 };
 
 /* acc[i][..] += a[i][p] * b[p][..] for p in 0..k-1; acc is [m][NR] in memory. */
 TD_INLINE void tile(const int m, size_t k, const float *a, size_t a_row, size_t a_col,
@@ -19,11 +19,15 @@ TD_INLINE void tile(const int m, size_t k, const float *a, size_t a_row, size_t 
         acc[i][0] = v_load(c + i * NR);
         acc[i][1] = v_load(c + i * NR + V_W);
     }
+    const float *row[MR];
+#pragma GCC unroll 16
+    for (int i = 0; i < m; i++) row[i] = a + (size_t)i * a_row;
+#pragma GCC unroll 4
     for (size_t p = 0; p < k; p++, b += NR) {
         vf b0 = v_load(b), b1 = v_load(b + V_W);
 #pragma GCC unroll 16
         for (int i = 0; i < m; i++) {
-            vf s = v_set1(a[(size_t)i * a_row + p * a_col]);
+            vf s = v_set1(row[i][p * a_col]);
             acc[i][0] = v_fma(s, b0, acc[i][0]);
             acc[i][1] = v_fma(s, b1, acc[i][1]);
         }
@@ -40,7 +44,12 @@ static void tile_of(int m, size_t k, const float *a, size_t a_row, size_t a_col,
 {
     switch (m) {
 #define CASE(M)                                                                                   \
-    case M: tile(M, k, a, a_row, a_col, b, c); break;
+    case M:                                                                                       \
+        if (a_col == 1)                                                                           \
+            tile(M, k, a, a_row, 1, b, c);                                                        \
+        else                                                                                      \
+            tile(M, k, a, a_row, a_col, b, c);                                                    \
+        break;
         CASE(1) CASE(2) CASE(3) CASE(4)
 #if defined(__AVX2__)
         CASE(5) CASE(6)

@@ -9,6 +9,10 @@
 /* to[r][b][a] = from[r][a][b] */
 static void transpose(size_t rows, size_t a, size_t b, const float *from, float *to)
 {
+    if (a == 1 || b == 1) {
+        memcpy(to, from, rows * a * b * sizeof *to);
+        return;
+    }
     for (size_t r = 0; r < rows; r++, from += a * b, to += a * b)
         for (size_t i = 0; i < b; i++)
             for (size_t j = 0; j < a; j++) to[i * a + j] = from[j * b + i];
