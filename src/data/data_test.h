@@ -171,15 +171,13 @@ static inline size_t make_gz(const void *bytes, size_t size, unsigned char **out
 /* Where the data sets for development are; NULL skips the test with a message. */
 static inline const char *development_data(const char *name, char path[TD_PATH_MAX])
 {
+    static const char *const places[] = {"../shared/data", "../../shared/data", "../../../shared/data"};
     const char *base = getenv("TANDEM_DATA");
-#ifdef TD_SOURCE_ROOT
-    if (!base) base = TD_SOURCE_ROOT "/../shared/data";
-#endif
-    if (!base || td_path_join(path, base, name) != TD_OK || !td_path_exists(path)) {
-        print_message("%s is not there (set TANDEM_DATA): skipped\n", name);
-        return NULL;
-    }
-    return path;
+    if (base && td_path_join(path, base, name) == TD_OK && td_path_exists(path)) return path;
+    for (size_t i = 0; !base && i < sizeof places / sizeof *places; i++)
+        if (td_path_join(path, places[i], name) == TD_OK && td_path_exists(path)) return path;
+    print_message("%s is not there (set TANDEM_DATA): skipped\n", name);
+    return NULL;
 }
 
 #endif

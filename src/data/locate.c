@@ -119,16 +119,16 @@ static bool replaced(const char *path, const char *from, const char *to, char ou
     return n > 0 && n < TD_PATH_MAX;
 }
 
-/* The file as named, or with .gz put behind or taken away. */
+/* The file as named, or with .gz put behind or taken away; `path` says which. */
 static bool exists_either_way(char path[TD_PATH_MAX])
 {
     if (td_path_exists(path)) return true;
     size_t stem = stem_length(path), length = strlen(path);
-    if (stem < length)
-        path[stem] = 0;
-    else if (length + 4 < TD_PATH_MAX)
-        strcat(path, ".gz");
-    return td_path_exists(path);
+    if (stem == length && length + 4 >= TD_PATH_MAX) return false;
+    memcpy(path + stem, stem < length ? "" : ".gz", stem < length ? 1 : 4);
+    if (td_path_exists(path)) return true;
+    memcpy(path + stem, stem < length ? ".gz" : "", stem < length ? 4 : 1);
+    return false;
 }
 
 static td_status locate_labels(td_location *out)

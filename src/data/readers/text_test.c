@@ -76,7 +76,7 @@ static void test_side_files(void **state)
     (void)state;
     float w[3];
     int64_t g[5];
-    assert_ok(td_read_numbers(source_of("w", "1\n 2.5 \r\n\n3", 12), 3, 0, w));
+    assert_ok(td_read_numbers(source_of("w", "1\n 2.5 \r\n\n3", 11), 3, 0, w));
     assert_true(w[0] == 1 && w[1] == 2.5f && w[2] == 3);
     assert_fails(TD_ERR_DATA, "w:2: \"x\"", td_read_numbers(source_of("w", "1\nx\n", 4), 2, 0, w));
     assert_fails(TD_ERR_DATA, "w:1: \"-1\"", td_read_numbers(source_of("w", "-1\n", 3), 1, 0, w));
