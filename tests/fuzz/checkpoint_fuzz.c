@@ -1,0 +1,28 @@
+/* Any bytes as the two files of a checkpoint: tensors, and the manifest. */
+#include "ckpt/bundle.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
+{
+    td_safetensors *file;
+    json_t *state;
+    uint64_t hash, length;
+    float out[4];
+    /* In memory of exactly this size, so that a read beyond it is seen. */
+    unsigned char *copy = malloc(size ? size : 1);
+    if (!copy) return 0;
+    memcpy(copy, bytes, size);
+    if (td_safetensors_parse("state.safetensors", copy, size, &file) == TD_OK) {
+        if (td_safetensors_read(file, "w", 4, out) == TD_OK && size < 24) abort();
+        td_safetensors_close(file);
+    }
+    if (td_manifest_parse("manifest.json", (const char *)copy, size, "checkpoint",
+                          "state.safetensors", &state, &hash, &length) == TD_OK)
+        json_decref(state);
+    free(copy);
+    return 0;
+}
