@@ -186,10 +186,17 @@ td_status td_text_count(td_text *text, td_pool *pool)
 
 enum { TENS = 60, DIGITS = 19, TEXT_MOST = 1100 };
 
-#define TEN(d)                                                                                    \
-    1e##d##0, 1e##d##1, 1e##d##2, 1e##d##3, 1e##d##4, 1e##d##5, 1e##d##6, 1e##d##7, 1e##d##8,     \
-        1e##d##9
-static const double tens[TENS] = {TEN(0), TEN(1), TEN(2), TEN(3), TEN(4), TEN(5)};
+#define TEN(f, d)                                                                                 \
+    f(1e##d##0), f(1e##d##1), f(1e##d##2), f(1e##d##3), f(1e##d##4), f(1e##d##5), f(1e##d##6),    \
+        f(1e##d##7), f(1e##d##8), f(1e##d##9)
+#define AS_IT_IS(x) (x)
+#define INVERSE(x) (1 / (x))
+#define ALL_TENS(f) TEN(f, 0), TEN(f, 1), TEN(f, 2), TEN(f, 3), TEN(f, 4), TEN(f, 5)
+static const double tens[TENS] = {ALL_TENS(AS_IT_IS)};
+static const double tenths[TENS] = {ALL_TENS(INVERSE)};
+#undef ALL_TENS
+#undef INVERSE
+#undef AS_IT_IS
 #undef TEN
 
 static const char *parse_slowly(const char *begin, const char *end, float *out)
@@ -212,8 +219,11 @@ static const char *parse_slowly(const char *begin, const char *end, float *out)
 const char *td_parse_float(const char *at, const char *end, float *out)
 {
     const char *begin = at;
-    bool negative = false;
-    if (at < end && (*at == '-' || *at == '+')) negative = *at++ == '-';
+    uint32_t negative = 0; /* signs are as random as data: no branch on them */
+    if (at < end) {
+        negative = *at == '-';
+        at += negative | (*at == '+');
+    }
     uint64_t mantissa = 0;
     const char *digits = at;
     unsigned digit;
@@ -242,16 +252,17 @@ const char *td_parse_float(const char *at, const char *end, float *out)
     }
     if (count > DIGITS || exponent <= -TENS || exponent >= TENS) return parse_slowly(begin, at, out);
     double value = (double)mantissa;
-    if (exponent < 0)
-        value /= tens[-exponent];
-    else
-        value *= tens[exponent];
+    value *= exponent < 0 ? tenths[-exponent] : tens[exponent];
     uint64_t bits;
     memcpy(&bits, &value, sizeof bits);
     uint64_t middle = (bits & 0x1FFFFFFF) - (0x10000000 - 4); /* the 29 bits a float lacks */
     if (middle <= 8 || ((value < FLT_MIN || value > FLT_MAX) && mantissa))
         return parse_slowly(begin, at, out);
-    *out = negative ? -(float)value : (float)value;
+    float rounded = (float)value;
+    uint32_t word;
+    memcpy(&word, &rounded, sizeof word);
+    word |= negative << 31;
+    memcpy(out, &word, sizeof word);
     return at;
 }
 
