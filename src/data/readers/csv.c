@@ -135,7 +135,7 @@ static td_status parse_row(csv *c, size_t chunk, uint64_t row, const char **at, 
         const char *q = NULL;
         if (plan->kind[k] == CSV_NUMBER && !plan->missing_numbers) {
             while (p < end && *p == ' ') p++;
-            q = td_parse_float(p, end, to);
+            q = td_parse_number(p, end, to);
             while (q && q < end && *q == ' ') q++;
             if (q && !((q < end && *q == delimiter) || csv_at_line_end(q, end))) q = NULL;
             if (q && isinf(*to)) q = NULL;

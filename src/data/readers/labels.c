@@ -5,7 +5,6 @@
 #include "base/error.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { AUTO_CLASSES = 1000, ID_CLASSES = 65536, MOST_CLASSES = 65536 };
@@ -81,13 +80,8 @@ static survey survey_numbers(const float *number, uint64_t n)
     return s;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static int find_value(const double *value, int count, double x)
+/* Where x is, or belongs, in ascending values. */
+static int lower_bound(const double *value, int count, double x)
 {
     int low = 0, high = count;
     while (low < high) {
@@ -97,32 +91,48 @@ static int find_value(const double *value, int count, double x)
         else
             high = middle;
     }
-    return low < count && value[low] == x ? low : -1;
+    return low;
+}
+
+static int find_value(const double *value, int count, double x)
+{
+    int at = lower_bound(value, count, x);
+    return at < count && value[at] == x ? at : -1;
+}
+
+/* The different numbers in ascending order, in value [MOST_CLASSES]; -1 when there are more. */
+static int collect_values(const float *number, uint64_t n, double *value)
+{
+    int count = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        double x = number[i];
+        int at = lower_bound(value, count, x);
+        if (at < count && value[at] == x) continue;
+        if (count == MOST_CLASSES) return -1;
+        memmove(value + at + 1, value + at, (size_t)(count - at) * sizeof *value);
+        value[at] = x;
+        count++;
+    }
+    return count;
 }
 
 static td_status number_classes(const td_read_job *job, const float *number, td_dataset *out)
 {
-    uint64_t n = out->info.samples;
-    double *all = td_reallocarray(NULL, n, sizeof *all);
-    if (!all) return td_fail(TD_ERR_NOMEM, "no memory for %llu labels", (unsigned long long)n);
-    for (uint64_t i = 0; i < n; i++) all[i] = number[i];
-    qsort(all, n, sizeof *all, compare_doubles);
-    uint64_t count = 0;
-    for (uint64_t i = 0; i < n; i++)
-        if (i == 0 || all[i] != all[i - 1]) all[count++] = all[i];
+    double *all = td_calloc(MOST_CLASSES, sizeof *all), *value = NULL;
+    if (!all) return td_fail(TD_ERR_NOMEM, "no memory for classes");
     td_status status = TD_OK;
     const char **names = NULL;
-    double *value = NULL;
-    if (count > MOST_CLASSES) {
+    int count = collect_values(number, out->info.samples, all);
+    if (count < 0) {
         status = td_fail(TD_ERR_DATA,
-                         "%s: its labels have %llu different values, too many for classes; read "
-                         "them as values",
-                         job->main.name, (unsigned long long)count);
+                         "%s: its labels have more than %d different values, too many for classes; "
+                         "read them as values",
+                         job->main.name, MOST_CLASSES);
         goto out;
     }
-    TD_GOTO(td_dataset_take(out, count, sizeof *value, "classes", &value));
-    TD_GOTO(td_dataset_take(out, count, sizeof *names, "class names", &names));
-    for (uint64_t k = 0; k < count; k++) {
+    TD_GOTO(td_dataset_take(out, (size_t)count, sizeof *value, "classes", &value));
+    TD_GOTO(td_dataset_take(out, (size_t)count, sizeof *names, "class names", &names));
+    for (int k = 0; k < count; k++) {
         char text[40];
         int length = snprintf(text, sizeof text, "%.9g", all[k]);
         value[k] = all[k];
@@ -132,7 +142,7 @@ static td_status number_classes(const td_read_job *job, const float *number, td_
             goto out;
         }
     }
-    out->info.classes = (int)count;
+    out->info.classes = count;
     out->info.class_names = names;
     out->class_value = value;
 out:

@@ -74,7 +74,7 @@ static td_status count_entries(void *arg, size_t chunk)
 
 static td_status parse_head(svm *s, uint64_t row, const char **at, const char *end)
 {
-    const char *from = *at, *p = td_parse_float(from, end, &s->label[row]);
+    const char *from = *at, *p = td_parse_number(from, end, &s->label[row]);
     if (!p || isinf(s->label[row]) || !(ends(p, end) || *p == ':'))
         return fail_at(s, from, end, "is not a label, a finite number");
     if (p < end && (*p == ':') != s->weights)
@@ -134,7 +134,7 @@ static td_status parse_entries(svm *s, chunk_count *count, uint64_t *used, const
             index = index * 10 + digit, p++;
         if (p == token || p == end || *p != ':' || index < next || index > INT32_MAX)
             return bad_entry(s, token, end);
-        p = td_parse_float(p + 1, end, &s->value[n]);
+        p = td_parse_number(p + 1, end, &s->value[n]);
         if (!p || !ends(p, end) || isinf(s->value[n])) return bad_entry(s, token, end);
         s->index[n++] = (uint32_t)index - 1;
         if (index == 0) count->zero = true;

@@ -184,7 +184,7 @@ td_status td_text_count(td_text *text, td_pool *pool)
 
 /* ---- numbers ---- */
 
-enum { TENS = 60, DIGITS = 19, TEXT_MOST = 1100 };
+enum { TENS = 60, DIGITS = 19, WHOLE = 7, TEXT_MOST = 1100 };
 
 #define TEN(f, d)                                                                                 \
     f(1e##d##0), f(1e##d##1), f(1e##d##2), f(1e##d##3), f(1e##d##4), f(1e##d##5), f(1e##d##6),    \
@@ -230,6 +230,10 @@ const char *td_parse_float(const char *at, const char *end, float *out)
     while (at < end && (digit = (unsigned)(*at - '0')) < 10) mantissa = mantissa * 10 + digit, at++;
     ptrdiff_t count = at - digits;
     long exponent = 0;
+    if (at < end && (unsigned char)*at <= ',' && count && count <= WHOLE) { /* a short whole number */
+        *out = negative ? -(float)(int32_t)mantissa : (float)(int32_t)mantissa;
+        return at;
+    }
     if (at < end && *at == '.') {
         const char *fraction = ++at;
         while (at < end && (digit = (unsigned)(*at - '0')) < 10)

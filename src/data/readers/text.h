@@ -44,6 +44,18 @@ size_t td_text_row_line(const td_text *text, uint64_t row);
  * large for a float gives infinity. */
 const char *td_parse_float(const char *at, const char *end, float *out);
 
+/* The same, quick for the single digits that fill tables of codes. */
+static inline const char *td_parse_number(const char *at, const char *end, float *out)
+{
+    /* Blanks, line ends, commas and # come before the point and the letters. One branch for both
+     * tests: whether a sign stands first is hard to predict. */
+    if (end - at >= 2 && (((unsigned)(at[0] - '0') < 10) & ((unsigned char)at[1] <= ','))) {
+        *out = (float)(at[0] - '0');
+        return at + 1;
+    }
+    return td_parse_float(at, end, out);
+}
+
 /* One number from each row of a side file, such as weights; exactly `count` of them, not below
  * `least`. */
 TD_MUST_CHECK td_status td_read_numbers(td_source source, uint64_t count, float least, float *out);
