@@ -28,7 +28,8 @@ typedef struct td_gemm {
 
 /* Gradient of a dense layer's weights, leaves added along the tree inside the register tile
  * (so that no leaf's gradient is ever written to memory).
- * For leaf l: g_l[o][i] = chain over its rows r ascending of dy[r][o] * x[r][i]. After leaf l,
+ * For leaf l: g_l[o][i] = chain over its rows r ascending of dy[r][o] * x[r][i], begun with the
+ * first row's product (0 where there is none). After leaf l,
  * merges[l] pairs of the newest partial sums are added, older + newer. What is left at the end,
  * oldest first, is written to nodes[0..]. */
 typedef struct td_dense_grad {

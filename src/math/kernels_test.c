@@ -59,14 +59,16 @@ static void dense_grad_folds_its_leaves_along_the_tree(void **state)
     enum { IN = 37, OUT = 23, LEAVES = 5, ROWS = 13 };
     static const size_t leaf_row[LEAVES + 1] = {0, 3, 5, 8, 8, ROWS};
     static const int merges[LEAVES] = {0, 1, 0, 2, 0}; /* ((0+1)+(2+3)), 4 */
-    float *x = randoms(ROWS * IN, 1, 1), *dy = randoms(ROWS * OUT, 2, 1);
+    float *x = randoms(ROWS * IN, 1, 1), *dy = randoms(ROWS * OUT, 2, 0.7f);
     static float leaf[LEAVES][OUT * IN], want[2][OUT * IN], got[2][OUT * IN];
     for (int l = 0; l < LEAVES; l++)
         for (int o = 0; o < OUT; o++)
             for (int i = 0; i < IN; i++) {
                 float s = 0;
-                for (size_t r = leaf_row[l]; r < leaf_row[l + 1]; r++)
-                    s = fmaf(dy[r * OUT + (size_t)o], x[r * IN + (size_t)i], s);
+                for (size_t r = leaf_row[l]; r < leaf_row[l + 1]; r++) {
+                    float d = dy[r * OUT + (size_t)o], v = x[r * IN + (size_t)i];
+                    s = r == leaf_row[l] ? d * v : fmaf(d, v, s);
+                }
                 leaf[l][o * IN + i] = s;
             }
     for (int e = 0; e < OUT * IN; e++) {

@@ -175,6 +175,18 @@ static td_status unknown_layer(const char *text)
                    "softmax, mlp, lenet and resnet20", text, names);
 }
 
+/* A flatten that moves nothing, on the network's input, only gives it another shape. */
+static td_status append_flatten(td_net *net, int number, int *value)
+{
+    td_value *in = &net->values[*value];
+    if (*value == 0 && in->readers == 0 && (in->shape.c == 1 || in->shape.h * in->shape.w == 1)) {
+        in->shape = (td_shape){1, 1, td_shape_size(in->shape), true};
+        return TD_OK;
+    }
+    td_layer flat = make(ops_by_name("flatten"), "%d.flatten", number);
+    return td_net_append(net, &flat, *value, -1, value);
+}
+
 static td_status append_word(td_net *net, const td_net_config *config, const word *w, int *number,
                              int *value)
 {
@@ -185,11 +197,9 @@ static td_status append_word(td_net *net, const td_net_config *config, const wor
     if (!residual && !layer.ops) return unknown_layer(w->text);
     TD_TRY(read_args(w, residual ? res_usage : layer.ops->usage, &layer));
     if (residual) return append_residual(net, &layer, (*number)++, value);
+    if (!strcmp(w->name, "flatten")) return append_flatten(net, (*number)++, value);
     if (!strcmp(w->name, "dense")) {
-        if (!net->values[*value].shape.flat) {
-            td_layer flat = make(ops_by_name("flatten"), "%d.flatten", (*number)++);
-            TD_TRY(td_net_append(net, &flat, *value, -1, value));
-        }
+        if (!net->values[*value].shape.flat) TD_TRY(append_flatten(net, (*number)++, value));
         if (layer.given[0] && layer.arg[0] == 0) layer.arg[0] = (double)config->outputs;
     }
     snprintf(layer.name, sizeof layer.name, "%d.%s", (*number)++, layer.ops->name);

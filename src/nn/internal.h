@@ -9,7 +9,8 @@ typedef struct td_value {
     int producer; /* layer, -1: the network's input */
     int readers;
     size_t at; /* offset in a lane's activations per row of the lane; see net.c */
-    int gradient; /* buffer number, -1: none needed */
+    bool trained; /* depends on parameters, so that its gradient is needed */
+    int gradient; /* buffer number, -1: none */
 } td_value;
 
 struct td_net {

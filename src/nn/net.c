@@ -79,9 +79,14 @@ td_status td_net_append(td_net *net, const td_layer *wanted, int in, int in2, in
     TD_TRY(layer->ops->setup(net, layer));
     if (!add_value(net, layer->shape, net->layer_count))
         return td_fail(TD_ERR_NOMEM, "no memory for layer %s", layer->name);
-    net->values[in].readers++;
-    if (in2 >= 0) net->values[in2].readers++;
     layer->out = net->value_count - 1;
+    td_value *value = &net->values[layer->out];
+    value->trained = layer->slots > 0 || net->values[in].trained;
+    net->values[in].readers++;
+    if (in2 >= 0) {
+        value->trained |= net->values[in2].trained;
+        net->values[in2].readers++;
+    }
     net->layer_count++;
     *out = layer->out;
     return TD_OK;
@@ -139,8 +144,9 @@ static td_status plan_gradients(td_net *net)
         td_layer *layer = &net->layers[i];
         int inputs[2] = {layer->in, layer->in2}, own = net->values[layer->out].gradient;
         bool handed_on = false;
+        if (own < 0) continue;
         for (int k = 0; k < 2; k++) {
-            if (inputs[k] <= 0) continue; /* the network's input needs none */
+            if (inputs[k] < 0 || !net->values[inputs[k]].trained) continue;
             td_value *in = &net->values[inputs[k]];
             if (in->gradient >= 0) continue;
             if (layer->overwrites) {
@@ -348,7 +354,7 @@ static void loss_of_leaves(const td_net *net, const td_net_pass *pass, const flo
  * written there already (`written`), to be added afterwards. */
 static float *destination(const td_net *net, const td_net_lane *lane, int v, const bool *written)
 {
-    if (v <= 0) return NULL;
+    if (v < 0 || !net->values[v].trained) return NULL;
     return gradient_buffer(net, lane, written[v] ? 0 : net->values[v].gradient);
 }
 
@@ -356,6 +362,7 @@ static void backward_layer(const td_net *net, td_net_lane *lane, const td_net_pa
                            bool *written)
 {
     const td_layer *layer = &net->layers[i];
+    if (net->values[layer->out].gradient < 0) return; /* nothing below has parameters */
     td_layer_run run = run_of(net, lane, pass, i, true);
     run.dy = gradient_buffer(net, lane, net->values[layer->out].gradient);
     run.dx = destination(net, lane, layer->in, written);
@@ -364,7 +371,7 @@ static void backward_layer(const td_net *net, td_net_lane *lane, const td_net_pa
     int inputs[2] = {layer->in, layer->in2};
     for (int k = 0; k < 2; k++) {
         int v = inputs[k];
-        if (v <= 0) continue;
+        if (v < 0 || !net->values[v].trained) continue;
         float *own = gradient_buffer(net, lane, net->values[v].gradient);
         if (written[v])
             run.k->add(pass->rows * td_shape_size(net->values[v].shape), own,

@@ -26,6 +26,7 @@ typedef __m512 vf;
 #define v_set1(s) _mm512_set1_ps(s)
 #define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define v_add(a, b) _mm512_add_ps(a, b)
+#define v_mul(a, b) _mm512_mul_ps(a, b)
 #define v_max(a, b) _mm512_max_ps(a, b)
 TD_INLINE vf v_load_part(const float *p, int n)
 {
@@ -48,6 +49,7 @@ typedef __m256 vf;
 #define v_set1(s) _mm256_set1_ps(s)
 #define v_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define v_add(a, b) _mm256_add_ps(a, b)
+#define v_mul(a, b) _mm256_mul_ps(a, b)
 #define v_max(a, b) _mm256_max_ps(a, b)
 TD_INLINE __m256i v_mask(int n)
 {
@@ -90,6 +92,10 @@ TD_INLINE vf v_fma(vf a, vf b, vf c)
 TD_INLINE vf v_add(vf a, vf b)
 {
     return a + b;
+}
+TD_INLINE vf v_mul(vf a, vf b)
+{
+    return a * b;
 }
 TD_INLINE vf v_max(vf a, vf b) /* b where either is NaN, as x86 has it */
 {
