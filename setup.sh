@@ -37,24 +37,25 @@ lint)
     ;;
 esac
 
-if [ ${#missing[@]} -gt 0 ]; then
+install() { # install PACKAGE...: through apt, as root or with sudo; else says what is to be done
     if ! command -v apt-get >/dev/null; then
-        echo "setup: install what your system calls: ${missing[*]}" >&2
-        exit 1
+        echo "setup: install what your system calls: $*" >&2
+        return 1
     fi
-    install="apt-get install -y -qq ${missing[*]}"
-    if [ "$(id -u)" -eq 0 ]; then
-        as_root=""
-    elif command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
-        as_root="sudo"
-    else
-        echo "setup: ask an administrator to run: $install" >&2
-        exit 1
+    local as_root=""
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! command -v sudo >/dev/null || ! { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+            echo "setup: ask an administrator to run: apt-get install $*" >&2
+            return 1
+        fi
+        as_root=sudo
     fi
-    echo "setup: installing ${missing[*]}"
+    echo "setup: installing $*" >&2
     $as_root apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive $as_root $install >/dev/null
-fi
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null
+}
+
+if [ ${#missing[@]} -gt 0 ]; then install "${missing[@]}"; fi
 
 open_mpi_5() { # whether this mpicc is of Open MPI 5 or newer
     [[ $("$1" --showme:version 2>/dev/null) =~ Open\ MPI\ ([0-9]+)\. ]] && [ "${BASH_REMATCH[1]}" -ge 5 ]
@@ -62,7 +63,13 @@ open_mpi_5() { # whether this mpicc is of Open MPI 5 or newer
 
 choose_mpi() {
     if [ -n "${MPICC:-}" ]; then
-        echo "$MPICC"
+        if ! command -v "$MPICC" >/dev/null; then
+            echo "setup: MPICC=$MPICC is not a program; give the path of an mpicc" >&2
+            return 1
+        fi
+        open_mpi_5 "$MPICC" ||
+            echo "setup: warning: $MPICC is not of Open MPI 5; live recovery from a dead worker will be missing" >&2
+        command -v "$MPICC"
     elif command -v mpicc >/dev/null && open_mpi_5 mpicc; then
         command -v mpicc
     elif [ -x .deps/mpi/bin/mpicc ]; then
@@ -75,9 +82,7 @@ choose_mpi() {
         fi
         rm -rf .deps/mpi
         echo "setup: warning: Open MPI 5 could not be had; live recovery from a dead worker will be missing" >&2
-        if ! command -v mpicc >/dev/null && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
-            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libopenmpi-dev openmpi-bin >&2 || true
-        fi
+        command -v mpicc >/dev/null || install libopenmpi-dev openmpi-bin || true
         command -v mpicc || true
     fi
 }
