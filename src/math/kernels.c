@@ -7,11 +7,9 @@ extern const td_kernels td_kernels_avx2;
 extern const td_kernels td_kernels_avx512;
 #endif
 
-enum { GRAD_BLOCK = 128 }; /* columns that kernels/gemm.c packs at once */
-
 size_t td_dense_grad_scratch(size_t rows, size_t out)
 {
-    return rows * (out + GRAD_BLOCK);
+    return rows * (out + TD_DENSE_GRAD_BLOCK);
 }
 
 static size_t up16(size_t n)

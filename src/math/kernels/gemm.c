@@ -8,7 +8,7 @@
 #include "math/kernels/table.h"
 
 enum { KC = 256, MC = 264 };
-enum { GM = MR / 2, GRAD_BLOCK = 64 }; /* the gradient's tile: GM rows, of two leaves */
+enum { GM = MR / 2, GRAD_BLOCK = TD_DENSE_GRAD_BLOCK }; /* the gradient's tile: GM rows, twice */
 
 /* acc[i][..] += a[i][p] * b[p][..] for p in 0..k-1; acc is [m][NR] in memory. */
 TD_INLINE void tile(const int m, size_t k, const float *a, size_t a_row, size_t a_col,
@@ -225,48 +225,49 @@ TD_INLINE void grad_single(const int m, const size_t *row, const float *dy, cons
         grad_row(m, false, dy + r * (size_t)m, x + r * NR, acc);
 }
 
-/* One tile of the gradient, all leaves: m outputs by NR inputs. dy is packed [rows][m], x is
- * [rows][NR]. What is left goes to out [m][NR], of row length g->in, or else to the stack. */
-TD_INLINE void grad_tile(const int m, const td_dense_grad *g, const float *dy, const float *x,
-                         float *stack, float *out)
+/* Tiles of the gradient, all leaves: m outputs by `panels` times NR inputs, panel by panel within
+ * each step so that the steps' bookkeeping is shared. dy is packed [rows][m], x is
+ * [panels][rows][NR], the stack [TD_DENSE_GRAD_DEPTH][panels][m][NR]. */
+TD_INLINE void grad_tiles(const int m, const td_dense_grad *g, size_t panels, const float *dy,
+                          const float *x, float *stack)
 {
-    int depth = 0;
-    for (int leaf = 0; leaf < g->leaves; leaf++) {
-        vf acc[GM][2];
+    size_t rows = g->leaf_row[g->leaves], level = panels * (size_t)m * NR;
+    for (int leaf = 0, depth = 0; leaf < g->leaves; leaf++) {
         const size_t *row = g->leaf_row + leaf;
-        int merges = g->merges[leaf];
-        if (merges == 0 && leaf + 1 < g->leaves && g->merges[leaf + 1] > 0 && row[0] < row[1] &&
-            row[1] < row[2]) {
-            grad_pair(m, row, dy, x, acc);
-            merges = g->merges[++leaf] - 1;
-        } else {
-            grad_single(m, row, dy, x, acc);
-        }
-        for (; merges > 0; merges--) {
-            const float *top = stack + (size_t)--depth * GM * NR;
+        bool pair = g->merges[leaf] == 0 && leaf + 1 < g->leaves && g->merges[leaf + 1] > 0 &&
+                    row[0] < row[1] && row[1] < row[2];
+        int merges = pair ? g->merges[++leaf] - 1 : g->merges[leaf];
+        depth += 1 - merges;
+        float *to = stack + (size_t)(depth - 1) * level;
+        for (size_t j = 0; j < panels; j++, to += m * NR) {
+            vf acc[GM][2];
+            if (pair)
+                grad_pair(m, row, dy, x + j * rows * NR, acc);
+            else
+                grad_single(m, row, dy, x + j * rows * NR, acc);
+            for (int k = merges; k-- > 0;) {
+                const float *top = to + (size_t)k * level;
+#pragma GCC unroll 16
+                for (int i = 0; i < m; i++) {
+                    acc[i][0] = v_add(v_load(top + i * NR), acc[i][0]);
+                    acc[i][1] = v_add(v_load(top + i * NR + V_W), acc[i][1]);
+                }
+            }
 #pragma GCC unroll 16
             for (int i = 0; i < m; i++) {
-                acc[i][0] = v_add(v_load(top + i * NR), acc[i][0]);
-                acc[i][1] = v_add(v_load(top + i * NR + V_W), acc[i][1]);
+                v_store(to + i * NR, acc[i][0]);
+                v_store(to + i * NR + V_W, acc[i][1]);
             }
-        }
-        bool done = out && leaf + 1 == g->leaves;
-        float *to = done ? out : stack + (size_t)depth++ * GM * NR;
-        size_t to_row = done ? g->in : NR;
-#pragma GCC unroll 16
-        for (int i = 0; i < m; i++, to += to_row) {
-            v_store(to, acc[i][0]);
-            v_store(to + V_W, acc[i][1]);
         }
     }
 }
 
-static void grad_tile_of(int m, const td_dense_grad *g, const float *dy, const float *x,
-                         float *stack, float *out)
+static void grad_tiles_of(int m, const td_dense_grad *g, size_t panels, const float *dy,
+                          const float *x, float *stack)
 {
     switch (m) {
 #define CASE(M)                                                                                   \
-    case M: grad_tile(M, g, dy, x, stack, out); break;
+    case M: grad_tiles(M, g, panels, dy, x, stack); break;
         CASE(1) CASE(2)
 #if defined(__AVX2__)
         CASE(3)
@@ -295,7 +296,7 @@ static void pack_inputs(const td_dense_grad *g, size_t rows, size_t j, float *pa
 
 void TD_K(dense_grad)(const td_dense_grad *g)
 {
-    float stack[TD_DENSE_GRAD_DEPTH * GM * NR] __attribute__((aligned(64)));
+    float stack[TD_DENSE_GRAD_DEPTH * GM * GRAD_BLOCK] __attribute__((aligned(64)));
     size_t rows = g->leaf_row[g->leaves], tiles = (g->out + GM - 1) / GM;
     int nodes = nodes_left(g);
     float *packed_dy = g->scratch, *panel = g->scratch + rows * g->out;
@@ -305,23 +306,21 @@ void TD_K(dense_grad)(const td_dense_grad *g)
         for (size_t r = 0; r < rows; r++)
             for (size_t o = begin; o < end; o++) *to++ = g->dy[r * g->out + o];
     }
-    /* Blocks of columns: their panels stay in L1 and L2, and a tile's rows are written in runs of
-     * whole pages' worth rather than one cache line at a time. */
+    /* Blocks of columns: their panels stay in L1, and a tile's rows are written in runs of several
+     * cache lines. */
     for (size_t j0 = 0; j0 < g->in; j0 += GRAD_BLOCK) {
-        size_t end_j = g->in - j0 < GRAD_BLOCK ? g->in : j0 + GRAD_BLOCK;
-        for (size_t j = j0; j < end_j; j += NR) pack_inputs(g, rows, j, panel + (j - j0) * rows);
+        size_t width = g->in - j0 < GRAD_BLOCK ? g->in - j0 : GRAD_BLOCK;
+        size_t panels = (width + NR - 1) / NR;
+        for (size_t j = 0; j < panels; j++)
+            pack_inputs(g, rows, j0 + j * NR, panel + j * NR * rows);
         for (size_t t = 0; t < tiles; t++) {
-            size_t begin = t * g->out / tiles, end = (t + 1) * g->out / tiles;
-            for (size_t j = j0; j < end_j; j += NR) {
-                size_t n = g->in - j < NR ? g->in - j : NR;
-                float *out = nodes == 1 && n == NR ? g->nodes[0] + begin * g->in + j : NULL;
-                grad_tile_of((int)(end - begin), g, packed_dy + begin * rows,
-                             panel + (j - j0) * rows, stack, out);
-                for (int node = 0; !out && node < nodes; node++)
-                    for (size_t o = begin; o < end; o++)
-                        copy_row(g->nodes[node] + o * g->in + j,
-                                 stack + ((size_t)node * GM + (o - begin)) * NR, n);
-            }
+            size_t begin = t * g->out / tiles, m = (t + 1) * g->out / tiles - begin;
+            grad_tiles_of((int)m, g, panels, packed_dy + begin * rows, panel, stack);
+            for (size_t k = 0; k < (size_t)nodes * m; k++) /* node k / m, its row k % m */
+                for (size_t j = 0; j < panels; j++)
+                    copy_row(g->nodes[k / m] + (begin + k % m) * g->in + j0 + j * NR,
+                             stack + ((k / m * panels + j) * m + k % m) * NR,
+                             width - j * NR < NR ? width - j * NR : NR);
         }
     }
 }
