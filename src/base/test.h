@@ -1,7 +1,8 @@
-/* What every unit test includes: cmocka with the headers it needs, and two shorthands. */
+/* What every unit test includes: cmocka with the headers it needs, and three shorthands. */
 #ifndef TD_BASE_TEST_H
 #define TD_BASE_TEST_H
 
+#include "base/alloc.h"
 #include "tandem/status.h"
 
 #include <setjmp.h>
@@ -29,5 +30,24 @@
         if (!strstr(td_last_error(), (text)))                                                     \
             fail_msg("%s: \"%s\" does not say \"%s\"", #call, td_last_error(), (text));           \
     } while (0)
+
+/* Fails each allocation of `attempt` in turn, past the last one: every time it must say so or get
+ * through all the same. */
+typedef td_status attempt_fn(void *arg);
+static inline void assert_survives_no_memory(attempt_fn *attempt, void *arg)
+{
+    td_status status = TD_ERR_NOMEM;
+    size_t k = 0;
+    for (size_t asked = 0; asked >= k;) {
+        td_alloc_fail_at(++k);
+        status = attempt(arg);
+        asked = td_alloc_count();
+        td_alloc_fail_at(0);
+        if (status != TD_OK && status != TD_ERR_NOMEM)
+            fail_msg("allocation %zu: %s: %s", k, td_status_name(status), td_last_error());
+    }
+    assert_int_equal(status, TD_OK);
+    assert_true(k > 2);
+}
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "ckpt/json.h"
 
 #include <dirent.h>
 #include <inttypes.h>
@@ -20,10 +21,10 @@ static td_status write_manifest(const char *folder, const char *kind, json_t *st
     json_t *root = json_pack("{s:i, s:s, s:O, s:[{s:s, s:I, s:s}]}", "tandem", 1, "kind", kind,
                              "state", state, "files", "name", file, "bytes", (json_int_t)bytes,
                              "xxh64", digest);
-    char *text = root ? json_dumps(root, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) : NULL;
-    td_status status = text ? td_write_file(path, text, strlen(text))
-                            : td_fail(TD_ERR_NOMEM, "no memory for the manifest of %s", folder);
-    free(text);
+    char *text = NULL;
+    td_status status = td_json_text(root, JSON_INDENT(1) | JSON_REAL_PRECISION(17), &text);
+    if (status == TD_OK) status = td_write_file(path, text, strlen(text));
+    td_free(text);
     json_decref(root);
     return status;
 }
@@ -170,10 +171,29 @@ td_status td_bundle_newest(const char *folder, const char *prefix, char out[TD_P
     return td_fail(TD_ERR_DATA, "%s holds no %s to go on from", folder, prefix);
 }
 
+/* Folders that writes have left unfinished: PREFIX-NUMBER.part. */
+static td_status prune_parts(const char *folder, const char *prefix)
+{
+    char path[TD_PATH_MAX], name[256];
+    DIR *dir = opendir(folder);
+    td_status status = TD_OK;
+    for (struct dirent *e; status == TD_OK && dir && (e = readdir(dir));) {
+        size_t n = strlen(e->d_name);
+        if (n <= 5 || strcmp(e->d_name + n - 5, ".part") != 0) continue;
+        snprintf(name, sizeof name, "%.*s", (int)(n - 5), e->d_name);
+        if (number_of(name, prefix) < 0) continue;
+        status = td_path_join(path, folder, e->d_name);
+        if (status == TD_OK) status = td_remove_tree(path);
+    }
+    if (dir) closedir(dir);
+    return status;
+}
+
 td_status td_bundle_prune(const char *folder, const char *prefix, int keep)
 {
     char path[TD_PATH_MAX];
     long long limit = INT64_MAX;
+    TD_TRY(prune_parts(folder, prefix));
     for (int kept = 0;; kept++) {
         long long number;
         TD_TRY(highest(folder, prefix, limit, &number, path));

@@ -3,8 +3,8 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "ckpt/json.h"
 
-#include <jansson.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -14,6 +14,10 @@ static td_status make_header(const td_tensor *tensors, size_t n, char **out)
     size_t at = 0;
     int failed = !root;
     for (size_t i = 0; i < n && !failed; i++) {
+        if (json_object_get(root, tensors[i].name)) {
+            json_decref(root);
+            return td_fail(TD_ERR_ARG, "two tensors are called %s", tensors[i].name);
+        }
         size_t bytes = tensors[i].count * sizeof(float);
         json_t *shape = json_array();
         for (int d = 0; d < tensors[i].rank; d++)
@@ -23,9 +27,10 @@ static td_status make_header(const td_tensor *tensors, size_t n, char **out)
         failed |= json_object_set_new(root, tensors[i].name, row);
         at += bytes;
     }
-    char *text = failed ? NULL : json_dumps(root, JSON_COMPACT);
+    char *text = NULL;
+    td_status status = td_json_text(failed ? NULL : root, JSON_COMPACT, &text);
     json_decref(root);
-    if (!text) return td_fail(TD_ERR_NOMEM, "no memory for the header of %zu tensors", n);
+    TD_TRY(status);
     size_t length = strlen(text), padded = (length + 7) & ~(size_t)7;
     char *header = td_malloc(padded + 1);
     if (header) {
@@ -33,7 +38,7 @@ static td_status make_header(const td_tensor *tensors, size_t n, char **out)
         memset(header + length, ' ', padded - length);
         header[padded] = 0;
     }
-    free(text);
+    td_free(text);
     if (!header) return td_fail(TD_ERR_NOMEM, "no memory for the header of %zu tensors", n);
     *out = header;
     return TD_OK;
@@ -87,19 +92,28 @@ static td_status broken(const td_safetensors *f, const char *what)
     return td_fail(TD_ERR_CORRUPT, "%s is damaged: %s", f->name, what);
 }
 
-static td_status check_tensor(const td_safetensors *f, const char *name, json_t *row)
+/* Where a tensor lies; false when the row does not say. */
+static bool read_offsets(const json_t *row, json_int_t *begin, json_int_t *end)
+{
+    const json_t *at = json_object_get(row, "data_offsets");
+    const json_t *first = json_array_get(at, 0), *second = json_array_get(at, 1);
+    *begin = json_integer_value(first), *end = json_integer_value(second);
+    return json_array_size(at) == 2 && json_is_integer(first) && json_is_integer(second);
+}
+
+static td_status check_tensor(const td_safetensors *f, const char *name, const json_t *row)
 {
     json_int_t begin, end, elements = 1;
-    const char *type;
-    json_t *shape, *extent;
+    const char *type = json_string_value(json_object_get(row, "dtype"));
+    const json_t *shape = json_object_get(row, "shape"), *extent;
     size_t i;
-    if (json_unpack(row, "{s:s, s:o, s:[I, I]}", "dtype", &type, "shape", &shape, "data_offsets",
-                    &begin, &end) != 0 || !json_is_array(shape))
+    if (!type || !json_is_array(shape) || !read_offsets(row, &begin, &end))
         return broken(f, "a tensor's description cannot be read");
     if (strcmp(type, "F32") != 0)
         return td_fail(TD_ERR_CORRUPT, "%s: tensor %s is of type %s, not F32", f->name, name, type);
     json_array_foreach(shape, i, extent) {
         json_int_t n = json_integer_value(extent);
+        if (!json_is_integer(extent)) return broken(f, "a tensor's description cannot be read");
         if (n < 0 || (n && elements > (json_int_t)(f->size / (size_t)n)))
             return broken(f, "a tensor is larger than the file");
         elements *= n;
@@ -114,11 +128,14 @@ static td_status check_tensor(const td_safetensors *f, const char *name, json_t 
 static td_status read_header(td_safetensors *f)
 {
     uint64_t length;
+    json_error_t error;
     if (f->size < 8) return broken(f, "it is shorter than its header");
     memcpy(&length, f->bytes, 8);
     if (length > f->size - 8) return broken(f, "it is shorter than its header");
-    f->header = json_loadb((const char *)f->bytes + 8, length, JSON_REJECT_DUPLICATES, NULL);
-    if (!json_is_object(f->header)) return broken(f, "its header is not JSON");
+    f->header = json_loadb((const char *)f->bytes + 8, length, JSON_REJECT_DUPLICATES, &error);
+    if (!f->header)
+        return td_fail(TD_ERR_CORRUPT, "%s is damaged: its header is not JSON: %s", f->name, error.text);
+    if (!json_is_object(f->header)) return broken(f, "its header is not a JSON object");
     f->data_at = 8 + length;
     const char *name;
     json_t *row;
@@ -181,8 +198,8 @@ uint64_t td_safetensors_bytes(const td_safetensors *f)
 td_status td_safetensors_read(const td_safetensors *f, const char *name, size_t count, float *out)
 {
     json_int_t begin, end;
-    json_t *row = json_object_get(f->header, name);
-    if (!row || json_unpack(row, "{s:[I, I]}", "data_offsets", &begin, &end) != 0)
+    const json_t *row = json_object_get(f->header, name);
+    if (!row || !read_offsets(row, &begin, &end))
         return td_fail(TD_ERR_CORRUPT, "%s has no tensor %s: it belongs to another architecture",
                        f->name, name);
     if ((uint64_t)(end - begin) != count * sizeof(float))

@@ -103,23 +103,6 @@ static inline void assert_threads_agree(td_format format, const void *bytes, siz
     if (first == TD_OK) td_dataset_close(one);
 }
 
-/* Fails each allocation of `attempt` in turn until it gets through. */
-typedef td_status attempt_fn(void *arg);
-static inline void assert_survives_no_memory(attempt_fn *attempt, void *arg)
-{
-    td_status status = TD_ERR_NOMEM;
-    size_t k = 1;
-    for (; k < 2000 && status != TD_OK; k++) {
-        td_alloc_fail_at(k);
-        status = attempt(arg);
-        td_alloc_fail_at(0);
-        if (status != TD_OK && status != TD_ERR_NOMEM)
-            fail_msg("allocation %zu: %s: %s", k, td_status_name(status), td_last_error());
-    }
-    assert_int_equal(status, TD_OK);
-    assert_true(k > 2);
-}
-
 typedef struct read_attempt {
     td_format format;
     const void *bytes;

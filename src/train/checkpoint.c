@@ -43,7 +43,10 @@ static json_t *state_json(const td_job *job, const td_task *task, const td_train
                                  "best_accuracy", s->best_accuracy, "best_step",
                                  (json_int_t)s->best_step, "loss", s->loss, "accuracy", s->accuracy,
                                  "scored", (json_int_t)s->scored);
-        json_object_update(state, best);
+        if (json_object_update(state, best) != 0) { /* no memory for one of the two */
+            json_decref(state);
+            state = NULL;
+        }
         json_decref(best);
     }
     return state;

@@ -1,0 +1,348 @@
+/* Bundles: whole or not at all, whatever is cut, altered or interrupted. */
+#include "ckpt/bundle.h"
+
+#include "base/test.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static char folder[] = "/tmp/td-bundle-XXXXXX";
+static char path[TD_PATH_MAX]; /* folder/step-1 */
+
+static const float weight[4] = {1, 2, 3, 4}, other[4] = {5, 6, 7, 8};
+static const char file_name[] = "state.safetensors";
+
+static int set_up(void **state)
+{
+    (void)state;
+    return mkdtemp(folder) && td_path_join(path, folder, "step-1") == TD_OK ? 0 : -1;
+}
+
+static int clear(void **state)
+{
+    (void)state;
+    return td_remove_tree(folder) == TD_OK ? 0 : -1;
+}
+
+static int empty(void **state)
+{
+    return clear(state) || td_make_dirs(folder) != TD_OK;
+}
+
+static const char *in(const char *bundle, const char *name)
+{
+    static char inner[TD_PATH_MAX];
+    return td_path_join(inner, bundle, name) == TD_OK ? inner : "";
+}
+
+static td_status write_bundle(const char *where, int step, const float *data)
+{
+    json_t *state = json_pack("{s:i, s:s, s:f}", "step", step, "arch", "dense:4", "loss", 0.1);
+    if (!state) return TD_ERR_NOMEM;
+    td_tensor tensor = {.name = "w", .rank = 2, .shape = {2, 2}, .data = data, .count = 4};
+    td_status status = td_bundle_write(where, "checkpoint", state, file_name, &tensor, 1);
+    json_decref(state);
+    return status;
+}
+
+static td_status open_bundle(const char *where, td_bundle *b)
+{
+    return td_bundle_open(where, "checkpoint", file_name, b);
+}
+
+static void assert_holds(const char *where, int step, const float *data)
+{
+    td_bundle b;
+    float out[4];
+    assert_ok(open_bundle(where, &b));
+    assert_int_equal(json_integer_value(json_object_get(b.state, "step")), step);
+    assert_true(json_real_value(json_object_get(b.state, "loss")) == 0.1);
+    assert_ok(td_safetensors_read(b.tensors, "w", 4, out));
+    assert_memory_equal(out, data, sizeof out);
+    td_bundle_close(&b);
+}
+
+static int entries(const char *where)
+{
+    DIR *dir = opendir(where);
+    int n = 0;
+    assert_non_null(dir);
+    for (struct dirent *e; (e = readdir(dir));) n += e->d_name[0] != '.';
+    closedir(dir);
+    return n;
+}
+
+static void what_is_written_reads_back(void **state)
+{
+    (void)state;
+    assert_ok(write_bundle(path, 1, weight));
+    assert_holds(path, 1, weight);
+    assert_int_equal(entries(folder), 1);
+    assert_int_equal(entries(path), 2);
+    td_bundle nothing = {0};
+    td_bundle_close(&nothing);
+}
+
+static void a_newer_one_replaces_it(void **state)
+{
+    (void)state;
+    assert_ok(write_bundle(path, 1, weight));
+    assert_ok(write_bundle(path, 2, other));
+    assert_holds(path, 2, other);
+    assert_int_equal(entries(folder), 1);
+}
+
+static void another_kind_is_not_opened(void **state)
+{
+    (void)state;
+    td_bundle b;
+    assert_fails(TD_ERR_IO, "step-1", open_bundle(path, &b));
+    assert_ok(write_bundle(path, 1, weight));
+    assert_fails(TD_ERR_CORRUPT, "describes a checkpoint, not a model",
+                 td_bundle_open(path, "model", file_name, &b));
+    assert_fails(TD_ERR_CORRUPT, "describes a checkpoint",
+                 td_bundle_open(path, "checkpoint", "model.safetensors", &b));
+}
+
+static void a_missing_file_is_named(void **state)
+{
+    (void)state;
+    td_bundle b;
+    assert_ok(write_bundle(path, 1, weight));
+    assert_ok(td_remove_tree(in(path, file_name)));
+    assert_fails(TD_ERR_IO, file_name, open_bundle(path, &b));
+    assert_ok(write_bundle(path, 1, weight));
+    assert_ok(td_remove_tree(in(path, "manifest.json")));
+    assert_fails(TD_ERR_IO, "manifest.json", open_bundle(path, &b));
+}
+
+static void put(const char *name, const char *bytes, size_t size)
+{
+    assert_ok(td_write_file(in(path, name), bytes, size));
+}
+
+static void no_cut_and_no_flip_of_the_tensors_passes(void **state)
+{
+    (void)state;
+    char *whole;
+    size_t size;
+    td_bundle b;
+    assert_ok(write_bundle(path, 1, weight));
+    assert_ok(td_read_file(in(path, file_name), &whole, &size));
+    for (size_t n = 0; n < size; n++) {
+        put(file_name, whole, n);
+        assert_fails(TD_ERR_CORRUPT, "cut off", open_bundle(path, &b));
+    }
+    for (size_t i = 0; i < size; i++) {
+        whole[i] ^= 0x20;
+        put(file_name, whole, size);
+        assert_fails(TD_ERR_CORRUPT, file_name, open_bundle(path, &b));
+        whole[i] ^= 0x20;
+    }
+    put(file_name, whole, size);
+    assert_holds(path, 1, weight);
+    td_free(whole);
+}
+
+static void no_cut_of_the_manifest_passes(void **state)
+{
+    (void)state;
+    char *whole;
+    size_t size;
+    td_bundle b;
+    assert_ok(write_bundle(path, 1, weight));
+    assert_ok(td_read_file(in(path, "manifest.json"), &whole, &size));
+    for (size_t n = 0; n < size; n++) {
+        put("manifest.json", whole, n);
+        assert_fails(TD_ERR_CORRUPT, "manifest.json", open_bundle(path, &b));
+    }
+    for (size_t i = 0; i < size; i++) { /* a flipped digit of the state is a state: no crash */
+        whole[i] ^= 1;
+        put("manifest.json", whole, size);
+        td_status status = open_bundle(path, &b);
+        if (status == TD_OK) td_bundle_close(&b);
+        assert_true(status == TD_OK || status == TD_ERR_CORRUPT);
+        whole[i] ^= 1;
+    }
+    td_free(whole);
+}
+
+static void misleading_manifests_are_refused(void **state)
+{
+    (void)state;
+#define FILES "\"files\":[{\"name\":\"state.safetensors\",\"bytes\":8,\"xxh64\":\"00\"}]"
+    static const struct {
+        const char *text, *says;
+    } cases[] = {
+        {"[1]", "not a manifest"},
+        {"{}", "not a manifest"},
+        {"{\"tandem\":1,\"kind\":\"checkpoint\",\"state\":{}}", "not a manifest"},
+        {"{\"tandem\":1,\"kind\":\"checkpoint\",\"state\":3," FILES "}", "not a manifest"},
+        {"{\"tandem\":1,\"kind\":\"checkpoint\",\"state\":{},\"files\":[]}", "not a manifest"},
+        {"{\"tandem\":2,\"kind\":\"checkpoint\",\"state\":{}," FILES "}", "format 2"},
+        {"{\"tandem\":1,\"kind\":\"model\",\"state\":{}," FILES "}", "describes a model"},
+        {"{\"tandem\":1,\"tandem\":1,\"kind\":\"checkpoint\",\"state\":{}," FILES "}", "duplicate"},
+    };
+    json_t *out;
+    uint64_t hash, bytes;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_fails(TD_ERR_CORRUPT, cases[i].says,
+                     td_manifest_parse("mem", cases[i].text, strlen(cases[i].text), "checkpoint",
+                                       file_name, &out, &hash, &bytes));
+#undef FILES
+}
+
+static void the_newest_is_that_of_the_highest_number(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"step-9", "step-000000010", "step-2", "step-x", "step-",
+                                        "steps-99", "step-11.part", "step--5", "other"};
+    char newest[TD_PATH_MAX], where[TD_PATH_MAX];
+    assert_fails(TD_ERR_DATA, "holds no step", td_bundle_newest(folder, "step", newest));
+    assert_fails(TD_ERR_DATA, "/no/such", td_bundle_newest("/no/such", "step", newest));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        assert_ok(td_path_join(where, folder, names[i]));
+        assert_ok(write_bundle(where, (int)i, weight));
+    }
+    assert_ok(td_bundle_newest(folder, "step", newest));
+    assert_string_equal(newest, in(folder, "step-000000010"));
+    assert_ok(td_bundle_prune(folder, "step", 2));
+    assert_true(td_path_exists(in(folder, "step-9")));
+    assert_true(td_path_exists(in(folder, "step-000000010")));
+    assert_false(td_path_exists(in(folder, "step-2")));
+    assert_true(td_path_exists(in(folder, "other")));
+    assert_true(td_path_exists(in(folder, "steps-99")));
+}
+
+/* A process that dies leaves a .part, which nobody takes for a bundle; a newest whose bytes are
+ * torn all the same is said to be so. */
+static void a_torn_newest_is_told(void **state)
+{
+    (void)state;
+    char newest[TD_PATH_MAX], part[TD_PATH_MAX];
+    td_bundle b;
+    assert_ok(write_bundle(path, 1, weight));
+    assert_ok(td_path_join(part, folder, "step-2.part"));
+    assert_ok(td_make_dirs(part));
+    assert_ok(td_write_file(in(part, file_name), "torn", 4));
+    assert_ok(td_bundle_newest(folder, "step", newest));
+    assert_string_equal(newest, path);
+    assert_ok(td_path_join(newest, folder, "step-2"));
+    assert_ok(write_bundle(newest, 2, other)); /* over what was left */
+    assert_holds(newest, 2, other);
+    assert_int_equal(entries(folder), 2);
+    assert_int_equal(truncate(in(newest, file_name), 20), 0);
+    assert_fails(TD_ERR_CORRUPT, "step-2/state.safetensors is cut off", open_bundle(newest, &b));
+    assert_holds(path, 1, weight);
+}
+
+static void what_unfinished_writes_left_is_pruned(void **state)
+{
+    (void)state;
+    char part[TD_PATH_MAX];
+    assert_ok(write_bundle(path, 1, weight));
+    assert_ok(td_path_join(part, folder, "step-7.part"));
+    assert_ok(td_make_dirs(part));
+    assert_ok(td_write_file(in(part, file_name), "torn", 4));
+    assert_ok(td_bundle_prune(folder, "step", 2));
+    assert_int_equal(entries(folder), 1);
+    assert_holds(path, 1, weight);
+}
+
+/* Whatever fails, the final name holds the older bundle or the newer one, whole. jansson's memory
+ * fails in its turn, too. */
+static void memory_may_run_out_in_writing(void **state)
+{
+    (void)state;
+    size_t k = 0;
+    for (size_t asked = 0; asked >= k;) {
+        assert_ok(write_bundle(path, 1, weight));
+        json_set_alloc_funcs(td_malloc, td_free);
+        td_alloc_fail_at(++k);
+        td_status status = write_bundle(path, 2, other);
+        asked = td_alloc_count();
+        td_alloc_fail_at(0);
+        json_set_alloc_funcs(malloc, free);
+        if (status == TD_OK) {
+            assert_holds(path, 2, other);
+        } else {
+            assert_int_equal(status, TD_ERR_NOMEM);
+            assert_holds(path, 1, weight);
+        }
+        assert_int_equal(entries(folder), 1);
+    }
+    assert_true(k > 10);
+}
+
+static td_status try_open(void *arg)
+{
+    (void)arg;
+    td_bundle b;
+    td_status status = open_bundle(path, &b);
+    if (status == TD_OK) td_bundle_close(&b);
+    return status;
+}
+
+/* jansson's parser takes its own lack of memory for mistakes in the text. */
+static void memory_may_run_out_in_reading(void **state)
+{
+    (void)state;
+    assert_ok(write_bundle(path, 1, weight));
+    assert_survives_no_memory(try_open, NULL);
+    json_set_alloc_funcs(td_malloc, td_free);
+    size_t k = 0;
+    for (size_t asked = 0; asked >= k;) {
+        td_alloc_fail_at(++k);
+        td_status status = try_open(NULL);
+        asked = td_alloc_count();
+        td_alloc_fail_at(0);
+        assert_true(status == TD_OK || status == TD_ERR_NOMEM || status == TD_ERR_CORRUPT);
+    }
+    json_set_alloc_funcs(malloc, free);
+    assert_true(k > 10);
+}
+
+static void a_full_disk_leaves_the_older_one(void **state)
+{
+    (void)state;
+    struct rlimit limit, small;
+    assert_ok(write_bundle(path, 1, weight));
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    for (rlim_t bytes = 0; bytes < 500; bytes += 7) { /* in the tensors, then in the manifest */
+        small = limit;
+        small.rlim_cur = bytes;
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+        td_status status = write_bundle(path, 2, other);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+        if (status == TD_OK) break;
+        assert_int_equal(status, TD_ERR_IO);
+        assert_true(strstr(td_last_error(), "cannot write") != NULL);
+        assert_holds(path, 1, weight);
+        assert_int_equal(entries(folder), 1);
+    }
+    assert_holds(path, 2, other);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(what_is_written_reads_back, empty),
+        cmocka_unit_test_setup(a_newer_one_replaces_it, empty),
+        cmocka_unit_test_setup(another_kind_is_not_opened, empty),
+        cmocka_unit_test_setup(a_missing_file_is_named, empty),
+        cmocka_unit_test_setup(no_cut_and_no_flip_of_the_tensors_passes, empty),
+        cmocka_unit_test_setup(no_cut_of_the_manifest_passes, empty),
+        cmocka_unit_test_setup(misleading_manifests_are_refused, empty),
+        cmocka_unit_test_setup(the_newest_is_that_of_the_highest_number, empty),
+        cmocka_unit_test_setup(a_torn_newest_is_told, empty),
+        cmocka_unit_test_setup(what_unfinished_writes_left_is_pruned, empty),
+        cmocka_unit_test_setup(memory_may_run_out_in_writing, empty),
+        cmocka_unit_test_setup(memory_may_run_out_in_reading, empty),
+        cmocka_unit_test_setup(a_full_disk_leaves_the_older_one, empty),
+    };
+    return cmocka_run_group_tests(tests, set_up, clear);
+}
