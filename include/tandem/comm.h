@@ -23,8 +23,15 @@ extern "C" {
 
 typedef struct td_comm td_comm;
 
-typedef enum td_type { TD_F32, TD_F64, TD_I32, TD_I64, TD_U8 } td_type;
+/* F16 is IEEE 754-2008 binary16, BF16 the upper half of a float. Both are widened to f32, reduced
+ * there, and rounded once, to nearest even. Integers wrap round. */
+typedef enum td_type { TD_F32, TD_F64, TD_I32, TD_I64, TD_U8, TD_F16, TD_BF16 } td_type;
 typedef enum td_op { TD_SUM, TD_MIN, TD_MAX, TD_PROD } td_op;
+
+/* An operation of the user's: into[i] = into[i] op from[i] for `count` elements. Associative (up to
+ * rounding); it need not commute, as operands keep their ranks' order. Called by any rank, on
+ * pieces of a vector. */
+typedef void td_combine_fn(void *into, const void *from, size_t count, void *user);
 
 TD_API size_t td_type_size(td_type type);
 
@@ -97,22 +104,43 @@ TD_API TD_MUST_CHECK td_status td_comm_send(td_comm *comm, const void *data, siz
 TD_API TD_MUST_CHECK td_status td_comm_recv(td_comm *comm, void *data, size_t bytes, int from,
                                             int tag);
 
-/* --- collectives --- */
+/* --- collectives ---
+ *
+ * Ranks that disagree on the operation, its root, type or length get TD_ERR_ARG with a sentence that
+ * names both (inside a host at once; over hosts a wrong length or a silence is reported). Buffers
+ * that are read and written may not overlap except where it is said. Parts lie in rank order, one
+ * behind the other; arrays of their sizes have an entry for each rank. A count of 0 is fine.
+ * TD_ERR_ARG: a null buffer, a root out of range, a length beyond memory, overlapping buffers. */
 
 TD_API TD_MUST_CHECK td_status td_comm_barrier(td_comm *comm);
 TD_API TD_MUST_CHECK td_status td_comm_broadcast(td_comm *comm, void *data, size_t bytes, int root);
-/* out: [size][bytes] at the root (ignored elsewhere). */
+
+/* in: all parts at the root (ignored elsewhere); out: this rank's, which may be its place in `in`. */
+TD_API TD_MUST_CHECK td_status td_comm_scatter(td_comm *comm, const void *in, size_t bytes,
+                                               void *out, int root);
+/* bytes[r] of rank r; the same array everywhere. */
+TD_API TD_MUST_CHECK td_status td_comm_scatterv(td_comm *comm, const void *in, const size_t *bytes,
+                                                void *out, int root);
+/* out: all parts at the root (ignored elsewhere); in may be its place in out. */
 TD_API TD_MUST_CHECK td_status td_comm_gather(td_comm *comm, const void *in, size_t bytes,
                                               void *out, int root);
-/* out: [size][bytes]. */
+TD_API TD_MUST_CHECK td_status td_comm_gatherv(td_comm *comm, const void *in, const size_t *bytes,
+                                               void *out, int root);
+/* The same, with the result at all ranks. */
 TD_API TD_MUST_CHECK td_status td_comm_allgather(td_comm *comm, const void *in, size_t bytes,
                                                  void *out);
-/* Rank r gives bytes[r] (the same array everywhere); out holds all of them in rank order. */
 TD_API TD_MUST_CHECK td_status td_comm_allgatherv(td_comm *comm, const void *in,
                                                   const size_t *bytes, void *out);
-/* Sums and products are made along the tree whose leaves are the ranks, ((0 + 1) + (2 + 3)) + ...,
- * so that equal inputs give equal bits on every transport, by every algorithm and, between reduce,
- * all-reduce and reduce-scatter, by every call. `in` may be `out`. */
+/* Rank r gets part r of each rank, in their order. in and out: [size][bytes]. */
+TD_API TD_MUST_CHECK td_status td_comm_alltoall(td_comm *comm, const void *in, size_t bytes,
+                                                void *out);
+/* give[r] bytes go to rank r, take[r] come from it; what one gives the other must take. */
+TD_API TD_MUST_CHECK td_status td_comm_alltoallv(td_comm *comm, const void *in, const size_t *give,
+                                                 void *out, const size_t *take);
+
+/* Reductions are made along the tree whose leaves are the ranks, ((0 + 1) + (2 + 3)) + ..., so that
+ * equal inputs give equal bits on every transport, by every algorithm and, between reduce,
+ * all-reduce and reduce-scatter, by every call. `in` may be `out` but in reduce-scatter. */
 TD_API TD_MUST_CHECK td_status td_comm_reduce(td_comm *comm, const void *in, void *out,
                                               size_t count, td_type type, td_op op, int root);
 TD_API TD_MUST_CHECK td_status td_comm_allreduce(td_comm *comm, const void *in, void *out,
@@ -120,6 +148,23 @@ TD_API TD_MUST_CHECK td_status td_comm_allreduce(td_comm *comm, const void *in, 
 /* in: all parts in rank order; rank r gets its counts[r] elements, reduced, in out. */
 TD_API TD_MUST_CHECK td_status td_comm_reduce_scatter(td_comm *comm, const void *in, void *out,
                                                       const size_t *counts, td_type type, td_op op);
+/* Rank r gets the reduction of ranks 0..r, made in rank order: (0 + 1) + 2 ... */
+TD_API TD_MUST_CHECK td_status td_comm_scan(td_comm *comm, const void *in, void *out, size_t count,
+                                            td_type type, td_op op);
+
+/* The same with the user's operation on elements of `width` bytes, 1..2048. */
+TD_API TD_MUST_CHECK td_status td_comm_reduce_by(td_comm *comm, const void *in, void *out,
+                                                 size_t count, size_t width, td_combine_fn *combine,
+                                                 void *user, int root);
+TD_API TD_MUST_CHECK td_status td_comm_allreduce_by(td_comm *comm, const void *in, void *out,
+                                                    size_t count, size_t width,
+                                                    td_combine_fn *combine, void *user);
+TD_API TD_MUST_CHECK td_status td_comm_reduce_scatter_by(td_comm *comm, const void *in, void *out,
+                                                         const size_t *counts, size_t width,
+                                                         td_combine_fn *combine, void *user);
+TD_API TD_MUST_CHECK td_status td_comm_scan_by(td_comm *comm, const void *in, void *out,
+                                               size_t count, size_t width, td_combine_fn *combine,
+                                               void *user);
 
 /* All ranks learn the worst status of all, with the sentence of the lowest rank that has it. Call
  * it where some ranks might go on to a collective that others would skip. */

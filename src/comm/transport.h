@@ -38,6 +38,7 @@ typedef struct td_transport_ops {
     td_status (*shared_create)(td_comm *comm, size_t bytes, td_region *out);
     void (*shared_destroy)(td_comm *comm, td_region *region);
     void (*close)(td_comm *comm); /* this rank leaves the group */
+    bool one_memory; /* ranks are threads: they may read each other's buffers */
 } td_transport_ops;
 
 struct td_comm {
@@ -53,7 +54,7 @@ struct td_comm {
     uint64_t sequence;          /* collective operations begun */
     uint64_t bytes_sent;
     const char *operation; /* under way, for messages */
-    struct td_scratch *scratch; /* of coll/shared.c, NULL before its first use */
+    struct td_meet *meet;       /* of coll/meet.c, NULL before its first use */
 };
 
 /* Fills host, world, hosts, local_rank, local_size, crowded from each rank's host number and its
@@ -101,7 +102,7 @@ typedef struct td_mpi_module {
     td_status (*open)(const td_mpi_services *services, td_comm *world, char **host_names);
     void (*release)(void *memory);
 } td_mpi_module;
-enum { TD_MPI_ABI = 2, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 3, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

@@ -1,97 +1,71 @@
-/* Which algorithm serves which size, and the arithmetic of reductions. */
+/* Which algorithm serves which call. */
 #include "comm/coll/coll.h"
 
-#include "base/alloc.h"
 #include "base/error.h"
+#include "comm/coll/meet.h"
 
-typedef struct allreduce_row {
+#include <string.h>
+
+const char *const td_pattern_names[TD_PATTERNS] = {
+    [TD_BARRIER] = "barrier",
+    [TD_BROADCAST] = "broadcast",
+    [TD_SCATTER] = "scatter",
+    [TD_GATHER] = "gather",
+    [TD_ALLGATHER] = "all-gather",
+    [TD_ALLTOALL] = "all-to-all",
+    [TD_REDUCE] = "reduce",
+    [TD_ALLREDUCE] = "all-reduce",
+    [TD_REDUCE_SCATTER] = "reduce-scatter",
+    [TD_SCAN] = "scan",
+};
+
+typedef struct row {
+    td_pattern pattern;
     const char *name;
     size_t from_bytes; /* taken from this size on */
-    bool (*supports)(const td_comm *comm);
-    td_status (*run)(td_comm *comm, const void *in, void *out, size_t count, td_type type,
-                     td_op op);
-} allreduce_row;
+    bool partial;      /* sends partial results: not for half types */
+    td_algorithm *run;
+} row;
 
-/* Binomial reduction to rank 0 and back: 2 log2 n messages one after the other. */
-static td_status reduce_broadcast(td_comm *comm, const void *in, void *out, size_t count,
-                                  td_type type, td_op op)
-{
-    TD_TRY(td_coll_reduce(comm, in, out, count, type, op, 0));
-    return td_coll_broadcast(comm, out, count * td_type_size(type), 0);
-}
-
-/* Reduce-scatter and all-gather: 2 (n - 1) messages, 2 (n - 1) / n of the bytes a rank.
- * Rabenseifner, "Optimization of collective reduction operations", 2004. */
-static td_status scatter_gather(td_comm *comm, const void *in, void *out, size_t count,
-                                td_type type, td_op op)
-{
-    size_t n = (size_t)comm->size, width = td_type_size(type), me = (size_t)comm->rank;
-    size_t *sizes = td_calloc(2 * n, sizeof *sizes), *counts = sizes + n;
-    char *part = NULL;
-    td_status status = TD_OK;
-    if (sizes) {
-        for (size_t r = 0; r < n; r++) {
-            counts[r] = (r + 1) * count / n - r * count / n;
-            sizes[r] = counts[r] * width;
-        }
-        part = td_malloc(sizes[me]);
-    }
-    if (!part) {
-        status = td_fail(TD_ERR_NOMEM, "no memory for an all-reduce");
-        goto out;
-    }
-    TD_GOTO(td_coll_reduce_scatter(comm, in, part, counts, type, op));
-    TD_GOTO(td_coll_allgatherv(comm, part, sizes, out));
-out:
-    td_free(part);
-    td_free(sizes);
-    return status;
-}
-
-static bool always(const td_comm *comm)
-{
-    (void)comm;
-    return true;
-}
-
-/* The last row that fits serves. */
-static const allreduce_row allreduce_table[] = {
-    {"reduce-broadcast", 0, always, reduce_broadcast},
-    {"scatter-gather", 16384, always, scatter_gather},
-    {"shared", 2048, td_coll_shared_fits, td_coll_shared_allreduce},
+/* Over messages. The last row of a pattern that fits serves. All reductions follow the tree with
+ * ranks as leaves (scan: the chain), as shared.c does, so all give the same bits. */
+static const row table[] = {
+    {TD_BARRIER, "dissemination", 0, false, td_dissemination_barrier},
+    {TD_BROADCAST, "binomial", 0, false, td_binomial_broadcast},
+    {TD_SCATTER, "linear", 0, false, td_linear_scatter},
+    {TD_GATHER, "linear", 0, false, td_linear_gather},
+    {TD_ALLGATHER, "ring", 0, false, td_ring_allgather},
+    {TD_ALLTOALL, "pairwise", 0, false, td_pairwise_alltoall},
+    {TD_REDUCE, "pairwise", 0, false, td_pairwise_reduce},
+    {TD_REDUCE, "binomial", 0, true, td_binomial_reduce},
+    {TD_ALLREDUCE, "pairwise", 0, false, td_pairwise_allreduce},
+    {TD_ALLREDUCE, "binomial", 0, true, td_binomial_allreduce},
+    {TD_ALLREDUCE, "pairwise", 16384, false, td_pairwise_allreduce},
+    {TD_REDUCE_SCATTER, "pairwise", 0, false, td_pairwise_reduce_scatter},
+    {TD_SCAN, "chain", 0, false, td_chain_scan},
 };
-enum { ALLREDUCE_ROWS = sizeof allreduce_table / sizeof *allreduce_table };
+enum { ROWS = sizeof table / sizeof *table };
 
-td_status td_coll_allreduce(td_comm *comm, const void *in, void *out, size_t count, td_type type,
-                            td_op op)
+/* A rank alone has its result already. */
+static td_status alone(const td_call *call)
 {
-    const allreduce_row *row = &allreduce_table[ALLREDUCE_ROWS - 1];
-    while (row->from_bytes > count * td_type_size(type) || !row->supports(comm)) row--;
-    return row->run(comm, in, out, count, type, op);
+    size_t bytes = call->pattern == TD_BARRIER ? 0 : td_call_part(call, 0);
+    if (bytes && call->out && call->out != call->in) memmove(call->out, call->in, bytes);
+    return TD_OK;
 }
 
-#define COMBINE(T, EXPRESSION)                                                                    \
-    do {                                                                                          \
-        T *restrict a = into;                                                                     \
-        const T *restrict b = from;                                                               \
-        for (size_t i = 0; i < count; i++) a[i] = (T)(EXPRESSION);                                \
-    } while (0)
-#define COMBINE_OF(T)                                                                             \
-    switch (op) {                                                                                 \
-    case TD_SUM: COMBINE(T, a[i] + b[i]); break;                                                  \
-    case TD_MIN: COMBINE(T, b[i] < a[i] ? b[i] : a[i]); break;                                    \
-    case TD_MAX: COMBINE(T, b[i] > a[i] ? b[i] : a[i]); break;                                    \
-    case TD_PROD: COMBINE(T, a[i] * b[i]); break;                                                 \
-    }                                                                                             \
-    break
-
-void td_coll_combine(void *into, const void *from, size_t count, td_type type, td_op op)
+td_status td_coll_run(td_comm *comm, const td_call *call)
 {
-    switch (type) {
-    case TD_F32: COMBINE_OF(float);
-    case TD_F64: COMBINE_OF(double);
-    case TD_I32: COMBINE_OF(int32_t);
-    case TD_I64: COMBINE_OF(int64_t);
-    case TD_U8: COMBINE_OF(uint8_t);
-    }
+    if (comm->size == 1) return alone(call);
+    if (td_shared_fits(comm)) return td_shared_run(comm, call);
+    for (int k = ROWS - 1; k >= 0; k--)
+        if (table[k].pattern == call->pattern && call->bytes >= table[k].from_bytes &&
+            !(table[k].partial && !td_reduction_in_parts(&call->how)))
+            return table[k].run(comm, call);
+    return td_fail(TD_ERR_INTERNAL, "no algorithm for %s", td_pattern_names[call->pattern]);
+}
+
+void td_coll_release(td_comm *comm)
+{
+    td_meet_destroy(comm);
 }

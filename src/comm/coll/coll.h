@@ -1,33 +1,80 @@
-/* Collectives over point-to-point messages: schedules written once, run on every transport.
+/* Collectives: what is asked (td_call), who can do it (the table of coll.c), and the algorithms,
+ * one to a file.
  *
- * One file holds one algorithm; where several can serve a pattern, coll.c's table chooses by size.
- * Arguments have been checked. */
+ * Algorithms over messages are written once and run on every transport; those of shared.c use
+ * memory that a host's ranks share. Arguments have been checked. */
 #ifndef TD_COMM_COLL_COLL_H
 #define TD_COMM_COLL_COLL_H
 
+#include "comm/coll/reduction.h"
 #include "comm/transport.h"
 
-TD_MUST_CHECK td_status td_coll_barrier(td_comm *comm);
-TD_MUST_CHECK td_status td_coll_broadcast(td_comm *comm, void *data, size_t bytes, int root);
-TD_MUST_CHECK td_status td_coll_gather(td_comm *comm, const void *in, size_t bytes, void *out,
-                                       int root);
-TD_MUST_CHECK td_status td_coll_allgatherv(td_comm *comm, const void *in, const size_t *bytes,
-                                           void *out);
-TD_MUST_CHECK td_status td_coll_reduce(td_comm *comm, const void *in, void *out, size_t count,
-                                       td_type type, td_op op, int root);
-TD_MUST_CHECK td_status td_coll_reduce_scatter(td_comm *comm, const void *in, void *out,
-                                               const size_t *counts, td_type type, td_op op);
-TD_MUST_CHECK td_status td_coll_allreduce(td_comm *comm, const void *in, void *out, size_t count,
-                                          td_type type, td_op op);
+typedef enum td_pattern {
+    TD_BARRIER,
+    TD_BROADCAST,
+    TD_SCATTER,
+    TD_GATHER,
+    TD_ALLGATHER,
+    TD_ALLTOALL,
+    TD_REDUCE,
+    TD_ALLREDUCE,
+    TD_REDUCE_SCATTER,
+    TD_SCAN,
+    TD_PATTERNS
+} td_pattern;
+extern const char *const td_pattern_names[TD_PATTERNS];
 
-/* For groups on one host, over memory that they share. */
-bool td_coll_shared_fits(const td_comm *comm);
-TD_MUST_CHECK td_status td_coll_shared_allreduce(td_comm *comm, const void *in, void *out,
-                                                 size_t count, td_type type, td_op op);
+/* One collective operation as a rank sees it. Parts lie one behind the other, in rank order. */
+typedef struct td_call {
+    td_pattern pattern;
+    const void *in; /* NULL where this rank gives nothing */
+    void *out;      /* NULL where it gets nothing */
+    size_t bytes;   /* broadcast, reductions: of the vector; others: of each part if equal, or else
+                     * of all parts together */
+    const size_t *parts; /* [size] bytes of the ranks' parts; NULL: equal. All-to-all: what is given
+                          * to each rank; elsewhere the same at all ranks. */
+    const size_t *takes; /* all-to-all with parts: [size] bytes that each rank gives to this one */
+    int root;
+    td_reduction how;
+    size_t count; /* elements of the vector, where elements count */
+} td_call;
+
+static inline size_t td_call_part(const td_call *call, int rank)
+{
+    return call->parts ? call->parts[rank] : call->bytes;
+}
+/* Where a rank's part begins among all. */
+static inline size_t td_call_offset(const td_call *call, int rank)
+{
+    if (!call->parts) return (size_t)rank * call->bytes;
+    size_t at = 0;
+    for (int r = 0; r < rank; r++) at += call->parts[r];
+    return at;
+}
+
+/* Chooses an algorithm and runs it. */
+TD_MUST_CHECK td_status td_coll_run(td_comm *comm, const td_call *call);
 /* Lets go of what collectives keep with the group. */
 void td_coll_release(td_comm *comm);
 
-/* into[i] = into[i] op from[i] */
-void td_coll_combine(void *into, const void *from, size_t count, td_type type, td_op op);
+/* --- the algorithms; each file says what it costs --- */
+
+typedef td_status td_algorithm(td_comm *comm, const td_call *call);
+
+td_algorithm td_dissemination_barrier;   /* barrier.c */
+td_algorithm td_binomial_broadcast;      /* binomial.c */
+td_algorithm td_binomial_reduce;
+td_algorithm td_binomial_allreduce;
+td_algorithm td_ring_allgather;          /* ring.c */
+td_algorithm td_linear_gather;           /* linear.c */
+td_algorithm td_linear_scatter;
+td_algorithm td_chain_scan;
+td_algorithm td_pairwise_alltoall;       /* pairwise.c */
+td_algorithm td_pairwise_reduce_scatter;
+td_algorithm td_pairwise_reduce;
+td_algorithm td_pairwise_allreduce;
+/* For groups on one host, over memory that they share: any pattern. */
+bool td_shared_fits(const td_comm *comm);
+td_algorithm td_shared_run;
 
 #endif

@@ -1,7 +1,10 @@
-/* Gather, and reduce-scatter by pairwise exchange: in step k each rank sends the part of the rank k
- * above it and receives its own part from the rank k below.
- * Cost of reduce-scatter: n - 1 messages a rank, all bytes but its own part.
- * Order: the parts are kept and then combined along the tree with ranks as leaves. */
+/* Pairwise exchange: in step k each rank gives to the rank k above it and takes from the rank k
+ * below.
+ * Cost: n - 1 messages a rank; all-to-all all bytes but its own part; reductions the same, and
+ * all-reduce and reduce the results' way back. Order of reductions: parts are kept and folded along
+ * the tree with ranks as leaves.
+ * Source: Thakur, Rabenseifner, Gropp, "Optimization of collective communication operations in
+ * MPICH", 2005. */
 #include "comm/coll/coll.h"
 
 #include "base/alloc.h"
@@ -9,49 +12,98 @@
 
 #include <string.h>
 
-td_status td_coll_gather(td_comm *comm, const void *in, size_t bytes, void *out, int root)
+td_status td_pairwise_alltoall(td_comm *comm, const td_call *call)
 {
-    if (comm->rank != root)
-        return td_comm_exchange(comm, in, bytes, root, NULL, 0, -1, TD_TAG_COLLECTIVE);
-    char *to = out;
-    for (int r = 0; r < comm->size; r++) {
-        if (r != root)
-            TD_TRY(td_comm_exchange(comm, NULL, 0, -1, to + (size_t)r * bytes, bytes, r,
-                                    TD_TAG_COLLECTIVE));
-        else if (bytes)
-            memmove(to + (size_t)r * bytes, in, bytes);
-    }
-    return TD_OK;
-}
-
-td_status td_coll_reduce_scatter(td_comm *comm, const void *in, void *out, const size_t *counts,
-                                 td_type type, td_op op)
-{
-    int n = comm->size;
-    size_t width = td_type_size(type), own = counts[comm->rank] * width;
+    size_t n = (size_t)comm->size, me = (size_t)comm->rank;
+    size_t *give = td_calloc(2 * n + 2, sizeof *give), *take = give + n + 1; /* offsets */
+    if (!give) return td_fail(TD_ERR_NOMEM, "no memory for an all-to-all");
     td_status status = TD_OK;
-    size_t *at = td_calloc((size_t)n, sizeof *at);
-    size_t all;
-    char *parts = td_mul(own, (size_t)n, &all) ? td_malloc(all) : NULL;
-    if (!at || !parts) {
-        status = td_fail(TD_ERR_NOMEM, "no memory for a reduce-scatter");
+    for (size_t r = 0; r < n; r++) {
+        give[r + 1] = give[r] + td_call_part(call, (int)r);
+        take[r + 1] = take[r] + (call->takes ? call->takes[r] : call->bytes);
+    }
+    const char *in = call->in;
+    char *out = call->out;
+    if (give[me + 1] - give[me] != take[me + 1] - take[me]) {
+        status = td_fail(TD_ERR_ARG, "rank %d gives %zu bytes to itself and takes %zu in all-to-all",
+                         comm->world[me], give[me + 1] - give[me], take[me + 1] - take[me]);
         goto out;
     }
-    for (int r = 1; r < n; r++) at[r] = at[r - 1] + counts[r - 1] * width;
-    const char *from = in;
-    if (own) memcpy(parts + (size_t)comm->rank * own, from + at[comm->rank], own);
-    for (int step = 1; step < n; step++) {
-        int to = (comm->rank + step) % n, source = (comm->rank - step + n) % n;
-        TD_GOTO(td_comm_exchange(comm, from + at[to], counts[to] * width, to,
-                                 parts + (size_t)source * own, own, source, TD_TAG_COLLECTIVE));
+    if (give[me + 1] > give[me]) memcpy(out + take[me], in + give[me], give[me + 1] - give[me]);
+    for (size_t k = 1; k < n; k++) {
+        size_t to = (me + k) % n, from = (me + n - k) % n;
+        TD_GOTO(td_comm_exchange(comm, in + give[to], give[to + 1] - give[to], (int)to,
+                                 out + take[from], take[from + 1] - take[from], (int)from,
+                                 TD_TAG_COLLECTIVE));
     }
-    for (int bit = 1; bit < n; bit <<= 1)
-        for (int r = 0; r + bit < n; r += 2 * bit)
-            td_coll_combine(parts + (size_t)r * own, parts + (size_t)(r + bit) * own,
-                            counts[comm->rank], type, op);
-    if (own) memcpy(out, parts, own);
 out:
+    td_free(give);
+    return status;
+}
+
+td_status td_pairwise_reduce_scatter(td_comm *comm, const td_call *call)
+{
+    int n = comm->size;
+    size_t own = td_call_part(call, comm->rank), all;
+    td_status status = TD_OK;
+    const void **part = td_calloc((size_t)n, sizeof *part);
+    char *room = td_mul(own, (size_t)n, &all) ? td_malloc(all) : NULL;
+    if (!part || !room) {
+        status = td_fail(TD_ERR_NOMEM, "no memory for a reduction");
+        goto out;
+    }
+    const char *in = call->in;
+    for (int r = 0; r < n; r++) part[r] = room + (size_t)r * own;
+    part[comm->rank] = in + td_call_offset(call, comm->rank);
+    for (int step = 1; step < n; step++) {
+        int to = (comm->rank + step) % n, from = (comm->rank - step + n) % n;
+        TD_GOTO(td_comm_exchange(comm, in + td_call_offset(call, to), td_call_part(call, to), to,
+                                 room + (size_t)from * own, own, from, TD_TAG_COLLECTIVE));
+    }
+    td_reduction_fold(&call->how, part, n, own / call->how.width, call->out);
+out:
+    td_free(room);
+    td_free(part);
+    return status;
+}
+
+/* The vector in n parts; *parts is to be freed, *part holds this rank's result. */
+static td_status reduce_parts(td_comm *comm, const td_call *call, size_t **parts, char **part)
+{
+    size_t n = (size_t)comm->size, width = call->how.width;
+    *parts = td_calloc(n, sizeof **parts);
+    *part = NULL;
+    if (!*parts) return td_fail(TD_ERR_NOMEM, "no memory for a reduction");
+    for (size_t r = 0; r < n; r++)
+        (*parts)[r] = ((r + 1) * call->count / n - r * call->count / n) * width;
+    *part = td_malloc((*parts)[comm->rank]);
+    if (!*part) return td_fail(TD_ERR_NOMEM, "no memory for a reduction");
+    td_call scatter = *call;
+    scatter.parts = *parts;
+    scatter.out = *part;
+    return td_pairwise_reduce_scatter(comm, &scatter);
+}
+
+td_status td_pairwise_allreduce(td_comm *comm, const td_call *call)
+{
+    size_t *parts;
+    char *part;
+    td_status status = reduce_parts(comm, call, &parts, &part);
+    td_call gather = {.in = part, .out = call->out, .parts = parts};
+    if (status == TD_OK) status = td_ring_allgather(comm, &gather);
+    td_free(part);
     td_free(parts);
-    td_free(at);
+    return status;
+}
+
+td_status td_pairwise_reduce(td_comm *comm, const td_call *call)
+{
+    size_t *parts;
+    char *part;
+    td_status status = reduce_parts(comm, call, &parts, &part);
+    td_call gather = {.in = part, .out = call->out, .parts = parts, .root = call->root};
+    if (status == TD_OK) status = td_linear_gather(comm, &gather);
+    td_free(part);
+    td_free(parts);
     return status;
 }

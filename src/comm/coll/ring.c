@@ -2,28 +2,22 @@
  * Cost: n - 1 messages a rank, all bytes but its own. */
 #include "comm/coll/coll.h"
 
-#include "base/alloc.h"
-#include "base/error.h"
-
 #include <string.h>
 
-td_status td_coll_allgatherv(td_comm *comm, const void *in, const size_t *bytes, void *out)
+td_status td_ring_allgather(td_comm *comm, const td_call *call)
 {
-    int n = comm->size;
-    char *to = out;
-    size_t *at = td_calloc((size_t)n, sizeof *at);
-    if (!at) return td_fail(TD_ERR_NOMEM, "no memory for an all-gather");
-    td_status status = TD_OK;
-    for (int r = 1; r < n; r++) at[r] = at[r - 1] + bytes[r - 1];
-    if (bytes[comm->rank] && in != to + at[comm->rank])
-        memmove(to + at[comm->rank], in, bytes[comm->rank]);
-    int next = (comm->rank + 1) % n, previous = (comm->rank - 1 + n) % n;
+    int n = comm->size, next = (comm->rank + 1) % n, previous = (comm->rank - 1 + n) % n;
+    char *out = call->out;
+    size_t own = td_call_part(call, comm->rank);
+    char *at = out + td_call_offset(call, comm->rank);
+    if (own && call->in != at) memmove(at, call->in, own);
     for (int step = 0; step < n - 1; step++) {
         int give = (comm->rank - step + n) % n, take = (comm->rank - step - 1 + n) % n;
-        TD_GOTO(td_comm_exchange(comm, to + at[give], bytes[give], next, to + at[take], bytes[take],
-                                 previous, TD_TAG_COLLECTIVE));
+        td_status status = td_comm_exchange(comm, out + td_call_offset(call, give),
+                                            td_call_part(call, give), next,
+                                            out + td_call_offset(call, take),
+                                            td_call_part(call, take), previous, TD_TAG_COLLECTIVE);
+        if (status != TD_OK) return status;
     }
-out:
-    td_free(at);
-    return status;
+    return TD_OK;
 }

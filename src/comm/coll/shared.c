@@ -1,126 +1,441 @@
-/* All-reduce over memory that the ranks of a host share, in blocks: each rank copies its block in,
- * reduces a slice of all ranks' blocks in place, and copies the whole result out.
+/* Every pattern for the ranks of one host, over memory that they share (meet.h).
  *
- * Cost: no messages; a rank moves its bytes in and out and reads them once in between, and waits
- * twice per block. Order: the tree with ranks as leaves.
+ * Staged: a rank copies what others need into its block, in windows; they read it from there. Bytes
+ * are written once more than they must be, and a window costs one wait (all-reduce: two).
+ * Direct, where ranks are threads of one process and the vector is long: ranks read each other's
+ * buffers, so nothing is copied twice; an operation costs two waits (all-reduce: three).
  *
- * Two sets of blocks take turns. The result stands in rank 0's block of a set while slow ranks copy
- * it out; who writes that set again has seen all ranks reduce the other one, which they did after
- * they copied.
- *
- * Shared memory: counters of rank 0, 1, ... (128 bytes each) | bell
- *   | block of rank 0, 1, ..., twice */
-#include "comm/coll/coll.h"
+ * Reductions follow the tree with ranks as leaves: a slice's rank reads all parts of it and folds
+ * them in one pass. So a rank reads n/n of the vector and writes 1/n; all-reduce then copies the
+ * other slices from their ranks. */
+#include "comm/coll/meet.h"
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "math/kernels.h"
 
 #include <string.h>
 
-enum { BLOCK = 128 << 10, LINE = 128 };
+enum { BLOCK = TD_MEET_BLOCK, DIRECT_FROM = 16 << 10, FOLD_ALL = 4 << 10, LINE = 64 };
 
-typedef struct counters { /* blocks since creation; written by one rank */
-    uint64_t written, reduced;
-    char pad[LINE - 16];
-} counters;
-
-typedef struct td_scratch {
+typedef struct place { /* a call at its meeting place */
     td_comm *comm;
-    td_region region;
-    counters *counter; /* [size] */
-    td_bell *bell;
-    char *block;     /* [2][size][BLOCK] */
-    uint64_t number; /* of the block under way, from 1 */
-    bool reducing;   /* waited for: all reduced (or else all written) */
-} td_scratch;
+    td_meet *meet;
+    const td_call *call;
+    int rank, size;
+} place;
 
-bool td_coll_shared_fits(const td_comm *comm)
+bool td_shared_fits(const td_comm *comm)
 {
-    return comm->hosts == 1 && comm->size > 1 && comm->size <= 64;
+    return comm->hosts == 1 && comm->size > 1 && comm->size <= TD_MEET_RANKS;
 }
 
-void td_coll_release(td_comm *comm)
+static void copy(void *to, const void *from, size_t bytes)
 {
-    if (!comm->scratch) return;
-    td_comm_shared_destroy(comm, &comm->scratch->region);
-    td_free(comm->scratch);
-    comm->scratch = NULL;
+    td_kernels_best()->copy(bytes, from, to);
 }
 
-static td_status make_scratch(td_comm *comm)
+static size_t smaller(size_t a, size_t b)
 {
-    const char *operation = comm->operation;
-    size_t n = (size_t)comm->size, head = n * sizeof(counters) + LINE;
-    td_scratch *s = td_calloc(1, sizeof *s);
-    td_status status = s ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for an all-reduce");
-    TD_GOTO(td_comm_agree(comm, status));
-    TD_GOTO(td_comm_shared_create(comm, head + 2 * n * BLOCK, &s->region));
-    s->comm = comm;
-    s->counter = s->region.data;
-    s->bell = (td_bell *)(void *)(s->counter + n);
-    s->block = (char *)s->region.data + head;
-    comm->scratch = s;
-    s = NULL;
-out:
-    comm->operation = operation;
-    td_free(s);
+    return a < b ? a : b;
+}
+
+static size_t rounds_of(size_t bytes, size_t window)
+{
+    return bytes ? (bytes + window - 1) / window : 1; /* at least one: ranks still meet */
+}
+
+/* --- one stream from each writer to all readers: broadcast, gather, all-gather --- */
+
+typedef struct stream {
+    const char *in; /* this rank's */
+    char *out;      /* NULL: this rank does not read */
+    const td_call *call;
+    int writer; /* -1: all write */
+} stream;
+
+static size_t stream_bytes(const stream *s, int rank)
+{
+    if (s->writer >= 0) return rank == s->writer ? s->call->bytes : 0;
+    return td_call_part(s->call, rank);
+}
+
+static char *stream_to(const stream *s, int rank)
+{
+    return s->writer >= 0 ? s->out : s->out + td_call_offset(s->call, rank);
+}
+
+static void keep_own(const place *p, const stream *s)
+{
+    size_t own = stream_bytes(s, p->rank);
+    char *to = s->out && own ? stream_to(s, p->rank) : NULL;
+    if (to && to != s->in) memmove(to, s->in, own);
+}
+
+static td_status spread_directly(place *p, const stream *s)
+{
+    TD_TRY(td_meet_round(p->meet, 0));
+    td_meet_arrive(p->meet, s->in, NULL);
+    keep_own(p, s);
+    for (int k = 1; k < p->size && s->out; k++) {
+        int r = (p->rank + k) % p->size;
+        size_t bytes = stream_bytes(s, r);
+        if (s->writer >= 0 && r != s->writer) continue;
+        TD_TRY(td_meet_arrived(p->meet, r));
+        if (bytes) copy(stream_to(s, r), td_meet_in(p->meet, r), bytes);
+    }
+    td_meet_done(p->meet);
+    return stream_bytes(s, p->rank) ? td_meet_all_done(p->meet) : TD_OK;
+}
+
+static td_status spread_window(place *p, const stream *s, size_t at, size_t window)
+{
+    size_t own = stream_bytes(s, p->rank);
+    TD_TRY(td_meet_round(p->meet, window));
+    if (at < own) copy(td_meet_block(p->meet, p->rank), s->in + at, smaller(own - at, BLOCK));
+    td_meet_arrive(p->meet, NULL, NULL);
+    for (int k = 1; k < p->size && s->out; k++) {
+        int r = (p->rank + k) % p->size;
+        size_t bytes = stream_bytes(s, r);
+        if (s->writer >= 0 && r != s->writer) continue;
+        TD_TRY(td_meet_arrived(p->meet, r));
+        if (at < bytes)
+            copy(stream_to(s, r) + at, td_meet_block(p->meet, r), smaller(bytes - at, BLOCK));
+    }
+    td_meet_done(p->meet);
+    return TD_OK;
+}
+
+static td_status spread(place *p, const stream *s)
+{
+    size_t most = 0;
+    for (int r = 0; r < p->size; r++)
+        if (stream_bytes(s, r) > most) most = stream_bytes(s, r);
+    if (p->comm->ops->one_memory && most >= DIRECT_FROM) return spread_directly(p, s);
+    keep_own(p, s);
+    for (size_t k = 0, n = rounds_of(most, BLOCK); k < n; k++)
+        TD_TRY(spread_window(p, s, k * BLOCK, smaller(most - k * BLOCK, BLOCK)));
+    return TD_OK;
+}
+
+/* --- a stream for each reader: scatter, all-to-all, reduce-scatter --- */
+
+typedef struct deal {
+    const char *in;
+    bool all_write; /* else only the root */
+    size_t window;  /* bytes of a stream per round */
+} deal;
+
+static size_t given(const place *p, int to)
+{
+    return td_call_part(p->call, to);
+}
+
+static size_t taken(const place *p, int from)
+{
+    return p->call->takes ? p->call->takes[from] : td_call_part(p->call, p->rank);
+}
+
+static bool writes(const place *p, const deal *d, int rank)
+{
+    return d->all_write || rank == p->call->root;
+}
+
+/* Copies the streams' parts [at, at + window) into this rank's block, but its own. */
+static void stage_deal(place *p, const deal *d, size_t at)
+{
+    char *block = td_meet_block(p->meet, p->rank);
+    size_t offset = 0;
+    for (int r = 0; r < p->size; offset += given(p, r++))
+        if (r != p->rank && at < given(p, r))
+            copy(block + (size_t)r * d->window, d->in + offset + at,
+                   smaller(given(p, r) - at, d->window));
+}
+
+typedef td_status take_fn(place *p, const deal *d, size_t at, size_t bytes);
+
+/* Takes this rank's streams' parts in a round that all have arrived in. */
+static td_status take_copies(place *p, const deal *d, size_t at, size_t bytes)
+{
+    (void)bytes;
+    char *to = p->call->out;
+    for (int r = 0; r < p->size; to += taken(p, r++))
+        if (writes(p, d, r) && r != p->rank && at < taken(p, r))
+            copy(to + at, td_meet_block(p->meet, r) + (size_t)p->rank * d->window,
+                   smaller(taken(p, r) - at, d->window));
+    return TD_OK;
+}
+
+static td_status take_from_root(place *p, const deal *d, size_t at, size_t bytes)
+{
+    if (bytes && p->rank != p->call->root)
+        copy((char *)p->call->out + at,
+               td_meet_block(p->meet, p->call->root) + (size_t)p->rank * d->window, bytes);
+    return TD_OK;
+}
+
+static td_status take_fold(place *p, const deal *d, size_t at, size_t bytes)
+{
+    const void *part[TD_MEET_RANKS];
+    for (int r = 0; r < p->size; r++)
+        part[r] = r == p->rank ? d->in + td_call_offset(p->call, r) + at
+                               : td_meet_block(p->meet, r) + (size_t)p->rank * d->window;
+    td_reduction_fold(&p->call->how, part, p->size, bytes / p->call->how.width,
+                      (char *)p->call->out + at);
+    return TD_OK;
+}
+
+static td_status deal_out(place *p, deal *d, size_t most, take_fn *take)
+{
+    size_t mine = td_call_part(p->call, p->rank);
+    size_t unit = p->call->how.width ? p->call->how.width : 1;
+    d->window = (BLOCK / (size_t)p->size) & ~(size_t)(LINE - 1);
+    d->window -= d->window % unit;
+    if (d->window == 0)
+        return td_fail(TD_ERR_ARG, "elements of %zu bytes are too wide for %d ranks", unit, p->size);
+    if (most < d->window) d->window = (most + LINE - 1) & ~(size_t)(LINE - 1);
+    for (size_t k = 0, n = rounds_of(most, d->window); k < n; k++) {
+        size_t at = k * d->window;
+        TD_TRY(td_meet_round(p->meet, d->window * (size_t)p->size));
+        if (writes(p, d, p->rank)) stage_deal(p, d, at);
+        td_meet_arrive(p->meet, NULL, NULL);
+        TD_TRY(td_meet_arrived(p->meet, d->all_write ? -1 : p->call->root));
+        TD_TRY(take(p, d, at, at < mine ? smaller(mine - at, d->window) : 0));
+        td_meet_done(p->meet);
+    }
+    return TD_OK;
+}
+
+static size_t most_part(const place *p)
+{
+    size_t most = 0;
+    for (int r = 0; r < p->size; r++)
+        if (given(p, r) > most) most = given(p, r);
+    return most;
+}
+
+static td_status scatter(place *p)
+{
+    const td_call *c = p->call;
+    deal d = {.in = c->in};
+    size_t own = given(p, p->rank);
+    if (p->rank == c->root && own && c->out != d.in + td_call_offset(c, p->rank))
+        memmove(c->out, d.in + td_call_offset(c, p->rank), own);
+    return deal_out(p, &d, most_part(p), take_from_root);
+}
+
+/* Ranks tell what they give, so that all know the longest part and a misfit is found. */
+static td_status tell_parts(place *p, size_t *most)
+{
+    size_t bytes = (size_t)p->size * sizeof(uint64_t);
+    TD_TRY(td_meet_round(p->meet, bytes));
+    uint64_t *own = (uint64_t *)(void *)td_meet_block(p->meet, p->rank);
+    copy(own, p->call->parts, bytes);
+    td_meet_arrive(p->meet, NULL, NULL);
+    TD_TRY(td_meet_arrived(p->meet, -1));
+    *most = 0;
+    td_status status = TD_OK;
+    for (int r = 0; r < p->size; r++) {
+        const uint64_t *gives = (const uint64_t *)(const void *)td_meet_block(p->meet, r);
+        for (int k = 0; k < p->size; k++)
+            if (gives[k] > *most) *most = gives[k];
+        if (gives[p->rank] != p->call->takes[r] && status == TD_OK)
+            status = td_fail(TD_ERR_ARG, "rank %d gives %llu bytes where rank %d takes %zu in "
+                             "all-to-all", p->comm->world[r], (unsigned long long)gives[p->rank],
+                             p->comm->world[p->rank], p->call->takes[r]);
+    }
+    td_meet_done(p->meet);
     return status;
 }
 
-static int missing(void *arg)
+static td_status alltoall(place *p)
 {
-    td_scratch *s = arg;
-    for (int r = 0; r < s->comm->size; r++) {
-        const uint64_t *at = s->reducing ? &s->counter[r].reduced : &s->counter[r].written;
-        if (__atomic_load_n(at, __ATOMIC_ACQUIRE) < s->number) return r;
+    const td_call *c = p->call;
+    deal d = {.in = c->in, .all_write = true};
+    size_t most = c->bytes, from = td_call_offset(c, p->rank), to = 0;
+    if (c->parts) TD_TRY(tell_parts(p, &most));
+    for (int r = 0; r < p->rank; r++) to += taken(p, r);
+    if (given(p, p->rank)) copy((char *)c->out + to, d.in + from, given(p, p->rank));
+    return deal_out(p, &d, most, take_copies);
+}
+
+static td_status reduce_scatter(place *p)
+{
+    deal d = {.in = p->call->in, .all_write = true};
+    return deal_out(p, &d, most_part(p), take_fold);
+}
+
+/* Threads read each other's parts where they lie. */
+static td_status deal_directly(place *p)
+{
+    const td_call *c = p->call;
+    const void *part[TD_MEET_RANKS];
+    size_t at = td_call_offset(c, p->rank), own = td_call_part(c, p->rank);
+    TD_TRY(td_meet_round(p->meet, 0));
+    td_meet_arrive(p->meet, c->in, NULL);
+    for (int k = 0; k < p->size; k++) {
+        int r = (p->rank + k) % p->size;
+        TD_TRY(td_meet_arrived(p->meet, r));
+        part[r] = (const char *)td_meet_in(p->meet, r) + at;
+        if (c->pattern == TD_ALLTOALL)
+            copy((char *)c->out + (size_t)r * own, part[r], own);
     }
-    return -1;
+    if (c->pattern == TD_REDUCE_SCATTER)
+        td_reduction_fold(&c->how, part, p->size, own / c->how.width, c->out);
+    td_meet_done(p->meet);
+    return td_meet_all_done(p->meet);
 }
 
-static td_status test(void *arg, bool *done)
-{
-    *done = missing(arg) < 0;
-    return TD_OK;
-}
-
-/* Says that this rank has come so far, and waits for the others. */
-static td_status meet(td_scratch *s, bool reducing)
-{
-    counters *own = &s->counter[s->comm->rank];
-    s->reducing = reducing;
-    __atomic_store_n(reducing ? &own->reduced : &own->written, s->number, __ATOMIC_RELEASE);
-    td_bell_ring(s->bell);
-    return td_comm_wait(s->comm, -1, s->bell, test, missing, s);
-}
+/* --- whole vectors: all-reduce, reduce, scan --- */
 
 /* Slices end on cache lines, so that no two ranks write one. */
-static void reduce_slice(const td_scratch *s, char *block, size_t count, td_type type, td_op op)
+static size_t slice(const place *p, size_t count, int rank)
 {
-    size_t n = (size_t)s->comm->size, me = (size_t)s->comm->rank, unit = 64 / td_type_size(type);
-    size_t units = (count + unit - 1) / unit, width = td_type_size(type);
-    size_t lo = units * me / n * unit, hi = units * (me + 1) / n * unit;
-    if (hi > count) hi = count;
-    if (lo >= hi) return;
-    for (size_t bit = 1; bit < n; bit <<= 1)
-        for (size_t r = 0; r + bit < n; r += 2 * bit)
-            td_coll_combine(block + r * BLOCK + lo * width, block + (r + bit) * BLOCK + lo * width,
-                            hi - lo, type, op);
+    size_t width = p->call->how.width, unit = width < LINE ? LINE / width : 1;
+    size_t units = (count + unit - 1) / unit;
+    return smaller(units * (size_t)rank / (size_t)p->size * unit, count);
 }
 
-td_status td_coll_shared_allreduce(td_comm *comm, const void *in, void *out, size_t count,
-                                   td_type type, td_op op)
+/* Short vectors: each reads all parts and folds them itself, so there is one wait. */
+static td_status fold_whole(place *p)
 {
-    size_t width = td_type_size(type), most = BLOCK / width;
-    if (!comm->scratch) TD_TRY(make_scratch(comm));
-    td_scratch *s = comm->scratch;
-    for (size_t at = 0; at < count; at += most) {
-        size_t n = count - at < most ? count - at : most;
-        char *block = s->block + (++s->number & 1) * (size_t)comm->size * BLOCK;
-        memcpy(block + (size_t)comm->rank * BLOCK, (const char *)in + at * width, n * width);
-        TD_TRY(meet(s, false));
-        reduce_slice(s, block, n, type, op);
-        TD_TRY(meet(s, true));
-        memcpy((char *)out + at * width, block, n * width);
+    const td_call *c = p->call;
+    const void *part[TD_MEET_RANKS];
+    bool reads = c->pattern == TD_ALLREDUCE || (c->pattern == TD_REDUCE && p->rank == c->root);
+    TD_TRY(td_meet_round(p->meet, c->bytes));
+    if (c->bytes) copy(td_meet_block(p->meet, p->rank), c->in, c->bytes);
+    td_meet_arrive(p->meet, NULL, NULL);
+    if (reads) {
+        TD_TRY(td_meet_arrived(p->meet, -1));
+        for (int r = 0; r < p->size; r++) part[r] = td_meet_block(p->meet, r);
+        td_reduction_fold(&c->how, part, p->size, c->count, c->out);
+    }
+    td_meet_done(p->meet);
+    return TD_OK;
+}
+
+/* Elements [at, at + count): this rank's slice is folded from the others' blocks and its own
+ * vector, and its result put where its own slice would have been staged. */
+static td_status reduce_window(place *p, size_t at, size_t count)
+{
+    const td_call *c = p->call;
+    size_t width = c->how.width, lo = slice(p, count, p->rank), hi = slice(p, count, p->rank + 1);
+    const char *in = (const char *)c->in + at * width;
+    char *out = (char *)c->out + at * width;
+    const void *part[TD_MEET_RANKS];
+    bool reads = c->pattern == TD_ALLREDUCE || p->rank == c->root;
+    TD_TRY(td_meet_round(p->meet, count * width));
+    char *own = td_meet_block(p->meet, p->rank);
+    copy(own, in, lo * width);
+    copy(own + hi * width, in + hi * width, (count - hi) * width);
+    td_meet_arrive(p->meet, NULL, NULL);
+    TD_TRY(td_meet_arrived(p->meet, -1));
+    for (int r = 0; r < p->size; r++)
+        part[r] = (r == p->rank ? in : td_meet_block(p->meet, r)) + lo * width;
+    td_reduction_fold(&c->how, part, p->size, hi - lo, own + lo * width);
+    td_meet_reduce(p->meet);
+    if (reads) {
+        copy(out + lo * width, own + lo * width, (hi - lo) * width);
+        TD_TRY(td_meet_reduced(p->meet));
+        for (int k = 1; k < p->size; k++) {
+            int r = (p->rank + k) % p->size;
+            size_t from = slice(p, count, r) * width, to = slice(p, count, r + 1) * width;
+            copy(out + from, td_meet_block(p->meet, r) + from, to - from);
+        }
+    }
+    td_meet_done(p->meet);
+    return TD_OK;
+}
+
+/* Threads: slices are folded from the vectors to the result (of the root, of each rank) at once. */
+static td_status reduce_directly(place *p)
+{
+    const td_call *c = p->call;
+    size_t width = c->how.width, lo = slice(p, c->count, p->rank),
+           hi = slice(p, c->count, p->rank + 1);
+    const void *part[TD_MEET_RANKS];
+    TD_TRY(td_meet_round(p->meet, 0));
+    td_meet_arrive(p->meet, c->in, c->out);
+    TD_TRY(td_meet_arrived(p->meet, -1));
+    for (int r = 0; r < p->size; r++)
+        part[r] = (const char *)td_meet_in(p->meet, r) + lo * width;
+    char *out = c->pattern == TD_REDUCE ? td_meet_out(p->meet, c->root) : c->out;
+    td_reduction_fold(&c->how, part, p->size, hi - lo, out + lo * width);
+    td_meet_reduce(p->meet);
+    if (c->pattern == TD_ALLREDUCE) {
+        TD_TRY(td_meet_reduced(p->meet));
+        for (int k = 1; k < p->size; k++) {
+            int r = (p->rank + k) % p->size;
+            size_t from = slice(p, c->count, r) * width, to = slice(p, c->count, r + 1) * width;
+            copy(out + from, (const char *)td_meet_out(p->meet, r) + from, to - from);
+        }
+    }
+    td_meet_done(p->meet);
+    return td_meet_all_done(p->meet);
+}
+
+static td_status reduce(place *p)
+{
+    const td_call *c = p->call;
+    size_t most = BLOCK / c->how.width;
+    if (c->bytes <= FOLD_ALL) return fold_whole(p);
+    if (p->comm->ops->one_memory && c->bytes >= DIRECT_FROM) return reduce_directly(p);
+    for (size_t at = 0; at < c->count; at += most)
+        TD_TRY(reduce_window(p, at, smaller(c->count - at, most)));
+    return TD_OK;
+}
+
+static td_status scan(place *p)
+{
+    const td_call *c = p->call;
+    const void *part[TD_MEET_RANKS];
+    size_t width = c->how.width, most = BLOCK / width;
+    for (size_t at = 0; at == 0 || at < c->count; at += most) {
+        size_t count = smaller(c->count - at, most);
+        TD_TRY(td_meet_round(p->meet, count * width));
+        if (count)
+            copy(td_meet_block(p->meet, p->rank), (const char *)c->in + at * width, count * width);
+        td_meet_arrive(p->meet, NULL, NULL);
+        for (int r = 0; r <= p->rank; r++) {
+            TD_TRY(td_meet_arrived(p->meet, r));
+            part[r] = td_meet_block(p->meet, r);
+        }
+        td_reduction_chain(&c->how, part, p->rank + 1, count, (char *)c->out + at * width);
+        td_meet_done(p->meet);
     }
     return TD_OK;
+}
+
+static td_status barrier(place *p)
+{
+    TD_TRY(td_meet_round(p->meet, 0));
+    td_meet_arrive(p->meet, NULL, NULL);
+    TD_TRY(td_meet_arrived(p->meet, -1));
+    td_meet_done(p->meet);
+    return TD_OK;
+}
+
+td_status td_shared_run(td_comm *comm, const td_call *call)
+{
+    place p = {.comm = comm, .call = call, .rank = comm->rank, .size = comm->size};
+    TD_TRY(td_meet_of(comm, &p.meet));
+    td_meet_begin(p.meet, call);
+    bool direct = comm->ops->one_memory && !call->parts && call->bytes >= DIRECT_FROM;
+    bool at_root = comm->rank == call->root;
+    switch (call->pattern) {
+    case TD_BARRIER: return barrier(&p);
+    case TD_BROADCAST:
+        return spread(&p, &(stream){call->in, at_root ? NULL : call->out, call, call->root});
+    case TD_GATHER: return spread(&p, &(stream){call->in, at_root ? call->out : NULL, call, -1});
+    case TD_ALLGATHER: return spread(&p, &(stream){call->in, call->out, call, -1});
+    case TD_SCATTER: return scatter(&p);
+    case TD_ALLTOALL: return direct ? deal_directly(&p) : alltoall(&p);
+    case TD_REDUCE_SCATTER:
+        return comm->ops->one_memory && most_part(&p) >= DIRECT_FROM ? deal_directly(&p)
+                                                                      : reduce_scatter(&p);
+    case TD_REDUCE: case TD_ALLREDUCE: return reduce(&p);
+    case TD_SCAN: return scan(&p);
+    case TD_PATTERNS: break;
+    }
+    return td_fail(TD_ERR_INTERNAL, "no such pattern");
 }

@@ -294,6 +294,7 @@ static const td_transport_ops local_ops = {
     .shared_create = local_shared_create,
     .shared_destroy = local_shared_destroy,
     .close = local_close,
+    .one_memory = true,
 };
 
 /* --- running --- */

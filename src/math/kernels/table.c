@@ -13,6 +13,7 @@ const td_kernels TD_K(td_kernels) = {
     .conv_pack = TD_K(conv_pack),
     .conv_forward = TD_K(conv_forward),
     .conv_backward = TD_K(conv_backward),
+    .copy = TD_K(copy),
     .relu = TD_K(relu),
     .relu_grad = TD_K(relu_grad),
     .sigmoid = TD_K(sigmoid),

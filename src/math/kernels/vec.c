@@ -50,6 +50,33 @@ TD_INLINE float tanh1_(float x)
     return a < 0.625f ? small : big;
 }
 
+/* No restrict: else the compiler would call memcpy. */
+void TD_K(copy)(size_t bytes, const void *from, void *to)
+{
+    enum { V = sizeof(vf) };
+    const char *a = from;
+    char *b = to;
+    size_t i = 0;
+    if (bytes < V) {
+        memcpy(to, from, bytes);
+        return;
+    }
+    for (; i + 4 * V <= bytes; i += 4 * V) {
+        vf v0 = v_load((const float *)(const void *)(a + i));
+        vf v1 = v_load((const float *)(const void *)(a + i + V));
+        vf v2 = v_load((const float *)(const void *)(a + i + 2 * V));
+        vf v3 = v_load((const float *)(const void *)(a + i + 3 * V));
+        v_store((float *)(void *)(b + i), v0);
+        v_store((float *)(void *)(b + i + V), v1);
+        v_store((float *)(void *)(b + i + 2 * V), v2);
+        v_store((float *)(void *)(b + i + 3 * V), v3);
+    }
+    for (; i + V <= bytes; i += V)
+        v_store((float *)(void *)(b + i), v_load((const float *)(const void *)(a + i)));
+    if (i < bytes) /* the last vector, which overlaps the one before */
+        v_store((float *)(void *)(b + bytes - V), v_load((const float *)(const void *)(a + bytes - V)));
+}
+
 void TD_K(relu)(size_t n, const float *x, float *y)
 {
     for (size_t i = 0; i < n; i++) y[i] = 0 > x[i] ? 0 : x[i];

@@ -1,0 +1,70 @@
+/* One rank and each of the others in turn: gather, scatter, scan.
+ * Cost: gather and scatter n - 1 messages at the root, each of one part; scan up to n - 1 messages
+ * a rank, each of the whole vector. */
+#include "comm/coll/coll.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#include <string.h>
+
+td_status td_linear_gather(td_comm *comm, const td_call *call)
+{
+    size_t own = td_call_part(call, comm->rank);
+    if (comm->rank != call->root)
+        return td_comm_exchange(comm, call->in, own, call->root, NULL, 0, -1, TD_TAG_COLLECTIVE);
+    char *to = call->out;
+    for (int r = 0; r < comm->size; to += td_call_part(call, r++)) {
+        if (r != call->root)
+            TD_TRY(td_comm_exchange(comm, NULL, 0, -1, to, td_call_part(call, r), r,
+                                    TD_TAG_COLLECTIVE));
+        else if (own && to != call->in)
+            memmove(to, call->in, own);
+    }
+    return TD_OK;
+}
+
+td_status td_linear_scatter(td_comm *comm, const td_call *call)
+{
+    size_t own = td_call_part(call, comm->rank);
+    if (comm->rank != call->root)
+        return td_comm_exchange(comm, NULL, 0, -1, call->out, own, call->root, TD_TAG_COLLECTIVE);
+    const char *from = call->in;
+    for (int r = 0; r < comm->size; from += td_call_part(call, r++)) {
+        if (r != call->root)
+            TD_TRY(td_comm_exchange(comm, from, td_call_part(call, r), r, NULL, 0, -1,
+                                    TD_TAG_COLLECTIVE));
+        else if (own && from != call->out)
+            memmove(call->out, from, own);
+    }
+    return TD_OK;
+}
+
+/* Parts travel, not running results: half types are rounded once, as in shared memory. */
+td_status td_chain_scan(td_comm *comm, const td_call *call)
+{
+    size_t n = (size_t)comm->rank + 1, all;
+    const void **part = td_calloc(n, sizeof *part);
+    char *room = td_mul(n, call->bytes, &all) ? td_malloc(all) : NULL;
+    td_status status = TD_OK;
+    if (!part || !room) {
+        status = td_fail(TD_ERR_NOMEM, "no memory for a scan");
+        goto out;
+    }
+    for (size_t r = 0; r < n; r++) part[r] = room + r * call->bytes;
+    if (call->bytes) memcpy(room + (n - 1) * call->bytes, call->in, call->bytes);
+    for (int r = 0; r < comm->size; r++) { /* rank r's part goes to all above it */
+        if (r == comm->rank)
+            for (int to = r + 1; to < comm->size; to++)
+                TD_GOTO(td_comm_exchange(comm, part[r], call->bytes, to, NULL, 0, -1,
+                                         TD_TAG_COLLECTIVE));
+        else if (r < comm->rank)
+            TD_GOTO(td_comm_exchange(comm, NULL, 0, -1, room + (size_t)r * call->bytes, call->bytes,
+                                     r, TD_TAG_COLLECTIVE));
+    }
+    td_reduction_chain(&call->how, part, (int)n, call->count, call->out);
+out:
+    td_free(room);
+    td_free(part);
+    return status;
+}

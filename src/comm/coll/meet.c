@@ -1,0 +1,211 @@
+#include "comm/coll/meet.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { ARRIVED, REDUCED, DONE, STAGES };
+enum { SLOT = 4096, SLOTS = 2 * TD_MEET_BLOCK / SLOT, SHOWN = 64 };
+
+/* What a rank runs in a round. */
+typedef struct shown {
+    uint64_t bytes;
+    int32_t pattern, root, type, op;
+} shown;
+
+/* Written by its rank alone. Two cache lines: neighbours are fetched in pairs. */
+typedef struct line {
+    uint64_t stage[STAGES]; /* newest round that has come so far */
+    const void *in;
+    void *out;
+    char pad[128 - 8 * STAGES - 16];
+} line;
+_Static_assert(sizeof(line) == 128, "a line of counters");
+
+struct td_meet {
+    td_comm *comm;
+    td_region region; /* lines | bell | shown [size][SHOWN] | slots [size][SLOTS] */
+    line *lines;
+    td_bell *bell;
+    shown *shown;
+    char *slots;
+    uint64_t round;
+    size_t first, next;    /* slots: of this round, behind it */
+    uint64_t used[SLOTS];  /* the round that took a slot last */
+    shown runs;            /* the call under way */
+    uint64_t checked;      /* ranks whose operation has been compared, a bit each */
+    int stage, only;       /* waited for */
+    uint64_t wanted;
+};
+
+void td_meet_destroy(td_comm *comm)
+{
+    if (!comm->meet) return;
+    td_comm_shared_destroy(comm, &comm->meet->region);
+    td_free(comm->meet);
+    comm->meet = NULL;
+}
+
+td_status td_meet_of(td_comm *comm, td_meet **out)
+{
+    *out = comm->meet;
+    if (comm->meet) return TD_OK;
+    size_t n = (size_t)comm->size, head = (n + 1) * sizeof(line) + n * SHOWN * sizeof(shown);
+    head = (head + SLOT - 1) / SLOT * SLOT;
+    td_meet *m = td_calloc(1, sizeof *m);
+    if (!m) return td_fail(TD_ERR_NOMEM, "no memory for a group's meeting place");
+    td_status status = comm->ops->shared_create(comm, head + n * SLOTS * SLOT, &m->region);
+    if (status != TD_OK) {
+        td_free(m);
+        return status;
+    }
+    m->comm = comm;
+    m->lines = m->region.data;
+    m->bell = (td_bell *)(void *)(m->lines + n);
+    m->shown = (shown *)(void *)(m->lines + n + 1);
+    m->slots = (char *)m->region.data + head;
+    *out = comm->meet = m;
+    return TD_OK;
+}
+
+/* --- what is run --- */
+
+static void describe(const shown *l, char *text, size_t room)
+{
+    static const char *const types[] = {"f32", "f64", "i32", "i64", "u8", "f16", "bf16", "items"};
+    static const char *const ops[] = {"sum", "min", "max", "product", "own operation"};
+    int n = snprintf(text, room, "%s", td_pattern_names[l->pattern]);
+    if (l->type >= 0)
+        n += snprintf(text + n, room - (size_t)n, " (%s of %llu bytes of %s)", ops[l->op],
+                      (unsigned long long)l->bytes, types[l->type]);
+    else if (l->pattern != TD_BARRIER)
+        n += snprintf(text + n, room - (size_t)n, " of %llu bytes", (unsigned long long)l->bytes);
+    if (l->root >= 0) snprintf(text + n, room - (size_t)n, " with root %d", l->root);
+}
+
+static td_status compare(td_meet *m, int rank)
+{
+    uint64_t bit = (uint64_t)1 << rank;
+    if (m->checked & bit) return TD_OK;
+    m->checked |= bit;
+    const shown *own = &m->runs, other = m->shown[rank * SHOWN + (int)(m->round % SHOWN)];
+    if (other.pattern == own->pattern && other.root == own->root && other.type == own->type &&
+        other.op == own->op && other.bytes == own->bytes)
+        return TD_OK;
+    char mine[160], theirs[160];
+    describe(own, mine, sizeof mine);
+    describe(&other, theirs, sizeof theirs);
+    return td_fail(TD_ERR_ARG, "rank %d runs %s where rank %d runs %s (operation %llu)",
+                   m->comm->world[rank], theirs, m->comm->world[m->comm->rank], mine,
+                   (unsigned long long)m->comm->sequence);
+}
+
+/* --- rounds --- */
+
+void td_meet_begin(td_meet *m, const td_call *c)
+{
+    bool reduces = c->pattern >= TD_REDUCE, rooted = c->pattern == TD_BROADCAST ||
+                   c->pattern == TD_SCATTER || c->pattern == TD_GATHER || c->pattern == TD_REDUCE;
+    m->checked = (uint64_t)1 << m->comm->rank;
+    m->runs = (shown){
+        .bytes = c->pattern == TD_ALLTOALL && c->parts ? 0 : c->bytes,
+        .pattern = (int32_t)c->pattern,
+        .root = rooted ? c->root : -1,
+        .type = !reduces ? -1 : c->how.combine ? TD_BF16 + 1 : (int32_t)c->how.type,
+        .op = !reduces ? -1 : c->how.combine ? TD_PROD + 1 : (int32_t)c->how.op,
+    };
+}
+
+char *td_meet_block(td_meet *m, int rank)
+{
+    return m->slots + ((size_t)rank * SLOTS + m->first) * SLOT;
+}
+
+static void reach(td_meet *m, int stage)
+{
+    __atomic_store_n(&m->lines[m->comm->rank].stage[stage], m->round, __ATOMIC_RELEASE);
+    td_bell_ring(m->bell);
+}
+
+static int missing(void *arg)
+{
+    td_meet *m = arg;
+    int from = m->only < 0 ? 0 : m->only, to = m->only < 0 ? m->comm->size : m->only + 1;
+    for (int r = from; r < to; r++)
+        if (__atomic_load_n(&m->lines[r].stage[m->stage], __ATOMIC_ACQUIRE) < m->wanted) return r;
+    return -1;
+}
+
+static td_status test(void *arg, bool *done)
+{
+    *done = missing(arg) < 0;
+    return TD_OK;
+}
+
+static td_status wait_for(td_meet *m, int stage, int only, uint64_t round)
+{
+    m->stage = stage, m->only = only, m->wanted = round;
+    if (missing(m) < 0) return TD_OK;
+    return td_comm_wait(m->comm, -1, m->bell, test, missing, m);
+}
+
+td_status td_meet_round(td_meet *m, size_t bytes)
+{
+    size_t slots = (bytes + SLOT - 1) / SLOT;
+    uint64_t last = ++m->round < SHOWN ? 0 : m->round - SHOWN; /* to be done with */
+    m->first = m->next + slots > SLOTS ? 0 : m->next;
+    m->next = m->first + slots;
+    for (size_t k = m->first; k < m->next; k++) {
+        if (m->used[k] > last) last = m->used[k];
+        m->used[k] = m->round;
+    }
+    return last ? wait_for(m, DONE, -1, last) : TD_OK;
+}
+
+void td_meet_arrive(td_meet *m, const void *in, void *out)
+{
+    line *own = &m->lines[m->comm->rank];
+    own->in = in, own->out = out;
+    m->shown[m->comm->rank * SHOWN + (int)(m->round % SHOWN)] = m->runs;
+    reach(m, ARRIVED);
+}
+
+td_status td_meet_arrived(td_meet *m, int rank)
+{
+    TD_TRY(wait_for(m, ARRIVED, rank, m->round));
+    if (rank >= 0) return compare(m, rank);
+    for (int r = 0; r < m->comm->size; r++) TD_TRY(compare(m, r));
+    return TD_OK;
+}
+
+void td_meet_reduce(td_meet *m)
+{
+    reach(m, REDUCED);
+}
+
+td_status td_meet_reduced(td_meet *m)
+{
+    return wait_for(m, REDUCED, -1, m->round);
+}
+
+void td_meet_done(td_meet *m)
+{
+    reach(m, DONE);
+}
+
+td_status td_meet_all_done(td_meet *m)
+{
+    return wait_for(m, DONE, -1, m->round);
+}
+
+const void *td_meet_in(const td_meet *m, int rank)
+{
+    return m->lines[rank].in;
+}
+
+void *td_meet_out(const td_meet *m, int rank)
+{
+    return m->lines[rank].out;
+}

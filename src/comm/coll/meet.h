@@ -1,0 +1,44 @@
+/* Where the ranks of a host meet: counters and a ring of slots for each.
+ *
+ * An operation is made of rounds, numbered through the life of the group; all ranks go through the
+ * same rounds. In a round a rank may stage bytes in its block, says that it has arrived, looks at
+ * what others have staged, and says that it is done. The round's block is taken from a ring, so
+ * that a rank may go on to later rounds while others still read: it waits only for those who are
+ * not done with the rounds whose memory comes round again.
+ *
+ * A rank that arrives shows what it runs; who sees another operation than its own tells both. */
+#ifndef TD_COMM_COLL_MEET_H
+#define TD_COMM_COLL_MEET_H
+
+#include "comm/coll/coll.h"
+
+enum { TD_MEET_BLOCK = 128 << 10, /* most bytes that a rank stages in a round */
+       TD_MEET_RANKS = 64 };
+
+typedef struct td_meet td_meet;
+
+/* The group's meeting place, made on first use (collective). */
+TD_MUST_CHECK td_status td_meet_of(td_comm *comm, td_meet **out);
+void td_meet_destroy(td_comm *comm);
+
+/* The call that the next rounds belong to. */
+void td_meet_begin(td_meet *meet, const td_call *call);
+/* Begins a round with blocks of `bytes` (the same at all ranks), once this rank's is free. */
+TD_MUST_CHECK td_status td_meet_round(td_meet *meet, size_t bytes);
+/* A rank's block of this round. */
+char *td_meet_block(td_meet *meet, int rank);
+/* This rank has staged, or shows its own memory to the threads of its process. */
+void td_meet_arrive(td_meet *meet, const void *in, void *out);
+/* The wait for one rank, or for all (-1), to have come so far in this round. */
+TD_MUST_CHECK td_status td_meet_arrived(td_meet *meet, int rank);
+/* A stage between: what this rank reduces is reduced. */
+void td_meet_reduce(td_meet *meet);
+TD_MUST_CHECK td_status td_meet_reduced(td_meet *meet);
+void td_meet_done(td_meet *meet);
+TD_MUST_CHECK td_status td_meet_all_done(td_meet *meet);
+
+/* What a rank shows (threads of one process only). */
+const void *td_meet_in(const td_meet *meet, int rank);
+void *td_meet_out(const td_meet *meet, int rank);
+
+#endif
