@@ -3,8 +3,8 @@
 #include "base/alloc.h"
 #include "base/error.h"
 
+#include <sched.h>
 #include <stdio.h>
-#include <string.h>
 
 enum { ARRIVED, REDUCED, DONE, STAGES };
 enum { SLOT = 4096, SLOTS = 2 * TD_MEET_BLOCK / SLOT, SHOWN = 64 };
@@ -20,7 +20,8 @@ typedef struct line {
     uint64_t stage[STAGES]; /* newest round that has come so far */
     const void *in;
     void *out;
-    char pad[128 - 8 * STAGES - 16];
+    int32_t looking, withdrawn;
+    char pad[128 - 8 * STAGES - 24];
 } line;
 _Static_assert(sizeof(line) == 128, "a line of counters");
 
@@ -198,6 +199,31 @@ void td_meet_done(td_meet *m)
 td_status td_meet_all_done(td_meet *m)
 {
     return wait_for(m, DONE, -1, m->round);
+}
+
+td_status td_meet_look(td_meet *m)
+{
+    __atomic_store_n(&m->lines[m->comm->rank].looking, 1, __ATOMIC_SEQ_CST);
+    for (int r = 0; r < m->comm->size; r++)
+        if (__atomic_load_n(&m->lines[r].withdrawn, __ATOMIC_SEQ_CST)) {
+            td_meet_look_away(m);
+            return td_fail(TD_ERR_PEER, "rank %d failed while rank %d was in %s", m->comm->world[r],
+                           m->comm->world[m->comm->rank], m->comm->operation);
+        }
+    return TD_OK;
+}
+
+void td_meet_look_away(td_meet *m)
+{
+    __atomic_store_n(&m->lines[m->comm->rank].looking, 0, __ATOMIC_RELEASE);
+}
+
+void td_meet_withdraw(td_meet *m)
+{
+    __atomic_store_n(&m->lines[m->comm->rank].withdrawn, 1, __ATOMIC_SEQ_CST);
+    for (int r = 0; r < m->comm->size; r++)
+        while (r != m->comm->rank && __atomic_load_n(&m->lines[r].looking, __ATOMIC_SEQ_CST))
+            sched_yield();
 }
 
 const void *td_meet_in(const td_meet *m, int rank)

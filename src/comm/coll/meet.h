@@ -37,7 +37,12 @@ TD_MUST_CHECK td_status td_meet_reduced(td_meet *meet);
 void td_meet_done(td_meet *meet);
 TD_MUST_CHECK td_status td_meet_all_done(td_meet *meet);
 
-/* What a rank shows (threads of one process only). */
+/* What a rank shows (threads of one process only), to be used between td_meet_look and
+ * td_meet_look_away: a rank that fails meanwhile withdraws what it has shown, but waits for those
+ * who look. TD_ERR_PEER: some rank has withdrawn. */
+TD_MUST_CHECK td_status td_meet_look(td_meet *meet);
+void td_meet_look_away(td_meet *meet);
+void td_meet_withdraw(td_meet *meet);
 const void *td_meet_in(const td_meet *meet, int rank);
 void *td_meet_out(const td_meet *meet, int rank);
 

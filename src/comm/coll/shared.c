@@ -82,7 +82,9 @@ static td_status spread_directly(place *p, const stream *s)
         size_t bytes = stream_bytes(s, r);
         if (s->writer >= 0 && r != s->writer) continue;
         TD_TRY(td_meet_arrived(p->meet, r));
+        TD_TRY(td_meet_look(p->meet));
         if (bytes) copy(stream_to(s, r), td_meet_in(p->meet, r), bytes);
+        td_meet_look_away(p->meet);
     }
     td_meet_done(p->meet);
     return stream_bytes(s, p->rank) ? td_meet_all_done(p->meet) : TD_OK;
@@ -273,15 +275,17 @@ static td_status deal_directly(place *p)
     size_t at = td_call_offset(c, p->rank), own = td_call_part(c, p->rank);
     TD_TRY(td_meet_round(p->meet, 0));
     td_meet_arrive(p->meet, c->in, NULL);
+    TD_TRY(td_meet_arrived(p->meet, -1));
+    TD_TRY(td_meet_look(p->meet));
     for (int k = 0; k < p->size; k++) {
         int r = (p->rank + k) % p->size;
-        TD_TRY(td_meet_arrived(p->meet, r));
         part[r] = (const char *)td_meet_in(p->meet, r) + at;
         if (c->pattern == TD_ALLTOALL)
             copy((char *)c->out + (size_t)r * own, part[r], own);
     }
     if (c->pattern == TD_REDUCE_SCATTER)
         td_reduction_fold(&c->how, part, p->size, own / c->how.width, c->out);
+    td_meet_look_away(p->meet);
     td_meet_done(p->meet);
     return td_meet_all_done(p->meet);
 }
@@ -360,15 +364,19 @@ static td_status reduce_directly(place *p)
     for (int r = 0; r < p->size; r++)
         part[r] = (const char *)td_meet_in(p->meet, r) + lo * width;
     char *out = c->pattern == TD_REDUCE ? td_meet_out(p->meet, c->root) : c->out;
+    TD_TRY(td_meet_look(p->meet));
     td_reduction_fold(&c->how, part, p->size, hi - lo, out + lo * width);
+    td_meet_look_away(p->meet);
     td_meet_reduce(p->meet);
     if (c->pattern == TD_ALLREDUCE) {
         TD_TRY(td_meet_reduced(p->meet));
+        TD_TRY(td_meet_look(p->meet));
         for (int k = 1; k < p->size; k++) {
             int r = (p->rank + k) % p->size;
             size_t from = slice(p, c->count, r) * width, to = slice(p, c->count, r + 1) * width;
             copy(out + from, (const char *)td_meet_out(p->meet, r) + from, to - from);
         }
+        td_meet_look_away(p->meet);
     }
     td_meet_done(p->meet);
     return td_meet_all_done(p->meet);
@@ -415,27 +423,36 @@ static td_status barrier(place *p)
     return TD_OK;
 }
 
+static td_status run(place *p)
+{
+    td_comm *comm = p->comm;
+    const td_call *call = p->call;
+    bool direct = comm->ops->one_memory && !call->parts && call->bytes >= DIRECT_FROM;
+    bool at_root = comm->rank == call->root;
+    switch (call->pattern) {
+    case TD_BARRIER: return barrier(p);
+    case TD_BROADCAST:
+        return spread(p, &(stream){call->in, at_root ? NULL : call->out, call, call->root});
+    case TD_GATHER: return spread(p, &(stream){call->in, at_root ? call->out : NULL, call, -1});
+    case TD_ALLGATHER: return spread(p, &(stream){call->in, call->out, call, -1});
+    case TD_SCATTER: return scatter(p);
+    case TD_ALLTOALL: return direct ? deal_directly(p) : alltoall(p);
+    case TD_REDUCE_SCATTER:
+        return comm->ops->one_memory && most_part(p) >= DIRECT_FROM ? deal_directly(p)
+                                                                      : reduce_scatter(p);
+    case TD_REDUCE: case TD_ALLREDUCE: return reduce(p);
+    case TD_SCAN: return scan(p);
+    case TD_PATTERNS: break;
+    }
+    return td_fail(TD_ERR_INTERNAL, "no such pattern");
+}
+
 td_status td_shared_run(td_comm *comm, const td_call *call)
 {
     place p = {.comm = comm, .call = call, .rank = comm->rank, .size = comm->size};
     TD_TRY(td_meet_of(comm, &p.meet));
     td_meet_begin(p.meet, call);
-    bool direct = comm->ops->one_memory && !call->parts && call->bytes >= DIRECT_FROM;
-    bool at_root = comm->rank == call->root;
-    switch (call->pattern) {
-    case TD_BARRIER: return barrier(&p);
-    case TD_BROADCAST:
-        return spread(&p, &(stream){call->in, at_root ? NULL : call->out, call, call->root});
-    case TD_GATHER: return spread(&p, &(stream){call->in, at_root ? call->out : NULL, call, -1});
-    case TD_ALLGATHER: return spread(&p, &(stream){call->in, call->out, call, -1});
-    case TD_SCATTER: return scatter(&p);
-    case TD_ALLTOALL: return direct ? deal_directly(&p) : alltoall(&p);
-    case TD_REDUCE_SCATTER:
-        return comm->ops->one_memory && most_part(&p) >= DIRECT_FROM ? deal_directly(&p)
-                                                                      : reduce_scatter(&p);
-    case TD_REDUCE: case TD_ALLREDUCE: return reduce(&p);
-    case TD_SCAN: return scan(&p);
-    case TD_PATTERNS: break;
-    }
-    return td_fail(TD_ERR_INTERNAL, "no such pattern");
+    td_status status = run(&p);
+    if (status != TD_OK && comm->ops->one_memory) td_meet_withdraw(p.meet);
+    return status;
 }
