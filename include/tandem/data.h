@@ -59,7 +59,9 @@ typedef struct td_data_config {
     int header;                /* 1: the first line names the columns; -1: it does not; 0: it does
                                   when none of its fields is a number and a field below is one,
                                   or no text of it occurs again in the 1,000 lines below */
-    const char *delimiter;     /* one character or "tab"; default: ',' or, for TSV, the tab */
+    const char *delimiter;     /* one character or "tab"; default: ',' or, for TSV, the tab. Other
+                                  blanks around fields are ignored; two delimiters in a row have
+                                  an empty field between them, blanks too */
     const char *weight_column; /* CSV and TSV: as `label`; default none */
     /* CSV and TSV: columns that hold categories, names or numbers with commas between, or "none".
      * Default "auto": those where at least half of the values in the first 1,000 rows are text.

@@ -75,6 +75,16 @@ td_status td_remove_tree(const char *path)
     return status;
 }
 
+td_status td_exchange_paths(const char *a, const char *b)
+{
+#ifdef RENAME_EXCHANGE
+    if (renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE) == 0) return TD_OK;
+    if (errno != EINVAL && errno != ENOSYS && errno != ENOTSUP)
+        return td_fail_errno("cannot exchange %s and %s", a, b);
+#endif
+    return td_fail(TD_ERR_UNSUPPORTED, "%s and %s cannot be exchanged on this file system", a, b);
+}
+
 td_status td_read_file(const char *path, char **out_bytes, size_t *out_size)
 {
     td_status status = TD_OK;

@@ -22,6 +22,10 @@ TD_MUST_CHECK td_status td_make_dirs(const char *path);
 /* Removes a file or a whole folder; fine when it does not exist. */
 TD_MUST_CHECK td_status td_remove_tree(const char *path);
 
+/* Two names of one file system change places at once, whatever lies there; both must exist.
+ * TD_ERR_UNSUPPORTED where the file system or the system cannot do that, TD_ERR_IO. */
+TD_MUST_CHECK td_status td_exchange_paths(const char *a, const char *b);
+
 /* The whole file in new memory with one 0 byte behind it; the caller td_frees *out_bytes. */
 TD_MUST_CHECK td_status td_read_file(const char *path, char **out_bytes, size_t *out_size);
 

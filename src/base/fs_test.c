@@ -59,6 +59,25 @@ static void failures_name_the_path(void **state)
     assert_fails(TD_ERR_IO, "/dev/null", td_make_dirs("/dev/null/x"));
 }
 
+static void two_names_change_places(void **state)
+{
+    (void)state;
+    char file[TD_PATH_MAX], dir[TD_PATH_MAX];
+    assert_ok(td_path_join(file, root, "x"));
+    assert_ok(td_path_join(dir, root, "y"));
+    assert_ok(td_write_file(file, "x", 1));
+    assert_ok(td_make_dirs(dir));
+    td_status status = td_exchange_paths(file, dir);
+    if (status == TD_ERR_UNSUPPORTED) skip();
+    assert_ok(status);
+    assert_true(td_path_is_dir(file));
+    assert_true(td_path_exists(dir) && !td_path_is_dir(dir));
+    assert_ok(td_remove_tree(file));
+    assert_fails(TD_ERR_IO, file, td_exchange_paths(file, dir));
+    assert_fails(TD_ERR_IO, dir, td_exchange_paths(dir, file));
+    assert_true(td_path_exists(dir));
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -77,6 +96,7 @@ int main(void)
         cmocka_unit_test(a_written_file_reads_back),
         cmocka_unit_test(an_abandoned_file_leaves_nothing),
         cmocka_unit_test(failures_name_the_path),
+        cmocka_unit_test(two_names_change_places),
     };
     return cmocka_run_group_tests(tests, set_up, clear);
 }

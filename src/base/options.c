@@ -59,13 +59,12 @@ static td_status set_number(const td_option *row, void *config, const char *what
     double least = row->least, most = row->most;
     if (least == 0 && most == 0) most = row->type == TD_OPT_INT ? INT32_MAX : 9e15, least = -most;
     if (row->type == TD_OPT_SIZE && least < 0) least = 0;
-    if (v < least || v > most) {
-        if (most >= INT32_MAX)
-            return td_fail(TD_ERR_ARG, "%s must be at least %g, not %s", what, least, text);
-        return td_fail(TD_ERR_ARG, "%s must be %g to %g, not %s", what, least, most, text);
-    }
+    if ((v < least || v > most) && most < INT32_MAX)
+        return td_fail(TD_ERR_ARG, "%s must be %.10g to %.10g, not %s", what, least, most, text);
+    if (v < least) return td_fail(TD_ERR_ARG, "%s must be at least %.10g, not %s", what, least, text);
+    if (v > most) return td_fail(TD_ERR_ARG, "%s must be at most %.10g, not %s", what, most, text);
     if (row->type == TD_OPT_INT) *(int *)field(row, config) = (int)v;
-    if (row->type == TD_OPT_SIZE) *(uint64_t *)field(row, config) = strtoull(text, NULL, 10);
+    if (row->type == TD_OPT_SIZE) *(uint64_t *)field(row, config) = (uint64_t)v;
     if (row->type == TD_OPT_NUMBER) *(double *)field(row, config) = v;
     return TD_OK;
 }
@@ -137,7 +136,7 @@ static size_t distance(const char *a, const char *b) /* Levenshtein's, for short
 {
     enum { MOST = 40 };
     size_t row[MOST + 1], n = strlen(b);
-    if (n > MOST || strlen(a) > MOST) return MOST;
+    if (n > MOST || strlen(a) > MOST) return SIZE_MAX;
     for (size_t j = 0; j <= n; j++) row[j] = j;
     for (size_t i = 0; a[i]; i++) {
         size_t corner = row[0];
@@ -235,6 +234,7 @@ td_status td_options_parse(const td_option *rows, void *config, int argc, char *
             return unknown(rows, a->where, "--", name);
         snprintf(what, sizeof what, "--%s", name);
         const char *value = equals ? equals + 1 : NULL;
+        if (negated && value) return td_fail(TD_ERR_ARG, "%s takes no value", what);
         if (row && row->type == TD_OPT_BOOL && !value) value = negated ? "false" : "true";
         if (!value && i + 1 == argc) return td_fail(TD_ERR_ARG, "%s needs a value", what);
         if (!value) value = argv[++i];

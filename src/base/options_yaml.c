@@ -16,6 +16,18 @@ typedef struct reading {
     char name[256]; /* of the mapping under way, dots behind */
 } reading;
 
+static td_status unknown(const reading *r, const char *name, size_t line)
+{
+    const char *names[256];
+    size_t n = 0;
+    for (const td_option *o = r->rows; o->name && n < 255; o++)
+        if (o->where & r->where) names[n++] = o->name;
+    names[n] = NULL;
+    const char *near = td_nearest(name, names);
+    return td_fail(TD_ERR_ARG, "%s:%zu: unknown option \"%s\"%s%s%s", r->path, line, name,
+                   near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
+}
+
 static td_status set_value(reading *r, const char *key, const char *value, size_t line)
 {
     char name[400], what[600];
@@ -27,18 +39,33 @@ static td_status set_value(reading *r, const char *key, const char *value, size_
         const td_option *named = td_option_by_name(r->rows, longer);
         row = named && (named->where & r->where) ? named : NULL;
     }
-    if (!row) {
-        const char *names[256];
-        size_t n = 0;
-        for (const td_option *o = r->rows; o->name && n < 255; o++)
-            if (o->where & r->where) names[n++] = o->name;
-        names[n] = NULL;
-        const char *near = td_nearest(name, names);
-        return td_fail(TD_ERR_ARG, "%s:%zu: unknown option \"%s\"%s%s%s", r->path, line, name,
-                       near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
-    }
+    if (!row) return unknown(r, name, line);
     snprintf(what, sizeof what, "%s:%zu: %s", r->path, line, name);
     return td_option_set(row, r->config, what, value);
+}
+
+/* Whether options begin with the name of the mapping under way. Others are not gone into, so a
+ * mapping that holds itself ends here. */
+static bool is_group(const reading *r)
+{
+    for (const td_option *o = r->rows; o->name; o++)
+        if ((o->where & r->where) && !strncmp(o->name, r->name, strlen(r->name))) return true;
+    return false;
+}
+
+static td_status unknown_group(const reading *r, yaml_document_t *doc, const yaml_node_t *map,
+                               size_t line)
+{
+    char name[400];
+    const yaml_node_pair_t *p = map->data.mapping.pairs.start;
+    const yaml_node_t *key =
+        p < map->data.mapping.pairs.top ? yaml_document_get_node(doc, p->key) : NULL;
+    int group = (int)strlen(r->name) - 1; /* less its dot */
+    if (key && key->type == YAML_SCALAR_NODE)
+        snprintf(name, sizeof name, "%s%.100s", r->name, (const char *)key->data.scalar.value);
+    else
+        snprintf(name, sizeof name, "%.*s", group, r->name);
+    return unknown(r, name, line);
 }
 
 static td_status read_mapping(reading *r, yaml_document_t *doc, yaml_node_t *map)
@@ -52,9 +79,12 @@ static td_status read_mapping(reading *r, yaml_document_t *doc, yaml_node_t *map
             return td_fail(TD_ERR_ARG, "%s:%zu: a plain name was expected", r->path, line);
         const char *name = (const char *)key->data.scalar.value;
         if (value->type == YAML_SCALAR_NODE) {
+            if (strlen((const char *)value->data.scalar.value) != value->data.scalar.length)
+                return td_fail(TD_ERR_ARG, "%s:%zu: \"%s\" holds a zero byte", r->path, line, name);
             TD_TRY(set_value(r, name, (const char *)value->data.scalar.value, line));
-        } else if (value->type == YAML_MAPPING_NODE && base < 64) {
+        } else if (value->type == YAML_MAPPING_NODE) {
             snprintf(r->name + base, sizeof r->name - base, "%s.", name);
+            if (!is_group(r)) return unknown_group(r, doc, value, line);
             TD_TRY(read_mapping(r, doc, value));
             r->name[base] = 0;
         } else {
@@ -89,9 +119,22 @@ td_status td_options_read_yaml(const td_option *rows, void *config, unsigned whe
     return status;
 }
 
-/* Single-quoted YAML needs only its quotes doubled. */
+/* Single-quoted YAML needs only its quotes doubled, but folds line ends. */
 static void quote(FILE *to, const char *text)
 {
+    bool plain = true;
+    for (const char *c = text; *c; c++) plain = plain && (unsigned char)*c >= ' ';
+    if (!plain) {
+        fputc('"', to);
+        for (; *text; text++) {
+            if ((unsigned char)*text < ' ')
+                fprintf(to, "\\x%02x", (unsigned)*text);
+            else
+                fprintf(to, *text == '"' || *text == '\\' ? "\\%c" : "%c", *text);
+        }
+        fputc('"', to);
+        return;
+    }
     fputc('\'', to);
     for (; *text; text++) {
         if (*text == '\'') fputc('\'', to);

@@ -6,10 +6,12 @@
 #include "ckpt/json.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static td_status write_manifest(const char *folder, const char *kind, json_t *state,
@@ -29,38 +31,63 @@ static td_status write_manifest(const char *folder, const char *kind, json_t *st
     return status;
 }
 
+/* path = folder with suffix behind. */
+static td_status beside(char path[TD_PATH_MAX], const char *folder, const char *suffix)
+{
+    if (snprintf(path, TD_PATH_MAX, "%s%s", folder, suffix) < TD_PATH_MAX) return TD_OK;
+    return td_fail(TD_ERR_ARG, "path too long: %.200s...", folder);
+}
+
+static td_status sync_parent(const char *folder)
+{
+    char parent[TD_PATH_MAX];
+    snprintf(parent, sizeof parent, "%s", folder);
+    char *slash = strrchr(parent, '/');
+    if (slash && slash > parent) *slash = 0;
+    return td_sync_dir(slash ? parent : ".");
+}
+
+td_status td_bundle_replace(const char *fresh, const char *folder, bool exchange)
+{
+    char old[TD_PATH_MAX];
+    const char *behind = old; /* what is left to remove */
+    bool there = td_path_exists(folder);
+    td_status status = TD_ERR_UNSUPPORTED;
+    TD_TRY(beside(old, folder, ".old"));
+    if (there && exchange) status = td_exchange_paths(fresh, folder);
+    if (status == TD_OK) {
+        behind = fresh;
+    } else if (status != TD_ERR_UNSUPPORTED) {
+        return status;
+    } else {
+        if (there) TD_TRY(td_remove_tree(old)); /* else it may be all there is */
+        if (there && rename(folder, old) != 0) return td_fail_errno("cannot move %s away", folder);
+        if (rename(fresh, folder) != 0) {
+            status = td_fail_errno("cannot rename to %s", folder);
+            if (there && rename(old, folder) != 0) return status; /* found as .old */
+            return status;
+        }
+    }
+    TD_TRY(sync_parent(folder));
+    return td_remove_tree(behind);
+}
+
 td_status td_bundle_write(const char *folder, const char *kind, json_t *state, const char *file,
                           const td_tensor *tensors, size_t n)
 {
-    char temporary[TD_PATH_MAX], path[TD_PATH_MAX], parent[TD_PATH_MAX], old[TD_PATH_MAX];
+    char temporary[TD_PATH_MAX], path[TD_PATH_MAX];
     uint64_t hash, bytes;
     td_status status;
-    if (snprintf(temporary, sizeof temporary, "%s.part", folder) >= TD_PATH_MAX ||
-        snprintf(old, sizeof old, "%s.old", folder) >= TD_PATH_MAX)
-        return td_fail(TD_ERR_ARG, "path too long: %.200s...", folder);
+    TD_TRY(beside(temporary, folder, ".part"));
     TD_TRY(td_remove_tree(temporary));
     TD_TRY(td_make_dirs(temporary));
     TD_GOTO(td_path_join(path, temporary, file));
     TD_GOTO(td_safetensors_write(path, tensors, n, &hash, &bytes));
     TD_GOTO(write_manifest(temporary, kind, state, file, hash, bytes));
     TD_GOTO(td_sync_dir(temporary));
-    TD_GOTO(td_remove_tree(old));
-    if (td_path_exists(folder) && rename(folder, old) != 0) {
-        status = td_fail_errno("cannot move %s away", folder);
-        goto out;
-    }
-    if (rename(temporary, folder) != 0) {
-        status = td_fail_errno("cannot rename to %s", folder);
-        goto out;
-    }
-    snprintf(parent, sizeof parent, "%s", folder);
-    char *slash = strrchr(parent, '/');
-    if (slash && slash > parent) *slash = 0;
-    status = td_sync_dir(slash ? parent : ".");
-    if (status == TD_OK) status = td_remove_tree(old);
-    return status;
+    status = td_bundle_replace(temporary, folder, true);
 out:
-    if (td_remove_tree(temporary) != TD_OK) return status; /* the first failure is told */
+    if (status != TD_OK && td_remove_tree(temporary) != TD_OK) return status;
     return status;
 }
 
@@ -95,7 +122,7 @@ td_status td_manifest_parse(const char *path, const char *text, size_t size, con
     return status;
 }
 
-td_status td_bundle_open(const char *folder, const char *kind, const char *file, td_bundle *out)
+static td_status open_folder(const char *folder, const char *kind, const char *file, td_bundle *out)
 {
     char path[TD_PATH_MAX], *text = NULL;
     size_t size;
@@ -128,6 +155,36 @@ out:
     return status;
 }
 
+bool td_bundle_exists(const char *folder)
+{
+    char old[TD_PATH_MAX];
+    return td_path_is_dir(folder) || (beside(old, folder, ".old") == TD_OK && td_path_is_dir(old));
+}
+
+/* Whether `folder` is no longer what `held` has open. */
+static bool was_replaced(const char *folder, int held)
+{
+    struct stat now, then;
+    if (held < 0) return td_bundle_exists(folder);
+    return stat(folder, &now) != 0 || fstat(held, &then) != 0 || now.st_ino != then.st_ino ||
+           now.st_dev != then.st_dev;
+}
+
+td_status td_bundle_open(const char *folder, const char *kind, const char *file, td_bundle *out)
+{
+    enum { TRIES = 20 };
+    char old[TD_PATH_MAX];
+    TD_TRY(beside(old, folder, ".old"));
+    for (int i = 1;; i++) {
+        const char *where = !td_path_exists(folder) && td_path_is_dir(old) ? old : folder;
+        int held = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* keeps its number from reuse */
+        td_status status = open_folder(where, kind, file, out);
+        bool again = status != TD_OK && i < TRIES && was_replaced(where, held);
+        if (held >= 0) close(held);
+        if (!again) return status;
+    }
+}
+
 void td_bundle_close(td_bundle *b)
 {
     td_safetensors_close(b->tensors);
@@ -135,17 +192,17 @@ void td_bundle_close(td_bundle *b)
     *b = (td_bundle){0};
 }
 
-/* The number behind PREFIX-, or -1. */
-static long long number_of(const char *name, const char *prefix)
+/* The number between PREFIX- and `suffix`, or -1. */
+static long long number_of(const char *name, const char *prefix, const char *suffix)
 {
     size_t n = strlen(prefix);
     if (strncmp(name, prefix, n) != 0 || name[n] != '-') return -1;
     char *end;
     long long number = strtoll(name + n + 1, &end, 10);
-    return end != name + n + 1 && *end == 0 && number >= 0 ? number : -1;
+    return end != name + n + 1 && !strcmp(end, suffix) && number >= 0 ? number : -1;
 }
 
-/* The highest number below `limit`, and how many there are below it. */
+/* The highest number below `limit`, and its folder; -1 when there is none. */
 static td_status highest(const char *folder, const char *prefix, long long limit,
                          long long *out_number, char out[TD_PATH_MAX])
 {
@@ -153,10 +210,11 @@ static td_status highest(const char *folder, const char *prefix, long long limit
     long long best = -1;
     char name[256] = "";
     for (struct dirent *e; dir && (e = readdir(dir));) {
-        long long number = number_of(e->d_name, prefix);
+        bool old = number_of(e->d_name, prefix, ".old") >= 0;
+        long long number = number_of(e->d_name, prefix, old ? ".old" : "");
         if (number <= best || number >= limit) continue;
         best = number;
-        snprintf(name, sizeof name, "%s", e->d_name);
+        snprintf(name, sizeof name, "%.*s", (int)strlen(e->d_name) - (old ? 4 : 0), e->d_name);
     }
     if (dir) closedir(dir);
     *out_number = best;
@@ -171,17 +229,13 @@ td_status td_bundle_newest(const char *folder, const char *prefix, char out[TD_P
     return td_fail(TD_ERR_DATA, "%s holds no %s to go on from", folder, prefix);
 }
 
-/* Folders that writes have left unfinished: PREFIX-NUMBER.part. */
 static td_status prune_parts(const char *folder, const char *prefix)
 {
-    char path[TD_PATH_MAX], name[256];
+    char path[TD_PATH_MAX];
     DIR *dir = opendir(folder);
     td_status status = TD_OK;
     for (struct dirent *e; status == TD_OK && dir && (e = readdir(dir));) {
-        size_t n = strlen(e->d_name);
-        if (n <= 5 || strcmp(e->d_name + n - 5, ".part") != 0) continue;
-        snprintf(name, sizeof name, "%.*s", (int)(n - 5), e->d_name);
-        if (number_of(name, prefix) < 0) continue;
+        if (number_of(e->d_name, prefix, ".part") < 0) continue;
         status = td_path_join(path, folder, e->d_name);
         if (status == TD_OK) status = td_remove_tree(path);
     }
@@ -191,13 +245,15 @@ static td_status prune_parts(const char *folder, const char *prefix)
 
 td_status td_bundle_prune(const char *folder, const char *prefix, int keep)
 {
-    char path[TD_PATH_MAX];
+    char path[TD_PATH_MAX], old[TD_PATH_MAX];
     long long limit = INT64_MAX;
     TD_TRY(prune_parts(folder, prefix));
     for (int kept = 0;; kept++) {
         long long number;
         TD_TRY(highest(folder, prefix, limit, &number, path));
         if (number < 0) return TD_OK;
+        TD_TRY(beside(old, path, ".old"));
+        if (kept >= keep || td_path_exists(path)) TD_TRY(td_remove_tree(old));
         if (kept >= keep) TD_TRY(td_remove_tree(path));
         limit = number;
     }

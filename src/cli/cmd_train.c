@@ -91,9 +91,10 @@ static td_status read_options(int argc, char **argv, td_job *job)
 
 static td_status clear_run(const char *run)
 {
-    static const char *const ours[] = {"job.yaml", "metrics.jsonl", "model", "checkpoints"};
+    static const char *const ours[] = {"job.yaml",   "metrics.jsonl", "model",
+                                       "model.part", "model.old",     "checkpoints", NULL};
     char path[TD_PATH_MAX];
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; ours[i]; i++) {
         TD_TRY(td_path_join(path, run, ours[i]));
         TD_TRY(td_remove_tree(path));
     }

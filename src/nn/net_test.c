@@ -175,6 +175,63 @@ static void leaves_together_or_alone_make_the_same_bits(void **state)
     }
 }
 
+/* Running statistics as the update averages them (sums over the batch's weight), against a plain
+ * reference in double: rows count alike within a leaf, leaves by their weight; so weights that are
+ * all equal, whatever they are, change nothing. */
+static void running_statistics_do_not_scale_with_weights(void **state)
+{
+    (void)state;
+    enum { C = 2, PLANE = 6 };
+    static const float weights[][MAX_ROWS] = {
+        {0}, /* none */
+        {1, 1, 1, 1, 1, 1, 1, 1, 1},
+        {.125f, .125f, .125f, .125f, .125f, .125f, .125f, .125f, .125f},
+        {1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000},
+        {3, 0, .5f, 2, 1, 1, 0, 0, 0},
+    };
+    float none[2 * C] = {0};
+    for (size_t w = 0; w < sizeof weights / sizeof *weights; w++) {
+        fixture f;
+        make(&f, "bn flatten dense:3", C, 2, 3, TD_LOSS_SOFTMAX);
+        td_net_pass pass = pass_of(&f, TD_LOSS_SOFTMAX);
+        pass.weight = w ? weights[w] : NULL;
+        loss_of(&f, &pass);
+        double total = 0, want[2 * C] = {0};
+        for (int l = 0; l < LEAVES; l++) {
+            size_t begin = f.leaf_row[l], end = f.leaf_row[l + 1];
+            double weight = 0, n = (double)(end - begin) * PLANE;
+            for (size_t r = begin; r < end; r++) weight += w ? weights[w][r] : 1;
+            total += weight;
+            for (size_t k = 0; k < C; k++) {
+                double mean = 0, square = 0;
+                for (size_t r = begin; r < end; r++)
+                    for (size_t i = 0; i < PLANE; i++) mean += f.x[(r * C + k) * PLANE + i] / n;
+                for (size_t r = begin; r < end; r++)
+                    for (size_t i = 0; i < PLANE; i++)
+                        square += pow(f.x[(r * C + k) * PLANE + i] - mean, 2);
+                want[k] += weight * mean;
+                want[C + k] += weight * square / (n - 1);
+            }
+        }
+        size_t slots;
+        const td_slot *slot = td_net_slots(f.net, &slots);
+        for (size_t s = 2; s < 4; s++) {
+            assert_int_equal(slot[s].kind, TD_SLOT_STAT);
+            for (size_t k = 0; k < C; k++) {
+                size_t at = slot[s].offset + k, i = (s - 2) * C + k;
+                float sum = f.nodes[0][at] + f.nodes[1][at], average = sum * (float)(1 / total);
+                if (fabs(average - want[i] / total) > 1e-5)
+                    fail_msg("weights %zu, %s: %g, expected %g", w, slot[s].name, (double)average,
+                             want[i] / total);
+                if (w == 0) none[i] = average;
+                if (w == 1) assert_true(average == none[i]); /* to the bit */
+                if (w < 4) assert_true(fabsf(average - none[i]) < 1e-5f);
+            }
+        }
+        clear(&f);
+    }
+}
+
 static void ready_ranges_cover_the_array_from_its_end(void *user, size_t lo, size_t hi)
 {
     size_t *edge = user;
@@ -258,6 +315,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_agree_with_finite_differences),
         cmocka_unit_test(leaves_together_or_alone_make_the_same_bits),
+        cmocka_unit_test(running_statistics_do_not_scale_with_weights),
         cmocka_unit_test(every_part_becomes_ready_once),
         cmocka_unit_test(presets_have_the_known_numbers_of_parameters),
         cmocka_unit_test(shapes_that_do_not_fit_are_named),

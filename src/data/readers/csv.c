@@ -128,15 +128,15 @@ static td_status ragged(const csv *c, const char *line, const char *end)
 static td_status parse_row(csv *c, size_t chunk, uint64_t row, const char **at, const char *end)
 {
     const char *line = *at, *p = line;
-    char delimiter = c->text.delimiter;
+    char delimiter = c->text.delimiter, blank = delimiter == ' ' ? '\t' : ' ';
     const csv_plan *plan = &c->plan;
     for (size_t k = 0; k < plan->fields; k++) {
         float *to = c->places[k].to + row * c->places[k].stride;
         const char *q = NULL;
         if (plan->kind[k] == CSV_NUMBER && !plan->missing_numbers) {
-            while (p < end && *p == ' ') p++;
+            while (p < end && *p == blank) p++;
             q = td_parse_number(p, end, to);
-            while (q && q < end && *q == ' ') q++;
+            while (q && q < end && *q == blank) q++;
             if (q && !((q < end && *q == delimiter) || csv_at_line_end(q, end))) q = NULL;
             if (q && isinf(*to)) q = NULL;
         }
@@ -158,7 +158,7 @@ static td_status parse_chunk(void *arg, size_t chunk)
     const char *at = c->text.cut[chunk], *end = c->text.cut[chunk + 1];
     uint64_t row = c->text.row[chunk];
     while (at < end) {
-        if (*at == '\n' || *at == '\r' || *at == ' ') { /* perhaps no row */
+        if (*at == '\n' || *at == '\r' || *at == ' ' || *at == '\t') { /* perhaps no row */
             const char *line_end = td_text_line_end(&c->text, at, end);
             if (!td_text_is_row(&c->text, at, line_end)) {
                 at = line_end < end ? line_end + 1 : end;

@@ -20,10 +20,16 @@ typedef struct sample {
     bool again;          /* the first text came again */
 } sample;
 
+/* Blanks around fields are ignored, but not where they part fields. */
+static bool is_blank(char c, char delimiter)
+{
+    return (c == ' ' || c == '\t') && c != delimiter;
+}
+
 const char *csv_next_field(const td_text *text, const char *at, const char *end, csv_field *out)
 {
     char delimiter = text->delimiter;
-    while (at < end && (*at == ' ' || (*at == '\t' && delimiter != '\t'))) at++;
+    while (at < end && is_blank(*at, delimiter)) at++;
     out->doubled = out->quoted = false;
     if (at < end && *at == '"') {
         out->quoted = true;
@@ -36,7 +42,7 @@ const char *csv_next_field(const td_text *text, const char *at, const char *end,
         }
         if (at == end) return NULL;
         out->end = at++;
-        while (at < end && (*at == ' ' || (*at == '\t' && delimiter != '\t'))) at++;
+        while (at < end && is_blank(*at, delimiter)) at++;
         return csv_at_line_end(at, end) || *at == delimiter ? at : NULL;
     }
     out->at = at;

@@ -291,6 +291,41 @@ static void test_tsv(void **state)
     td_dataset_close(d);
 }
 
+/* Blanks between fields are delimiters like others: what two of them enclose is empty. */
+static void test_space_between_fields(void **state)
+{
+    (void)state;
+    td_data_config config = {.delimiter = " "};
+    td_dataset *d = csv("y a b\n1 2 \n0  4\r\n1 5 \r\n0 \t7\t 8\n \n\t\n1  ", &config);
+    assert_int_equal(td_dataset_info(d)->samples, 5);
+    assert_string_equal(td_dataset_info(d)->feature_names[1], "b");
+    assert_row(d, 0, (float[]){2, N});
+    assert_row(d, 1, (float[]){N, 4});
+    assert_row(d, 2, (float[]){5, N});
+    assert_row(d, 3, (float[]){7, 8});
+    assert_row(d, 4, (float[]){N, N});
+    td_dataset_close(d);
+    config.one_hot = true;
+    d = csv("y \"a b\" c\n1 \"r s\" \n0  4\n1 \"t\" 5\n0 \"r s\" 6\n", &config);
+    assert_string_equal(td_dataset_info(d)->feature_names[0], "a b=r s");
+    assert_row(d, 0, (float[]){1, 0, N});
+    assert_row(d, 1, (float[]){0, 0, 4});
+    assert_row(d, 2, (float[]){0, 1, 5});
+    td_dataset_close(d);
+    assert_fails(TD_ERR_DATA, "mem:2: 2 fields where the first line has 3",
+                 read_text(TD_FORMAT_CSV, "1 2 3\n1 2\n", &config, &d));
+    assert_fails(TD_ERR_DATA, "mem:2: 4 fields where the first line has 3",
+                 read_text(TD_FORMAT_CSV, "1 2 3\n1 2  \n", &config, &d));
+    /* A line of tabs is blank, unless tabs are the delimiters. */
+    d = csv("1,2\n\t\n0,3\n", NULL);
+    assert_int_equal(td_dataset_info(d)->samples, 2);
+    td_dataset_close(d);
+    assert_ok(read_text(TD_FORMAT_TSV, "1\t2\n\t\n", &(td_data_config){.label = "none"}, &d));
+    assert_int_equal(td_dataset_info(d)->samples, 2);
+    assert_row(d, 1, (float[]){N, N});
+    td_dataset_close(d);
+}
+
 static void test_no_memory(void **state)
 {
     (void)state;
@@ -312,7 +347,8 @@ int main(void)
         cmocka_unit_test(test_missing), cmocka_unit_test(test_one_hot),
         cmocka_unit_test(test_labels),  cmocka_unit_test(test_like),
         cmocka_unit_test(test_bad_files), cmocka_unit_test(test_large),
-        cmocka_unit_test(test_tsv),     cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_tsv),     cmocka_unit_test(test_space_between_fields),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests_name("csv", tests, NULL, NULL);
 }

@@ -139,13 +139,14 @@ static td_status read_values(td_stream *stream, const idx_head *head, td_dtype d
         if (got < want) return cut_off(stream, head, done * head->width + got);
         for (size_t i = 0; i < want; i += head->width, done++) {
             double x = decode(buffer + i, head->type);
+            float f = (float)x;
             if (dtype == TD_DTYPE_I32)
                 ((int32_t *)to)[done] = (int32_t)x;
             else
-                ((float *)to)[done] = (float)x;
-            if (!(x - x == 0))
-                return td_fail(TD_ERR_DATA, "%s: value %llu is not a finite number",
-                               stream->source.name, (unsigned long long)done);
+                ((float *)to)[done] = f;
+            if (!(f - f == 0)) /* a double beyond a float's range too */
+                return td_fail(TD_ERR_DATA, "%s: value %llu, %g, is not a finite float",
+                               stream->source.name, (unsigned long long)done, x);
         }
     }
     return check_end(stream);

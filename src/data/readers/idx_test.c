@@ -1,6 +1,8 @@
 /* IDX files in memory: every type and rank, gzip, cut and altered bytes, failing memory. */
 #include "data/data_test.h"
 
+#include <float.h>
+
 /* A header of `rank` sizes and then the bytes. */
 static size_t make_idx(unsigned char *to, int type, int rank, const uint32_t *size,
                        const void *values, size_t bytes)
@@ -84,7 +86,28 @@ static void test_types(void **state)
     assert_row(d, 0, (float[]){-128, 127, 0, 1});
     td_dataset_close(d);
     n = make_idx(file, 0x0D, 2, (uint32_t[]){1, 1}, "\x7f\xc0\x00\x00", 4);
-    assert_fails(TD_ERR_DATA, "value 0 is not a finite number", read_pair(file, n, NULL, 0, NULL, &d));
+    assert_fails(TD_ERR_DATA, "images: value 0, nan, is not a finite float",
+                 read_pair(file, n, NULL, 0, NULL, &d));
+    n = make_idx(file, 0x0D, 2, (uint32_t[]){1, 1}, "\xff\x80\x00\x00", 4);
+    assert_fails(TD_ERR_DATA, "value 0, -inf", read_pair(file, n, NULL, 0, NULL, &d));
+}
+
+static void test_doubles_beyond_floats(void **state)
+{
+    (void)state;
+    unsigned char file[100];
+    td_dataset *d;
+    /* 1, then 1e300; then the largest double that is still a float, -FLT_MAX, and the first not */
+    size_t n = make_idx(file, 0x0E, 2, (uint32_t[]){1, 2},
+                        "\x3f\xf0\x00\x00\x00\x00\x00\x00\x7e\x37\xe4\x3c\x88\x00\x75\x9c", 16);
+    assert_fails(TD_ERR_DATA, "images: value 1, 1e+300, is not a finite float",
+                 read_pair(file, n, NULL, 0, NULL, &d));
+    n = make_idx(file, 0x0E, 2, (uint32_t[]){1, 1}, "\xc7\xef\xff\xff\xe0\x00\x00\x00", 8);
+    assert_ok(read_pair(file, n, NULL, 0, NULL, &d));
+    assert_row(d, 0, (float[]){-FLT_MAX});
+    td_dataset_close(d);
+    n = make_idx(file, 0x0E, 2, (uint32_t[]){1, 1}, "\xc7\xef\xff\xff\xf0\x00\x00\x00", 8);
+    assert_fails(TD_ERR_DATA, "value 0, -3.40282e+38", read_pair(file, n, NULL, 0, NULL, &d));
 }
 
 static void test_bad_files(void **state)
@@ -178,8 +201,9 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_images),   cmocka_unit_test(test_types),
-        cmocka_unit_test(test_bad_files), cmocka_unit_test(test_bad_gzip),
+        cmocka_unit_test(test_images),    cmocka_unit_test(test_types),
+        cmocka_unit_test(test_bad_files), cmocka_unit_test(test_doubles_beyond_floats),
+        cmocka_unit_test(test_bad_gzip),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests_name("idx", tests, make_files, NULL);

@@ -116,6 +116,12 @@ static void test_bad_files(void **state)
     assert_fails(TD_ERR_DATA, "does not fit in 32 bits", read_pair(file, n, NULL, 0, &no_label, &d));
     n = make_npy(file, 1, "<f8", "False", "(1, 1)", (double[]){1e300}, 8);
     assert_fails(TD_ERR_DATA, "not a finite float", read_pair(file, n, NULL, 0, &no_label, &d));
+    n = make_npy(file, 1, "<f8", "True", "(2, 2)", (double[]){1, 2, 3, -4e38}, 32);
+    assert_fails(TD_ERR_DATA, "x: value -4e+38 of sample 1 is not a finite float",
+                 read_pair(file, n, NULL, 0, &no_label, &d));
+    n = make_npy(file, 1, "<f8", "False", "(2,)", (double[]){0, 1e39}, 16);
+    assert_fails(TD_ERR_DATA, "y: label 1e+39 of sample 1 is not a finite float",
+                 read_pair(x, x_size, file, n, NULL, &d));
     assert_fails(TD_ERR_DATA, "no labels beside it", read_pair(x, x_size, NULL, 0, NULL, &d));
     n = make_npy(file, 1, "<i8", "False", "(1,)", wide, 8);
     assert_fails(TD_ERR_DATA, "labels for 2 samples", read_pair(x, x_size, file, n, NULL, &d));

@@ -49,7 +49,7 @@ const char *td_text_line_end(const td_text *text, const char *at, const char *en
 bool td_text_is_row(const td_text *text, const char *line, const char *line_end)
 {
     if (line < line_end && line_end[-1] == '\r') line_end--;
-    while (line < line_end && (*line == ' ' || (*line == '\t' && text->comment))) line++;
+    while (line < line_end && (*line == ' ' || (*line == '\t' && text->delimiter != '\t'))) line++;
     return line < line_end && !(text->comment && *line == text->comment);
 }
 
@@ -306,7 +306,8 @@ td_status td_read_group_sizes(td_source source, uint64_t rows, int64_t *group)
     for (const char *at = begin; at < end;) {
         const char *next = memchr(at, '\n', (size_t)(end - at)), *stop = next ? next : end;
         bool blank = true;
-        for (const char *c = at; c < stop; c++) blank = blank && (*c == ' ' || *c == '\r');
+        for (const char *c = at; c < stop; c++)
+            blank = blank && (*c == ' ' || *c == '\t' || *c == '\r');
         queries += !blank;
         at = next ? next + 1 : end;
     }
@@ -314,8 +315,13 @@ td_status td_read_group_sizes(td_source source, uint64_t rows, int64_t *group)
     if (!size) return td_fail(TD_ERR_NOMEM, "%s: no memory for its numbers", source.name);
     td_status status = td_read_numbers(source, queries, 1, size);
     for (uint64_t q = 0; status == TD_OK && q < queries; q++) {
-        uint64_t more = size[q] < 16777216.0f ? (uint64_t)size[q] : UINT32_MAX;
-        if ((float)more != size[q] || more > rows - filled) {
+        uint64_t more = size[q] < 1e18f ? (uint64_t)size[q] : UINT64_MAX;
+        if (size[q] != floorf(size[q])) {
+            status = td_fail(TD_ERR_DATA, "%s: query %llu has %g rows, which is not a whole number",
+                             source.name, (unsigned long long)q, (double)size[q]);
+            break;
+        }
+        if (more > rows - filled) {
             status = td_fail(TD_ERR_DATA, "%s: query %llu ends behind the %llu rows of the data",
                              source.name, (unsigned long long)q, (unsigned long long)rows);
             break;

@@ -88,7 +88,13 @@ static void test_side_files(void **state)
                  td_read_group_sizes(source_of("q", "2\n3\n", 4), 4, g));
     assert_fails(TD_ERR_DATA, "hold 2 rows where the data has 5",
                  td_read_group_sizes(source_of("q", "2\n", 2), 5, g));
-    assert_fails(TD_ERR_DATA, "query 0", td_read_group_sizes(source_of("q", "1.5\n", 4), 5, g));
+    assert_fails(TD_ERR_DATA, "q: query 1 has 1.5 rows, which is not a whole number",
+                 td_read_group_sizes(source_of("q", "2\n1.5\n", 6), 5, g));
+    assert_fails(TD_ERR_DATA, "query 0 ends behind the 5 rows",
+                 td_read_group_sizes(source_of("q", "3e38\n", 5), 5, g));
+    memset(g, 0, sizeof g);
+    assert_ok(td_read_group_sizes(source_of("q", "\t\n2\t\n \t \r\n\r\n3\n\t", 15), 5, g));
+    assert_true(g[1] == 0 && g[2] == 1 && g[4] == 1);
 }
 
 int main(void)

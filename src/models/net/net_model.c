@@ -203,7 +203,7 @@ td_status td_net_model_open(const char *run, td_net_model *out)
     td_net_model m = {0};
     td_status status;
     TD_GOTO(td_path_join(folder, run, "model"));
-    if (!td_path_is_dir(folder)) {
+    if (!td_bundle_exists(folder)) {
         status = td_fail(TD_ERR_DATA, "%s holds no model yet (no folder \"model\")", run);
         goto out;
     }

@@ -3,7 +3,8 @@
  * Batch norm (Ioffe and Szegedy 2015) takes its statistics from one leaf at a time: a leaf is
  * computed by one thread from its own samples, so the statistics do not know how many workers
  * there are. Running statistics travel with the gradient: each leaf hands in its mean and unbiased
- * variance times its rows, and the update averages them (nn/layer.h, TD_SLOT_STAT).
+ * variance, times what its rows weigh together, and the update divides by what the batch weighs
+ * (nn/layer.h, TD_SLOT_STAT). Within a leaf all rows count alike, in training and in these.
  *
  * Layer norm (Ba et al. 2016) normalises each row over all its features. */
 #include "nn/layers/layers.h"
@@ -114,6 +115,15 @@ static void batch_forward(td_layer_run *run)
     }
 }
 
+/* What a leaf's rows weigh together, as the loss counts it: their number where they have no weights. */
+static float leaf_weight(const td_net_pass *pass, int leaf)
+{
+    double sum = 0;
+    for (size_t r = pass->leaf_row[leaf]; r < pass->leaf_row[leaf + 1]; r++)
+        sum += pass->weight ? pass->weight[r] : 1;
+    return (float)sum;
+}
+
 /* g: scale, shift, mean and variance, [c] each. */
 static void batch_gradient(td_layer_run *run, int leaf, float *g)
 {
@@ -131,10 +141,10 @@ static void batch_gradient(td_layer_run *run, int leaf, float *g)
             dscale[k] += dy[i * c + k] * hat[i * c + k];
             dshift[k] += dy[i * c + k];
         }
-    float unbiased = n > 1 ? (float)n / (float)(n - 1) : 1.f;
+    float unbiased = n > 1 ? (float)n / (float)(n - 1) : 1.f, weight = leaf_weight(run->pass, leaf);
     for (size_t k = 0; k < c; k++) {
-        g[2 * c + k] = mean[k] * (float)rows;
-        g[3 * c + k] = variance[k] * unbiased * (float)rows;
+        g[2 * c + k] = mean[k] * weight;
+        g[3 * c + k] = variance[k] * unbiased * weight;
     }
     if (!run->dx) return;
     float *dx = run->dx + begin * size, share = 1.f / (float)n;
