@@ -44,6 +44,8 @@ TD_API extern const char *const td_split_names[];      /* train test */
 TD_API extern const char *const td_format_names[];     /* auto idx csv tsv libsvm npy */
 TD_API extern const char *const td_label_kind_names[]; /* auto class value */
 
+#define TD_DATA_MISSING "?,NA,NaN"
+
 typedef struct td_data_config {
     /* A file, or a folder holding the files of both splits: {train,t10k,test}-images-idx3-ubyte
      * with their labels ('.' may stand before idx), {train,test}.{csv,tsv,svm,libsvm,npz}, or
@@ -58,7 +60,9 @@ typedef struct td_data_config {
     td_label_kind label_kind;
     int header;                /* 1: the first line names the columns; -1: it does not; 0: it does
                                   when none of its fields is a number and a field below is one,
-                                  or no text of it occurs again in the 1,000 lines below */
+                                  or no text of it occurs again in the 1,000 lines below; with
+                                  `like` also when it holds a name of the training set's columns,
+                                  and never when those have none */
     const char *delimiter;     /* one character or "tab"; default: ',' or, for TSV, the tab. Other
                                   blanks around fields are ignored; two delimiters in a row have
                                   an empty field between them, blanks too */
@@ -68,7 +72,7 @@ typedef struct td_data_config {
      * Text elsewhere is an error. Categories become codes 0, 1, ... in the order of their bytes. */
     const char *categorical;
     const char *missing; /* texts that stand for a missing value, commas between; the empty field
-                            always does. Default "?,NA,NaN". Missing features read as NaN. */
+                            always does. Default TD_DATA_MISSING. Missing features read as NaN. */
     bool one_hot;        /* a column with k categories reads as k features of 0 and 1 */
     int index_base;      /* libsvm: 1 or -1 (zero-based); 0: zero-based when an index 0 occurs */
     size_t features;     /* libsvm: number of features; default: as the largest index asks */

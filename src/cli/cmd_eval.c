@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "data/schema.h"
 #include "models/net/net_model.h"
 
 #include <stdio.h>
@@ -15,7 +16,43 @@ typedef struct session {
     td_score score;
 } session;
 
-/* The options that the training data were read with, then the flags over them. */
+/* The options that the training data were read with. */
+static td_status take_options(const td_net_model *model, td_job *job)
+{
+    const char *name;
+    json_t *value;
+    json_object_foreach(model->data, name, value) {
+        const td_option *row = td_option_by_name(td_job_rows, name);
+        char *text = NULL;
+        if (!row) continue;
+        td_status status = td_text_from_json(value, &text);
+        if (status == TD_OK) status = td_option_set(row, job, name, text);
+        td_free(text);
+        if (status != TD_OK) return td_fail_within(status, "the model's option %s: ", name);
+    }
+    return TD_OK;
+}
+
+/* What new data must fit. Models of earlier versions do not hold it: their training data, where
+ * they are still there, are read again. */
+static td_status open_like(session *s, char *trained_on)
+{
+    char manifest[TD_PATH_MAX];
+    td_data_config config;
+    if (s->model.schema) {
+        TD_TRY(td_path_join(manifest, s->job.run, "model/manifest.json"));
+        return td_schema_open(s->model.schema, manifest, &s->like);
+    }
+    if (!trained_on || s->model.rank != 1 || !(s->model.class_names || s->job.one_hot)) return TD_OK;
+    char *wanted = s->job.data;
+    s->job.data = trained_on;
+    td_status status = td_cli_data_config(&s->job, TD_SPLIT_TRAIN, NULL, &config);
+    if (status == TD_OK && td_dataset_open(&config, &s->like) != TD_OK) s->like = NULL;
+    s->job.data = wanted;
+    return status;
+}
+
+/* The options of the training, then the flags over them. */
 static td_status read_options(unsigned where, int argc, char **argv, session *s)
 {
     td_arguments arguments = {.where = where};
@@ -23,31 +60,15 @@ static td_status read_options(unsigned where, int argc, char **argv, session *s)
     TD_TRY(td_options_parse(td_job_rows, &s->job, argc, argv, &arguments));
     if (!s->job.run) return td_fail(TD_ERR_ARG, "--run is missing: name the folder of a trained run");
     TD_TRY(td_net_model_open(s->job.run, &s->model));
-    const char *name;
-    json_t *value;
     td_options_fini(td_job_rows, &s->job);
     TD_TRY(td_job_init(&s->job));
-    json_object_foreach(s->model.data, name, value) {
-        const td_option *row = td_option_by_name(td_job_rows, name);
-        if (row && json_string_value(value))
-            TD_TRY(td_option_set(row, &s->job, name, json_string_value(value)));
-    }
-    char *trained_on = s->job.data ? td_strdup(s->job.data) : NULL;
-    td_free(s->job.data);
+    TD_TRY(take_options(&s->model, &s->job));
+    char *trained_on = s->job.data;
     s->job.data = NULL;
     td_status status = td_options_parse(td_job_rows, &s->job, argc, argv, &arguments);
     if (status == TD_OK && !s->job.data)
         status = td_fail(TD_ERR_ARG, "--data is missing: name a file or folder");
-    /* Tables with categories or named classes are read against the training data's. */
-    if (status == TD_OK && trained_on && s->model.rank == 1 &&
-        (s->model.class_names || s->job.one_hot)) {
-        char *wanted = s->job.data;
-        td_data_config config;
-        s->job.data = trained_on;
-        status = td_cli_data_config(&s->job, TD_SPLIT_TRAIN, NULL, &config);
-        if (status == TD_OK && td_dataset_open(&config, &s->like) != TD_OK) s->like = NULL;
-        s->job.data = wanted;
-    }
+    if (status == TD_OK) status = open_like(s, trained_on);
     td_free(trained_on);
     return status;
 }

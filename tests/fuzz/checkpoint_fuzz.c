@@ -1,5 +1,7 @@
-/* Any bytes as the two files of a checkpoint: tensors, and the manifest. */
+/* Any bytes as the two files of a checkpoint, tensors and the manifest, and as a model's description
+ * of its data. */
 #include "ckpt/bundle.h"
+#include "data/schema.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +25,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     if (td_manifest_parse("manifest.json", (const char *)copy, size, "checkpoint",
                           "state.safetensors", &state, &hash, &length) == TD_OK)
         json_decref(state);
+    json_t *schema = json_loadb((const char *)copy, size, 0, NULL), *again;
+    td_dataset *like;
+    if (schema && td_schema_open(schema, "manifest.json", &like) == TD_OK) {
+        if (td_schema_make(like, &again) != TD_OK) abort();
+        json_decref(again);
+        td_dataset_close(like);
+    }
+    json_decref(schema);
     free(copy);
     return 0;
 }

@@ -165,8 +165,23 @@ static const char *behind_line(const td_text *text, const char *line)
     return line_end < text->end ? line_end + 1 : line_end;
 }
 
-static bool first_line_is_header(const csv_plan *plan, const sample *columns)
+/* A test set is like its training set: with a header when that has one and a name of it is here, at
+ * most the label and the weight further on. */
+static bool has_header_like(const td_dataset *like, const csv_plan *plan, const sample *columns)
 {
+    for (size_t k = 0; like->column_names && k < plan->fields; k++)
+        for (size_t c = k < 2 ? 0 : k - 2; c <= k && c < like->columns; c++)
+            if (same(&columns[k].first, like->column_names[c], strlen(like->column_names[c])) &&
+                !is_number(&columns[k].first))
+                return true;
+    return false;
+}
+
+static bool first_line_is_header(const td_read_job *job, const csv_plan *plan, const sample *columns)
+{
+    const td_dataset *like = job->config->like;
+    if (like && has_header_like(like, plan, columns)) return true;
+    if (like && !like->column_names) return false;
     bool below = false, again = false;
     for (size_t k = 0; k < plan->fields; k++) {
         if (is_number(&columns[k].first)) return false;
@@ -296,7 +311,7 @@ static td_status choose_columns(const td_read_job *job, const td_text *text, csv
 
 static td_status take_missing(const td_read_job *job, csv_plan *plan)
 {
-    const char *list = job->config->missing ? job->config->missing : "?,NA,NaN";
+    const char *list = job->config->missing ? job->config->missing : TD_DATA_MISSING;
     TD_TRY(cut_list(list, &plan->missing, &plan->missing_count));
     for (size_t i = 0; i < plan->missing_count; i++)
         plan->missing_numbers = plan->missing_numbers || is_number(&plan->missing[i]);
@@ -332,7 +347,7 @@ td_status csv_plan_make(const td_read_job *job, td_text *text, csv_plan *out)
         line = next_row(text, behind_line(text, line));
     }
     int header = job->config->header;
-    if (header > 0 || (header == 0 && first_line_is_header(out, columns))) {
+    if (header > 0 || (header == 0 && first_line_is_header(job, out, columns))) {
         TD_GOTO(take_names(out, columns));
         text->begin = behind_line(text, first);
     } else { /* the first line is a row like the others */

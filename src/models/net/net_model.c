@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "data/schema.h"
 #include "models/net/save.h"
 
 #include <string.h>
@@ -37,17 +38,29 @@ static td_status make_net(td_net_model *m, const char *arch)
     return td_net_create(&config, &m->net);
 }
 
-/* The data options that eval and predict must read new files with. */
-static json_t *data_options(const td_job *job)
+/* The data options that eval and predict must read new files with. What the program takes for
+ * missing by itself is written out: it may change. */
+static td_status data_options(const td_job *job, json_t **out)
 {
-    json_t *out = json_object();
-    for (const td_option *row = td_job_rows; row->name; row++) {
-        char text[1024];
+    json_t *options = json_object();
+    int failed = !options;
+    for (const td_option *row = td_job_rows; row->name && !failed; row++) {
+        char text[64];
+        const char *value = text;
         if (strncmp(row->name, "data.", 5) != 0 || !(row->where & TD_JOB_FILE)) continue;
-        td_option_text(row, job, text, sizeof text);
-        if (*text) json_object_set_new(out, row->name, json_string(text));
+        if (row->type == TD_OPT_TEXT)
+            value = *(char *const *)((const char *)job + row->offset);
+        else
+            td_option_text(row, job, text, sizeof text);
+        if (!value && !strcmp(row->name, "data.missing")) value = TD_DATA_MISSING;
+        if (value) failed = json_object_set_new(options, row->name, td_text_to_json(value));
     }
-    return out;
+    if (failed) {
+        json_decref(options);
+        return td_fail(TD_ERR_NOMEM, "no memory for the data options");
+    }
+    *out = options;
+    return TD_OK;
 }
 
 static td_status copy_names(td_net_model *m, const char *const *names)
@@ -70,7 +83,8 @@ td_status td_net_model_create(const td_job *job, const td_dataset *data, td_net_
     TD_GOTO(make_net(&m, job->model));
     TD_GOTO(copy_names(&m, info->class_names));
     TD_GOTO(td_normalise_fit(data, (td_normalise_mode)job->normalise, &m.normalise));
-    m.data = data_options(job);
+    TD_GOTO(data_options(job, &m.data));
+    TD_GOTO(td_schema_make(data, &m.schema));
     *out = m;
     return TD_OK;
 out:
@@ -86,32 +100,56 @@ void td_net_model_close(td_net_model *m)
     td_normalise_fini(&m->normalise);
     td_free(m->params);
     json_decref(m->data);
+    json_decref(m->schema);
     json_decref(m->metrics);
     memset(m, 0, sizeof *m);
 }
 
 /* --- files --- */
 
+/* NULL without memory, as the next two: json_pack then fails, too. */
 static json_t *floats(const float *x, size_t n)
 {
     json_t *array = json_array();
-    for (size_t i = 0; i < n; i++) json_array_append_new(array, json_real((double)x[i]));
+    for (size_t i = 0; i < n; i++)
+        if (json_array_append_new(array, json_real((double)x[i])) != 0) {
+            json_decref(array);
+            return NULL;
+        }
+    return array;
+}
+
+static json_t *shape_json(const td_net_model *m)
+{
+    json_t *array = json_array();
+    for (int d = 0; d < m->rank; d++)
+        if (json_array_append_new(array, json_integer((json_int_t)m->shape[d])) != 0) {
+            json_decref(array);
+            return NULL;
+        }
+    return array;
+}
+
+static json_t *names_json(const td_net_model *m)
+{
+    json_t *array = json_array();
+    for (int c = 0; m->class_names && c < m->classes; c++)
+        if (json_array_append_new(array, td_text_to_json(m->class_names[c])) != 0) {
+            json_decref(array);
+            return NULL;
+        }
     return array;
 }
 
 static json_t *manifest_of(const td_net_model *m, json_t *metrics)
 {
-    json_t *shape = json_array(), *names = json_array();
-    for (int d = 0; d < m->rank; d++) json_array_append_new(shape, json_integer((json_int_t)m->shape[d]));
-    for (int c = 0; m->class_names && c < m->classes; c++)
-        json_array_append_new(names, json_string(m->class_names[c]));
     const td_normalise *n = &m->normalise;
-    return json_pack("{s:s, s:s, s:s, s:o, s:i, s:o, s:{s:s, s:o, s:o, s:o}, s:O, s:O}",
+    return json_pack("{s:s, s:s, s:s, s:o, s:i, s:o, s:{s:s, s:o, s:o, s:o}, s:O, s:O, s:O}",
                      "model", "net", "arch", td_net_arch(m->net), "loss", loss_names[m->loss],
-                     "shape", shape, "classes", m->classes, "class_names", names, "normalise",
-                     "mode", td_normalise_names[n->mode], "mean", floats(n->mean, n->n), "scale",
-                     floats(n->scale, n->n), "fill", floats(n->fill, n->n), "data", m->data,
-                     "metrics", metrics);
+                     "shape", shape_json(m), "classes", m->classes, "class_names", names_json(m),
+                     "normalise", "mode", td_normalise_names[n->mode], "mean", floats(n->mean, n->n),
+                     "scale", floats(n->scale, n->n), "fill", floats(n->fill, n->n), "data", m->data,
+                     "schema", m->schema, "metrics", metrics);
 }
 
 td_status td_net_model_save(const td_net_model *m, const float *params, const char *folder,
@@ -166,6 +204,18 @@ static td_status read_normalise(json_t *json, td_normalise *out)
     return status;
 }
 
+static td_status read_names(const char *folder, const json_t *names, td_net_model *m)
+{
+    td_status status = TD_OK;
+    m->class_names = td_calloc((size_t)m->classes, sizeof *m->class_names);
+    if (!m->class_names) return td_fail(TD_ERR_NOMEM, "no memory for %d classes", m->classes);
+    for (int c = 0; c < m->classes && status == TD_OK; c++)
+        status = td_text_from_json(json_array_get(names, (size_t)c), &m->class_names[c]);
+    if (status == TD_ERR_CORRUPT)
+        return td_fail_within(status, "%s/manifest.json: the names of classes: ", folder);
+    return status;
+}
+
 static td_status read_manifest(const char *folder, json_t *state, td_net_model *m)
 {
     const char *kind, *arch, *loss;
@@ -184,13 +234,8 @@ static td_status read_manifest(const char *folder, json_t *state, td_net_model *
     if (l == 3) return td_fail(TD_ERR_CORRUPT, "%s/manifest.json: unknown loss \"%s\"", folder, loss);
     m->loss = (td_loss)l;
     m->data = json_incref(data), m->metrics = json_incref(metrics);
-    if (json_array_size(names) == (size_t)m->classes && m->classes) {
-        m->class_names = td_calloc((size_t)m->classes, sizeof *m->class_names);
-        for (int c = 0; m->class_names && c < m->classes; c++) {
-            const char *name = json_string_value(json_array_get(names, (size_t)c));
-            m->class_names[c] = td_strdup(name ? name : "");
-        }
-    }
+    m->schema = json_incref(json_object_get(state, "schema"));
+    if (json_array_size(names) == (size_t)m->classes && m->classes) TD_TRY(read_names(folder, names, m));
     if (read_normalise(normalise, &m->normalise) != TD_OK)
         return td_fail(TD_ERR_CORRUPT, "%s/manifest.json: the scaling of features is damaged", folder);
     return make_net(m, arch);

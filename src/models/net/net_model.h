@@ -2,7 +2,8 @@
  * load (model.safetensors), evaluated and asked for predictions.
  *
  * What a model file holds besides its parameters: the architecture, the loss, the shape of a
- * sample, the classes' names, and how features were scaled. */
+ * sample, the classes' names, how features were scaled, and what new data must fit: columns,
+ * categories, classes (data/schema.h). New data are read by it alone. */
 #ifndef TD_MODELS_NET_NET_MODEL_H
 #define TD_MODELS_NET_NET_MODEL_H
 
@@ -19,6 +20,7 @@ typedef struct td_net_model {
     td_normalise normalise;
     float *params; /* of an opened model, else NULL */
     json_t *data;  /* how the training data were read: the job's data options */
+    json_t *schema; /* data/schema.h; NULL in models of earlier versions */
     json_t *metrics; /* of an opened model */
 } td_net_model;
 
