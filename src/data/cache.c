@@ -86,6 +86,10 @@ static uint64_t mix_like(uint64_t hash, const td_dataset *like)
     hash = mix_number(hash, (uint64_t)like->index_base);
     for (int k = 0; info->class_names && k < info->classes; k++)
         hash = mix_text(hash, info->class_names[k]);
+    for (int k = 0; like->class_value && k < info->classes; k++)
+        hash = mix(hash, &like->class_value[k], sizeof *like->class_value);
+    for (size_t c = 0; like->column_names && c < like->columns; c++)
+        hash = mix_text(hash, like->column_names[c]);
     for (size_t c = 0; like->category_count && c < like->columns; c++)
         for (int k = 0; k < like->category_count[c]; k++)
             hash = mix_text(mix_number(hash, c), like->category_names[c][k]);

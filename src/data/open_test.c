@@ -191,6 +191,26 @@ static void test_cache_kinds(void **state)
     check_cache("w.svm", "1:2 qid:1 1:2 5:1\n-1:1 qid:2 2:1\n", &(td_data_config){0});
 }
 
+/* A test set kept for one training set is not that of another. */
+static void test_cache_of_a_test_set(void **state)
+{
+    (void)state;
+    static const char *const trains[] = {"label,c\n-1,2\n1,3\n", "label,d\n-1,2\n1,3\n",
+                                         "label,c\na,2\nb,3\n"};
+    put_file(folder, "new.csv", trains[0], strlen(trains[0]));
+    for (int i = 0; i < 3; i++) {
+        put_file(folder, "old.csv", trains[i], strlen(trains[i]));
+        td_dataset *train = open_path(in_folder("old.csv"), NULL);
+        td_data_config config = {.like = train, .cache = true};
+        if (i == 0)
+            td_dataset_close(open_path(in_folder("new.csv"), &config));
+        else
+            assert_fails(TD_ERR_DATA, i == 1 ? "where the training set has \"d\"" : "class \"-1\"",
+                         try_path(in_folder("new.csv"), config));
+        td_dataset_close(train);
+    }
+}
+
 static td_status try_cached(void *arg)
 {
     td_data_config config = {.cache = true, .threads = 2};
@@ -283,6 +303,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_by_content_and_side_files, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_cache, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_cache_kinds, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_cache_of_a_test_set, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_memory, set_up, tear_down),
         cmocka_unit_test(test_real_data),
         cmocka_unit_test(test_fashion_mnist),
