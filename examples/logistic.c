@@ -47,8 +47,13 @@ static td_status work(td_comm *comm, void *arg)
     job *j = arg;
     float *w = calloc(j->features + 1, sizeof *w);
     td_fit_config config = {
-        .data = j->data, .normalise = &j->scaling, .batch = 256, .epochs = 5, .seed = 1,
-        .optim = {.rule = "adam", .lr = 0.01}, .gradient = logistic,
+        .data = j->data,
+        .normalise = &j->scaling,
+        .batch = 256,
+        .epochs = 5,
+        .seed = 1,
+        .optim = {.rule = "adam", .lr = 0.01},
+        .gradient = logistic,
         .epoch = td_comm_rank(comm) == 0 ? report : NULL,
     };
     td_status status = td_fit(comm, &config, j->features + 1, w);

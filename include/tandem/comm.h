@@ -106,16 +106,18 @@ TD_API TD_MUST_CHECK td_status td_comm_recv(td_comm *comm, void *data, size_t by
 
 /* --- collectives ---
  *
- * Ranks that disagree on the operation, its root, type or length get TD_ERR_ARG with a sentence that
- * names both (inside a host at once; over hosts a wrong length or a silence is reported). Buffers
- * that are read and written may not overlap except where it is said. Parts lie in rank order, one
- * behind the other; arrays of their sizes have an entry for each rank. A count of 0 is fine.
- * TD_ERR_ARG: a null buffer, a root out of range, a length beyond memory, overlapping buffers. */
+ * Ranks that disagree on the operation, its root, type or length get TD_ERR_ARG with a sentence
+ * that names both (inside a host at once; over hosts a wrong length or a silence is reported).
+ * Buffers that are read and written may not overlap except where it is said. Parts lie in rank
+ * order, one behind the other; arrays of their sizes have an entry for each rank. A count of 0 is
+ * fine. TD_ERR_ARG: a null buffer, a root out of range, a length beyond memory, overlapping
+ * buffers. */
 
 TD_API TD_MUST_CHECK td_status td_comm_barrier(td_comm *comm);
 TD_API TD_MUST_CHECK td_status td_comm_broadcast(td_comm *comm, void *data, size_t bytes, int root);
 
-/* in: all parts at the root (ignored elsewhere); out: this rank's, which may be its place in `in`. */
+/* in: all parts at the root (ignored elsewhere); out: this rank's, which may be its place in `in`.
+ */
 TD_API TD_MUST_CHECK td_status td_comm_scatter(td_comm *comm, const void *in, size_t bytes,
                                                void *out, int root);
 /* bytes[r] of rank r; the same array everywhere. */

@@ -24,7 +24,8 @@ typedef enum td_dtype { TD_DTYPE_F32, TD_DTYPE_U8, TD_DTYPE_I32 } td_dtype;
 
 typedef enum td_split { TD_SPLIT_TRAIN, TD_SPLIT_TEST } td_split;
 
-/* TD_FORMAT_AUTO decides by the name (a trailing .gz is looked through), then by the first bytes. */
+/* TD_FORMAT_AUTO decides by the name (a trailing .gz is looked through), then by the first bytes.
+ */
 typedef enum td_format {
     TD_FORMAT_AUTO,
     TD_FORMAT_IDX,

@@ -32,9 +32,8 @@ typedef struct td_optim_config {
 } td_optim_config;
 
 /* slots: borrowed for the life of the object, as are the strings. TD_ERR_ARG. */
-TD_API TD_MUST_CHECK td_status td_optim_create(const td_optim_config *config,
-                                               const td_slot *slots, size_t slot_count,
-                                               size_t params, td_optim **out);
+TD_API TD_MUST_CHECK td_status td_optim_create(const td_optim_config *config, const td_slot *slots,
+                                               size_t slot_count, size_t params, td_optim **out);
 TD_API void td_optim_destroy(td_optim *optim); /* NULL is fine */
 
 /* The rate of step number `step` (from 0). */

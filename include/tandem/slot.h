@@ -21,7 +21,7 @@ typedef struct td_slot {
     size_t shape[TD_SLOT_RANK];
     size_t offset, count; /* in floats; offsets are multiples of 16 */
     size_t fan_in, fan_out;
-    float initial; /* norm and stat slots start here */
+    float initial;  /* norm and stat slots start here */
     float momentum; /* stat slots: p = (1 - momentum) p + momentum * mean over samples */
 } td_slot;
 

@@ -20,17 +20,17 @@ td_status td_fail_within(td_status status, const char *format, ...) TD_PRINTF(2,
 void td_error_clear(void);
 
 /* Passes a failure on; for functions that own nothing yet. */
-#define TD_TRY(call)                                                                              \
-    do {                                                                                          \
-        td_status td_try_status_ = (call);                                                        \
-        if (td_try_status_ != TD_OK) return td_try_status_;                                       \
+#define TD_TRY(call)                                                                               \
+    do {                                                                                           \
+        td_status td_try_status_ = (call);                                                         \
+        if (td_try_status_ != TD_OK) return td_try_status_;                                        \
     } while (0)
 
 /* Passes a failure on through the function's single exit label `out`, with `status` declared. */
-#define TD_GOTO(call)                                                                             \
-    do {                                                                                          \
-        status = (call);                                                                          \
-        if (status != TD_OK) goto out;                                                            \
+#define TD_GOTO(call)                                                                              \
+    do {                                                                                           \
+        status = (call);                                                                           \
+        if (status != TD_OK) goto out;                                                             \
     } while (0)
 
 #endif

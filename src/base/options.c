@@ -53,7 +53,8 @@ static td_status set_number(const td_option *row, void *config, const char *what
     double v = strtod(text, &end);
     bool whole = row->type != TD_OPT_NUMBER;
     if (end == text || *end || errno == ERANGE || !isfinite(v))
-        return td_fail(TD_ERR_ARG, "%s: \"%s\" is not a %snumber", what, text, whole ? "whole " : "");
+        return td_fail(TD_ERR_ARG, "%s: \"%s\" is not a %snumber", what, text,
+                       whole ? "whole " : "");
     if (whole && (v != floor(v) || fabs(v) > 9e15))
         return td_fail(TD_ERR_ARG, "%s: \"%s\" is not a whole number", what, text);
     double least = row->least, most = row->most;
@@ -61,7 +62,8 @@ static td_status set_number(const td_option *row, void *config, const char *what
     if (row->type == TD_OPT_SIZE && least < 0) least = 0;
     if ((v < least || v > most) && most < INT32_MAX)
         return td_fail(TD_ERR_ARG, "%s must be %.10g to %.10g, not %s", what, least, most, text);
-    if (v < least) return td_fail(TD_ERR_ARG, "%s must be at least %.10g, not %s", what, least, text);
+    if (v < least)
+        return td_fail(TD_ERR_ARG, "%s must be at least %.10g, not %s", what, least, text);
     if (v > most) return td_fail(TD_ERR_ARG, "%s must be at most %.10g, not %s", what, most, text);
     if (row->type == TD_OPT_INT) *(int *)field(row, config) = (int)v;
     if (row->type == TD_OPT_SIZE) *(uint64_t *)field(row, config) = (uint64_t)v;
@@ -71,7 +73,8 @@ static td_status set_number(const td_option *row, void *config, const char *what
 
 static td_status set_bool(const td_option *row, void *config, const char *what, const char *text)
 {
-    static const char *const yes[] = {"true", "yes", "on", "1"}, *const no[] = {"false", "no", "off", "0"};
+    static const char *const yes[] = {"true", "yes", "on", "1"}, *const no[] = {"false", "no",
+                                                                                "off", "0"};
     for (int i = 0; i < 4; i++) {
         if (strcmp(text, yes[i]) != 0 && strcmp(text, no[i]) != 0) continue;
         *(bool *)field(row, config) = !strcmp(text, yes[i]);
@@ -182,7 +185,8 @@ static td_status unknown(const td_option *rows, unsigned where, const char *form
     names[n] = NULL;
     const char *near = td_nearest(name, names);
     if (near)
-        return td_fail(TD_ERR_ARG, "unknown option %s%s; did you mean %s%s?", form, name, form, near);
+        return td_fail(TD_ERR_ARG, "unknown option %s%s; did you mean %s%s?", form, name, form,
+                       near);
     return td_fail(TD_ERR_ARG, "unknown option %s%s; \"tandem help\" lists them", form, name);
 }
 

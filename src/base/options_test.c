@@ -22,13 +22,16 @@ static const char *const shuffles[] = {"global", "leaf", "none", NULL};
 static const td_option rows[] = {
     {"data.path", "data", TD_OPT_TEXT, AT(path), NULL, "PATH", "training data", 0, 0, NULL, A},
     {"data.header", "header", TD_OPT_INT, AT(header), "0", "N", "-1 to 1", -1, 1, NULL, A},
-    {"data.shuffle", "shuffle", TD_OPT_CHOICE, AT(shuffle), "leaf", "HOW", "order", 0, 0, shuffles, A},
+    {"data.shuffle", "shuffle", TD_OPT_CHOICE, AT(shuffle), "leaf", "HOW", "order", 0, 0, shuffles,
+     A},
     {"augment.flip", "flip", TD_OPT_BOOL, AT(flip), "false", NULL, "mirror", 0, 0, NULL, A},
     {"optimizer.name", "optimizer", TD_OPT_TEXT, AT(rule), "sgd", "RULE", "update rule", 0, 0, NULL,
      A | B},
-    {"optimizer.lr", "lr", TD_OPT_NUMBER, AT(lr), "0.01", "RATE", "learning rate", 1e-12, 1e6, NULL, A},
+    {"optimizer.lr", "lr", TD_OPT_NUMBER, AT(lr), "0.01", "RATE", "learning rate", 1e-12, 1e6, NULL,
+     A},
     {"optimizer.beta", "beta", TD_OPT_NUMBER, AT(beta), NULL, "B", "any number", 0, 0, NULL, A},
-    {"train.batch", "batch", TD_OPT_INT, AT(batch), "128", "N", "samples", 1, 16777216, NULL, A | B},
+    {"train.batch", "batch", TD_OPT_INT, AT(batch), "128", "N", "samples", 1, 16777216, NULL,
+     A | B},
     {"train.steps", "steps", TD_OPT_SIZE, AT(steps), "0", "N", "steps", 0, 0, NULL, A},
     {"train.seed", "seed", TD_OPT_SIZE, AT(seed), "1", "N", "seed", 1, 1e15, NULL, A},
     {"any", NULL, TD_OPT_INT, AT(any), NULL, "N", "any whole number", 0, 0, NULL, A},
@@ -261,7 +264,8 @@ static void mistaken_job_files_are_named(void **state)
     static const struct {
         const char *text, *says;
     } cases[] = {
-        {"train:\n  bacth: 3\n", "job.yaml:2: unknown option \"train.bacth\"; did you mean train.batch?"},
+        {"train:\n  bacth: 3\n",
+         "job.yaml:2: unknown option \"train.bacth\"; did you mean train.batch?"},
         {"optimiser: {lr: 1}\n",
          "job.yaml:1: unknown option \"optimiser.lr\"; did you mean optimizer.lr?"},
         {"nonsense: {}\n", "unknown option \"nonsense\""},
@@ -291,8 +295,9 @@ static void mistaken_job_files_are_named(void **state)
 static void a_written_job_file_reads_back(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"it's: #1 \"x\"", " ", "", "a\\b", "line\nline\ttab\r\x01\"\\",
-                                        "true", "\xc3\xa9", "- x", "@x", "{a}"};
+    static const char *const texts[] =
+        {"it's: #1 \"x\"", " ",        "",    "a\\b", "line\nline\ttab\r\x01\"\\",
+         "true",           "\xc3\xa9", "- x", "@x",   "{a}"};
     static const double numbers[] = {0.1, 1. / 3, 1e-12, 123456.789, 1e6, 2e-5};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         assert_ok(set("data.path", texts[i]));
@@ -360,11 +365,16 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(defaults_are_those_of_the_rows), TEST(values_of_every_type),
-        TEST(bad_values_change_nothing),      TEST(flags_in_all_their_forms),
-        TEST(mistaken_flags_are_named),       TEST(the_nearest_word),
-        TEST(job_files_in_all_their_forms),   TEST(mistaken_job_files_are_named),
-        TEST(a_written_job_file_reads_back),  TEST(help_lists_what_a_command_has),
+        TEST(defaults_are_those_of_the_rows),
+        TEST(values_of_every_type),
+        TEST(bad_values_change_nothing),
+        TEST(flags_in_all_their_forms),
+        TEST(mistaken_flags_are_named),
+        TEST(the_nearest_word),
+        TEST(job_files_in_all_their_forms),
+        TEST(mistaken_job_files_are_named),
+        TEST(a_written_job_file_reads_back),
+        TEST(help_lists_what_a_command_has),
         TEST(memory_may_run_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

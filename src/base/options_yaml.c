@@ -71,7 +71,8 @@ static td_status unknown_group(const reading *r, yaml_document_t *doc, const yam
 static td_status read_mapping(reading *r, yaml_document_t *doc, yaml_node_t *map)
 {
     size_t base = strlen(r->name);
-    for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top; p++) {
+    for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top;
+         p++) {
         yaml_node_t *key = yaml_document_get_node(doc, p->key);
         yaml_node_t *value = yaml_document_get_node(doc, p->value);
         size_t line = key->start_mark.line + 1;
@@ -99,7 +100,8 @@ td_status td_options_read_yaml(const td_option *rows, void *config, unsigned whe
 {
     yaml_parser_t parser;
     yaml_document_t doc;
-    if (!yaml_parser_initialize(&parser)) return td_fail(TD_ERR_NOMEM, "no memory to read %s", path);
+    if (!yaml_parser_initialize(&parser))
+        return td_fail(TD_ERR_NOMEM, "no memory to read %s", path);
     yaml_parser_set_input_string(&parser, (const unsigned char *)text, size);
     td_status status = TD_OK;
     if (!yaml_parser_load(&parser, &doc)) {

@@ -34,9 +34,9 @@ typedef struct td_rng {
 void td_rng_init(td_rng *rng, uint64_t seed, td_rng_purpose purpose, uint64_t a, uint64_t b);
 uint32_t td_rng_u32(td_rng *rng);
 uint64_t td_rng_u64(td_rng *rng);
-float td_rng_unit(td_rng *rng);                    /* uniform in [0, 1), 24 bits */
+float td_rng_unit(td_rng *rng);                     /* uniform in [0, 1), 24 bits */
 uint32_t td_rng_below(td_rng *rng, uint32_t bound); /* uniform in [0, bound), bound >= 1 */
-float td_rng_normal(td_rng *rng);                  /* mean 0, variance 1 (Box-Muller) */
+float td_rng_normal(td_rng *rng);                   /* mean 0, variance 1 (Box-Muller) */
 
 /* A permutation of 0..n-1 that can be asked for any position in O(1), with no memory: a Feistel
  * network over the next even power of two, walked until it lands below n (Black and Rogaway,

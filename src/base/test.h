@@ -14,21 +14,21 @@
 
 #include <cmocka.h>
 
-#define assert_ok(call)                                                                           \
-    do {                                                                                          \
-        td_status assert_ok_ = (call);                                                            \
-        if (assert_ok_ != TD_OK)                                                                  \
-            fail_msg("%s: %s: %s", #call, td_status_name(assert_ok_), td_last_error());           \
+#define assert_ok(call)                                                                            \
+    do {                                                                                           \
+        td_status assert_ok_ = (call);                                                             \
+        if (assert_ok_ != TD_OK)                                                                   \
+            fail_msg("%s: %s: %s", #call, td_status_name(assert_ok_), td_last_error());            \
     } while (0)
 
 /* The call fails with `want`, and its sentence contains `text`. */
-#define assert_fails(want, text, call)                                                            \
-    do {                                                                                          \
-        td_status assert_fails_ = (call);                                                         \
-        if (assert_fails_ != (want))                                                              \
-            fail_msg("%s: %s, expected %s", #call, td_status_name(assert_fails_), #want);         \
-        if (!strstr(td_last_error(), (text)))                                                     \
-            fail_msg("%s: \"%s\" does not say \"%s\"", #call, td_last_error(), (text));           \
+#define assert_fails(want, text, call)                                                             \
+    do {                                                                                           \
+        td_status assert_fails_ = (call);                                                          \
+        if (assert_fails_ != (want))                                                               \
+            fail_msg("%s: %s, expected %s", #call, td_status_name(assert_fails_), #want);          \
+        if (!strstr(td_last_error(), (text)))                                                      \
+            fail_msg("%s: \"%s\" does not say \"%s\"", #call, td_last_error(), (text));            \
     } while (0)
 
 /* Fails each allocation of `attempt` in turn, past the last one: every time it must say so or get

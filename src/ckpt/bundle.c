@@ -20,9 +20,9 @@ static td_status write_manifest(const char *folder, const char *kind, json_t *st
     char path[TD_PATH_MAX], digest[20];
     TD_TRY(td_path_join(path, folder, "manifest.json"));
     snprintf(digest, sizeof digest, "%016" PRIx64, hash);
-    json_t *root = json_pack("{s:i, s:s, s:O, s:[{s:s, s:I, s:s}]}", "tandem", 1, "kind", kind,
-                             "state", state, "files", "name", file, "bytes", (json_int_t)bytes,
-                             "xxh64", digest);
+    json_t *root =
+        json_pack("{s:i, s:s, s:O, s:[{s:s, s:I, s:s}]}", "tandem", 1, "kind", kind, "state", state,
+                  "files", "name", file, "bytes", (json_int_t)bytes, "xxh64", digest);
     char *text = NULL;
     td_status status = td_json_text(root, JSON_INDENT(1) | JSON_REAL_PRECISION(17), &text);
     if (status == TD_OK) status = td_write_file(path, text, strlen(text));
@@ -106,7 +106,8 @@ td_status td_manifest_parse(const char *path, const char *text, size_t size, con
     td_status status = TD_OK;
     if (json_unpack(root, "{s:i, s:s, s:o, s:[{s:s, s:I, s:s}]}", "tandem", &version, "kind",
                     &kind_there, "state", &state, "files", "name", &name, "bytes", &bytes, "xxh64",
-                    &digest) != 0 || !json_is_object(state))
+                    &digest) != 0 ||
+        !json_is_object(state))
         status = td_fail(TD_ERR_CORRUPT, "%s is not a manifest of Tandem, or is damaged", path);
     else if (version != 1)
         status = td_fail(TD_ERR_CORRUPT, "%s is of format %d; this Tandem reads format 1", path,
@@ -138,14 +139,18 @@ static td_status open_folder(const char *folder, const char *kind, const char *f
     uint64_t there = map.size;
     td_unmap(&map);
     if (there != bytes) {
-        status = td_fail(TD_ERR_CORRUPT, "%s is cut off or damaged: it has %" PRIu64 " bytes where "
-                         "its manifest says %" PRIu64, path, there, bytes);
+        status = td_fail(TD_ERR_CORRUPT,
+                         "%s is cut off or damaged: it has %" PRIu64 " bytes where "
+                         "its manifest says %" PRIu64,
+                         path, there, bytes);
         goto out;
     }
     TD_GOTO(td_safetensors_open(path, &b.tensors));
     if (td_safetensors_hash(b.tensors) != hash)
-        status = td_fail(TD_ERR_CORRUPT, "%s is damaged: its checksum is %016" PRIx64 " where its "
-                         "manifest says %016" PRIx64, path, td_safetensors_hash(b.tensors), hash);
+        status = td_fail(TD_ERR_CORRUPT,
+                         "%s is damaged: its checksum is %016" PRIx64 " where its "
+                         "manifest says %016" PRIx64,
+                         path, td_safetensors_hash(b.tensors), hash);
 out:
     td_free(text);
     if (status == TD_OK)
@@ -177,7 +182,8 @@ td_status td_bundle_open(const char *folder, const char *kind, const char *file,
     TD_TRY(beside(old, folder, ".old"));
     for (int i = 1;; i++) {
         const char *where = !td_path_exists(folder) && td_path_is_dir(old) ? old : folder;
-        int held = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* keeps its number from reuse */
+        int held =
+            open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* keeps its number from reuse */
         td_status status = open_folder(where, kind, file, out);
         bool again = status != TD_OK && i < TRIES && was_replaced(where, held);
         if (held >= 0) close(held);

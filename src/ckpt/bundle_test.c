@@ -203,8 +203,8 @@ static void misleading_manifests_are_refused(void **state)
 static void the_newest_is_that_of_the_highest_number(void **state)
 {
     (void)state;
-    static const char *const names[] = {"step-9", "step-000000010", "step-2", "step-x", "step-",
-                                        "steps-99", "step-11.part", "step--5", "other"};
+    static const char *const names[] = {"step-9",   "step-000000010", "step-2",  "step-x", "step-",
+                                        "steps-99", "step-11.part",   "step--5", "other"};
     char newest[TD_PATH_MAX], where[TD_PATH_MAX];
     assert_fails(TD_ERR_DATA, "holds no step", td_bundle_newest(folder, "step", newest));
     assert_fails(TD_ERR_DATA, "/no/such", td_bundle_newest("/no/such", "step", newest));

@@ -111,7 +111,8 @@ static td_status check_tensor(const td_safetensors *f, const char *name, const j
         return broken(f, "a tensor's description cannot be read");
     if (strcmp(type, "F32") != 0)
         return td_fail(TD_ERR_CORRUPT, "%s: tensor %s is of type %s, not F32", f->name, name, type);
-    json_array_foreach(shape, i, extent) {
+    json_array_foreach(shape, i, extent)
+    {
         json_int_t n = json_integer_value(extent);
         if (!json_is_integer(extent)) return broken(f, "a tensor's description cannot be read");
         if (n < 0 || (n && elements > (json_int_t)(f->size / (size_t)n)))
@@ -134,13 +135,14 @@ static td_status read_header(td_safetensors *f)
     if (length > f->size - 8) return broken(f, "it is shorter than its header");
     f->header = json_loadb((const char *)f->bytes + 8, length, JSON_REJECT_DUPLICATES, &error);
     if (!f->header)
-        return td_fail(TD_ERR_CORRUPT, "%s is damaged: its header is not JSON: %s", f->name, error.text);
+        return td_fail(TD_ERR_CORRUPT, "%s is damaged: its header is not JSON: %s", f->name,
+                       error.text);
     if (!json_is_object(f->header)) return broken(f, "its header is not a JSON object");
     f->data_at = 8 + length;
     const char *name;
     json_t *row;
-    json_object_foreach(f->header, name, row)
-        if (strcmp(name, "__metadata__") != 0) TD_TRY(check_tensor(f, name, row));
+    json_object_foreach(f->header, name, row) if (strcmp(name, "__metadata__") != 0)
+        TD_TRY(check_tensor(f, name, row));
     return TD_OK;
 }
 
@@ -203,8 +205,10 @@ td_status td_safetensors_read(const td_safetensors *f, const char *name, size_t 
         return td_fail(TD_ERR_CORRUPT, "%s has no tensor %s: it belongs to another architecture",
                        f->name, name);
     if ((uint64_t)(end - begin) != count * sizeof(float))
-        return td_fail(TD_ERR_CORRUPT, "%s: tensor %s has %lld elements where the architecture has "
-                       "%zu", f->name, name, (long long)(end - begin) / 4, count);
+        return td_fail(TD_ERR_CORRUPT,
+                       "%s: tensor %s has %lld elements where the architecture has "
+                       "%zu",
+                       f->name, name, (long long)(end - begin) / 4, count);
     memcpy(out, f->bytes + f->data_at + begin, count * sizeof *out);
     return TD_OK;
 }

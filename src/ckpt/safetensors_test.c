@@ -180,7 +180,9 @@ static void no_cut_and_no_flip_passes(void **state)
 static void absurd_lengths_are_refused(void **state)
 {
     (void)state;
-    static const uint64_t lengths[] = {3, 7, UINT32_MAX, (uint64_t)1 << 63, UINT64_MAX, UINT64_MAX - 7};
+    static const uint64_t lengths[] = {3,          7,
+                                       UINT32_MAX, (uint64_t)1 << 63,
+                                       UINT64_MAX, UINT64_MAX - 7};
     td_safetensors *file;
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         size_t size;
@@ -220,17 +222,20 @@ static void misleading_headers_are_refused(void **state)
         {"{\"w\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}",
          "larger"},
         {"{\"w\":{\"dtype\":\"F32\",\"shape\":[1],"
-         "\"data_offsets\":[9223372036854775804,9223372036854775807]}}", "beyond"},
+         "\"data_offsets\":[9223372036854775804,9223372036854775807]}}",
+         "beyond"},
         {"{\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,18446744073709551616]}}",
          "JSON"},
         {"{\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"
-         "\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", "duplicate"},
+         "\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
+         "duplicate"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         assert_fails(TD_ERR_CORRUPT, cases[i].says, try_header(cases[i].header));
     assert_ok(try_header("{\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}"));
-    assert_ok(try_header("{\"__metadata__\":{\"format\":\"pt\"},\"w\":{\"dtype\":\"F32\",\"shape\":[],"
-                         "\"data_offsets\":[0,4]}}  "));
+    assert_ok(
+        try_header("{\"__metadata__\":{\"format\":\"pt\"},\"w\":{\"dtype\":\"F32\",\"shape\":[],"
+                   "\"data_offsets\":[0,4]}}  "));
 }
 
 static td_status try_open(void *arg)

@@ -29,8 +29,13 @@ static td_status make_data(uint8_t **pixels, int32_t **labels, td_dataset **out)
     td_rng_init(&rng, 1, TD_RNG_TEST, 0, 0);
     for (size_t i = 0; i < n; i++) (*pixels)[i] = (uint8_t)td_rng_u32(&rng);
     for (int i = 0; i < SAMPLES; i++) (*labels)[i] = (int32_t)td_rng_below(&rng, CLASSES);
-    td_arrays arrays = {.samples = SAMPLES, .rank = 3, .shape = {1, SIDE, SIDE},
-                        .dtype = TD_DTYPE_U8, .x = *pixels, .label = *labels, .classes = CLASSES};
+    td_arrays arrays = {.samples = SAMPLES,
+                        .rank = 3,
+                        .shape = {1, SIDE, SIDE},
+                        .dtype = TD_DTYPE_U8,
+                        .x = *pixels,
+                        .label = *labels,
+                        .classes = CLASSES};
     return td_dataset_from_arrays(&arrays, out);
 }
 
@@ -60,7 +65,7 @@ static td_status measure(td_comm *comm, bench *b, td_strategy *strategy, td_load
         }
         const td_batch *batch;
         TD_TRY(td_loader_next(loader, &batch));
-        td_rows rows = {batch->rows, batch->x, batch->label, batch->target, batch->weight,
+        td_rows rows = {batch->rows,   batch->x,        batch->label, batch->target, batch->weight,
                         batch->sample, batch->leaf_row, batch->epoch, SIDE * SIDE};
         TD_TRY(td_strategy_add(strategy, params, &rows, false));
         TD_TRY(td_strategy_update(strategy, step, params, &totals));
@@ -94,11 +99,16 @@ static td_status run_rank(td_comm *comm, void *arg)
     TD_GOTO(td_net_init(b->model.net, NULL, 1, params));
     td_oracle oracle = {.self = &w, .params = n, .gradient = gradient};
     oracle.slots = td_net_slots(b->model.net, &oracle.slot_count);
-    td_strategy_config config = {.leaves = job->leaves, .lanes = job->threads, .seed = 1,
+    td_strategy_config config = {.leaves = job->leaves,
+                                 .lanes = job->threads,
+                                 .seed = 1,
                                  .optim = {.lr = 0.05, .momentum = 0.9}};
     TD_GOTO(td_allreduce_create(comm, &oracle, &config, &strategy));
-    td_loader_config lc = {.data = b->data, .batch = (size_t)job->batch, .leaves = job->leaves,
-                           .seed = 1, .normalise = &b->model.normalise};
+    td_loader_config lc = {.data = b->data,
+                           .batch = (size_t)job->batch,
+                           .leaves = job->leaves,
+                           .seed = 1,
+                           .normalise = &b->model.normalise};
     td_strategy_leaves(strategy, &lc.leaf_begin, &lc.leaf_end);
     TD_GOTO(td_loader_create(&lc, &loader));
     status = measure(comm, b, strategy, loader, params);

@@ -42,8 +42,18 @@ static double arithmetic(void)
     double best = 0;
     if (!m) return 0;
     for (int i = 0; i < 3 * N * N; i++) m[i] = 1e-3f;
-    td_gemm g = {.m = N, .n = N, .k = N, .a = m, .a_row = N, .a_col = 1, .b = m + N * N, .b_row = N,
-                 .b_col = 1, .c = m + 2 * N * N, .c_row = N, .c_col = 1};
+    td_gemm g = {.m = N,
+                 .n = N,
+                 .k = N,
+                 .a = m,
+                 .a_row = N,
+                 .a_col = 1,
+                 .b = m + N * N,
+                 .b_row = N,
+                 .b_col = 1,
+                 .c = m + 2 * N * N,
+                 .c_row = N,
+                 .c_col = 1};
     for (int i = 0; i < 10; i++) {
         int64_t begin = td_clock_ns();
         k->gemm(&g);
@@ -94,9 +104,11 @@ static void report_mpi(void)
     version[strcspn(version, ",\n")] = 0;
     printf("mpi            %s\n", version);
     if (!ulfm)
-        puts("live recovery  no: this MPI lacks ULFM; a lost worker means a restart from a checkpoint");
+        puts("live recovery  no: this MPI lacks ULFM; a lost worker means a restart from a "
+             "checkpoint");
     else if (!ulfm_starts())
-        puts("live recovery  not now: \"mpiexec --with-ft ulfm\" does not start here (is the mpiexec of "
+        puts("live recovery  not now: \"mpiexec --with-ft ulfm\" does not start here (is the "
+             "mpiexec of "
              "this MPI on PATH?)");
     else
         puts("live recovery  yes: mpiexec --with-ft ulfm starts");

@@ -21,7 +21,8 @@ static td_status take_options(const td_net_model *model, td_job *job)
 {
     const char *name;
     json_t *value;
-    json_object_foreach(model->data, name, value) {
+    json_object_foreach(model->data, name, value)
+    {
         const td_option *row = td_option_by_name(td_job_rows, name);
         char *text = NULL;
         if (!row) continue;
@@ -43,7 +44,8 @@ static td_status open_like(session *s, char *trained_on)
         TD_TRY(td_path_join(manifest, s->job.run, "model/manifest.json"));
         return td_schema_open(s->model.schema, manifest, &s->like);
     }
-    if (!trained_on || s->model.rank != 1 || !(s->model.class_names || s->job.one_hot)) return TD_OK;
+    if (!trained_on || s->model.rank != 1 || !(s->model.class_names || s->job.one_hot))
+        return TD_OK;
     char *wanted = s->job.data;
     s->job.data = trained_on;
     td_status status = td_cli_data_config(&s->job, TD_SPLIT_TRAIN, NULL, &config);
@@ -58,7 +60,8 @@ static td_status read_options(unsigned where, int argc, char **argv, session *s)
     td_arguments arguments = {.where = where};
     TD_TRY(td_job_init(&s->job));
     TD_TRY(td_options_parse(td_job_rows, &s->job, argc, argv, &arguments));
-    if (!s->job.run) return td_fail(TD_ERR_ARG, "--run is missing: name the folder of a trained run");
+    if (!s->job.run)
+        return td_fail(TD_ERR_ARG, "--run is missing: name the folder of a trained run");
     TD_TRY(td_net_model_open(s->job.run, &s->model));
     td_options_fini(td_job_rows, &s->job);
     TD_TRY(td_job_init(&s->job));
@@ -124,8 +127,8 @@ td_status td_cmd_eval(int argc, char **argv)
     TD_GOTO(check_labels(&s));
     TD_GOTO(td_comm_run_local(s.job.workers, NULL, score_rank, &s));
     if (s.job.json)
-        printf("{\"accuracy\":%.6f,\"loss\":%.9g,\"samples\":%.0f}\n", s.score.accuracy, s.score.loss,
-               s.score.weight);
+        printf("{\"accuracy\":%.6f,\"loss\":%.9g,\"samples\":%.0f}\n", s.score.accuracy,
+               s.score.loss, s.score.weight);
     else
         printf("accuracy %.4f loss %.6f\n", s.score.accuracy, s.score.loss);
 out:

@@ -33,8 +33,9 @@ static void print_slots(const td_net_model *m, bool json)
                     : "%-24s [%-16s] %10zu %12.6g\n",
                slots[s].name, shape, slots[s].count, sqrt(squares));
     }
-    if (!json) printf("%zu parameters, %.2f MB\narchitecture: %s\n", total, (double)total * 4e-6,
-                      td_net_arch(m->net));
+    if (!json)
+        printf("%zu parameters, %.2f MB\narchitecture: %s\n", total, (double)total * 4e-6,
+               td_net_arch(m->net));
 }
 
 /* Losses of the intervals in metrics.jsonl, in order. */

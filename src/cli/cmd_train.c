@@ -91,8 +91,8 @@ static td_status read_options(int argc, char **argv, td_job *job)
 
 static td_status clear_run(const char *run)
 {
-    static const char *const ours[] = {"job.yaml",   "metrics.jsonl", "model",
-                                       "model.part", "model.old",     "checkpoints", NULL};
+    static const char *const ours[] = {"job.yaml",  "metrics.jsonl", "model", "model.part",
+                                       "model.old", "checkpoints",   NULL};
     char path[TD_PATH_MAX];
     for (int i = 0; ours[i]; i++) {
         TD_TRY(td_path_join(path, run, ours[i]));
@@ -106,8 +106,10 @@ static td_status prepare_run(const td_job *job)
     char path[TD_PATH_MAX], *yaml = NULL;
     TD_TRY(td_path_join(path, job->run, "job.yaml"));
     if (td_path_exists(path) && !job->resume && !job->overwrite)
-        return td_fail(TD_ERR_ARG, "--run %s already holds a run; add --resume to go on with it, "
-                       "--overwrite to replace it, or name another folder", job->run);
+        return td_fail(TD_ERR_ARG,
+                       "--run %s already holds a run; add --resume to go on with it, "
+                       "--overwrite to replace it, or name another folder",
+                       job->run);
     if (job->resume) return TD_OK;
     if (job->overwrite) TD_TRY(clear_run(job->run));
     TD_TRY(td_make_dirs(job->run));
@@ -157,14 +159,17 @@ static td_status run_rank(td_comm *comm, void *arg)
     if (!strcmp(td_comm_transport(comm), "mpi")) {
         /* Processes open the data themselves; rank 0 keeps the folder. */
         if (td_comm_size(comm) > s->job.leaves)
-            status = td_fail(TD_ERR_ARG, "%d ranks are more than the %d leaves of a batch; start at "
-                             "most %d, or give more --leaves", td_comm_size(comm), s->job.leaves,
-                             s->job.leaves);
+            status = td_fail(TD_ERR_ARG,
+                             "%d ranks are more than the %d leaves of a batch; start at "
+                             "most %d, or give more --leaves",
+                             td_comm_size(comm), s->job.leaves, s->job.leaves);
         if (status == TD_OK && td_comm_rank(comm) == 0) status = prepare_run(&s->job);
         TD_TRY(td_comm_agree(comm, status));
         TD_TRY(td_comm_agree(comm, open_session(s)));
     }
-    td_train_data data = {.train = s->train, .held = s->held, .held_name = s->held_name,
+    td_train_data data = {.train = s->train,
+                          .held = s->held,
+                          .held_name = s->held_name,
                           .normalise = &s->model.normalise};
     return td_net_model_train(comm, &s->job, &data, &s->model, &stop_signal);
 }

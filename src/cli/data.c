@@ -21,12 +21,22 @@ td_status td_cli_data_config(const td_job *job, td_split split, const td_dataset
 {
     int format = 0, kind = 0;
     if (job->data_format) TD_TRY(by_name("--format", job->data_format, td_format_names, &format));
-    if (job->label_kind) TD_TRY(by_name("--label-kind", job->label_kind, td_label_kind_names, &kind));
+    if (job->label_kind)
+        TD_TRY(by_name("--label-kind", job->label_kind, td_label_kind_names, &kind));
     *out = (td_data_config){
-        .path = job->data, .split = split, .format = (td_format)format, .label = job->label,
-        .label_kind = (td_label_kind)kind, .header = job->header, .delimiter = job->delimiter,
-        .weight_column = job->weights, .categorical = job->categorical, .missing = job->missing,
-        .one_hot = job->one_hot, .like = like, .cache = job->cache,
+        .path = job->data,
+        .split = split,
+        .format = (td_format)format,
+        .label = job->label,
+        .label_kind = (td_label_kind)kind,
+        .header = job->header,
+        .delimiter = job->delimiter,
+        .weight_column = job->weights,
+        .categorical = job->categorical,
+        .missing = job->missing,
+        .one_hot = job->one_hot,
+        .like = like,
+        .cache = job->cache,
     };
     return TD_OK;
 }

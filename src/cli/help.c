@@ -8,13 +8,17 @@
 
 static void overview(void)
 {
-    puts("tandem " TD_VERSION ": trains models over many workers; the same job gives the same model,\n"
+    puts("tandem " TD_VERSION
+         ": trains models over many workers; the same job gives the same model,\n"
          "bit for bit, on 1 worker or 64.\n");
     for (const td_command *c = td_commands; c->name; c++)
         printf("  tandem %-42s %s\n", c->usage, c->help);
-    puts("\nOptions come as flags, from a job file, or as --set NAME=VALUE with the names of the job\n"
-         "file. \"tandem help train\" lists them. Exit status: 0 done, 1 the machine or another worker\n"
-         "failed, 2 a mistake in options or data, 130 or 143 stopped by a signal after a checkpoint.");
+    puts("\nOptions come as flags, from a job file, or as --set NAME=VALUE with the names of the "
+         "job\n"
+         "file. \"tandem help train\" lists them. Exit status: 0 done, 1 the machine or another "
+         "worker\n"
+         "failed, 2 a mistake in options or data, 130 or 143 stopped by a signal after a "
+         "checkpoint.");
 }
 
 static void roff_text(const char *text)
@@ -38,7 +42,8 @@ static void man_page(void)
         if (row->value) printf(" \\fI%s\\fR", row->value);
         putchar('\n');
         roff_text(row->help);
-        for (int i = 0; row->choices && row->choices[i]; i++) printf("%s%s", i ? ", " : ": ", row->choices[i]);
+        for (int i = 0; row->choices && row->choices[i]; i++)
+            printf("%s%s", i ? ", " : ": ", row->choices[i]);
         fputs(".\nIn a job file: ", stdout);
         roff_text(row->name);
         printf(".%s%s\n", row->initial ? " Default: " : "", row->initial ? row->initial : "");
@@ -47,8 +52,9 @@ static void man_page(void)
 
 static void completion(void)
 {
-    puts("# bash completion for tandem\n_tandem() {\n    local cur=${COMP_WORDS[COMP_CWORD]} words\n"
-         "    case ${COMP_WORDS[1]} in");
+    puts(
+        "# bash completion for tandem\n_tandem() {\n    local cur=${COMP_WORDS[COMP_CWORD]} words\n"
+        "    case ${COMP_WORDS[1]} in");
     for (const td_command *c = td_commands; c->name; c++) {
         if (!c->where) continue;
         printf("    %s) words='", c->name);

@@ -14,9 +14,8 @@
 
 size_t td_type_size(td_type type)
 {
-    static const size_t bytes[] = {
-        [TD_F32] = 4, [TD_F64] = 8, [TD_I32] = 4, [TD_I64] = 8, [TD_U8] = 1,
-        [TD_F16] = 2, [TD_BF16] = 2};
+    static const size_t bytes[] = {[TD_F32] = 4, [TD_F64] = 8, [TD_I32] = 4, [TD_I64] = 8,
+                                   [TD_U8] = 1,  [TD_F16] = 2, [TD_BF16] = 2};
     return (unsigned)type < sizeof bytes / sizeof *bytes ? bytes[type] : 0;
 }
 
@@ -109,8 +108,10 @@ static td_status too_late(td_comm *comm, int who)
     if (who < 0)
         return td_fail(TD_ERR_TIMEOUT, "rank %d waited more than %lld ms in %s (operation %llu)",
                        me, ms, what, number);
-    return td_fail(TD_ERR_TIMEOUT, "rank %d waited more than %lld ms for rank %d in %s (operation "
-                   "%llu)", me, ms, comm->world[who], what, number);
+    return td_fail(TD_ERR_TIMEOUT,
+                   "rank %d waited more than %lld ms for rank %d in %s (operation "
+                   "%llu)",
+                   me, ms, comm->world[who], what, number);
 }
 
 /* One sleep: until the bell rings, but not for long, because a rank that dies rings nothing. */
@@ -174,8 +175,8 @@ static td_status test_request(void *arg, bool *done)
 static td_status finish(td_comm *comm, td_request *request)
 {
     pending p = {comm, request};
-    td_status status = td_comm_wait(comm, request->peer, comm->ops->bell(comm), test_request, NULL,
-                                    &p);
+    td_status status =
+        td_comm_wait(comm, request->peer, comm->ops->bell(comm), test_request, NULL, &p);
     if (status != TD_OK) comm->ops->cancel(comm, request);
     return status;
 }
@@ -340,7 +341,11 @@ static td_status run_sizes(td_comm *comm, td_pattern pattern, const void *in, co
                            void *out, int root)
 {
     if (!bytes) return td_fail(TD_ERR_ARG, "%s: no sizes", td_pattern_names[pattern]);
-    td_call call = {.pattern = pattern, .in = in, .out = out, .parts = bytes, .root = root,
+    td_call call = {.pattern = pattern,
+                    .in = in,
+                    .out = out,
+                    .parts = bytes,
+                    .root = root,
                     .bytes = sum_of(comm, bytes, 0)};
     return run_parts(comm, &call, call.bytes, bytes[comm->rank]);
 }
@@ -407,7 +412,8 @@ static td_status by_user(td_pattern pattern, size_t width, td_combine_fn *combin
     *out = (td_reduction){.width = width, .combine = combine, .user = user};
     if (!combine) return td_fail(TD_ERR_ARG, "%s: no operation given", what);
     if (width < 1 || width > 2048)
-        return td_fail(TD_ERR_ARG, "%s: elements of %zu bytes; 1 to 2048 are possible", what, width);
+        return td_fail(TD_ERR_ARG, "%s: elements of %zu bytes; 1 to 2048 are possible", what,
+                       width);
     return TD_OK;
 }
 
@@ -415,8 +421,8 @@ static td_status run_vector(td_comm *comm, td_pattern pattern, const void *in, v
                             size_t count, const td_reduction *how, int root)
 {
     const char *what = td_pattern_names[pattern];
-    td_call call = {.pattern = pattern, .in = in, .out = out, .count = count, .root = root,
-                    .how = *how};
+    td_call call =
+        {.pattern = pattern, .in = in, .out = out, .count = count, .root = root, .how = *how};
     bool writes = pattern != TD_REDUCE || comm->rank == root;
     TD_TRY(check_root(comm, what, root));
     if (!td_mul(count, how->width, &call.bytes))
@@ -491,8 +497,13 @@ static td_status run_reduce_scatter(td_comm *comm, const void *in, void *out, co
     size_t *parts = td_calloc((size_t)comm->size, sizeof *parts);
     if (!parts) return td_fail(TD_ERR_NOMEM, "no memory for a reduce-scatter");
     for (int r = 0; r < comm->size; r++) parts[r] = counts[r] * how->width;
-    td_call call = {.pattern = TD_REDUCE_SCATTER, .in = in, .out = out, .bytes = bytes,
-                    .parts = parts, .how = *how, .count = all};
+    td_call call = {.pattern = TD_REDUCE_SCATTER,
+                    .in = in,
+                    .out = out,
+                    .bytes = bytes,
+                    .parts = parts,
+                    .how = *how,
+                    .count = all};
     begin(comm, what);
     td_status status = td_coll_run(comm, &call);
     td_free(parts);
@@ -531,8 +542,7 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
     begin(comm, "agree");
     td_status status = td_comm_allgather(comm, own, sizeof *own, all);
     for (int r = 0; r < comm->size && status == TD_OK; r++)
-        if (all[r].status != TD_OK)
-            status = td_fail_again((td_status)all[r].status, all[r].text);
+        if (all[r].status != TD_OK) status = td_fail_again((td_status)all[r].status, all[r].text);
     td_free(all);
     return status;
 }

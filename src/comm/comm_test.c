@@ -20,8 +20,10 @@ static double combined(int ranks, size_t i, td_op op)
     double v = element(0, i, op);
     for (int r = 1; r < ranks; r++) {
         double e = element(r, i, op);
-        v = op == TD_SUM ? v + e : op == TD_PROD ? v * e : op == TD_MIN ? (e < v ? e : v)
-                                                                        : (e > v ? e : v);
+        v = op == TD_SUM    ? v + e
+            : op == TD_PROD ? v * e
+            : op == TD_MIN  ? (e < v ? e : v)
+                            : (e > v ? e : v);
     }
     return v;
 }
@@ -300,8 +302,8 @@ static void half_types_round_to_nearest_even(void **state)
         float x = td_f16_to_f32((uint16_t)h);
         int exponent = (int)(h >> 10 & 31), fraction = (int)(h & 1023);
         double want = exponent == 31 ? (fraction ? NAN : INFINITY)
-                      : exponent ? ldexp(1024 + fraction, exponent - 25)
-                                 : ldexp(fraction, -24);
+                      : exponent     ? ldexp(1024 + fraction, exponent - 25)
+                                     : ldexp(fraction, -24);
         if (h & 0x8000) want = -want;
         assert_true(isnan(want) ? isnan(x) : (x == want && !signbit(x) == !(h >> 15)));
         if (!isnan(x)) assert_int_equal(td_f32_to_f16(x), h);
@@ -317,8 +319,8 @@ static void half_types_round_to_nearest_even(void **state)
     assert_int_equal(td_f32_to_f16(65520), 0x7c00);
     assert_int_equal(td_f32_to_f16(1e-8f), 0);
     assert_true(isnan(td_f16_to_f32(td_f32_to_f16(NAN))));
-    assert_int_equal(td_f32_to_bf16(1.00390625f), 0x3f80);  /* a tie: 1 is even */
-    assert_int_equal(td_f32_to_bf16(1.01171875f), 0x3f82);  /* a tie: up */
+    assert_int_equal(td_f32_to_bf16(1.00390625f), 0x3f80); /* a tie: 1 is even */
+    assert_int_equal(td_f32_to_bf16(1.01171875f), 0x3f82); /* a tie: up */
     assert_int_equal(td_f32_to_bf16(3.4e38f), 0x7f80);
     assert_true(isnan(td_bf16_to_f32(td_f32_to_bf16(NAN))));
 }
@@ -337,8 +339,7 @@ static td_status float_bits(td_comm *c, void *arg)
     TD_TRY(td_comm_allgather(c, in, N * 4, all));
     for (int bit = 1; bit < n; bit *= 2)
         for (int r = 0; r + bit < n; r += 2 * bit)
-            for (size_t i = 0; i < N; i++)
-                all[(size_t)r * N + i] += all[(size_t)(r + bit) * N + i];
+            for (size_t i = 0; i < N; i++) all[(size_t)r * N + i] += all[(size_t)(r + bit) * N + i];
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         TD_TRY(td_comm_allreduce(c, in, out, sizes[k], TD_F32, TD_SUM));
         CHECK(!memcmp(out, all, sizes[k] * 4));
@@ -473,10 +474,22 @@ static void ranks_that_disagree_are_told(void **state)
 {
     (void)state;
     if (mpi_world) skip();
-    static const char *const says[] = {
-        "396 bytes", "i32", "max", "reduce (sum", "with root 2", "barrier", "broadcast of 400 bytes",
-        "all-gather", "gather", "scatter", "all-to-all", "scan", "240000 bytes", "own operation",
-        "with root 0", "all-gather of 12 bytes"};
+    static const char *const says[] = {"396 bytes",
+                                       "i32",
+                                       "max",
+                                       "reduce (sum",
+                                       "with root 2",
+                                       "barrier",
+                                       "broadcast of 400 bytes",
+                                       "all-gather",
+                                       "gather",
+                                       "scatter",
+                                       "all-to-all",
+                                       "scan",
+                                       "240000 bytes",
+                                       "own operation",
+                                       "with root 0",
+                                       "all-gather of 12 bytes"};
     for (int wrong = 0; wrong <= 15; wrong++) {
         td_status status = td_comm_run_local(3, NULL, disagree, &wrong);
         if (status != TD_ERR_ARG || !strstr(td_last_error(), says[wrong]) ||

@@ -14,11 +14,11 @@
 
 static td_comm *mpi_world; /* NULL on threads */
 
-#define CHECK(condition)                                                                          \
-    do {                                                                                          \
-        if (!(condition))                                                                         \
-            return td_fail(TD_ERR_INTERNAL, "rank %d of %d, line %d: %s (%s)", td_comm_rank(c),   \
-                           td_comm_size(c), __LINE__, #condition, td_last_error());               \
+#define CHECK(condition)                                                                           \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            return td_fail(TD_ERR_INTERNAL, "rank %d of %d, line %d: %s (%s)", td_comm_rank(c),    \
+                           td_comm_size(c), __LINE__, #condition, td_last_error());                \
     } while (0)
 
 /* Runs fn as every size of the transport. */

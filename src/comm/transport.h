@@ -38,7 +38,7 @@ typedef struct td_transport_ops {
     td_status (*shared_create)(td_comm *comm, size_t bytes, td_region *out);
     void (*shared_destroy)(td_comm *comm, td_region *region);
     void (*close)(td_comm *comm); /* this rank leaves the group */
-    bool one_memory; /* ranks are threads: they may read each other's buffers */
+    bool one_memory;              /* ranks are threads: they may read each other's buffers */
 } td_transport_ops;
 
 struct td_comm {
@@ -46,15 +46,15 @@ struct td_comm {
     void *impl;
     int rank, size;
     int64_t deadline_ms;
-    bool crowded;    /* more ranks than cores on this host: do not spin */
-    int *host;       /* [size] */
-    int *world;      /* [size] ranks in the whole run */
+    bool crowded; /* more ranks than cores on this host: do not spin */
+    int *host;    /* [size] */
+    int *world;   /* [size] ranks in the whole run */
     int hosts;
     int local_rank, local_size; /* among the ranks of this host */
     uint64_t sequence;          /* collective operations begun */
     uint64_t bytes_sent;
     const char *operation; /* under way, for messages */
-    struct td_meet *meet;       /* of coll/meet.c, NULL before its first use */
+    struct td_meet *meet;  /* of coll/meet.c, NULL before its first use */
 };
 
 /* Fills host, world, hosts, local_rank, local_size, crowded from each rank's host number and its
@@ -77,9 +77,16 @@ TD_MUST_CHECK td_status td_comm_exchange(td_comm *comm, const void *out, size_t 
                                          void *in, size_t in_bytes, int from, int tag);
 
 /* Reserved tags lie above the users'. */
-enum { TD_TAG_COLLECTIVE = 1000001, TD_TAG_TREESUM = 1000002, TD_TAG_SPLIT = 1000003,
-       TD_TAG_SHARED = 1000004, TD_TAG_FAILED = 1000005, TD_TAG_BYE = 1000006,
-       TD_TAG_RANGES = 1000128, TD_TAG_END = 1600000 };
+enum {
+    TD_TAG_COLLECTIVE = 1000001,
+    TD_TAG_TREESUM = 1000002,
+    TD_TAG_SPLIT = 1000003,
+    TD_TAG_SHARED = 1000004,
+    TD_TAG_FAILED = 1000005,
+    TD_TAG_BYE = 1000006,
+    TD_TAG_RANGES = 1000128,
+    TD_TAG_END = 1600000
+};
 
 /* --- the MPI module, loaded at run time --- */
 

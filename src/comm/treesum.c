@@ -115,8 +115,7 @@ static td_status allocate_exchange(td_treesum *ts, int nodes)
     if (td_mul(n * sizeof(float), ts->piece_room, &bytes)) ts->received = td_alloc_aligned(bytes);
     if (td_mul(left * sizeof(float), ts->stride, &bytes)) ts->left_memory = td_alloc_aligned(bytes);
     if (!ts->received || !ts->left_memory) return no_memory();
-    for (size_t k = 0; k < left; k++)
-        ts->left_data[k] = (float *)ts->left_memory + k * ts->stride;
+    for (size_t k = 0; k < left; k++) ts->left_data[k] = (float *)ts->left_memory + k * ts->stride;
     return TD_OK;
 }
 
@@ -190,7 +189,8 @@ static td_status check_config(const td_comm *comm, const td_treesum_config *conf
         return td_fail(TD_ERR_ARG, "leaves must be 1 to %d, not %d", TD_TREE_MAX_LEAVES,
                        config->leaves);
     if (comm->size > config->leaves)
-        return td_fail(TD_ERR_ARG, "%d workers are more than the %d leaves of a batch; use at "
+        return td_fail(TD_ERR_ARG,
+                       "%d workers are more than the %d leaves of a batch; use at "
                        "most %d workers or more leaves",
                        comm->size, config->leaves, config->leaves);
     if (config->lanes < 1 || config->lanes > 1024)

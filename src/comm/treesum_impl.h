@@ -46,8 +46,8 @@ typedef struct td_range {
     size_t lo, hi;
     size_t room; /* where in each row of `received` its piece lies */
     td_range_state state;
-    bool last;             /* the step's: carries the leaf values */
-    td_request *requests;  /* [request_room] */
+    bool last;            /* the step's: carries the leaf values */
+    td_request *requests; /* [request_room] */
     int request_count;
 } td_range;
 
@@ -55,37 +55,37 @@ struct td_treesum {
     td_comm *comm;
     td_treesum_config config;
     int leaf_begin, leaf_end;
-    size_t stride;                      /* floats from node to node */
-    int islands, island;                /* number, mine */
-    int *first;                         /* [islands + 1] ranks of the islands begin here */
-    int size, local, channels;          /* of my island: ranks, my place */
+    size_t stride;             /* floats from node to node */
+    int islands, island;       /* number, mine */
+    int *first;                /* [islands + 1] ranks of the islands begin here */
+    int size, local, channels; /* of my island: ranks, my place */
     td_region region;
-    bool shares;                        /* region is the host's, else this rank's own */
-    td_treesum_counters *counter;       /* [size] */
-    td_bell *bell;                      /* rung when a counter of the island has risen */
-    double *leaf[2];                    /* [leaves][leaf_values] */
-    float *sum;                         /* own_nodes where there is nothing to add */
-    float *own_nodes;                   /* first of this rank's */
-    int *lane_node;                     /* [lanes + 1] each lane's first of them */
-    const float **parts;                /* nodes of the island, in order */
+    bool shares;                  /* region is the host's, else this rank's own */
+    td_treesum_counters *counter; /* [size] */
+    td_bell *bell;                /* rung when a counter of the island has risen */
+    double *leaf[2];              /* [leaves][leaf_values] */
+    float *sum;                   /* own_nodes where there is nothing to add */
+    float *own_nodes;             /* first of this rank's */
+    int *lane_node;               /* [lanes + 1] each lane's first of them */
+    const float **parts;          /* nodes of the island, in order */
     int *merges, part_count;
-    int left_count;                     /* nodes that they make */
-    float **left_data;                  /* [left_count] where several islands */
+    int left_count;    /* nodes that they make */
+    float **left_data; /* [left_count] where several islands */
     /* several islands: */
     void *left_memory;
-    int *island_nodes;                  /* [islands] */
-    const float **all_parts;            /* nodes of all islands, in order */
+    int *island_nodes;       /* [islands] */
+    const float **all_parts; /* nodes of all islands, in order */
     int *all_merges, all_count;
-    float *received;                    /* [all_count][piece_room] */
+    float *received; /* [all_count][piece_room] */
     size_t piece_room, piece_used;
     td_request *requests;
-    int request_room;                   /* for each range */
-    td_range *ranges;                   /* [most_ranges + 1] */
-    int posted, finished;               /* of this step */
-    bool waiting;                       /* the last range has been posted */
-    uint64_t before;                    /* ranges of earlier steps */
+    int request_room;     /* for each range */
+    td_range *ranges;     /* [most_ranges + 1] */
+    int posted, finished; /* of this step */
+    bool waiting;         /* the last range has been posted */
+    uint64_t before;      /* ranges of earlier steps */
     uint64_t step;
-    double *leaf_sums;                  /* [leaf_values] */
+    double *leaf_sums; /* [leaf_values] */
     td_treesum_times times;
 };
 

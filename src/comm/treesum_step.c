@@ -139,8 +139,8 @@ static td_status gather_sums(td_treesum *ts, td_range *r)
     for (int i = 0, node = 0; i < ts->islands; i++)
         for (int k = 0; k < ts->island_nodes[i]; k++, node++)
             ts->all_parts[node] = i == ts->island
-                ? ts->left_data[k] + mine.lo
-                : ts->received + (size_t)node * ts->piece_room + r->room;
+                                      ? ts->left_data[k] + mine.lo
+                                      : ts->received + (size_t)node * ts->piece_room + r->room;
     td_tree_fold(ts->all_parts, ts->all_merges, ts->all_count, 0, mine.hi - mine.lo,
                  ts->sum + mine.lo);
     r->request_count = 0;
@@ -281,12 +281,12 @@ td_status td_treesum_wait(td_treesum *ts)
     if (!ts->waiting) post(ts, ts->config.count, ts->config.count, true);
     ts->waiting = true;
     /* Messages from other islands ring no bell. */
-    td_status status = td_comm_wait(ts->comm, -1, ts->islands == 1 ? ts->bell : NULL, test_all,
-                                    missing_rank, ts);
+    td_status status =
+        td_comm_wait(ts->comm, -1, ts->islands == 1 ? ts->bell : NULL, test_all, missing_rank, ts);
     if (status == TD_OK) {
         for (int v = 0; v < values; v++)
-            ts->leaf_sums[v] = td_tree_fold_doubles(ts->leaf[ts->step & 1] + v, (size_t)values,
-                                                    ts->config.leaves);
+            ts->leaf_sums[v] =
+                td_tree_fold_doubles(ts->leaf[ts->step & 1] + v, (size_t)values, ts->config.leaves);
         ts->before += (uint64_t)ts->posted;
         ts->posted = ts->finished = 0;
         ts->piece_used = 0;

@@ -69,8 +69,10 @@ static td_status post_ranges(td_treesum *ts, bool many)
 static td_status treesum_of(td_comm *c, int leaves, int lanes)
 {
     td_treesum *ts;
-    td_treesum_config config = {
-        .leaves = leaves, .lanes = lanes, .count = FLOATS, .leaf_values = 2};
+    td_treesum_config config = {.leaves = leaves,
+                                .lanes = lanes,
+                                .count = FLOATS,
+                                .leaf_values = 2};
     TD_TRY(td_treesum_create(c, &config, &ts));
     float *want = td_malloc(FLOATS * sizeof *want);
     for (int step = 0; step < STEPS; step++) {
@@ -123,7 +125,6 @@ static td_status one_fails_in_treesum(td_comm *c, void *arg)
     td_treesum_destroy(ts);
     return status;
 }
-
 
 static td_status one_sleeps_in_treesum(td_comm *c, void *arg)
 {

@@ -144,14 +144,16 @@ static td_status join_lists(const td_dataset *d, const void *data[SECTIONS],
                             uint64_t bytes[SECTIONS], char *owned[SECTIONS])
 {
     size_t n = 0, total = 0;
-    if (d->column_names) data[COLUMN_NAMES] = owned[COLUMN_NAMES] = join(d->column_names, d->columns, &n);
+    if (d->column_names)
+        data[COLUMN_NAMES] = owned[COLUMN_NAMES] = join(d->column_names, d->columns, &n);
     bytes[COLUMN_NAMES] = n;
     n = 0;
     if (d->info.class_names)
         data[CLASS_NAMES] = owned[CLASS_NAMES] =
             join(d->info.class_names, (size_t)d->info.classes, &n);
     bytes[CLASS_NAMES] = n;
-    for (size_t c = 0; d->category_count && c < d->columns; c++) total += (size_t)d->category_count[c];
+    for (size_t c = 0; d->category_count && c < d->columns; c++)
+        total += (size_t)d->category_count[c];
     n = 0;
     if (total) {
         const char **all = td_reallocarray(NULL, total, sizeof *all);

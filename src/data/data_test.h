@@ -22,7 +22,8 @@ static inline td_status read_memory(td_format format, const void *bytes, size_t 
                                     const td_data_config *config, int threads, td_dataset **out)
 {
     static const td_data_config defaults;
-    td_read_job job = {.config = config ? config : &defaults, .main = source_of("mem", bytes, size)};
+    td_read_job job = {.config = config ? config : &defaults,
+                       .main = source_of("mem", bytes, size)};
     td_pool *pool;
     TD_TRY(td_pool_create(threads, &pool));
     job.pool = pool;
@@ -154,7 +155,8 @@ static inline size_t make_gz(const void *bytes, size_t size, unsigned char **out
 /* Where the data sets for development are; NULL skips the test with a message. */
 static inline const char *development_data(const char *name, char path[TD_PATH_MAX])
 {
-    static const char *const places[] = {"../shared/data", "../../shared/data", "../../../shared/data"};
+    static const char *const places[] = {"../shared/data", "../../shared/data",
+                                         "../../../shared/data"};
     const char *base = getenv("TANDEM_DATA");
     if (base && td_path_join(path, base, name) == TD_OK && td_path_exists(path)) return path;
     for (size_t i = 0; !base && i < sizeof places / sizeof *places; i++)

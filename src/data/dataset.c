@@ -78,7 +78,8 @@ static int categories_of(const td_dataset *dataset, size_t column)
 static td_status name_features(td_dataset *dataset)
 {
     const char **names = NULL;
-    TD_TRY(td_dataset_take(dataset, dataset->info.features, sizeof *names, "feature names", &names));
+    TD_TRY(
+        td_dataset_take(dataset, dataset->info.features, sizeof *names, "feature names", &names));
     size_t feature = 0;
     for (size_t c = 0; c < dataset->columns; c++) {
         int count = categories_of(dataset, c);

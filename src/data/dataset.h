@@ -17,18 +17,18 @@ typedef struct td_block {
 struct td_dataset {
     td_data_info info;
     td_dtype dtype;
-    size_t columns;    /* stored: info.features, fewer with one_hot */
-    const void *dense; /* dtype [samples][columns]; or NULL and the next three */
-    const uint64_t *row_start; /* [samples + 1] */
-    const uint32_t *index;     /* [row_start[samples]] ascending in a row */
-    const float *value;        /* the same */
-    const int32_t *label;      /* or NULL */
-    const float *target;       /* or NULL */
-    const float *weight;       /* or NULL */
-    const int64_t *group;      /* or NULL */
-    const char *const *column_names;           /* [columns] or NULL */
-    const int *category_count;                 /* [columns] 0: numeric; or NULL */
-    const char *const *const *category_names;  /* [columns][category_count]; or NULL */
+    size_t columns;                  /* stored: info.features, fewer with one_hot */
+    const void *dense;               /* dtype [samples][columns]; or NULL and the next three */
+    const uint64_t *row_start;       /* [samples + 1] */
+    const uint32_t *index;           /* [row_start[samples]] ascending in a row */
+    const float *value;              /* the same */
+    const int32_t *label;            /* or NULL */
+    const float *target;             /* or NULL */
+    const float *weight;             /* or NULL */
+    const int64_t *group;            /* or NULL */
+    const char *const *column_names; /* [columns] or NULL */
+    const int *category_count;       /* [columns] 0: numeric; or NULL */
+    const char *const *const *category_names; /* [columns][category_count]; or NULL */
     const size_t *feature_at;  /* [columns + 1] first feature of a column; NULL without one_hot */
     const double *class_value; /* [classes] numbers the class names stand for; NULL: not numbers */
     int index_base;            /* libsvm: 0 or 1, as decided; -1 otherwise */

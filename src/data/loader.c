@@ -38,7 +38,7 @@ struct td_loader {
     size_t capacity; /* rows of a slot */
     float *scratch;  /* [features] an image before it is moved; the filler's */
     int slots;
-    int ahead; /* 0: no thread */
+    int ahead;  /* 0: no thread */
     slot *ring; /* [slots] */
 
     pthread_t thread;
@@ -112,7 +112,8 @@ static move draw_move(const td_loader *loader, uint64_t epoch, uint64_t sample)
     return m;
 }
 
-static void move_image(const td_loader *loader, move m, const float *restrict from, float *restrict to)
+static void move_image(const td_loader *loader, move m, const float *restrict from,
+                       float *restrict to)
 {
     const size_t *shape = loader->data->info.shape;
     ptrdiff_t rows = (ptrdiff_t)shape[1], columns = (ptrdiff_t)shape[2];
@@ -299,8 +300,7 @@ static td_status take_config(td_loader *loader, const td_loader_config *config)
     if (normalise && (normalise->n == 0 || info->features % normalise->n))
         return td_fail(TD_ERR_ARG, "%zu means and scales do not fit the %zu features of %s",
                        normalise->n, info->features, info->path);
-    if (config->sparse && !info->sparse)
-        return td_fail(TD_ERR_ARG, "%s is not sparse", info->path);
+    if (config->sparse && !info->sparse) return td_fail(TD_ERR_ARG, "%s is not sparse", info->path);
     if (normalise)
         TD_TRY(td_normalise_make(normalise->mode, normalise->n, normalise->mean, normalise->scale,
                                  normalise->fill, &loader->normalise));

@@ -14,8 +14,13 @@ static td_dataset *make_data(void)
         weights[i] = (float)i * .5f;
         for (int k = 0; k < FEATURES; k++) pixels[i][k] = (uint8_t)(i * 31 + k * 7);
     }
-    td_arrays arrays = {.samples = SAMPLES, .rank = 3, .shape = {CHANNELS, ROWS, COLUMNS},
-                        .dtype = TD_DTYPE_U8, .x = pixels, .label = labels, .classes = 7,
+    td_arrays arrays = {.samples = SAMPLES,
+                        .rank = 3,
+                        .shape = {CHANNELS, ROWS, COLUMNS},
+                        .dtype = TD_DTYPE_U8,
+                        .x = pixels,
+                        .label = labels,
+                        .classes = 7,
                         .weight = weights};
     td_dataset *data;
     assert_ok(td_dataset_from_arrays(&arrays, &data));
@@ -24,7 +29,8 @@ static td_dataset *make_data(void)
 
 static void assert_same_rows(const td_batch *part, const td_batch *whole, size_t offset)
 {
-    assert_memory_equal(part->x, whole->x + offset * FEATURES, part->rows * FEATURES * sizeof(float));
+    assert_memory_equal(part->x, whole->x + offset * FEATURES,
+                        part->rows * FEATURES * sizeof(float));
     assert_memory_equal(part->label, whole->label + offset, part->rows * sizeof(int32_t));
     assert_memory_equal(part->target, whole->target + offset, part->rows * sizeof(float));
     assert_memory_equal(part->weight, whole->weight + offset, part->rows * sizeof(float));
@@ -41,9 +47,14 @@ static void test_ranks_together_are_one(void **state)
     for (int mode = 0; mode < 3; mode++)
         for (int s = 0; s < 5; s++) {
             int ranks = sizes[s];
-            td_loader_config config = {.data = data, .batch = 37, .leaves = 16, .seed = 9,
-                                       .shuffle = (td_shuffle)mode, .normalise = &normalise,
-                                       .augment = {.shift = 1, .flip = true}, .epochs = 2};
+            td_loader_config config = {.data = data,
+                                       .batch = 37,
+                                       .leaves = 16,
+                                       .seed = 9,
+                                       .shuffle = (td_shuffle)mode,
+                                       .normalise = &normalise,
+                                       .augment = {.shift = 1, .flip = true},
+                                       .epochs = 2};
             td_loader *whole, *rank[8];
             assert_ok(td_loader_create(&config, &whole));
             for (int r = 0; r < ranks; r++) {
@@ -142,7 +153,9 @@ static void test_augmentation(void **state)
     td_normalise n;
     assert_ok(td_normalise_fit(data, TD_NORMALISE_STANDARD, &n));
     assert_int_equal(n.n, CHANNELS);
-    td_loader_config config = {.data = data, .batch = SAMPLES, .normalise = &n,
+    td_loader_config config = {.data = data,
+                               .batch = SAMPLES,
+                               .normalise = &n,
                                .augment = {.shift = 2, .flip = true}};
     td_loader *loader;
     assert_ok(td_loader_create(&config, &loader));
@@ -329,7 +342,8 @@ static void test_split(void **state)
     }
     td_loader_destroy(loader);
     assert_fails(TD_ERR_ARG, "between 0 and 1", td_dataset_split(data, 1, 3, &train, &held));
-    assert_fails(TD_ERR_ARG, "leaves one side empty", td_dataset_split(data, .001, 3, &train, &held));
+    assert_fails(TD_ERR_ARG, "leaves one side empty",
+                 td_dataset_split(data, .001, 3, &train, &held));
     td_dataset_close(other_train);
     td_dataset_close(other_held);
     td_dataset_close(train);

@@ -85,8 +85,8 @@ static td_status locate_in_folder(const td_data_config *config, td_location *out
                          f->main);
         used += n > 0 ? (size_t)n : 0;
     }
-    return td_fail(TD_ERR_DATA, "folder %s holds no %s data: looked for %s, each also with .gz", dir,
-                   td_split_names[config->split], looked_for);
+    return td_fail(TD_ERR_DATA, "folder %s holds no %s data: looked for %s, each also with .gz",
+                   dir, td_split_names[config->split], looked_for);
 }
 
 /* The length of `path` without a trailing .gz. */
@@ -184,9 +184,9 @@ td_status td_locate(const td_data_config *config, td_location *out)
         if (!td_path_exists(out->main)) return td_fail_errno("cannot open %s", out->main);
         out->reader = config->format == TD_FORMAT_AUTO ? reader_by_name(out->main)
                                                        : td_reader_find(config->format);
-        bool pairs = out->reader && !wants_no_label(config) && (out->reader->format == TD_FORMAT_IDX ||
-                                     (out->reader->format == TD_FORMAT_NPY &&
-                                      !strstr(out->main, ".npz")));
+        bool pairs = out->reader && !wants_no_label(config) &&
+                     (out->reader->format == TD_FORMAT_IDX ||
+                      (out->reader->format == TD_FORMAT_NPY && !strstr(out->main, ".npz")));
         if (pairs) TD_TRY(locate_labels(out));
     }
     locate_side_files(out);

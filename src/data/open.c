@@ -60,7 +60,8 @@ static int thread_count(const td_data_config *config)
     return count < 1 ? 1 : count > MAX_THREADS ? MAX_THREADS : count;
 }
 
-static td_status read_files(const td_data_config *config, const td_location *where, td_dataset **out)
+static td_status read_files(const td_data_config *config, const td_location *where,
+                            td_dataset **out)
 {
     td_status status = TD_OK;
     inputs in = {0};

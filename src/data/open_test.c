@@ -43,14 +43,16 @@ static td_status try_path(const char *path, td_data_config config)
     return TD_OK;
 }
 
-static const unsigned char idx_images[] = {0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2, 1, 2, 3, 4};
+static const unsigned char idx_images[] = {0, 0, 8, 3, 0, 0, 0, 2, 0, 0,
+                                           0, 1, 0, 0, 0, 2, 1, 2, 3, 4};
 static const unsigned char idx_labels[] = {0, 0, 8, 1, 0, 0, 0, 2, 1, 0};
 
 static void test_idx_folder(void **state)
 {
     (void)state;
     put_file(folder, "train-images-idx3-ubyte", idx_images, sizeof idx_images);
-    assert_fails(TD_ERR_DATA, "not its labels, train-labels-idx1-ubyte", try_path(folder, (td_data_config){0}));
+    assert_fails(TD_ERR_DATA, "not its labels, train-labels-idx1-ubyte",
+                 try_path(folder, (td_data_config){0}));
     put_file(folder, "train-labels-idx1-ubyte", idx_labels, sizeof idx_labels);
     td_dataset *a = open_path(folder, NULL), *b;
     assert_int_equal(td_dataset_info(a)->samples, 2);
@@ -70,13 +72,15 @@ static void test_idx_folder(void **state)
     td_dataset_close(b);
     td_dataset_close(a);
     assert_fails(TD_ERR_DATA, "holds no test data: looked for test.csv, each also with .gz",
-                 try_path(folder, (td_data_config){.split = TD_SPLIT_TEST, .format = TD_FORMAT_CSV}));
+                 try_path(folder,
+                          (td_data_config){.split = TD_SPLIT_TEST, .format = TD_FORMAT_CSV}));
 }
 
 static void test_missing_files(void **state)
 {
     (void)state;
-    assert_fails(TD_ERR_DATA, "looked for train-images-idx3-ubyte", try_path(folder, (td_data_config){0}));
+    assert_fails(TD_ERR_DATA, "looked for train-images-idx3-ubyte",
+                 try_path(folder, (td_data_config){0}));
     assert_fails(TD_ERR_IO, "cannot open", try_path(in_folder("no.csv"), (td_data_config){0}));
     assert_fails(TD_ERR_ARG, "needs a path", try_path(NULL, (td_data_config){0}));
     put_file(folder, "empty", "", 0);
@@ -91,7 +95,8 @@ static void test_missing_files(void **state)
     assert_fails(TD_ERR_DATA, "the gzip data is cut off",
                  try_path(in_folder("torn.csv.gz"), (td_data_config){0}));
     put_file(folder, "x.npy", "1", 1);
-    assert_fails(TD_ERR_DATA, "y.npy, which is not there", try_path(in_folder("x.npy"), (td_data_config){0}));
+    assert_fails(TD_ERR_DATA, "y.npy, which is not there",
+                 try_path(in_folder("x.npy"), (td_data_config){0}));
     put_file(folder, "pixels-idx3-ubyte", idx_images, sizeof idx_images);
     assert_fails(TD_ERR_DATA, "has \"images\" in its name",
                  try_path(in_folder("pixels-idx3-ubyte"), (td_data_config){0}));
@@ -263,9 +268,12 @@ static void test_real_data(void **state)
     check_real("adult/a9a", (td_data_config){0}, 32561, 123, 2);
     check_real("kdd99.csv.gz", (td_data_config){.label = "-1"}, 494021, 41, 23);
     check_real("shuttle.csv.gz", (td_data_config){.label = "Class"}, 58000, 9, 7);
-    check_real("fertility.csv.gz", (td_data_config){.label = "morekids", .one_hot = true}, 254654, 12, 2);
-    check_real("insteval.csv.gz", (td_data_config){.label = "y", .label_kind = TD_LABEL_VALUE}, 73421, 2, 0);
-    check_real("california-housing.csv", (td_data_config){.label = "median_house_value"}, 20640, 9, 0);
+    check_real("fertility.csv.gz", (td_data_config){.label = "morekids", .one_hot = true}, 254654,
+               12, 2);
+    check_real("insteval.csv.gz", (td_data_config){.label = "y", .label_kind = TD_LABEL_VALUE},
+               73421, 2, 0);
+    check_real("california-housing.csv", (td_data_config){.label = "median_house_value"}, 20640, 9,
+               0);
     check_real("higgs7k/binary.train", (td_data_config){0}, 7000, 28, 2);
     check_real("lambdarank/rank.train", (td_data_config){0}, 3005, 300, 5);
     check_real("cora/nodes.svm", (td_data_config){0}, 2708, 1433, 7);

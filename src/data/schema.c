@@ -34,7 +34,8 @@ static int hex_digit(char c)
 
 td_status td_text_from_json(const json_t *json, char **out)
 {
-    const char *plain = json_string_value(json), *hex = json_string_value(json_object_get(json, "hex"));
+    const char *plain = json_string_value(json),
+               *hex = json_string_value(json_object_get(json, "hex"));
     if (!plain && (!hex || strlen(hex) % 2)) return td_fail(TD_ERR_CORRUPT, "a text was expected");
     size_t n = plain ? strlen(plain) : strlen(hex) / 2;
     char *text = td_malloc(n + 1);
@@ -211,7 +212,8 @@ static td_status read_columns(td_dataset *d, const json_t *columns, bool one_hot
 
 static td_status read_shape(td_dataset *d, const json_t *schema)
 {
-    const json_t *shape = json_object_get(schema, "shape"), *columns = json_object_get(schema, "columns");
+    const json_t *shape = json_object_get(schema, "shape"),
+                 *columns = json_object_get(schema, "columns");
     size_t rank = json_array_size(shape), features = 1, sizes[4] = {0}, bytes;
     if (rank < 1 || rank > 4) return damaged("it has no shape");
     for (size_t i = 0; i < rank; i++) {
@@ -222,7 +224,8 @@ static td_status read_shape(td_dataset *d, const json_t *schema)
     }
     if (columns) {
         TD_TRY(read_columns(d, columns, json_is_true(json_object_get(schema, "one_hot"))));
-        if (rank != 1 || d->info.features != features) return damaged("its columns are not its shape's");
+        if (rank != 1 || d->info.features != features)
+            return damaged("its columns are not its shape's");
     }
     d->columns = columns ? d->columns : features;
     d->info.features = features;
@@ -271,7 +274,8 @@ td_status td_schema_open(const json_t *schema, const char *name, td_dataset **ou
     d = NULL;
 out:
     if (status == TD_ERR_CORRUPT)
-        status = td_fail_within(status, "%s: its description of the training data is damaged: ", name);
+        status =
+            td_fail_within(status, "%s: its description of the training data is damaged: ", name);
     td_dataset_close(d);
     return status;
 }

@@ -12,24 +12,52 @@ typedef struct sample {
 } sample;
 
 static const sample samples[] = {
-    {TD_FORMAT_CSV, "label,colour,size,w\nyes,red,1,1\nno,blue,2,1\nyes,green,?,2\nno,\"a,b\",4,1\n",
-     "label,colour,size,w\nno,green,3,1\nyes,purple,,2\n", "label,colour,size,w\nmaybe,red,1,1\n",
+    {TD_FORMAT_CSV,
+     "label,colour,size,w\nyes,red,1,1\nno,blue,2,1\nyes,green,?,2\nno,\"a,b\",4,1\n",
+     "label,colour,size,w\nno,green,3,1\nyes,purple,,2\n",
+     "label,colour,size,w\nmaybe,red,1,1\n",
      "class \"maybe\" is not one of the training set's 2 classes (no, yes)",
      {.one_hot = true, .weight_column = "w"}},
-    {TD_FORMAT_CSV, "label,colour,size\nyes,red,1\nno,blue,2\n", "label,colour,size\nno,red,3\n",
-     "label,color,size\nno,red,3\n", "feature 0 is \"color\" where the training set has \"colour\"", {0}},
-    {TD_FORMAT_CSV, "yes,red,7\nno,blue,2\n", "no,blue,7\nyes,pink,6\n", "no,blue\n",
-     "1 feature columns where the training set mem has 2", {.one_hot = true}},
+    {TD_FORMAT_CSV,
+     "label,colour,size\nyes,red,1\nno,blue,2\n",
+     "label,colour,size\nno,red,3\n",
+     "label,color,size\nno,red,3\n",
+     "feature 0 is \"color\" where the training set has \"colour\"",
+     {0}},
+    {TD_FORMAT_CSV,
+     "yes,red,7\nno,blue,2\n",
+     "no,blue,7\nyes,pink,6\n",
+     "no,blue\n",
+     "1 feature columns where the training set mem has 2",
+     {.one_hot = true}},
     {TD_FORMAT_CSV, "1,red\n-1,blue\n", "-1,red\n", "0,red\n", "class \"0\"", {0}},
-    {TD_FORMAT_CSV, "100000,5\n2.5,6\n-7,6\n", "2.5,1\n100000,2\n", "3,1\n", "(-7, 2.5, 100000)",
+    {TD_FORMAT_CSV,
+     "100000,5\n2.5,6\n-7,6\n",
+     "2.5,1\n100000,2\n",
+     "3,1\n",
+     "(-7, 2.5, 100000)",
      {.label_kind = TD_LABEL_CLASS}},
     {TD_FORMAT_CSV, "0,5\n2,6\n", "1,1\n0,3\n", "3,1\n", "class \"3\"", {0}},
     {TD_FORMAT_CSV, "0.5,x\n2,y\n", "1e3,y\n0,x\n", "a,x\n", "\"a\" is not a finite number", {0}},
     {TD_FORMAT_CSV, "1,2,3\n4,5,6\n", "9,9,9\n", "1,2\n", "2 feature columns", {.label = "none"}},
-    {TD_FORMAT_CSV, LATIN "\xff,5\n" LATIN ",6\nz,6\n", LATIN ",1\nz,2\n", "y,1\n", "class \"y\"", {0}},
-    {TD_FORMAT_CSV, "label,\xe9\n1," LATIN "\n0,q\n", "label,\xe9\n0,q\n1," LATIN "\n1,r\n",
-     "label,e\n0,q\n", "feature 0 is \"e=", {.one_hot = true}},
-    {TD_FORMAT_LIBSVM, "1 0:1 5:1\n-1 2:1\n", "-1 1:1\n1 5:2\n", "1 6:1\n", "beyond the 6 features", {0}},
+    {TD_FORMAT_CSV,
+     LATIN "\xff,5\n" LATIN ",6\nz,6\n",
+     LATIN ",1\nz,2\n",
+     "y,1\n",
+     "class \"y\"",
+     {0}},
+    {TD_FORMAT_CSV,
+     "label,\xe9\n1," LATIN "\n0,q\n",
+     "label,\xe9\n0,q\n1," LATIN "\n1,r\n",
+     "label,e\n0,q\n",
+     "feature 0 is \"e=",
+     {.one_hot = true}},
+    {TD_FORMAT_LIBSVM,
+     "1 0:1 5:1\n-1 2:1\n",
+     "-1 1:1\n1 5:2\n",
+     "1 6:1\n",
+     "beyond the 6 features",
+     {0}},
     {TD_FORMAT_LIBSVM, "3 1:1 5:1\n0 2:1\n", "2 1:1\n", "0 6:1\n", "beyond the 5 features", {0}},
 };
 enum { SAMPLES = sizeof samples / sizeof *samples };
@@ -129,8 +157,13 @@ static void images_have_a_shape(void **state)
     (void)state;
     static const uint8_t pixels[2][12] = {{0}};
     static const int32_t label[2] = {0, 4};
-    td_arrays arrays = {.samples = 2, .rank = 3, .shape = {3, 2, 2}, .dtype = TD_DTYPE_U8, .x = pixels,
-                        .label = label, .classes = 5};
+    td_arrays arrays = {.samples = 2,
+                        .rank = 3,
+                        .shape = {3, 2, 2},
+                        .dtype = TD_DTYPE_U8,
+                        .x = pixels,
+                        .label = label,
+                        .classes = 5};
     td_dataset *d, *other, *like;
     assert_ok(td_dataset_from_arrays(&arrays, &d));
     like = reopen(d);
@@ -167,8 +200,10 @@ static void damaged_schemas_are_refused(void **state)
         HEAD "\"shape\":[1],\"classes\":2,\"class_names\":[\"a\",\"a\"]}",
         HEAD "\"shape\":[1],\"classes\":2,\"class_names\":[\"a\",1]}",
         HEAD "\"shape\":[1],\"classes\":2,\"class_values\":[1.0,2.0]}",
-        HEAD "\"shape\":[1],\"classes\":2,\"class_names\":[\"1\",\"2\"],\"class_values\":[2.0,1.0]}",
-        HEAD "\"shape\":[1],\"classes\":2,\"class_names\":[\"1\",\"2\"],\"class_values\":[1.0,\"x\"]}",
+        HEAD
+        "\"shape\":[1],\"classes\":2,\"class_names\":[\"1\",\"2\"],\"class_values\":[2.0,1.0]}",
+        HEAD
+        "\"shape\":[1],\"classes\":2,\"class_names\":[\"1\",\"2\"],\"class_values\":[1.0,\"x\"]}",
         HEAD "\"shape\":[1],\"classes\":0,\"columns\":[]}",
         HEAD "\"shape\":[1],\"classes\":0,\"columns\":[1]}",
         HEAD "\"shape\":[1],\"classes\":0,\"columns\":[{\"name\":1}]}",
@@ -179,7 +214,8 @@ static void damaged_schemas_are_refused(void **state)
         HEAD "\"shape\":[2],\"classes\":0,\"columns\":[{\"categories\":[\"b\",\"a\"]}]}",
         HEAD "\"shape\":[2],\"classes\":0,\"columns\":[{\"categories\":[\"a\",{\"hex\":\"6\"}]}]}",
         HEAD "\"shape\":[2],\"classes\":0,\"columns\":[{\"categories\":[\"a\",{\"hex\":\"6x\"}]}]}",
-        HEAD "\"shape\":[2],\"classes\":0,\"columns\":[{\"categories\":[\"a\",{\"hex\":\"6200\"}]}]}",
+        HEAD
+        "\"shape\":[2],\"classes\":0,\"columns\":[{\"categories\":[\"a\",{\"hex\":\"6200\"}]}]}",
         "{\"path\":\"p\",\"index_base\":2,\"shape\":[1],\"classes\":0}",
         "{\"path\":3,\"index_base\":1,\"shape\":[1],\"classes\":0}",
     };
@@ -192,7 +228,8 @@ static void damaged_schemas_are_refused(void **state)
         json_decref(json);
     }
     json_t *json = json_loads(HEAD "\"shape\":[2],\"classes\":0,"
-                              "\"columns\":[{\"categories\":[\"a\",{\"hex\":\"62ff\"}]}]}", 0, NULL);
+                                   "\"columns\":[{\"categories\":[\"a\",{\"hex\":\"62ff\"}]}]}",
+                              0, NULL);
     assert_ok(td_schema_open(json, "RUN", &d));
     assert_string_equal(d->category_names[0][1], "b\xff");
     td_dataset_close(d);

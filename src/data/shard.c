@@ -113,6 +113,5 @@ void td_shard_leaf(const td_shard_plan *plan, uint64_t epoch, uint64_t step, int
     if (domain == 0) return;
     td_permutation permutation;
     td_permutation_init(&permutation, domain, plan->seed, epoch, stream);
-    for (uint64_t p = begin; p < end; p++)
-        *sample++ = base + td_permutation_at(&permutation, p);
+    for (uint64_t p = begin; p < end; p++) *sample++ = base + td_permutation_at(&permutation, p);
 }

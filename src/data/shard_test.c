@@ -62,7 +62,7 @@ static void test_epochs(void **state)
             for (int l = 0; l < 4; l++)
                 for (int mode = 0; mode < 6; mode++) {
                     td_shard_plan plan = {samples[s], batches[b], leaves[l], (td_shuffle)(mode % 3),
-                                          mode >= 3, 42};
+                                          mode >= 3,  42};
                     if (td_shard_check(&plan) != TD_OK) continue;
                     size_t n, m, k;
                     check_epoch(&plan, 0, first, &n);

@@ -42,8 +42,10 @@ typedef struct td_dense_grad {
     float *const *nodes;    /* each [out][in] */
     float *scratch;         /* td_dense_grad_scratch(rows, out) floats */
 } td_dense_grad;
-enum { TD_DENSE_GRAD_DEPTH = 16, /* deepest stack of partial sums */
-       TD_DENSE_GRAD_BLOCK = 64  /* columns that are packed at once */ };
+enum {
+    TD_DENSE_GRAD_DEPTH = 16, /* deepest stack of partial sums */
+    TD_DENSE_GRAD_BLOCK = 64  /* columns that are packed at once */
+};
 size_t td_dense_grad_scratch(size_t rows, size_t out);
 
 /* Convolution in channel-last layout over an image that is already padded with zeros.

@@ -22,7 +22,7 @@ static float *randoms(size_t n, uint64_t stream, float keep)
 static void gemm_is_the_chain_of_its_definition(void **state)
 {
     (void)state;
-    static const size_t sizes[][3] = {{1, 1, 1},   {5, 7, 3},    {10, 64, 128}, {13, 33, 300},
+    static const size_t sizes[][3] = {{1, 1, 1},   {5, 7, 3},     {10, 64, 128}, {13, 33, 300},
                                       {300, 5, 7}, {64, 17, 513}, {2, 100, 31}};
     for (size_t t = 0; t < sizeof sizes / sizeof *sizes; t++)
         for (int form = 0; form < 16; form++) {
@@ -31,11 +31,20 @@ static void gemm_is_the_chain_of_its_definition(void **state)
             float *a = randoms(m * k, 1, 1), *b = randoms(k * n, 2, 1), *bias = randoms(m, 3, 1);
             float *want = randoms(m * n, 4, 1), *got = randoms(m * n, 5, 1);
             td_gemm g = {
-                .m = m, .n = n, .k = k, .a = a, .b = b, .c = got,
-                .a_row = ta ? 1 : k, .a_col = ta ? m : 1,
-                .b_row = tb ? 1 : n, .b_col = tb ? k : 1,
-                .c_row = tc ? 1 : n, .c_col = tc ? m : 1,
-                .bias_row = extra ? bias : NULL, .relu = extra,
+                .m = m,
+                .n = n,
+                .k = k,
+                .a = a,
+                .b = b,
+                .c = got,
+                .a_row = ta ? 1 : k,
+                .a_col = ta ? m : 1,
+                .b_row = tb ? 1 : n,
+                .b_col = tb ? k : 1,
+                .c_row = tc ? 1 : n,
+                .c_col = tc ? m : 1,
+                .bias_row = extra ? bias : NULL,
+                .relu = extra,
             };
             for (size_t i = 0; i < m; i++)
                 for (size_t j = 0; j < n; j++) {
@@ -111,11 +120,12 @@ static void convolutions_are_the_chains_of_their_definition(void **state)
         float *perm = randoms(oc * taps, 7, 1), *dw = td_calloc(oc * taps, 4);
         float *dimage = td_calloc(ROWS * image, 4), *db = td_calloc(oc, 4);
         size_t flat = (size_t)s->in_h * (size_t)s->in_w * ic;
-        float *dx = td_calloc(ROWS * flat, 4), *dw2 = td_calloc(oc * taps, 4), *db2 = td_calloc(oc, 4);
+        float *dx = td_calloc(ROWS * flat, 4), *dw2 = td_calloc(oc * taps, 4),
+              *db2 = td_calloc(oc, 4);
         for (size_t o = 0; o < oc; o++)
             for (size_t k = 0; k < taps; k++)
                 perm[o * taps + k] = w[(o * icg + k % icg) * window + k / icg];
-#define IMAGE(r, p, k, g)                                                                         \
+#define IMAGE(r, p, k, g)                                                                          \
     ((r)*image + ((p) / (size_t)s->out_w * (size_t)s->stride + (k) / icg / kw) * pw * ic +         \
      ((p) % (size_t)s->out_w * (size_t)s->stride + (k) / icg % kw) * ic + (g)*icg + (k) % icg)
         for (size_t r = 0; r < ROWS; r++)
@@ -151,8 +161,10 @@ static void convolutions_are_the_chains_of_their_definition(void **state)
             assert_memory_equal(dw2, dw, oc * taps * 4);
             assert_memory_equal(db2, db, oc * 4);
             for (size_t i = 0; i < ROWS * flat; i++) {
-                size_t r = i / flat, yy = i % flat / ((size_t)s->in_w * ic), xx = i % ((size_t)s->in_w * ic);
-                float want = dimage[r * image + (yy + (size_t)s->pad) * pw * ic + (size_t)s->pad * ic + xx];
+                size_t r = i / flat, yy = i % flat / ((size_t)s->in_w * ic),
+                       xx = i % ((size_t)s->in_w * ic);
+                float want =
+                    dimage[r * image + (yy + (size_t)s->pad) * pw * ic + (size_t)s->pad * ic + xx];
                 assert_true(fabsf(dx[i] - want) < 1e-4f);
             }
             if (!first_dx) {
@@ -215,9 +227,10 @@ static void update_rules_agree_between_sets(void **state)
     for (int rule = 0; rule < 6; rule++) {
         float *first = NULL;
         for (const td_kernels *const *set = td_kernels_all(); *set; set++) {
-            float *p = randoms(N, 1, 1), *g = randoms(N, 2, 1), *m = td_calloc(N, 4), *v = td_calloc(N, 4);
-            td_update u = {N, p, g, 0.125f, 0.01f, 0.9f, 0.9f, 0.999f, 1e-8f, 0.01f, 10, 1000,
-                           rule == 1, rule == 3, m, v};
+            float *p = randoms(N, 1, 1), *g = randoms(N, 2, 1), *m = td_calloc(N, 4),
+                  *v = td_calloc(N, 4);
+            td_update u = {N,     p,     g,  0.125f, 0.01f,     0.9f,      0.9f, 0.999f,
+                           1e-8f, 0.01f, 10, 1000,   rule == 1, rule == 3, m,    v};
             for (int step = 0; step < 3; step++) {
                 if (rule <= 1) (*set)->sgd(&u);
                 if (rule == 2 || rule == 3) (*set)->adam(&u);

@@ -103,9 +103,9 @@ td_status td_progress_interval(td_progress *p, const td_interval *i)
              "\"wait_most_s\":%.6g}",
              (unsigned long long)i->step, (unsigned long long)i->epoch, loss, i->accuracy, i->lr,
              (unsigned long long)i->samples, i->seconds,
-             i->seconds > 0 ? (double)i->samples / i->seconds : 0, i->input, i->forward, i->backward,
-             i->wait, i->move, i->update, (unsigned long long)i->bytes_sent, i->workers,
-             i->fastest_wait, i->slowest_wait);
+             i->seconds > 0 ? (double)i->samples / i->seconds : 0, i->input, i->forward,
+             i->backward, i->wait, i->move, i->update, (unsigned long long)i->bytes_sent,
+             i->workers, i->fastest_wait, i->slowest_wait);
     if (!p->quiet && !p->json) show(p, i);
     return write_json(p, line);
 }
@@ -115,9 +115,10 @@ td_status td_progress_evaluation(td_progress *p, uint64_t epoch, uint64_t step, 
 {
     char line[256], text[32];
     number(text, loss);
-    snprintf(line, sizeof line, "{\"step\":%llu,\"epoch\":%llu,\"eval\":\"%s\",\"loss\":%s,"
-             "\"accuracy\":%.6g}", (unsigned long long)step, (unsigned long long)epoch, on, text,
-             accuracy);
+    snprintf(line, sizeof line,
+             "{\"step\":%llu,\"epoch\":%llu,\"eval\":\"%s\",\"loss\":%s,"
+             "\"accuracy\":%.6g}",
+             (unsigned long long)step, (unsigned long long)epoch, on, text, accuracy);
     if (!p->json && classes)
         td_progress_say(p, "epoch %llu: %s accuracy %.4f loss %.4f", (unsigned long long)epoch, on,
                         accuracy, loss);

@@ -169,10 +169,11 @@ static td_status unknown_layer(const char *text)
     char names[256];
     size_t n = 0;
     for (const td_layer_ops *const *ops = td_layer_table; *ops; ops++)
-        if ((*ops)->usage)
-            n += (size_t)snprintf(names + n, sizeof names - n, "%s ", (*ops)->name);
-    return td_fail(TD_ERR_ARG, "no layer is called \"%s\"; there are %sres, and the presets "
-                   "softmax, mlp, lenet and resnet20", text, names);
+        if ((*ops)->usage) n += (size_t)snprintf(names + n, sizeof names - n, "%s ", (*ops)->name);
+    return td_fail(TD_ERR_ARG,
+                   "no layer is called \"%s\"; there are %sres, and the presets "
+                   "softmax, mlp, lenet and resnet20",
+                   text, names);
 }
 
 /* A flatten that moves nothing, on the network's input, only gives it another shape. */
@@ -226,10 +227,14 @@ td_status td_arch_build(td_net *net, const td_net_config *config)
     if (number == 0) return td_fail(TD_ERR_ARG, "the architecture names no layer");
     td_shape out = net->values[value].shape;
     if (value != net->value_count - 1 || !out.flat)
-        return td_fail(TD_ERR_ARG, "the architecture ends in an image of %zux%zux%zu; end it with "
-                       "a dense layer", out.c, out.h, out.w);
+        return td_fail(TD_ERR_ARG,
+                       "the architecture ends in an image of %zux%zux%zu; end it with "
+                       "a dense layer",
+                       out.c, out.h, out.w);
     if (config->outputs && out.c != config->outputs)
-        return td_fail(TD_ERR_ARG, "the architecture ends in %zu outputs where the data asks for "
-                       "%zu; write dense:%zu last", out.c, config->outputs, config->outputs);
+        return td_fail(TD_ERR_ARG,
+                       "the architecture ends in %zu outputs where the data asks for "
+                       "%zu; write dense:%zu last",
+                       out.c, config->outputs, config->outputs);
     return TD_OK;
 }

@@ -12,17 +12,15 @@ typedef enum shape_of_noise { UNIFORM, NORMAL } shape_of_noise;
 typedef struct initialiser {
     const char *name;
     shape_of_noise noise;
-    double gain;     /* variance = gain / fan */
-    bool both_fans;  /* fan = (in + out) / 2, else in */
-    bool biases;     /* biases get noise too */
+    double gain;    /* variance = gain / fan */
+    bool both_fans; /* fan = (in + out) / 2, else in */
+    bool biases;    /* biases get noise too */
 } initialiser;
 
 static const initialiser rows[] = {
     {"fan-in", UNIFORM, 1.0 / 3, false, true}, /* +-1/sqrt(fan in) */
-    {"he", UNIFORM, 2, false, false},
-    {"he-normal", NORMAL, 2, false, false},
-    {"xavier", UNIFORM, 1, true, false},
-    {"xavier-normal", NORMAL, 1, true, false},
+    {"he", UNIFORM, 2, false, false},          {"he-normal", NORMAL, 2, false, false},
+    {"xavier", UNIFORM, 1, true, false},       {"xavier-normal", NORMAL, 1, true, false},
 };
 
 static void fill(const initialiser *how, const td_slot *slot, size_t number, uint64_t seed,
@@ -43,8 +41,10 @@ td_status td_net_init(const td_net *net, const char *how, uint64_t seed, float *
     if (how)
         while (row < rows + sizeof rows / sizeof *rows && strcmp(row->name, how) != 0) row++;
     if (row == rows + sizeof rows / sizeof *rows)
-        return td_fail(TD_ERR_ARG, "no initialiser is called \"%s\"; there are fan-in, he, "
-                       "he-normal, xavier and xavier-normal", how);
+        return td_fail(TD_ERR_ARG,
+                       "no initialiser is called \"%s\"; there are fan-in, he, "
+                       "he-normal, xavier and xavier-normal",
+                       how);
     memset(params, 0, net->params * sizeof *params);
     for (size_t s = 0; s < net->slot_count; s++) {
         const td_slot *slot = &net->slots[s];

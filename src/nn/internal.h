@@ -8,7 +8,7 @@ typedef struct td_value {
     td_shape shape;
     int producer; /* layer, -1: the network's input */
     int readers;
-    size_t at; /* offset in a lane's activations per row of the lane; see net.c */
+    size_t at;    /* offset in a lane's activations per row of the lane; see net.c */
     bool trained; /* depends on parameters, so that its gradient is needed */
     int gradient; /* buffer number, -1: none */
 } td_value;

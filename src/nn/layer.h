@@ -46,9 +46,9 @@ typedef struct td_layer_ops {
     size_t (*scratch)(const td_layer *layer, size_t rows); /* floats; NULL: none */
     void (*forward)(td_layer_run *run);
     void (*backward)(td_layer_run *run);
-    bool in_place;      /* y may be x, dx may be dy */
-    bool needs_input;   /* backward reads x */
-    bool needs_output;  /* backward reads y */
+    bool in_place;     /* y may be x, dx may be dy */
+    bool needs_input;  /* backward reads x */
+    bool needs_output; /* backward reads y */
 } td_layer_ops;
 
 enum { TD_LAYER_ARGS = 8 };
@@ -63,11 +63,11 @@ struct td_layer {
     bool given[TD_LAYER_ARGS];
     int slot, slots;             /* first of the net's slots, number */
     const td_slot *slots_of_net; /* set when the net is complete */
-    bool relu;       /* the ReLU behind is done in here (dense) */
-    bool fused;      /* this ReLU is done by the layer before */
-    bool overwrites; /* works in place */
+    bool relu;                   /* the ReLU behind is done in here (dense) */
+    bool fused;                  /* this ReLU is done by the layer before */
+    bool overwrites;             /* works in place */
     td_conv conv;
-    size_t keep_at;  /* offset in a lane's keep */
+    size_t keep_at; /* offset in a lane's keep */
 };
 
 /* Adds a slot and returns its number, -1 without memory. */

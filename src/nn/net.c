@@ -100,8 +100,8 @@ static void plan_activations(td_net *net)
         td_value *in = &net->values[layer->in], *out = &net->values[layer->out];
         layer->slots_of_net = net->slots;
         td_layer *producer = in->producer >= 0 ? &net->layers[in->producer] : NULL;
-        layer->overwrites = layer->ops->in_place && producer && in->readers == 1 &&
-                            !producer->ops->needs_output;
+        layer->overwrites =
+            layer->ops->in_place && producer && in->readers == 1 && !producer->ops->needs_output;
         if (layer->overwrites) {
             out->at = in->at;
             if (!strcmp(layer->ops->name, "relu") && !strcmp(producer->ops->name, "dense"))
@@ -345,9 +345,8 @@ static void loss_of_leaves(const td_net *net, const td_net_pass *pass, const flo
                            float *dlogits)
 {
     for (int l = 0; l < pass->leaves; l++)
-        td_loss_rows(net->loss, td_net_outputs(net), pass, pass->leaf_row[l],
-                     pass->leaf_row[l + 1], logits, dlogits,
-                     pass->leaf_values + (size_t)l * TD_LEAF_VALUES);
+        td_loss_rows(net->loss, td_net_outputs(net), pass, pass->leaf_row[l], pass->leaf_row[l + 1],
+                     logits, dlogits, pass->leaf_values + (size_t)l * TD_LEAF_VALUES);
 }
 
 /* Where this layer's gradient for an input goes: its buffer, or buffer 0 when another reader has

@@ -24,12 +24,12 @@ enum { TD_LEAF_LOSS, TD_LEAF_WEIGHT, TD_LEAF_CORRECT, TD_LEAF_VALUES };
 typedef void td_net_ready_fn(void *user, size_t lo, size_t hi);
 
 typedef struct td_net_pass {
-    const float *params;   /* [params] */
-    size_t rows;           /* of this pass */
-    const float *x;        /* [rows][features], images [channels][height][width] */
-    const int32_t *label;  /* [rows], for softmax and binary; or */
-    const float *target;   /* [rows] */
-    const float *weight;   /* [rows] or NULL: 1 each */
+    const float *params;    /* [params] */
+    size_t rows;            /* of this pass */
+    const float *x;         /* [rows][features], images [channels][height][width] */
+    const int32_t *label;   /* [rows], for softmax and binary; or */
+    const float *target;    /* [rows] */
+    const float *weight;    /* [rows] or NULL: 1 each */
     const uint64_t *sample; /* [rows], names each row's random stream */
     uint64_t seed, epoch;
     int leaves;
@@ -48,7 +48,8 @@ void td_net_gradient(const td_net *net, td_net_lane *lane, const td_net_pass *pa
  * the lane until its next pass) and, where leaf_values is given, loss totals per leaf. */
 const float *td_net_evaluate(const td_net *net, td_net_lane *lane, const td_net_pass *pass);
 
-/* Logits to probabilities (softmax), or the logistic function, or as they are (squared). In place. */
+/* Logits to probabilities (softmax), or the logistic function, or as they are (squared). In place.
+ */
 void td_net_probabilities(const td_net *net, size_t rows, float *logits);
 
 /* Seconds in forward and backward since the lane was made. */

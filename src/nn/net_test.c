@@ -63,11 +63,20 @@ static void clear(fixture *f)
 static td_net_pass pass_of(fixture *f, td_loss loss)
 {
     return (td_net_pass){
-        .params = f->params, .rows = MAX_ROWS, .x = f->x,
+        .params = f->params,
+        .rows = MAX_ROWS,
+        .x = f->x,
         .label = loss == TD_LOSS_SQUARED ? NULL : f->label,
         .target = loss == TD_LOSS_SQUARED ? f->target : NULL,
-        .weight = f->weight, .sample = f->sample, .seed = 1, .epoch = 2, .leaves = LEAVES,
-        .leaf_row = f->leaf_row, .merges = f->merges, .nodes = f->nodes, .leaf_values = f->values,
+        .weight = f->weight,
+        .sample = f->sample,
+        .seed = 1,
+        .epoch = 2,
+        .leaves = LEAVES,
+        .leaf_row = f->leaf_row,
+        .merges = f->merges,
+        .nodes = f->nodes,
+        .leaf_values = f->values,
     };
 }
 

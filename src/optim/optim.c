@@ -29,14 +29,32 @@ typedef struct rule {
 static const rule rules[] = {
     {.name = "sgd", .states = 1, .state_names = {"momentum"}, .kernel = SGD},
     {.name = "nesterov", .states = 1, .state_names = {"momentum"}, .kernel = SGD, .nesterov = true},
-    {.name = "adam", .states = 2, .state_names = {"first", "second"}, .kernel = ADAM, .adam = true,
-     .epsilon = 1e-8, .beta2 = 0.999},
-    {.name = "adamw", .states = 2, .state_names = {"first", "second"}, .kernel = ADAM, .adam = true,
-     .decoupled = true, .epsilon = 1e-8, .beta2 = 0.999},
-    {.name = "adagrad", .states = 1, .state_names = {"squares"}, .kernel = ADAGRAD,
+    {.name = "adam",
+     .states = 2,
+     .state_names = {"first", "second"},
+     .kernel = ADAM,
+     .adam = true,
+     .epsilon = 1e-8,
+     .beta2 = 0.999},
+    {.name = "adamw",
+     .states = 2,
+     .state_names = {"first", "second"},
+     .kernel = ADAM,
+     .adam = true,
+     .decoupled = true,
+     .epsilon = 1e-8,
+     .beta2 = 0.999},
+    {.name = "adagrad",
+     .states = 1,
+     .state_names = {"squares"},
+     .kernel = ADAGRAD,
      .epsilon = 1e-10},
-    {.name = "rmsprop", .states = 2, .state_names = {"squares", "momentum"}, .kernel = RMSPROP,
-     .epsilon = 1e-8, .beta2 = 0.99},
+    {.name = "rmsprop",
+     .states = 2,
+     .state_names = {"squares", "momentum"},
+     .kernel = RMSPROP,
+     .epsilon = 1e-8,
+     .beta2 = 0.99},
 };
 enum { RULES = sizeof rules / sizeof *rules };
 
@@ -73,8 +91,10 @@ td_status td_optim_create(const td_optim_config *config, const td_slot *slots, s
     if (!c.rule) c.rule = "sgd";
     while (row < rules + RULES && strcmp(row->name, c.rule) != 0) row++;
     if (row == rules + RULES)
-        return td_fail(TD_ERR_ARG, "no update rule is called \"%s\"; there are sgd, nesterov, "
-                       "adam, adamw, adagrad and rmsprop", c.rule);
+        return td_fail(TD_ERR_ARG,
+                       "no update rule is called \"%s\"; there are sgd, nesterov, "
+                       "adam, adamw, adagrad and rmsprop",
+                       c.rule);
     if (c.lr == 0) c.lr = 0.01;
     c.beta1 = c.beta1 == 0 ? 0.9 : c.beta1 < 0 ? 0 : c.beta1;
     c.beta2 = c.beta2 == 0 ? row->beta2 : c.beta2 < 0 ? 0 : c.beta2;

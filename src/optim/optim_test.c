@@ -29,7 +29,8 @@ static void reference(const char *rule, const td_optim_config *c, int step, bool
         *p -= lr * (rule[0] == 's' ? *s1 : d + c->momentum * *s1);
     } else if (rule[0] == 'a' && rule[2] == 'a' && rule[3] == 'm') {
         *s1 = 0.9 * *s1 + 0.1 * d, *s2 = 0.999 * *s2 + 0.001 * d * d;
-        *p -= lr * (*s1 / (1 - pow(0.9, step + 1))) / (sqrt(*s2 / (1 - pow(0.999, step + 1))) + 1e-8);
+        *p -=
+            lr * (*s1 / (1 - pow(0.9, step + 1))) / (sqrt(*s2 / (1 - pow(0.999, step + 1))) + 1e-8);
     } else if (!strcmp(rule, "adagrad")) {
         *s1 += d * d;
         *p -= lr * d / (sqrt(*s1) + 1e-10);

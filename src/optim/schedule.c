@@ -67,8 +67,10 @@ td_status td_schedule_check(const td_optim_config *c)
 {
     int i = find(c);
     if (i == SCHEDULES)
-        return td_fail(TD_ERR_ARG, "no schedule is called \"%s\"; there are constant, step, cosine "
-                       "and linear", c->schedule);
+        return td_fail(TD_ERR_ARG,
+                       "no schedule is called \"%s\"; there are constant, step, cosine "
+                       "and linear",
+                       c->schedule);
     if (schedules[i].needs_every && c->every == 0)
         return td_fail(TD_ERR_ARG, "the schedule \"step\" needs the number of steps between drops");
     if (schedules[i].needs_total && c->total == 0)

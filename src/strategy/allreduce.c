@@ -37,10 +37,10 @@ struct td_strategy {
     td_optim *optim;
     lane *lanes;
     int leaf_begin, leaf_end;
-    size_t *bounds;    /* [bound_count], descending, the last 0: where buckets begin */
+    size_t *bounds;        /* [bound_count], descending, the last 0: where buckets begin */
     int bound_count, next; /* bucket to be posted next */
-    int parts;         /* added in this step */
-    float *total;      /* [params], where there are several parts */
+    int parts;             /* added in this step */
+    float *total;          /* [params], where there are several parts */
     td_totals totals;
     const float *params; /* of the add under way */
     const td_rows *rows;
@@ -96,8 +96,10 @@ td_status td_allreduce_create(td_comm *comm, const td_oracle *oracle,
     int rank = td_comm_rank(comm), size = td_comm_size(comm);
     s->leaf_begin = (int)((long long)config->leaves * rank / size);
     s->leaf_end = (int)((long long)config->leaves * (rank + 1) / size);
-    td_treesum_config sum = {.leaves = config->leaves, .lanes = config->lanes,
-                             .count = oracle->params, .leaf_values = LEAF_WIDTH,
+    td_treesum_config sum = {.leaves = config->leaves,
+                             .lanes = config->lanes,
+                             .count = oracle->params,
+                             .leaf_values = LEAF_WIDTH,
                              .most_ranges = (int)oracle->slot_count + 1};
     TD_GOTO(td_treesum_create(comm, &sum, &s->sum));
     TD_GOTO(td_pool_create(config->lanes, &s->pool));

@@ -39,10 +39,10 @@ static json_t *state_json(const td_job *job, const td_task *task, const td_train
                               "finished", s->finished, "seed", (json_int_t)job->seed, "arch",
                               task->arch, "optimizer", job->rule, "has_best", s->has_best);
     if (s->has_best) {
-        json_t *best = json_pack("{s:f, s:f, s:I, s:f, s:f, s:I}", "best_loss", s->best_loss,
-                                 "best_accuracy", s->best_accuracy, "best_step",
-                                 (json_int_t)s->best_step, "loss", s->loss, "accuracy", s->accuracy,
-                                 "scored", (json_int_t)s->scored);
+        json_t *best =
+            json_pack("{s:f, s:f, s:I, s:f, s:f, s:I}", "best_loss", s->best_loss, "best_accuracy",
+                      s->best_accuracy, "best_step", (json_int_t)s->best_step, "loss", s->loss,
+                      "accuracy", s->accuracy, "scored", (json_int_t)s->scored);
         if (json_object_update(state, best) != 0) { /* no memory for one of the two */
             json_decref(state);
             state = NULL;
@@ -72,8 +72,10 @@ td_status td_checkpoint_write(const td_job *job, const td_task *task, td_optim *
         for (size_t s = 0; s < o->slot_count; s++, count++) {
             const td_slot *slot = &o->slots[s];
             tensor_name(names[count], &parts[p], slot);
-            tensors[count] = (td_tensor){.name = names[count], .rank = slot->rank,
-                                         .data = parts[p].data + slot->offset, .count = slot->count};
+            tensors[count] = (td_tensor){.name = names[count],
+                                         .rank = slot->rank,
+                                         .data = parts[p].data + slot->offset,
+                                         .count = slot->count};
             memcpy(tensors[count].shape, slot->shape, sizeof slot->shape);
         }
     TD_GOTO(td_path_join(folder, job->run, "checkpoints"));
@@ -104,8 +106,9 @@ static td_status read_state(const char *path, const td_job *job, const td_task *
                                  &r.loss, "accuracy", &r.accuracy, "scored", &scored) != 0))
         return td_fail(TD_ERR_CORRUPT, "%s: the manifest lacks the state of the run", path);
     if (strcmp(arch, task->arch) != 0)
-        return td_fail(TD_ERR_CORRUPT, "%s is a checkpoint of the architecture \"%s\", not of \"%s\"",
-                       path, arch, task->arch);
+        return td_fail(TD_ERR_CORRUPT,
+                       "%s is a checkpoint of the architecture \"%s\", not of \"%s\"", path, arch,
+                       task->arch);
     if (strcmp(rule, job->rule) != 0)
         return td_fail(TD_ERR_CORRUPT, "%s was written with the optimizer %s, not %s", path, rule,
                        job->rule);
@@ -134,7 +137,8 @@ td_status td_checkpoint_read(const td_job *job, const td_task *task, td_optim *o
         for (size_t s = 0; s < task->oracle.slot_count; s++) {
             const td_slot *slot = &task->oracle.slots[s];
             tensor_name(name, &parts[p], slot);
-            TD_GOTO(td_safetensors_read(b.tensors, name, slot->count, parts[p].data + slot->offset));
+            TD_GOTO(
+                td_safetensors_read(b.tensors, name, slot->count, parts[p].data + slot->offset));
         }
 out:
     td_bundle_close(&b);

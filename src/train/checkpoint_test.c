@@ -19,9 +19,15 @@ typedef struct fixture {
     float params[PARAMS], best[PARAMS];
 } fixture;
 
-static const td_train_state there = {.step = 7, .finished = true, .has_best = true,
-                                     .best_loss = 0.1, .best_accuracy = 0.9, .best_step = 5,
-                                     .loss = 0.3, .accuracy = 0.7, .scored = 7};
+static const td_train_state there = {.step = 7,
+                                     .finished = true,
+                                     .has_best = true,
+                                     .best_loss = 0.1,
+                                     .best_accuracy = 0.9,
+                                     .best_step = 5,
+                                     .loss = 0.3,
+                                     .accuracy = 0.7,
+                                     .scored = 7};
 
 static void open_fixture(fixture *f, float first)
 {
@@ -32,7 +38,8 @@ static void open_fixture(fixture *f, float first)
     };
     td_optim_config config = {.rule = "adam"};
     f->task = (td_task){.oracle = {.params = PARAMS, .slots = f->slots, .slot_count = 2},
-                        .params = f->params, .arch = "dense:1"};
+                        .params = f->params,
+                        .arch = "dense:1"};
     assert_ok(td_optim_create(&config, f->slots, 2, PARAMS, &f->optim));
     assert_int_equal(td_optim_states(f->optim), 2);
     for (int i = 0; i < PARAMS; i++) {

@@ -24,7 +24,8 @@ static td_status gradient(void *self, int lane, const td_net_pass *pass)
     for (int l = 0; l < pass->leaves; l++) {
         size_t begin = pass->leaf_row[l];
         td_leaf leaf = {
-            .rows = pass->leaf_row[l + 1] - begin, .features = f->features,
+            .rows = pass->leaf_row[l + 1] - begin,
+            .features = f->features,
             .x = pass->x + begin * f->features,
             .label = pass->label ? pass->label + begin : NULL,
             .target = pass->target ? pass->target + begin : NULL,
@@ -56,13 +57,15 @@ static td_status steps(const td_fit_config *c, td_strategy *strategy, td_loader 
         td_totals totals;
         TD_TRY(td_loader_next(loader, &b));
         if (!b) return TD_OK;
-        td_rows rows = {b->rows, b->x, b->label, b->target, b->weight, b->sample, b->leaf_row,
-                        b->epoch, features};
+        td_rows rows = {b->rows,   b->x,        b->label, b->target, b->weight,
+                        b->sample, b->leaf_row, b->epoch, features};
         TD_TRY(td_strategy_add(strategy, params, &rows, false));
         TD_TRY(td_strategy_update(strategy, step, params, &totals));
         if (!isfinite(totals.loss))
-            return td_fail(TD_ERR_DIVERGED, "the loss is no longer a number at step %llu; use a "
-                           "smaller learning rate", (unsigned long long)step + 1);
+            return td_fail(TD_ERR_DIVERGED,
+                           "the loss is no longer a number at step %llu; use a "
+                           "smaller learning rate",
+                           (unsigned long long)step + 1);
         loss += totals.loss, weight += totals.weight;
         if (!b->last_in_epoch) continue;
         if (c->epoch) c->epoch(c->user, b->epoch, loss / weight);
@@ -77,11 +80,15 @@ td_status td_fit(td_comm *comm, const td_fit_config *config, size_t count, float
     td_loader *loader = NULL;
     td_status status = TD_OK;
     if (!c.data || !c.gradient || !count)
-        return td_fail(TD_ERR_ARG, "td_fit: data, a gradient and at least one parameter are needed");
+        return td_fail(TD_ERR_ARG,
+                       "td_fit: data, a gradient and at least one parameter are needed");
     if (c.leaves == 0) c.leaves = 16;
     if (c.threads == 0) c.threads = 1;
     fit f = {.config = &c, .count = count, .features = td_dataset_info(c.data)->features};
-    td_slot slot = {.name = "params", .kind = TD_SLOT_WEIGHT, .rank = 1, .shape = {count},
+    td_slot slot = {.name = "params",
+                    .kind = TD_SLOT_WEIGHT,
+                    .rank = 1,
+                    .shape = {count},
                     .count = count};
     f.stack = td_calloc((size_t)c.threads, sizeof *f.stack);
     for (int t = 0; f.stack && t < c.threads; t++)
@@ -89,10 +96,17 @@ td_status td_fit(td_comm *comm, const td_fit_config *config, size_t count, float
     if (!f.stack || status != TD_OK) status = td_fail(TD_ERR_NOMEM, "no memory for gradients");
     TD_GOTO(td_comm_agree(comm, status));
     td_oracle oracle = {&f, count, &slot, 1, gradient};
-    td_strategy_config sc = {.leaves = c.leaves, .lanes = c.threads, .seed = c.seed, .optim = c.optim};
+    td_strategy_config sc = {.leaves = c.leaves,
+                             .lanes = c.threads,
+                             .seed = c.seed,
+                             .optim = c.optim};
     TD_GOTO(td_allreduce_create(comm, &oracle, &sc, &strategy));
-    td_loader_config lc = {.data = c.data, .batch = c.batch, .leaves = c.leaves, .seed = c.seed,
-                           .normalise = c.normalise, .epochs = c.epochs ? c.epochs : 1};
+    td_loader_config lc = {.data = c.data,
+                           .batch = c.batch,
+                           .leaves = c.leaves,
+                           .seed = c.seed,
+                           .normalise = c.normalise,
+                           .epochs = c.epochs ? c.epochs : 1};
     td_strategy_leaves(strategy, &lc.leaf_begin, &lc.leaf_end);
     TD_GOTO(td_comm_agree(comm, td_loader_create(&lc, &loader)));
     status = steps(&c, strategy, loader, f.features, params);

@@ -35,8 +35,13 @@ static td_status rank(td_comm *comm, void *arg)
 {
     job *j = arg;
     float params[FEATURES] = {0};
-    td_fit_config config = {.data = j->data, .batch = 32, .threads = j->threads, .epochs = 40,
-                            .seed = 3, .optim = {.lr = 0.1}, .gradient = squares};
+    td_fit_config config = {.data = j->data,
+                            .batch = 32,
+                            .threads = j->threads,
+                            .epochs = 40,
+                            .seed = 3,
+                            .optim = {.lr = 0.1},
+                            .gradient = squares};
     TD_TRY(td_fit(comm, &config, FEATURES, params));
     if (td_comm_rank(comm) == 0) memcpy(j->result, params, sizeof params);
     return TD_OK;
@@ -53,8 +58,12 @@ static void least_squares_reach_the_exact_solution(void **state)
             target[i] += truth[k] * x[i][k];
         }
     }
-    td_arrays arrays = {.samples = SAMPLES, .rank = 1, .shape = {FEATURES}, .dtype = TD_DTYPE_F32,
-                        .x = x, .target = target};
+    td_arrays arrays = {.samples = SAMPLES,
+                        .rank = 1,
+                        .shape = {FEATURES},
+                        .dtype = TD_DTYPE_F32,
+                        .x = x,
+                        .target = target};
     job j = {.threads = 1};
     float first[FEATURES];
     assert_ok(td_dataset_from_arrays(&arrays, &j.data));

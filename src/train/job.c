@@ -39,16 +39,16 @@ const td_option td_job_rows[] = {
      "keep parsed text as a binary file beside it", 0, 0, NULL, READ},
     {"data.holdout", "holdout", TD_OPT_NUMBER, AT(holdout), "0", "SHARE",
      "share of the training data held out", 0, 0.9, NULL, ALL},
-    {"data.shuffle", "shuffle", TD_OPT_CHOICE, AT(shuffle), "global", "HOW",
-     "order of an epoch", 0, 0, td_shuffle_names, ALL},
+    {"data.shuffle", "shuffle", TD_OPT_CHOICE, AT(shuffle), "global", "HOW", "order of an epoch", 0,
+     0, td_shuffle_names, ALL},
     {"data.drop_last", "drop-last", TD_OPT_BOOL, AT(drop_last), "false", NULL,
      "leave out an epoch's last, partial batch", 0, 0, NULL, ALL},
     {"data.normalise", "normalise", TD_OPT_CHOICE, AT(normalise), "auto", "HOW",
      "scaling of the features", 0, 0, td_normalise_names, ALL},
     {"augment.shift", "shift", TD_OPT_INT, AT(shift), "0", "PIXELS",
      "move images by up to so many pixels", 0, 1000, NULL, ALL},
-    {"augment.flip", "flip", TD_OPT_BOOL, AT(flip), "false", NULL,
-     "mirror half of the images", 0, 0, NULL, ALL},
+    {"augment.flip", "flip", TD_OPT_BOOL, AT(flip), "false", NULL, "mirror half of the images", 0,
+     0, NULL, ALL},
     {"augment.crop", "crop", TD_OPT_INT, AT(crop), "0", "PIXELS",
      "pad images by so many pixels and cut the size out anywhere", 0, 1000, NULL, ALL},
     {"model.arch", "model", TD_OPT_TEXT, AT(model), "mlp", "MODEL",
@@ -88,14 +88,16 @@ const td_option td_job_rows[] = {
      NULL, ALL},
     {"train.steps", "steps", TD_OPT_SIZE, AT(steps), "0", "N",
      "stop after so many steps; 0: epochs decide", 0, 0, NULL, ALL | TD_JOB_BENCH},
-    {"train.batch", "batch", TD_OPT_INT, AT(batch), "128", "N", "samples of a step, over all workers",
-     1, 16777216, NULL, ALL | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_BENCH},
+    {"train.batch", "batch", TD_OPT_INT, AT(batch), "128", "N",
+     "samples of a step, over all workers", 1, 16777216, NULL,
+     ALL | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_BENCH},
     {"train.leaves", "leaves", TD_OPT_INT, AT(leaves), "16", "N",
      "parts that a batch is cut into, whatever the number of workers", 1, 4096, NULL,
      ALL | TD_JOB_BENCH},
     {"train.accumulate", "accumulate", TD_OPT_INT, AT(accumulate), "1", "N",
      "parts of a step computed one after the other", 1, 4096, NULL, ALL},
-    {"train.seed", "seed", TD_OPT_SIZE, AT(seed), "1", "N", "of everything random", 0, 0, NULL, ALL},
+    {"train.seed", "seed", TD_OPT_SIZE, AT(seed), "1", "N", "of everything random", 0, 0, NULL,
+     ALL},
     {"train.patience", "patience", TD_OPT_INT, AT(patience), "0", "EPOCHS",
      "stop when the held-out loss has not fallen for so long; 0: never", 0, 1000000, NULL, ALL},
     {"train.keep", "keep", TD_OPT_CHOICE, AT(keep), "auto", "WHICH",
@@ -127,8 +129,8 @@ const td_option td_job_rows[] = {
      TD_JOB_TRAIN | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT},
     {"json", NULL, TD_OPT_BOOL, AT(json), "false", NULL, "print results as JSON lines", 0, 0, NULL,
      TD_JOB_TRAIN | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_INSPECT | TD_JOB_BENCH},
-    {"proba", NULL, TD_OPT_BOOL, AT(proba), "false", NULL,
-     "print the probability of every class", 0, 0, NULL, TD_JOB_PREDICT},
+    {"proba", NULL, TD_OPT_BOOL, AT(proba), "false", NULL, "print the probability of every class",
+     0, 0, NULL, TD_JOB_PREDICT},
     {"split", NULL, TD_OPT_CHOICE, AT(split), "test", "PART", "part of a folder to read", 0, 0,
      td_split_names, TD_JOB_EVAL | TD_JOB_PREDICT},
     {NULL, NULL, TD_OPT_BOOL, 0, NULL, NULL, NULL, 0, 0, NULL, 0},
@@ -145,8 +147,10 @@ td_status td_job_check(const td_job *job)
     if (!job->data) return td_fail(TD_ERR_ARG, "--data is missing: name a file or folder");
     if (!job->run) return td_fail(TD_ERR_ARG, "--run is missing: name a folder for the run");
     if (job->workers > job->leaves)
-        return td_fail(TD_ERR_ARG, "--workers %d is more than the %d leaves of a batch; use at most "
-                       "%d workers or give more --leaves", job->workers, job->leaves, job->leaves);
+        return td_fail(TD_ERR_ARG,
+                       "--workers %d is more than the %d leaves of a batch; use at most "
+                       "%d workers or give more --leaves",
+                       job->workers, job->leaves, job->leaves);
     if (job->accumulate > job->batch)
         return td_fail(TD_ERR_ARG, "--accumulate %d is more than the %d samples of a batch",
                        job->accumulate, job->batch);

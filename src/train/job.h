@@ -35,7 +35,7 @@ typedef struct td_job {
     int workers, threads;
     char *run;
     bool resume, overwrite, quiet, json;
-    int eval_every; /* epochs */
+    int eval_every;            /* epochs */
     uint64_t checkpoint_every; /* steps; 0: at the end of epochs */
     int keep_checkpoints;
     uint64_t metrics_every; /* steps; 0: by itself */
@@ -47,13 +47,13 @@ typedef struct td_job {
 
 /* Bits of td_option.where. */
 enum {
-    TD_JOB_FILE = 1,    /* part of a job file */
-    TD_JOB_TRAIN = 2,   /* flags of the commands */
+    TD_JOB_FILE = 1,  /* part of a job file */
+    TD_JOB_TRAIN = 2, /* flags of the commands */
     TD_JOB_EVAL = 4,
     TD_JOB_PREDICT = 8,
     TD_JOB_INSPECT = 16,
     TD_JOB_BENCH = 32,
-    TD_JOB_PLACE = 64   /* may differ when a run is resumed: changes nothing of the result */
+    TD_JOB_PLACE = 64 /* may differ when a run is resumed: changes nothing of the result */
 };
 
 extern const td_option td_job_rows[];

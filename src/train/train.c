@@ -42,14 +42,23 @@ static td_status create_strategy(loop *t)
         .lanes = job->threads,
         .bucket_bytes = (size_t)job->bucket_kb * 1024,
         .seed = job->seed,
-        .optim = {
-            .rule = job->rule, .lr = job->lr, .momentum = job->momentum, .beta1 = job->beta1,
-            .beta2 = job->beta2, .epsilon = job->epsilon, .weight_decay = job->weight_decay,
-            .clip_norm = job->clip, .schedule = td_optim_schedule_names[job->schedule],
-            .warmup = (uint64_t)llround(job->warmup * (double)t->per_epoch),
-            .every = (uint64_t)fmax(1, round(job->step_epochs * (double)t->per_epoch)),
-            .gamma = job->gamma, .total = t->last, .final_lr = job->final_lr,
-        },
+        .optim =
+            {
+                .rule = job->rule,
+                .lr = job->lr,
+                .momentum = job->momentum,
+                .beta1 = job->beta1,
+                .beta2 = job->beta2,
+                .epsilon = job->epsilon,
+                .weight_decay = job->weight_decay,
+                .clip_norm = job->clip,
+                .schedule = td_optim_schedule_names[job->schedule],
+                .warmup = (uint64_t)llround(job->warmup * (double)t->per_epoch),
+                .every = (uint64_t)fmax(1, round(job->step_epochs * (double)t->per_epoch)),
+                .gamma = job->gamma,
+                .total = t->last,
+                .final_lr = job->final_lr,
+            },
     };
     return td_allreduce_create(t->comm, &t->task->oracle, &config, &t->strategy);
 }
@@ -82,7 +91,8 @@ static td_status create_loader(loop *t)
 static bool keeps_best(const loop *t)
 {
     const td_job *job = t->job;
-    return t->data->held && (job->keep == 2 || (job->keep == 0 && (job->holdout > 0 || job->patience)));
+    return t->data->held &&
+           (job->keep == 2 || (job->keep == 0 && (job->holdout > 0 || job->patience)));
 }
 
 /* --- intervals --- */
@@ -103,17 +113,21 @@ static td_status end_interval(loop *t, uint64_t steps)
     double forward = 0, backward = 0, wait = now.wait - t->times_then.wait;
     if (t->task->times) t->task->times(t->task->oracle.self, &forward, &backward);
     td_interval i = {
-        .step = t->state.step, .steps = t->last,
+        .step = t->state.step,
+        .steps = t->last,
         .epoch = (t->state.step + t->per_epoch - 1) / t->per_epoch,
         .epochs = (t->last + t->per_epoch - 1) / t->per_epoch,
-        .loss = t->loss / t->weight, .accuracy = t->correct / t->weight,
+        .loss = t->loss / t->weight,
+        .accuracy = t->correct / t->weight,
         .classes = t->task->classes,
         .samples = (uint64_t)t->job->batch * steps,
         .bytes_sent = td_comm_bytes_sent(t->comm) - t->bytes_then,
         .seconds = td_seconds(td_clock_ns() - t->interval_begin),
         .input = td_seconds(t->input_ns),
-        .forward = forward - t->forward_then, .backward = backward - t->backward_then,
-        .wait = wait, .move = now.move - t->times_then.move,
+        .forward = forward - t->forward_then,
+        .backward = backward - t->backward_then,
+        .wait = wait,
+        .move = now.move - t->times_then.move,
         .update = now.update - t->times_then.update,
         .lr = td_optim_rate(td_strategy_optim(t->strategy), t->state.step - 1),
         .workers = td_comm_size(t->comm),
@@ -149,8 +163,14 @@ static td_status one_step(loop *t, td_totals *out)
         TD_TRY(td_loader_next(t->loader, &b));
         t->input_ns += td_clock_ns() - begin;
         td_rows rows = {
-            .rows = b->rows, .x = b->x, .label = b->label, .target = b->target,
-            .weight = b->weight, .sample = b->sample, .leaf_row = b->leaf_row, .epoch = b->epoch,
+            .rows = b->rows,
+            .x = b->x,
+            .label = b->label,
+            .target = b->target,
+            .weight = b->weight,
+            .sample = b->sample,
+            .leaf_row = b->leaf_row,
+            .epoch = b->epoch,
             .features = td_dataset_info(t->data->train)->features,
         };
         TD_TRY(td_strategy_add(t->strategy, t->task->params, &rows, t->stop && *t->stop));
@@ -160,7 +180,8 @@ static td_status one_step(loop *t, td_totals *out)
     t->state.step++;
     t->loss += out->loss, t->weight += out->weight, t->correct += out->correct;
     if (!isfinite(out->loss))
-        return td_fail(TD_ERR_DIVERGED, "the loss is no longer a number at step %llu (epoch %llu); "
+        return td_fail(TD_ERR_DIVERGED,
+                       "the loss is no longer a number at step %llu (epoch %llu); "
                        "use a smaller --lr than %g, or --clip",
                        (unsigned long long)t->state.step,
                        (unsigned long long)((t->state.step - 1) / t->per_epoch + 1), t->job->lr);
@@ -193,9 +214,8 @@ static td_status evaluate(loop *t, bool *finished)
     uint64_t waited = (t->state.step - t->state.best_step + t->per_epoch - 1) / t->per_epoch;
     *finished = t->job->patience && waited >= (uint64_t)t->job->patience;
     if (!t->first) return TD_OK;
-    td_status status = td_progress_evaluation(t->progress, epoch, t->state.step,
-                                              t->data->held_name, score.loss, score.accuracy,
-                                              t->task->classes);
+    td_status status = td_progress_evaluation(t->progress, epoch, t->state.step, t->data->held_name,
+                                              score.loss, score.accuracy, t->task->classes);
     if (status != TD_OK) td_warn("%s; the run goes on", td_last_error());
     if (*finished)
         td_progress_say(t->progress, "stopped: no better %s loss for %d epochs", t->data->held_name,
@@ -210,8 +230,9 @@ static td_status save_model(loop *t)
     if (t->first) {
         const td_train_state *s = &t->state;
         bool best = t->best && s->has_best;
-        json_t *metrics = json_pack("{s:I, s:s}", "step", (json_int_t)(best ? s->best_step : s->step),
-                                    "kept", best ? "best" : "last");
+        json_t *metrics =
+            json_pack("{s:I, s:s}", "step", (json_int_t)(best ? s->best_step : s->step), "kept",
+                      best ? "best" : "last");
         if (s->has_best) {
             json_object_set_new(metrics, "evaluated_on", json_string(t->data->held_name));
             json_object_set_new(metrics, "loss", json_real(best ? s->best_loss : s->loss));
@@ -252,17 +273,23 @@ static td_status run(loop *t)
         if (stopped || finished || (ck ? t->state.step % ck == 0 : end_of_epoch))
             TD_TRY(write_checkpoint(t));
         if (stopped && !finished)
-            return td_fail(TD_ERR_INTERRUPTED, "stopped after step %llu; \"tandem train --run %s "
-                           "--resume\" goes on", (unsigned long long)t->state.step, t->job->run);
+            return td_fail(TD_ERR_INTERRUPTED,
+                           "stopped after step %llu; \"tandem train --run %s "
+                           "--resume\" goes on",
+                           (unsigned long long)t->state.step, t->job->run);
         if (!finished && t->data->held && end_of_epoch) begin_interval(t);
     }
     return save_model(t);
 }
 
-td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data,
-                   const td_task *task, const volatile int *stop)
+td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data, const td_task *task,
+                   const volatile int *stop)
 {
-    loop t = {.comm = comm, .job = job, .data = data, .task = task, .stop = stop,
+    loop t = {.comm = comm,
+              .job = job,
+              .data = data,
+              .task = task,
+              .stop = stop,
               .first = td_comm_rank(comm) == 0};
     char metrics[TD_PATH_MAX];
     td_status status = TD_OK;
@@ -279,7 +306,8 @@ td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data,
         status = td_checkpoint_read(job, task, td_strategy_optim(t.strategy), &t.state, t.best);
     if (status == TD_OK && t.first) {
         status = td_path_join(metrics, job->run, "metrics.jsonl");
-        if (status == TD_OK) status = td_progress_create(metrics, job->quiet, job->json, &t.progress);
+        if (status == TD_OK)
+            status = td_progress_create(metrics, job->quiet, job->json, &t.progress);
     }
     TD_GOTO(td_comm_agree(comm, status));
     if (t.state.step < t.last) {

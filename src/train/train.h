@@ -12,8 +12,8 @@
 /* What is trained. */
 typedef struct td_task {
     td_oracle oracle;
-    float *params; /* [oracle.params], this rank's; initial values, or those to go on from */
-    bool classes;  /* accuracy means something */
+    float *params;    /* [oracle.params], this rank's; initial values, or those to go on from */
+    bool classes;     /* accuracy means something */
     const char *arch; /* what a checkpoint must agree with */
     /* Loss totals of the pass's leaves, without training's randomness. */
     td_status (*evaluate)(void *self, const td_net_pass *pass);

@@ -1,5 +1,5 @@
-/* Any bytes as the two files of a checkpoint, tensors and the manifest, and as a model's description
- * of its data. */
+/* Any bytes as the two files of a checkpoint, tensors and the manifest, and as a model's
+ * description of its data. */
 #include "ckpt/bundle.h"
 #include "data/schema.h"
 

@@ -16,7 +16,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         td_options_read_yaml(td_job_rows, &job, TD_JOB_FILE, "job.yaml", (const char *)bytes,
                              size) == TD_OK &&
         td_options_write_yaml(td_job_rows, &job, TD_JOB_FILE, &text) == TD_OK)
-        if (td_options_read_yaml(td_job_rows, &again, TD_JOB_FILE, "again", text, strlen(text)) == TD_OK &&
+        if (td_options_read_yaml(td_job_rows, &again, TD_JOB_FILE, "again", text, strlen(text)) ==
+                TD_OK &&
             again.lr != job.lr)
             abort();
     td_free(text);

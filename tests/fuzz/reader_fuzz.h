@@ -11,7 +11,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Reads bytes as `format` and touches all of the samples. Reads them again as a test
  * set of what came out. */
-static inline void fuzz_read(td_format format, td_data_config config, td_source main, td_source label)
+static inline void fuzz_read(td_format format, td_data_config config, td_source main,
+                             td_source label)
 {
     static td_pool *pool;
     if (!pool && td_pool_create(1, &pool) != TD_OK) abort();

@@ -7,15 +7,9 @@
 #include <string.h>
 
 const char *const td_pattern_names[TD_PATTERNS] = {
-    [TD_BARRIER] = "barrier",
-    [TD_BROADCAST] = "broadcast",
-    [TD_SCATTER] = "scatter",
-    [TD_GATHER] = "gather",
-    [TD_ALLGATHER] = "all-gather",
-    [TD_ALLTOALL] = "all-to-all",
-    [TD_REDUCE] = "reduce",
-    [TD_ALLREDUCE] = "all-reduce",
-    [TD_REDUCE_SCATTER] = "reduce-scatter",
+    [TD_BARRIER] = "barrier", [TD_BROADCAST] = "broadcast",  [TD_SCATTER] = "scatter",
+    [TD_GATHER] = "gather",   [TD_ALLGATHER] = "all-gather", [TD_ALLTOALL] = "all-to-all",
+    [TD_REDUCE] = "reduce",   [TD_ALLREDUCE] = "all-reduce", [TD_REDUCE_SCATTER] = "reduce-scatter",
     [TD_SCAN] = "scan",
 };
 

@@ -61,15 +61,15 @@ void td_coll_release(td_comm *comm);
 
 typedef td_status td_algorithm(td_comm *comm, const td_call *call);
 
-td_algorithm td_dissemination_barrier;   /* barrier.c */
-td_algorithm td_binomial_broadcast;      /* binomial.c */
+td_algorithm td_dissemination_barrier; /* barrier.c */
+td_algorithm td_binomial_broadcast;    /* binomial.c */
 td_algorithm td_binomial_reduce;
 td_algorithm td_binomial_allreduce;
-td_algorithm td_ring_allgather;          /* ring.c */
-td_algorithm td_linear_gather;           /* linear.c */
+td_algorithm td_ring_allgather; /* ring.c */
+td_algorithm td_linear_gather;  /* linear.c */
 td_algorithm td_linear_scatter;
 td_algorithm td_chain_scan;
-td_algorithm td_pairwise_alltoall;       /* pairwise.c */
+td_algorithm td_pairwise_alltoall; /* pairwise.c */
 td_algorithm td_pairwise_reduce_scatter;
 td_algorithm td_pairwise_reduce;
 td_algorithm td_pairwise_allreduce;

@@ -33,11 +33,11 @@ struct td_meet {
     shown *shown;
     char *slots;
     uint64_t round;
-    size_t first, next;    /* slots: of this round, behind it */
-    uint64_t used[SLOTS];  /* the round that took a slot last */
-    shown runs;            /* the call under way */
-    uint64_t checked;      /* ranks whose operation has been compared, a bit each */
-    int stage, only;       /* waited for */
+    size_t first, next;   /* slots: of this round, behind it */
+    uint64_t used[SLOTS]; /* the round that took a slot last */
+    shown runs;           /* the call under way */
+    uint64_t checked;     /* ranks whose operation has been compared, a bit each */
+    int stage, only;      /* waited for */
     uint64_t wanted;
 };
 
@@ -107,15 +107,20 @@ static td_status compare(td_meet *m, int rank)
 
 void td_meet_begin(td_meet *m, const td_call *c)
 {
-    bool reduces = c->pattern >= TD_REDUCE, rooted = c->pattern == TD_BROADCAST ||
-                   c->pattern == TD_SCATTER || c->pattern == TD_GATHER || c->pattern == TD_REDUCE;
+    bool reduces = c->pattern >= TD_REDUCE,
+         rooted = c->pattern == TD_BROADCAST || c->pattern == TD_SCATTER ||
+                  c->pattern == TD_GATHER || c->pattern == TD_REDUCE;
     m->checked = (uint64_t)1 << m->comm->rank;
     m->runs = (shown){
         .bytes = c->pattern == TD_ALLTOALL && c->parts ? 0 : c->bytes,
         .pattern = (int32_t)c->pattern,
         .root = rooted ? c->root : -1,
-        .type = !reduces ? -1 : c->how.combine ? TD_BF16 + 1 : (int32_t)c->how.type,
-        .op = !reduces ? -1 : c->how.combine ? TD_PROD + 1 : (int32_t)c->how.op,
+        .type = !reduces         ? -1
+                : c->how.combine ? TD_BF16 + 1
+                                 : (int32_t)c->how.type,
+        .op = !reduces         ? -1
+              : c->how.combine ? TD_PROD + 1
+                               : (int32_t)c->how.op,
     };
 }
 

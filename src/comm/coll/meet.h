@@ -12,8 +12,10 @@
 
 #include "comm/coll/coll.h"
 
-enum { TD_MEET_BLOCK = 128 << 10, /* most bytes that a rank stages in a round */
-       TD_MEET_RANKS = 64 };
+enum {
+    TD_MEET_BLOCK = 128 << 10, /* most bytes that a rank stages in a round */
+    TD_MEET_RANKS = 64
+};
 
 typedef struct td_meet td_meet;
 

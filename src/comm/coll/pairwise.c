@@ -25,8 +25,9 @@ td_status td_pairwise_alltoall(td_comm *comm, const td_call *call)
     const char *in = call->in;
     char *out = call->out;
     if (give[me + 1] - give[me] != take[me + 1] - take[me]) {
-        status = td_fail(TD_ERR_ARG, "rank %d gives %zu bytes to itself and takes %zu in all-to-all",
-                         comm->world[me], give[me + 1] - give[me], take[me + 1] - take[me]);
+        status =
+            td_fail(TD_ERR_ARG, "rank %d gives %zu bytes to itself and takes %zu in all-to-all",
+                    comm->world[me], give[me + 1] - give[me], take[me + 1] - take[me]);
         goto out;
     }
     if (give[me + 1] > give[me]) memcpy(out + take[me], in + give[me], give[me + 1] - give[me]);

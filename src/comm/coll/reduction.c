@@ -75,34 +75,36 @@ static void narrow(td_type type, const float *from, size_t count, void *to)
 
 /* --- one operation --- */
 
-#define EACH(T, EXPRESSION)                                                                       \
-    do {                                                                                          \
-        const T *x = a, *y = b;                                                                   \
-        T *z = out;                                                                               \
-        for (size_t i = 0; i < count; i++) z[i] = (T)(EXPRESSION);                                \
+#define EACH(T, EXPRESSION)                                                                        \
+    do {                                                                                           \
+        const T *x = a, *y = b;                                                                    \
+        T *z = out;                                                                                \
+        for (size_t i = 0; i < count; i++) z[i] = (T)(EXPRESSION);                                 \
     } while (0)
-#define EACH_OF(T)                                                                                \
-    switch (op) {                                                                                 \
-    case TD_SUM: EACH(T, x[i] + y[i]); break;                                                     \
-    case TD_MIN: EACH(T, y[i] < x[i] ? y[i] : x[i]); break;                                       \
-    case TD_MAX: EACH(T, y[i] > x[i] ? y[i] : x[i]); break;                                       \
-    case TD_PROD: EACH(T, x[i] * y[i]); break;                                                    \
-    }                                                                                             \
+#define EACH_OF(T)                                                                                 \
+    switch (op) {                                                                                  \
+    case TD_SUM: EACH(T, x[i] + y[i]); break;                                                      \
+    case TD_MIN: EACH(T, y[i] < x[i] ? y[i] : x[i]); break;                                        \
+    case TD_MAX: EACH(T, y[i] > x[i] ? y[i] : x[i]); break;                                        \
+    case TD_PROD: EACH(T, x[i] * y[i]); break;                                                     \
+    }                                                                                              \
     break
 /* Integer sums and products wrap round, as unsigned ones do. */
-#define EACH_OF_INTEGER(T, U)                                                                     \
-    switch (op) {                                                                                 \
-    case TD_SUM: EACH(T, (U)x[i] + (U)y[i]); break;                                               \
-    case TD_MIN: EACH(T, y[i] < x[i] ? y[i] : x[i]); break;                                       \
-    case TD_MAX: EACH(T, y[i] > x[i] ? y[i] : x[i]); break;                                       \
-    case TD_PROD: EACH(T, (U)x[i] * (U)y[i]); break;                                              \
-    }                                                                                             \
+#define EACH_OF_INTEGER(T, U)                                                                      \
+    switch (op) {                                                                                  \
+    case TD_SUM: EACH(T, (U)x[i] + (U)y[i]); break;                                                \
+    case TD_MIN: EACH(T, y[i] < x[i] ? y[i] : x[i]); break;                                        \
+    case TD_MAX: EACH(T, y[i] > x[i] ? y[i] : x[i]); break;                                        \
+    case TD_PROD: EACH(T, (U)x[i] * (U)y[i]); break;                                               \
+    }                                                                                              \
     break
 
-static void combine_as(td_type type, td_op op, const void *a, const void *b, size_t count, void *out)
+static void combine_as(td_type type, td_op op, const void *a, const void *b, size_t count,
+                       void *out)
 {
     switch (type) {
-    case TD_F16: case TD_BF16: /* widened */
+    case TD_F16:
+    case TD_BF16: /* widened */
     case TD_F32:
         if (op == TD_SUM) {
             td_kernels_best()->add(count, a, b, out);

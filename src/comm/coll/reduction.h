@@ -8,7 +8,7 @@
 typedef struct td_reduction {
     td_type type;
     td_op op;
-    size_t width; /* bytes of an element */
+    size_t width;           /* bytes of an element */
     td_combine_fn *combine; /* NULL: op */
     void *user;
 } td_reduction;

@@ -13,10 +13,10 @@ td_status td_ring_allgather(td_comm *comm, const td_call *call)
     if (own && call->in != at) memmove(at, call->in, own);
     for (int step = 0; step < n - 1; step++) {
         int give = (comm->rank - step + n) % n, take = (comm->rank - step - 1 + n) % n;
-        td_status status = td_comm_exchange(comm, out + td_call_offset(call, give),
-                                            td_call_part(call, give), next,
-                                            out + td_call_offset(call, take),
-                                            td_call_part(call, take), previous, TD_TAG_COLLECTIVE);
+        td_status status =
+            td_comm_exchange(comm, out + td_call_offset(call, give), td_call_part(call, give), next,
+                             out + td_call_offset(call, take), td_call_part(call, take), previous,
+                             TD_TAG_COLLECTIVE);
         if (status != TD_OK) return status;
     }
     return TD_OK;

@@ -151,7 +151,7 @@ static void stage_deal(place *p, const deal *d, size_t at)
     for (int r = 0; r < p->size; offset += given(p, r++))
         if (r != p->rank && at < given(p, r))
             copy(block + (size_t)r * d->window, d->in + offset + at,
-                   smaller(given(p, r) - at, d->window));
+                 smaller(given(p, r) - at, d->window));
 }
 
 typedef td_status take_fn(place *p, const deal *d, size_t at, size_t bytes);
@@ -164,7 +164,7 @@ static td_status take_copies(place *p, const deal *d, size_t at, size_t bytes)
     for (int r = 0; r < p->size; to += taken(p, r++))
         if (writes(p, d, r) && r != p->rank && at < taken(p, r))
             copy(to + at, td_meet_block(p->meet, r) + (size_t)p->rank * d->window,
-                   smaller(taken(p, r) - at, d->window));
+                 smaller(taken(p, r) - at, d->window));
     return TD_OK;
 }
 
@@ -172,7 +172,7 @@ static td_status take_from_root(place *p, const deal *d, size_t at, size_t bytes
 {
     if (bytes && p->rank != p->call->root)
         copy((char *)p->call->out + at,
-               td_meet_block(p->meet, p->call->root) + (size_t)p->rank * d->window, bytes);
+             td_meet_block(p->meet, p->call->root) + (size_t)p->rank * d->window, bytes);
     return TD_OK;
 }
 
@@ -194,7 +194,8 @@ static td_status deal_out(place *p, deal *d, size_t most, take_fn *take)
     d->window = (BLOCK / (size_t)p->size) & ~(size_t)(LINE - 1);
     d->window -= d->window % unit;
     if (d->window == 0)
-        return td_fail(TD_ERR_ARG, "elements of %zu bytes are too wide for %d ranks", unit, p->size);
+        return td_fail(TD_ERR_ARG, "elements of %zu bytes are too wide for %d ranks", unit,
+                       p->size);
     if (most < d->window) d->window = (most + LINE - 1) & ~(size_t)(LINE - 1);
     for (size_t k = 0, n = rounds_of(most, d->window); k < n; k++) {
         size_t at = k * d->window;
@@ -242,8 +243,10 @@ static td_status tell_parts(place *p, size_t *most)
         for (int k = 0; k < p->size; k++)
             if (gives[k] > *most) *most = gives[k];
         if (gives[p->rank] != p->call->takes[r] && status == TD_OK)
-            status = td_fail(TD_ERR_ARG, "rank %d gives %llu bytes where rank %d takes %zu in "
-                             "all-to-all", p->comm->world[r], (unsigned long long)gives[p->rank],
+            status = td_fail(TD_ERR_ARG,
+                             "rank %d gives %llu bytes where rank %d takes %zu in "
+                             "all-to-all",
+                             p->comm->world[r], (unsigned long long)gives[p->rank],
                              p->comm->world[p->rank], p->call->takes[r]);
     }
     td_meet_done(p->meet);
@@ -280,8 +283,7 @@ static td_status deal_directly(place *p)
     for (int k = 0; k < p->size; k++) {
         int r = (p->rank + k) % p->size;
         part[r] = (const char *)td_meet_in(p->meet, r) + at;
-        if (c->pattern == TD_ALLTOALL)
-            copy((char *)c->out + (size_t)r * own, part[r], own);
+        if (c->pattern == TD_ALLTOALL) copy((char *)c->out + (size_t)r * own, part[r], own);
     }
     if (c->pattern == TD_REDUCE_SCATTER)
         td_reduction_fold(&c->how, part, p->size, own / c->how.width, c->out);
@@ -361,8 +363,7 @@ static td_status reduce_directly(place *p)
     TD_TRY(td_meet_round(p->meet, 0));
     td_meet_arrive(p->meet, c->in, c->out);
     TD_TRY(td_meet_arrived(p->meet, -1));
-    for (int r = 0; r < p->size; r++)
-        part[r] = (const char *)td_meet_in(p->meet, r) + lo * width;
+    for (int r = 0; r < p->size; r++) part[r] = (const char *)td_meet_in(p->meet, r) + lo * width;
     char *out = c->pattern == TD_REDUCE ? td_meet_out(p->meet, c->root) : c->out;
     TD_TRY(td_meet_look(p->meet));
     td_reduction_fold(&c->how, part, p->size, hi - lo, out + lo * width);
@@ -439,8 +440,9 @@ static td_status run(place *p)
     case TD_ALLTOALL: return direct ? deal_directly(p) : alltoall(p);
     case TD_REDUCE_SCATTER:
         return comm->ops->one_memory && most_part(p) >= DIRECT_FROM ? deal_directly(p)
-                                                                      : reduce_scatter(p);
-    case TD_REDUCE: case TD_ALLREDUCE: return reduce(p);
+                                                                    : reduce_scatter(p);
+    case TD_REDUCE:
+    case TD_ALLREDUCE: return reduce(p);
     case TD_SCAN: return scan(p);
     case TD_PATTERNS: break;
     }

@@ -113,8 +113,8 @@ static td_status post(td_comm *comm, td_request *request, bool sends)
     request->self = comm->rank;
     request->done = OPEN;
     pthread_mutex_lock(&box->lock);
-    td_request *match = take_match(sends ? &box->receives : &box->sends, request->peer, comm->rank,
-                                   request->tag);
+    td_request *match =
+        take_match(sends ? &box->receives : &box->sends, request->peer, comm->rank, request->tag);
     if (match) {
         set_state(match, COPYING);
         request->done = COPYING;

@@ -122,8 +122,10 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
         int class = 0;
         MPI_Error_class(code, &class);
         if (class == MPI_ERR_TRUNCATE)
-            return services->fail(TD_ERR_PEER, "rank %d sent more than the %zu bytes that rank %d "
-                                  "expected in %s", in_world(comm, request->peer), request->bytes,
+            return services->fail(TD_ERR_PEER,
+                                  "rank %d sent more than the %zu bytes that rank %d "
+                                  "expected in %s",
+                                  in_world(comm, request->peer), request->bytes,
                                   in_world(comm, comm->rank), operation(comm));
         return mpi_error(code, comm, request->peer);
     }
@@ -244,15 +246,19 @@ static td_status map_shared(const char *name, bool create, size_t bytes, td_regi
     td_status status = TD_OK;
     void *at = MAP_FAILED;
     if (create && posix_fallocate(fd, 0, (off_t)bytes) != 0)
-        status = services->fail(TD_ERR_NOMEM, "%zu bytes of shared memory cannot be had in "
-                                "/dev/shm", bytes);
+        status = services->fail(TD_ERR_NOMEM,
+                                "%zu bytes of shared memory cannot be had in "
+                                "/dev/shm",
+                                bytes);
     if (status == TD_OK) at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (status == TD_OK && at == MAP_FAILED)
         status = services->fail(TD_ERR_NOMEM, "%zu bytes of shared memory cannot be mapped: %s",
                                 bytes, strerror(errno));
     close(fd);
-    if (status == TD_OK) *out = (td_region){.data = at, .bytes = bytes, .handle = at};
-    else if (create) shm_unlink(name);
+    if (status == TD_OK)
+        *out = (td_region){.data = at, .bytes = bytes, .handle = at};
+    else if (create)
+        shm_unlink(name);
     return status;
 }
 
@@ -281,8 +287,10 @@ static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
     }
     if (comm->rank != leader && mine == TD_OK)
         mine = name[0] ? map_shared(name, false, bytes, out)
-                       : services->fail(TD_ERR_NOMEM, "rank %d could not make %zu bytes of shared "
-                                        "memory", leader, bytes);
+                       : services->fail(TD_ERR_NOMEM,
+                                        "rank %d could not make %zu bytes of shared "
+                                        "memory",
+                                        leader, bytes);
     char answer = mine == TD_OK;
     for (int r = leader + 1; r < comm->size; r++) {
         char got = 0;
@@ -292,7 +300,8 @@ static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
             status = services->exchange(comm, NULL, 0, -1, &got, 1, r, TD_TAG_SHARED);
         else if (comm->rank == r)
             status = services->exchange(comm, &answer, 1, leader, NULL, 0, -1, TD_TAG_SHARED);
-        if (status != TD_OK) mine = status;
+        if (status != TD_OK)
+            mine = status;
         else if (comm->rank == leader && !got && mine == TD_OK)
             mine = services->fail(TD_ERR_NOMEM, "rank %d could not map the shared memory", r);
     }
@@ -367,10 +376,11 @@ static td_status mpi_open(const td_mpi_services *given, td_comm *world, char **h
     MPI_Comm_size(g->comm, &world->size);
     g->world = g, g->rank = world->rank, g->size = world->size;
     world->impl = g;
-    td_status status = provided < MPI_THREAD_SERIALIZED
-        ? services->fail(TD_ERR_UNSUPPORTED, "this MPI cannot be called by another thread than "
-                         "the first")
-        : check_tags(g->comm);
+    td_status status =
+        provided < MPI_THREAD_SERIALIZED
+            ? services->fail(TD_ERR_UNSUPPORTED, "this MPI cannot be called by another thread than "
+                                                 "the first")
+            : check_tags(g->comm);
     return status == TD_OK ? exchange_names(g, world, host_names) : status;
 }
 

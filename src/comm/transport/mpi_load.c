@@ -16,9 +16,9 @@
 static const char module_name[] = "tandem-mpi.so";
 
 /* Places to look, relative to the folder of the program or library ("" as they are). */
-static const char *const places[] = {"", "/../lib/tandem", "/../lib64/tandem",
-                                     "/../" TD_LIBDIR "/tandem", "/tandem", "/src/comm",
-                                     "/../src/comm"};
+static const char *const places[] =
+    {"",        "/../lib/tandem", "/../lib64/tandem", "/../" TD_LIBDIR "/tandem",
+     "/tandem", "/src/comm",      "/../src/comm"};
 
 static void *open_beside(const char *file, char *why, size_t room)
 {
@@ -68,8 +68,10 @@ td_status td_mpi_load(const td_mpi_module **out)
 {
     pthread_once(&once, load);
     if (!loaded)
-        return td_fail(TD_ERR_UNSUPPORTED, "the MPI module %s was not found or does not fit%s; "
-                       "build Tandem with MPI, or run without mpiexec", module_name, reason);
+        return td_fail(TD_ERR_UNSUPPORTED,
+                       "the MPI module %s was not found or does not fit%s; "
+                       "build Tandem with MPI, or run without mpiexec",
+                       module_name, reason);
     *out = loaded;
     return TD_OK;
 }

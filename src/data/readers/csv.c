@@ -29,12 +29,12 @@ typedef struct csv {
     td_text text;
     csv_plan plan;
     uint64_t rows;
-    float *x;      /* [rows][features] */
-    float *label;  /* [rows] or NULL */
-    float *weight; /* [rows] or NULL */
-    place *places; /* [fields] */
-    td_dict *dicts; /* [chunks][text_columns] */
-    float *recode;  /* [total of a column's dictionaries] while merging */
+    float *x;          /* [rows][features] */
+    float *label;      /* [rows] or NULL */
+    float *weight;     /* [rows] or NULL */
+    place *places;     /* [fields] */
+    td_dict *dicts;    /* [chunks][text_columns] */
+    float *recode;     /* [total of a column's dictionaries] while merging */
     size_t *recode_at; /* [chunks + 1] */
     const place *recoding;
 } csv;
@@ -49,14 +49,15 @@ static td_status bad_field(const csv *c, const char *at, size_t column, const cs
     int shown = (int)(n < 60 ? n : 60);
     csv_kind kind = c->plan.kind[column];
     if (csv_is_missing(&c->plan, f->at, f->end))
-        return td_fail(TD_ERR_DATA, "%s:%zu: column %s: the %s is missing", c->text.name, line, name,
-                       kind == CSV_WEIGHT ? "weight" : "label");
+        return td_fail(TD_ERR_DATA, "%s:%zu: column %s: the %s is missing", c->text.name, line,
+                       name, kind == CSV_WEIGHT ? "weight" : "label");
     return td_fail(TD_ERR_DATA, "%s:%zu: column %s: \"%.*s\" is not %s%s", c->text.name, line, name,
                    shown, f->at,
                    kind == CSV_WEIGHT ? "a finite weight of at least 0" : "a finite number",
-                   kind == CSV_NUMBER ? "; name the column as categorical or the text as missing if "
-                                        "it is meant"
-                                      : "");
+                   kind == CSV_NUMBER
+                       ? "; name the column as categorical or the text as missing if "
+                         "it is meant"
+                       : "");
 }
 
 static td_status add_text(csv *c, size_t chunk, size_t column, const csv_field *f, float *out)
@@ -299,7 +300,8 @@ static td_status merge_categories(csv *c, td_dataset *out)
     const td_dataset *like = c->job->config->like;
     int *count = NULL;
     const char *const **names = NULL;
-    if (c->plan.text_columns == (c->plan.label >= 0 && c->plan.kind[c->plan.label] == CSV_LABEL_TEXT))
+    if (c->plan.text_columns ==
+        (c->plan.label >= 0 && c->plan.kind[c->plan.label] == CSV_LABEL_TEXT))
         return TD_OK;
     TD_TRY(td_dataset_take(out, features, sizeof *count, "category counts", &count));
     TD_TRY(td_dataset_take(out, features, sizeof *names, "category lists", &names));

@@ -22,17 +22,23 @@ static inline bool csv_at_line_end(const char *at, const char *end)
     return at == end || *at == '\n' || (*at == '\r' && (at + 1 == end || at[1] == '\n'));
 }
 
-typedef enum csv_kind { CSV_NUMBER, CSV_CATEGORY, CSV_LABEL_NUMBER, CSV_LABEL_TEXT, CSV_WEIGHT } csv_kind;
+typedef enum csv_kind {
+    CSV_NUMBER,
+    CSV_CATEGORY,
+    CSV_LABEL_NUMBER,
+    CSV_LABEL_TEXT,
+    CSV_WEIGHT
+} csv_kind;
 
 typedef struct csv_plan {
-    size_t fields;      /* of a line */
-    csv_kind *kind;     /* [fields] */
-    csv_field *name;    /* [fields] of the header; NULL without one */
-    ptrdiff_t label;    /* column or -1 */
-    ptrdiff_t weight;   /* column or -1 */
-    size_t features;    /* columns that are neither */
+    size_t fields;       /* of a line */
+    csv_kind *kind;      /* [fields] */
+    csv_field *name;     /* [fields] of the header; NULL without one */
+    ptrdiff_t label;     /* column or -1 */
+    ptrdiff_t weight;    /* column or -1 */
+    size_t features;     /* columns that are neither */
     size_t text_columns; /* CSV_CATEGORY and CSV_LABEL_TEXT */
-    csv_field *missing; /* [missing_count] */
+    csv_field *missing;  /* [missing_count] */
     size_t missing_count;
     bool missing_numbers; /* one of them could be read as a number */
 } csv_plan;

@@ -14,10 +14,10 @@ enum { SAMPLE_LINES = 1000 };
 
 /* What the first lines show of a column. */
 typedef struct sample {
-    csv_field first;     /* of line 1 */
+    csv_field first;       /* of line 1 */
     size_t numbers, texts; /* in the lines below it */
-    bool number_below;   /* in line 2 */
-    bool again;          /* the first text came again */
+    bool number_below;     /* in line 2 */
+    bool again;            /* the first text came again */
 } sample;
 
 /* Blanks around fields are ignored, but not where they part fields. */
@@ -177,7 +177,8 @@ static bool has_header_like(const td_dataset *like, const csv_plan *plan, const 
     return false;
 }
 
-static bool first_line_is_header(const td_read_job *job, const csv_plan *plan, const sample *columns)
+static bool first_line_is_header(const td_read_job *job, const csv_plan *plan,
+                                 const sample *columns)
 {
     const td_dataset *like = job->config->like;
     if (like && has_header_like(like, plan, columns)) return true;
@@ -268,8 +269,8 @@ static td_status choose_categories(const td_read_job *job, const td_text *text, 
         status = find_column(text, plan, "categorical", named[i].at, length(&named[i]), &k);
         if (status != TD_OK) break;
         if (k == plan->label || k == plan->weight)
-            status = td_fail(TD_ERR_ARG, "column %td of %s is the label or weight, not a feature", k,
-                             text->name);
+            status = td_fail(TD_ERR_ARG, "column %td of %s is the label or weight, not a feature",
+                             k, text->name);
         else
             plan->kind[k] = CSV_CATEGORY;
     }
@@ -299,8 +300,9 @@ static td_status choose_columns(const td_read_job *job, const td_text *text, csv
                        text->name);
     plan->features = plan->fields - (plan->label >= 0) - (plan->weight >= 0);
     if (plan->features == 0)
-        return td_fail(TD_ERR_DATA, "%s has no feature columns: %zu columns, read with '%c' between",
-                       text->name, plan->fields, text->delimiter == '\t' ? ' ' : text->delimiter);
+        return td_fail(TD_ERR_DATA,
+                       "%s has no feature columns: %zu columns, read with '%c' between", text->name,
+                       plan->fields, text->delimiter == '\t' ? ' ' : text->delimiter);
     if (plan->weight >= 0) plan->kind[plan->weight] = CSV_WEIGHT;
     if (plan->label >= 0) plan->kind[plan->label] = label_kind(job, &columns[plan->label]);
     TD_TRY(choose_categories(job, text, plan, columns));

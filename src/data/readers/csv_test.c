@@ -67,8 +67,8 @@ static void test_header_guess(void **state)
         const char *text;
         uint64_t samples;
     } cases[] = {
-        {"y,x\n1,2\n", 1},        {"1,2\n3,4\n", 2},          {"a,b\nc,d\ne,f\n", 2},
-        {"a,b\na,d\nc,b\n", 3},   {"a,1\nb,2\n", 2},          {"\"y\",\"x\"\n\"1\",2\n", 1},
+        {"y,x\n1,2\n", 1},      {"1,2\n3,4\n", 2}, {"a,b\nc,d\ne,f\n", 2},
+        {"a,b\na,d\nc,b\n", 3}, {"a,1\nb,2\n", 2}, {"\"y\",\"x\"\n\"1\",2\n", 1},
         {",x\n0,1\n1,2\n", 2},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -171,7 +171,8 @@ static void test_like(void **state)
     assert_row(test, 0, (float[]){1, 5});
     assert_row(test, 1, (float[]){N, 6});
     td_dataset_close(test);
-    assert_fails(TD_ERR_DATA, "mem:3: class \"d\" is not one of the training set's 3 classes (a, b, c)",
+    assert_fails(TD_ERR_DATA,
+                 "mem:3: class \"d\" is not one of the training set's 3 classes (a, b, c)",
                  read_text(TD_FORMAT_CSV, "a,x,1\n\nd,x,1\n", &like, &test));
     assert_fails(TD_ERR_DATA, "1 feature columns where the training set mem has 2",
                  read_text(TD_FORMAT_CSV, "a,x\nb,x\n", &like, &test));
@@ -181,7 +182,8 @@ static void test_like(void **state)
     test = csv("1,5\n", &like);
     assert_int_equal(td_dataset_info(test)->classes, 3);
     td_dataset_close(test);
-    assert_fails(TD_ERR_DATA, "mem:2: class \"3\"", read_text(TD_FORMAT_CSV, "1,5\n3,5\n", &like, &test));
+    assert_fails(TD_ERR_DATA, "mem:2: class \"3\"",
+                 read_text(TD_FORMAT_CSV, "1,5\n3,5\n", &like, &test));
     td_dataset_close(train);
     train = csv("label,p,q\n0,5,5\n2,6,6\n", NULL);
     like.like = train;
@@ -342,12 +344,12 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain),   cmocka_unit_test(test_header_and_columns),
+        cmocka_unit_test(test_plain),        cmocka_unit_test(test_header_and_columns),
         cmocka_unit_test(test_header_guess), cmocka_unit_test(test_quotes),
-        cmocka_unit_test(test_missing), cmocka_unit_test(test_one_hot),
-        cmocka_unit_test(test_labels),  cmocka_unit_test(test_like),
-        cmocka_unit_test(test_bad_files), cmocka_unit_test(test_large),
-        cmocka_unit_test(test_tsv),     cmocka_unit_test(test_space_between_fields),
+        cmocka_unit_test(test_missing),      cmocka_unit_test(test_one_hot),
+        cmocka_unit_test(test_labels),       cmocka_unit_test(test_like),
+        cmocka_unit_test(test_bad_files),    cmocka_unit_test(test_large),
+        cmocka_unit_test(test_tsv),          cmocka_unit_test(test_space_between_fields),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests_name("csv", tests, NULL, NULL);

@@ -86,7 +86,8 @@ static td_status inflate_some(td_stream *stream)
     stream->at += offered - stream->z.avail_in;
     drop_pages(stream);
     if (result == Z_STREAM_END) return next_member(stream);
-    if (result == Z_MEM_ERROR) return td_fail(TD_ERR_NOMEM, "%s: no memory to inflate", source->name);
+    if (result == Z_MEM_ERROR)
+        return td_fail(TD_ERR_NOMEM, "%s: no memory to inflate", source->name);
     if (result != Z_OK && result != Z_BUF_ERROR)
         return td_fail(TD_ERR_DATA, "%s: the gzip data is damaged near byte %zu (%s)", source->name,
                        stream->at, stream->z.msg ? stream->z.msg : "inflate failed");
@@ -128,7 +129,8 @@ td_status td_source_inflate(td_source source, td_source *out, void **owned)
     char *bytes = td_malloc(room);
     for (;;) {
         if (!bytes) {
-            status = td_fail(TD_ERR_NOMEM, "%s: no memory for %zu inflated bytes", source.name, room);
+            status =
+                td_fail(TD_ERR_NOMEM, "%s: no memory for %zu inflated bytes", source.name, room);
             goto out;
         }
         TD_GOTO(td_stream_read(&stream, bytes + size, room - size, &got));

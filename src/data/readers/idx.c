@@ -17,9 +17,9 @@ enum { MAX_RANK = 4, BUFFER = 1 << 16, CHUNK = 1 << 24 };
 
 typedef struct idx_head {
     int type, rank;
-    size_t width;          /* bytes of a value */
+    size_t width; /* bytes of a value */
     uint64_t size[MAX_RANK];
-    uint64_t values;       /* all of them */
+    uint64_t values; /* all of them */
 } idx_head;
 
 static bool looks_like(const unsigned char *data, size_t size)
@@ -35,7 +35,8 @@ static uint32_t big_endian(const unsigned char *at)
 
 static td_status read_head(td_stream *stream, idx_head *head)
 {
-    static const unsigned char widths[16] = {[8] = 1, [9] = 1, [11] = 2, [12] = 4, [13] = 4, [14] = 8};
+    static const unsigned char widths[16] =
+        {[8] = 1, [9] = 1, [11] = 2, [12] = 4, [13] = 4, [14] = 8};
     const char *name = stream->source.name;
     unsigned char bytes[4 + 4 * MAX_RANK];
     size_t got;
@@ -43,7 +44,8 @@ static td_status read_head(td_stream *stream, idx_head *head)
     if (got == 0) return td_fail(TD_ERR_DATA, "%s is empty, not an IDX file", name);
     if (got < 4 || bytes[0] || bytes[1] || bytes[2] > 15 || !widths[bytes[2]])
         return td_fail(TD_ERR_DATA,
-                       "%s is not an IDX file: it begins with %02x %02x %02x %02x, not 00 00, a type "
+                       "%s is not an IDX file: it begins with %02x %02x %02x %02x, not 00 00, a "
+                       "type "
                        "and a rank",
                        name, bytes[0], got > 1 ? bytes[1] : 0, got > 2 ? bytes[2] : 0,
                        got > 3 ? bytes[3] : 0);
@@ -51,8 +53,9 @@ static td_status read_head(td_stream *stream, idx_head *head)
     head->rank = bytes[3];
     head->width = widths[bytes[2]];
     if (head->rank < 1 || head->rank > MAX_RANK)
-        return td_fail(TD_ERR_DATA, "%s: an IDX file of %d dimensions (byte 3); 1 to %d can be read",
-                       name, head->rank, MAX_RANK);
+        return td_fail(TD_ERR_DATA,
+                       "%s: an IDX file of %d dimensions (byte 3); 1 to %d can be read", name,
+                       head->rank, MAX_RANK);
     TD_TRY(td_stream_read(stream, bytes, 4 * (size_t)head->rank, &got));
     if (got < 4 * (size_t)head->rank)
         return td_fail(TD_ERR_DATA, "%s is cut off in its header, at byte %zu of %d", name, got + 4,
@@ -73,7 +76,8 @@ static td_status read_head(td_stream *stream, idx_head *head)
 static td_status cut_off(const td_stream *stream, const idx_head *head, uint64_t got)
 {
     return td_fail(TD_ERR_DATA,
-                   "%s is cut off: its header promises %llu values of %zu bytes, %llu bytes are there",
+                   "%s is cut off: its header promises %llu values of %zu bytes, %llu bytes are "
+                   "there",
                    stream->source.name, (unsigned long long)head->values, head->width,
                    (unsigned long long)got);
 }
@@ -160,8 +164,8 @@ static td_status read_features(td_source source, td_dataset *out)
     td_status status = TD_OK;
     TD_GOTO(read_head(&stream, &head));
     if (head.rank < 2) {
-        status = td_fail(TD_ERR_DATA, "%s holds %d dimension; images need 3, a table 2", source.name,
-                         head.rank);
+        status = td_fail(TD_ERR_DATA, "%s holds %d dimension; images need 3, a table 2",
+                         source.name, head.rank);
         goto out;
     }
     if (!plausible(&stream, &head)) {
@@ -169,9 +173,7 @@ static td_status read_features(td_source source, td_dataset *out)
         goto out;
     }
     td_data_info *info = &out->info;
-    out->dtype = head.type == 0x08   ? TD_DTYPE_U8
-                 : head.type >= 0x0D ? TD_DTYPE_F32
-                                     : TD_DTYPE_I32;
+    out->dtype = head.type == 0x08 ? TD_DTYPE_U8 : head.type >= 0x0D ? TD_DTYPE_F32 : TD_DTYPE_I32;
     info->samples = head.size[0];
     info->features = out->columns = (size_t)(head.values / head.size[0]);
     info->rank = head.rank == 2 ? 1 : 3;
@@ -227,8 +229,9 @@ static td_status read_labels(const td_read_job *job, td_dataset *out)
     int32_t *label;
     TD_GOTO(read_head(&stream, &head));
     if (head.rank != 1 || head.type >= 0x0D) {
-        status = td_fail(TD_ERR_DATA, "%s holds %d dimensions of type %02x; labels are 1 of integers",
-                         job->label.name, head.rank, (unsigned)head.type);
+        status =
+            td_fail(TD_ERR_DATA, "%s holds %d dimensions of type %02x; labels are 1 of integers",
+                    job->label.name, head.rank, (unsigned)head.type);
         goto out;
     }
     if (head.values != out->info.samples) {

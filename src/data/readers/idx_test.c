@@ -138,7 +138,8 @@ static void test_bad_files(void **state)
     assert_fails(TD_ERR_DATA, "holds 2 labels for the 3 samples of images",
                  read_pair(images, images_size, file, n, NULL, &d));
     n = make_idx(file, 9, 1, (uint32_t[]){3}, "\x01\xff\x01", 3);
-    assert_fails(TD_ERR_DATA, "label -1 of sample 1", read_pair(images, images_size, file, n, NULL, &d));
+    assert_fails(TD_ERR_DATA, "label -1 of sample 1",
+                 read_pair(images, images_size, file, n, NULL, &d));
     td_dataset *train;
     assert_ok(read_pair(images, images_size, labels, labels_size, NULL, &train));
     td_data_config like = {.like = train};
@@ -203,8 +204,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_images),    cmocka_unit_test(test_types),
         cmocka_unit_test(test_bad_files), cmocka_unit_test(test_doubles_beyond_floats),
-        cmocka_unit_test(test_bad_gzip),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_bad_gzip),  cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests_name("idx", tests, make_files, NULL);
 }

@@ -44,10 +44,11 @@ typedef struct svm {
 static td_status fail_at(const svm *s, const char *at, const char *end, const char *problem)
 {
     int n = 0;
-    while (n < 40 && at + n < end && at[n] != ' ' && at[n] != '\n' && at[n] != '\r' && at[n] != '\t')
+    while (n < 40 && at + n < end && at[n] != ' ' && at[n] != '\n' && at[n] != '\r' &&
+           at[n] != '\t')
         n++;
-    return td_fail(TD_ERR_DATA, "%s:%zu: \"%.*s\" %s", s->text.name, td_text_line(&s->text, at), n, at,
-                   problem);
+    return td_fail(TD_ERR_DATA, "%s:%zu: \"%.*s\" %s", s->text.name, td_text_line(&s->text, at), n,
+                   at, problem);
 }
 
 static bool blank(char c)
@@ -78,8 +79,9 @@ static td_status parse_head(svm *s, uint64_t row, const char **at, const char *e
     if (!p || isinf(s->label[row]) || !(ends(p, end) || *p == ':'))
         return fail_at(s, from, end, "is not a label, a finite number");
     if (p < end && (*p == ':') != s->weights)
-        return fail_at(s, from, end, s->weights ? "has no weight where the first line has one"
-                                                : "has a weight where the first line has none");
+        return fail_at(s, from, end,
+                       s->weights ? "has no weight where the first line has one"
+                                  : "has a weight where the first line has none");
     if (s->weights) {
         if (p == end) return fail_at(s, from, end, "has no weight where the first line has one");
         p = td_parse_float(p + 1, end, &s->weight[row]);
@@ -178,8 +180,10 @@ static uint64_t close_holes(svm *s)
         const chunk_count *count = &s->chunk[c];
         uint64_t hole = count->entries_at - used;
         if (hole) {
-            memmove(s->index + used, s->index + count->entries_at, count->entries * sizeof *s->index);
-            memmove(s->value + used, s->value + count->entries_at, count->entries * sizeof *s->value);
+            memmove(s->index + used, s->index + count->entries_at,
+                    count->entries * sizeof *s->index);
+            memmove(s->value + used, s->value + count->entries_at,
+                    count->entries * sizeof *s->value);
             for (uint64_t r = s->text.row[c]; r < s->text.row[c + 1]; r++) s->row_start[r] -= hole;
         }
         used += count->entries;
@@ -201,7 +205,7 @@ static td_status set_features(svm *s, uint64_t entries, td_dataset *out)
     if (out->index_base == 0)
         for (uint64_t i = 0; i < entries; i++) s->index[i]++;
     uint64_t needed = largest ? largest - (uint64_t)out->index_base : 0;
-    size_t features = config->like ? config->like->info.features
+    size_t features = config->like       ? config->like->info.features
                       : config->features ? config->features
                                          : (size_t)needed;
     if (needed > features)

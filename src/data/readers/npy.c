@@ -43,7 +43,8 @@ static const char *find_key(const char *text, const char *end, const char *key)
 {
     size_t n = strlen(key);
     for (const char *at = text; at + n + 2 < end; at++) {
-        if ((*at != '\'' && *at != '"') || memcmp(at + 1, key, n) != 0 || at[n + 1] != *at) continue;
+        if ((*at != '\'' && *at != '"') || memcmp(at + 1, key, n) != 0 || at[n + 1] != *at)
+            continue;
         at += n + 2;
         while (at < end && *at == ' ') at++;
         if (at == end || *at++ != ':') return NULL;
@@ -58,7 +59,8 @@ static td_status parse_type(array *a, const char *text, const char *end)
     const char *at = find_key(text, end, "descr");
     if (!at || end - at < 5 || (*at != '\'' && *at != '"') || at[4] != *at)
         return td_fail(TD_ERR_DATA,
-                       "%s: the array's type is not one of bool, u1-u8, i1-i8, f4, f8 (a plain 'descr')",
+                       "%s: the array's type is not one of bool, u1-u8, i1-i8, f4, f8 (a plain "
+                       "'descr')",
                        a->name);
     char order = at[1];
     a->kind = at[2] == 'b' ? 'u' : at[2];
@@ -67,8 +69,9 @@ static td_status parse_type(array *a, const char *text, const char *end)
                    (a->width == 1 || a->width == 2 || a->width == 4 || a->width == 8);
     bool real = a->kind == 'f' && (a->width == 4 || a->width == 8);
     if (!integer && !real)
-        return td_fail(TD_ERR_DATA, "%s: type %.3s cannot be read; save bool, u1-u8, i1-i8, f4 or f8",
-                       a->name, at + 1);
+        return td_fail(TD_ERR_DATA,
+                       "%s: type %.3s cannot be read; save bool, u1-u8, i1-i8, f4 or f8", a->name,
+                       at + 1);
     if (order == '>' && a->width > 1)
         return td_fail(TD_ERR_DATA, "%s: type %.3s is big-endian; save it little-endian", a->name,
                        at + 1);
@@ -99,8 +102,7 @@ static td_status parse_shape(array *a, const char *text, const char *end)
             return td_fail(TD_ERR_DATA, "%s: its 'shape' is too large", a->name);
         a->size[a->rank++] = size;
     }
-    if (a->rank == 0 || a->values == 0)
-        return td_fail(TD_ERR_DATA, "%s holds no values", a->name);
+    if (a->rank == 0 || a->values == 0) return td_fail(TD_ERR_DATA, "%s holds no values", a->name);
     return TD_OK;
 }
 
@@ -124,11 +126,13 @@ static td_status parse_array(td_source source, array *out)
     TD_TRY(parse_shape(out, text, end));
     size_t bytes = 0, there = source.size - head - length;
     if (!td_mul(out->values, out->width, &bytes) || bytes > there)
-        return td_fail(TD_ERR_DATA, "%s is cut off: its header promises %zu values of %zu bytes, %zu "
-                                    "bytes are there",
+        return td_fail(TD_ERR_DATA,
+                       "%s is cut off: its header promises %zu values of %zu bytes, %zu "
+                       "bytes are there",
                        source.name, out->values, out->width, there);
     if (bytes < there)
-        return td_fail(TD_ERR_DATA, "%s: %zu bytes behind its last value", source.name, there - bytes);
+        return td_fail(TD_ERR_DATA, "%s: %zu bytes behind its last value", source.name,
+                       there - bytes);
     out->data = data + head + length;
     return TD_OK;
 }
@@ -162,15 +166,15 @@ static td_status lay_out(const array *a, layout *l, td_data_info *info)
 {
     *l = (layout){.samples = a->size[0], .features = a->values / a->size[0]};
     if (a->fortran && a->rank > 2)
-        return td_fail(TD_ERR_DATA, "%s: %d dimensions in Fortran order; save it in C order", a->name,
-                       a->rank);
+        return td_fail(TD_ERR_DATA, "%s: %d dimensions in Fortran order; save it in C order",
+                       a->name, a->rank);
     info->rank = a->rank <= 2 ? 1 : 3;
     info->shape[0] = a->rank <= 2 ? l->features : 1;
     if (a->rank == 3) info->shape[1] = a->size[1], info->shape[2] = a->size[2];
     if (a->rank == 4) {
         size_t first = a->size[1], last = a->size[3];
-        l->channels_last = (last == 1 || last == 3 || last == 4) && first != 1 && first != 3 &&
-                           first != 4;
+        l->channels_last =
+            (last == 1 || last == 3 || last == 4) && first != 1 && first != 3 && first != 4;
         l->channels = l->channels_last ? last : first;
         l->pixels = l->features / l->channels;
         info->shape[0] = l->channels;
@@ -246,9 +250,9 @@ static void where(const void *arg, uint64_t row, char *text, size_t room)
 static td_status set_labels(const td_read_job *job, const array *y, td_dataset *out)
 {
     if (y->values != y->size[0] || y->size[0] != out->info.samples)
-        return td_fail(TD_ERR_DATA, "%s holds %zu x %zu labels for %llu samples, which need one each",
-                       y->name, y->size[0], y->values / y->size[0],
-                       (unsigned long long)out->info.samples);
+        return td_fail(TD_ERR_DATA,
+                       "%s holds %zu x %zu labels for %llu samples, which need one each", y->name,
+                       y->size[0], y->values / y->size[0], (unsigned long long)out->info.samples);
     float *number = td_reallocarray(NULL, y->values, sizeof *number);
     if (!number) return td_fail(TD_ERR_NOMEM, "no memory for %zu labels", y->values);
     td_status status = TD_OK;
@@ -256,8 +260,8 @@ static td_status set_labels(const td_read_job *job, const array *y, td_dataset *
         double x = load(y, i);
         number[i] = (float)x;
         if (isnan(x) || isinf(number[i])) {
-            status = td_fail(TD_ERR_DATA, "%s: label %g of sample %zu is not a finite float", y->name,
-                             x, i);
+            status = td_fail(TD_ERR_DATA, "%s: label %g of sample %zu is not a finite float",
+                             y->name, x, i);
             goto out;
         }
     }
@@ -279,8 +283,9 @@ static td_status read_pair(const td_read_job *job, td_source x, td_source y, td_
     TD_TRY(set_features(&a, out));
     if (wants_no_label(job)) return TD_OK;
     if (!y.name)
-        return td_fail(TD_ERR_DATA, "%s has no labels beside it: x.npy goes with y.npy, train_x.npy "
-                                    "with train_y.npy; or set label to none",
+        return td_fail(TD_ERR_DATA,
+                       "%s has no labels beside it: x.npy goes with y.npy, train_x.npy "
+                       "with train_y.npy; or set label to none",
                        x.name);
     TD_TRY(parse_array(y, &b));
     return set_labels(job, &b, out);
@@ -291,18 +296,24 @@ static td_status read_pair(const td_read_job *job, td_source x, td_source y, td_
 typedef struct keys {
     const char *x, *y;
 } keys;
-static const keys train_keys[] = {{"x_train", "y_train"}, {"X_train", "y_train"},
-                                  {"train_x", "train_y"}, {"train_images", "train_labels"},
-                                  {"x", "y"},             {"X", "y"},
-                                  {"data", "label"},      {"data", "target"},
-                                  {"images", "labels"},   {NULL, NULL}};
+static const keys train_keys[] = {{"x_train", "y_train"},
+                                  {"X_train", "y_train"},
+                                  {"train_x", "train_y"},
+                                  {"train_images", "train_labels"},
+                                  {"x", "y"},
+                                  {"X", "y"},
+                                  {"data", "label"},
+                                  {"data", "target"},
+                                  {"images", "labels"},
+                                  {NULL, NULL}};
 static const keys test_keys[] = {{"x_test", "y_test"}, {"X_test", "y_test"},
                                  {"test_x", "test_y"}, {"test_images", "test_labels"},
                                  {"x", "y"},           {"X", "y"},
                                  {"data", "label"},    {"data", "target"},
                                  {"images", "labels"}, {NULL, NULL}};
 
-static td_status find_array(td_source zip, const char *key, bool *found, td_source *out, void **owned)
+static td_status find_array(td_source zip, const char *key, bool *found, td_source *out,
+                            void **owned)
 {
     char name[64];
     snprintf(name, sizeof name, "%s.npy", key);
@@ -328,8 +339,9 @@ static td_status read_npz(const td_read_job *job, td_dataset *out)
     if (!pair->x) {
         char names[300];
         td_zip_names(job->main, names, sizeof names);
-        status = td_fail(TD_ERR_DATA, "%s holds %s; looked for %s.npy and %s.npy, x.npy and y.npy and "
-                                      "the like",
+        status = td_fail(TD_ERR_DATA,
+                         "%s holds %s; looked for %s.npy and %s.npy, x.npy and y.npy and "
+                         "the like",
                          job->main.name, *names ? names : "nothing",
                          job->config->split == TD_SPLIT_TEST ? "x_test" : "x_train",
                          job->config->split == TD_SPLIT_TEST ? "y_test" : "y_train");

@@ -5,8 +5,8 @@ static size_t make_npy(unsigned char *to, int version, const char *type, const c
                        const char *shape, const void *values, size_t bytes)
 {
     char head[200];
-    int n = snprintf(head, sizeof head, "{'descr': '%s', 'fortran_order': %s, 'shape': %s, }\n", type,
-                     order, shape);
+    int n = snprintf(head, sizeof head, "{'descr': '%s', 'fortran_order': %s, 'shape': %s, }\n",
+                     type, order, shape);
     size_t fixed = version == 1 ? 10 : 12;
     memcpy(to, "\x93NUMPY", 6);
     to[6] = (unsigned char)version, to[7] = 0;
@@ -72,7 +72,8 @@ static void test_images(void **state)
     size_t n = make_npy(file, 1, "|u1", "False", "(1, 3, 4)", bytes, 12);
     assert_ok(read_pair(file, n, NULL, 0, &no_label, &d));
     const td_data_info *info = td_dataset_info(d);
-    assert_true(info->rank == 3 && info->shape[0] == 1 && info->shape[1] == 3 && info->shape[2] == 4);
+    assert_true(info->rank == 3 && info->shape[0] == 1 && info->shape[1] == 3 &&
+                info->shape[2] == 4);
     td_dataset_close(d);
     n = make_npy(file, 1, "|u1", "False", "(1, 2, 2, 3)", bytes, 12); /* channels last */
     assert_ok(read_pair(file, n, NULL, 0, &no_label, &d));
@@ -113,7 +114,8 @@ static void test_bad_files(void **state)
     for (size_t n = 0; n < x_size; n++)
         assert_fails(TD_ERR_DATA, "x", read_pair(x, n, NULL, 0, &no_label, &d));
     size_t n = make_npy(file, 1, "<i8", "False", "(1, 1)", (int64_t[]){INT64_MAX}, 8);
-    assert_fails(TD_ERR_DATA, "does not fit in 32 bits", read_pair(file, n, NULL, 0, &no_label, &d));
+    assert_fails(TD_ERR_DATA, "does not fit in 32 bits",
+                 read_pair(file, n, NULL, 0, &no_label, &d));
     n = make_npy(file, 1, "<f8", "False", "(1, 1)", (double[]){1e300}, 8);
     assert_fails(TD_ERR_DATA, "not a finite float", read_pair(file, n, NULL, 0, &no_label, &d));
     n = make_npy(file, 1, "<f8", "True", "(2, 2)", (double[]){1, 2, 3, -4e38}, 32);
@@ -220,7 +222,8 @@ static void test_npz(void **state)
     td_dataset_close(pair);
     for (size_t n = 4; n < z.used; n += 3)
         assert_fails(TD_ERR_DATA, "mem", read_memory(TD_FORMAT_NPY, z.bytes, n, NULL, 1, &d));
-    for (size_t i = 0; i < z.used; i++) { /* any altered byte: an error or the same, never a crash */
+    for (size_t i = 0; i < z.used;
+         i++) { /* any altered byte: an error or the same, never a crash */
         z.bytes[i] ^= 0x55;
         td_dataset *altered = NULL;
         if (read_memory(TD_FORMAT_NPY, z.bytes, z.used, NULL, 1, &altered) == TD_OK)
@@ -246,8 +249,9 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tables), cmocka_unit_test(test_images), cmocka_unit_test(test_bad_files),
-        cmocka_unit_test(test_npz),    cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_tables),    cmocka_unit_test(test_images),
+        cmocka_unit_test(test_bad_files), cmocka_unit_test(test_npz),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests_name("npy", tests, make_files, NULL);
 }

@@ -186,8 +186,8 @@ td_status td_text_count(td_text *text, td_pool *pool)
 
 enum { TENS = 60, DIGITS = 19, WHOLE = 7, TEXT_MOST = 1100 };
 
-#define TEN(f, d)                                                                                 \
-    f(1e##d##0), f(1e##d##1), f(1e##d##2), f(1e##d##3), f(1e##d##4), f(1e##d##5), f(1e##d##6),    \
+#define TEN(f, d)                                                                                  \
+    f(1e##d##0), f(1e##d##1), f(1e##d##2), f(1e##d##3), f(1e##d##4), f(1e##d##5), f(1e##d##6),     \
         f(1e##d##7), f(1e##d##8), f(1e##d##9)
 #define AS_IT_IS(x) (x)
 #define INVERSE(x) (1 / (x))
@@ -230,7 +230,8 @@ const char *td_parse_float(const char *at, const char *end, float *out)
     while (at < end && (digit = (unsigned)(*at - '0')) < 10) mantissa = mantissa * 10 + digit, at++;
     ptrdiff_t count = at - digits;
     long exponent = 0;
-    if (at < end && (unsigned char)*at <= ',' && count && count <= WHOLE) { /* a short whole number */
+    if (at < end && (unsigned char)*at <= ',' && count &&
+        count <= WHOLE) { /* a short whole number */
         *out = negative ? -(float)(int32_t)mantissa : (float)(int32_t)mantissa;
         return at;
     }
@@ -254,7 +255,8 @@ const char *td_parse_float(const char *at, const char *end, float *out)
             at = e;
         }
     }
-    if (count > DIGITS || exponent <= -TENS || exponent >= TENS) return parse_slowly(begin, at, out);
+    if (count > DIGITS || exponent <= -TENS || exponent >= TENS)
+        return parse_slowly(begin, at, out);
     double value = (double)mantissa;
     value *= exponent < 0 ? tenths[-exponent] : tens[exponent];
     uint64_t bits;

@@ -12,9 +12,9 @@ typedef struct td_text {
     const char *name;
     const char *start;       /* of the file: line 1 */
     const char *begin, *end; /* of the rows */
-    char delimiter; /* of fields */
-    char comment;   /* a line that begins with it is no row; 0: none */
-    bool quotes;    /* fields may be quoted and hold line ends */
+    char delimiter;          /* of fields */
+    char comment;            /* a line that begins with it is no row; 0: none */
+    bool quotes;             /* fields may be quoted and hold line ends */
     size_t chunks;
     const char **cut; /* [chunks + 1] */
     uint64_t *row;    /* [chunks + 1] first row of each chunk, after td_text_count */

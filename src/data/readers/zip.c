@@ -110,7 +110,8 @@ static td_status unpack(td_source zip, const member *m, const unsigned char *fro
     inflateEnd(&z);
     if (!good) {
         td_free(bytes);
-        if (result == Z_MEM_ERROR) return td_fail(TD_ERR_NOMEM, "%s: no memory to inflate", zip.name);
+        if (result == Z_MEM_ERROR)
+            return td_fail(TD_ERR_NOMEM, "%s: no memory to inflate", zip.name);
         return td_fail(TD_ERR_DATA, "%s: member %.*s is damaged", zip.name,
                        (int)(m->name_length < 80 ? m->name_length : 80), (const char *)m->name);
     }
@@ -123,13 +124,16 @@ static td_status open_member(td_source zip, const member *m, const char *name, t
 {
     size_t at = m->local;
     if (m->size == UINT32_MAX || m->packed == UINT32_MAX || m->local == UINT32_MAX)
-        return td_fail(TD_ERR_DATA, "%s: member %s has 4 GiB or more; save it as .npy", zip.name, name);
+        return td_fail(TD_ERR_DATA, "%s: member %s has 4 GiB or more; save it as .npy", zip.name,
+                       name);
     if (m->flags & 1 || (m->method != 0 && m->method != 8))
-        return td_fail(TD_ERR_DATA, "%s: member %s is encrypted or packed by method %u; only stored "
-                                    "and deflated ones can be read",
+        return td_fail(TD_ERR_DATA,
+                       "%s: member %s is encrypted or packed by method %u; only stored "
+                       "and deflated ones can be read",
                        zip.name, name, m->method);
     if (at > zip.size || zip.size - at < LOCAL || memcmp(zip.data + at, "PK\3\4", 4) != 0)
-        return td_fail(TD_ERR_DATA, "%s: no member at byte %zu, where %s should be", zip.name, at, name);
+        return td_fail(TD_ERR_DATA, "%s: no member at byte %zu, where %s should be", zip.name, at,
+                       name);
     size_t head = LOCAL + (size_t)u16(zip.data + at + 26) + u16(zip.data + at + 28);
     if (zip.size - at < head || zip.size - at - head < m->packed)
         return td_fail(TD_ERR_DATA, "%s: member %s is cut off", zip.name, name);

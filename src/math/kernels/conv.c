@@ -67,9 +67,9 @@ void TD_K(conv_pack)(const td_conv *s, const float *weights, float *packed)
                 for (size_t c = 0; c < channels; c++)
                     for (size_t j = 0; j < NR; j++, packed++) {
                         size_t o = o0 + j;
-                        *packed = o < out ? weights[(((size_t)g * out + o) * channels + c) *
-                                                        window + w]
-                                          : 0;
+                        *packed = o < out
+                                      ? weights[(((size_t)g * out + o) * channels + c) * window + w]
+                                      : 0;
                     }
 }
 
@@ -117,6 +117,7 @@ static void forward_tile_of(int m, const forward_block *f, const float *const *p
                             float *const *y)
 {
     switch (m) {
+/* clang-format off */
 #define CASE(M)                                                                                   \
     case M: forward_tile(M, f, pixel, y); break;
         CASE(1) CASE(2) CASE(3) CASE(4)
@@ -127,6 +128,7 @@ static void forward_tile_of(int m, const forward_block *f, const float *const *p
         CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #endif
 #undef CASE
+        /* clang-format on */
     }
 }
 
@@ -171,7 +173,8 @@ void TD_K(conv_forward)(const td_conv *s, size_t rows, const float *x, const flo
                         .runs = n,
                         .length = r.length,
                         .offset = offset,
-                        .panel = packed + ((g * panels + panel) * taps + (size_t)run * r.length) * NR,
+                        .panel =
+                            packed + ((g * panels + panel) * taps + (size_t)run * r.length) * NR,
                         .columns = left < NR ? left : NR,
                     };
                     forward_image(s, &r, &f, x + g * (taps / (size_t)(s->kernel_h * s->kernel_w)),
@@ -215,7 +218,8 @@ TD_INLINE void gather(const int R, const int F, const gather_args *g)
         for (int i = 0; i < R; i++)
 #pragma GCC unroll 12
             for (int f = 0; f < F; f++)
-                acc[i * F + f] = v_fma(s, v_load(from + (size_t)i * step + f * V_W), acc[i * F + f]);
+                acc[i * F + f] =
+                    v_fma(s, v_load(from + (size_t)i * step + f * V_W), acc[i * F + f]);
     }
 #pragma GCC unroll 12
     for (int i = 0; i < R; i++)
@@ -231,6 +235,7 @@ TD_INLINE void gather(const int R, const int F, const gather_args *g)
 
 static void gather_of(int R, int F, const gather_args *g)
 {
+/* clang-format off */
 #define CASE(R_, F_)                                                                              \
     case (R_)*16 + (F_): gather(R_, F_, g); break;
     switch (R * 16 + F) {
@@ -243,11 +248,12 @@ static void gather_of(int R, int F, const gather_args *g)
         CASE(7, 1) CASE(8, 1) CASE(9, 1) CASE(10, 1) CASE(11, 1) CASE(12, 1)
     }
 #undef CASE
+    /* clang-format on */
 }
 
 /* How one filter row's runs are cut into pieces of at most GATHER_MAX vectors. */
 typedef struct piece {
-    int run, runs;       /* first run and how many together (all of equal spacing) */
+    int run, runs;        /* first run and how many together (all of equal spacing) */
     size_t begin, floats; /* within each run */
 } piece;
 
@@ -264,21 +270,21 @@ static int next_piece(const runs *r, piece *p)
     p->floats = r->length - p->begin < most ? r->length - p->begin : most;
     /* Short runs go together; with groups, only within a filter row, where spacing is equal. */
     size_t together = pieces == 1 ? GATHER_MAX / vectors : 1;
-    size_t same = r->per_row == 1 ? (size_t)(r->count - p->run)
-                                  : r->per_row - (size_t)p->run % r->per_row;
+    size_t same =
+        r->per_row == 1 ? (size_t)(r->count - p->run) : r->per_row - (size_t)p->run % r->per_row;
     p->runs = (int)(together < same ? together : same);
     return 1;
 }
 
 /* The nonzero elements of one image's dy, by output channel and by pixel. */
 typedef struct lists {
-    uint32_t *count;        /* [out_c] */
-    uint32_t *pixel;        /* [out_c][pixels]: offset of the pixel's window in the image */
-    float *value;           /* [out_c][pixels] */
-    uint32_t *begin;        /* [pixels + 1], per group */
-    uint32_t *channel;      /* [pixels * out_c]: offset of the channel's weights */
-    float *channel_value;   /* same */
-    float *dimage;          /* one padded image */
+    uint32_t *count;      /* [out_c] */
+    uint32_t *pixel;      /* [out_c][pixels]: offset of the pixel's window in the image */
+    float *value;         /* [out_c][pixels] */
+    uint32_t *begin;      /* [pixels + 1], per group */
+    uint32_t *channel;    /* [pixels * out_c]: offset of the channel's weights */
+    float *channel_value; /* same */
+    float *dimage;        /* one padded image */
 } lists;
 
 static size_t up16(size_t n)

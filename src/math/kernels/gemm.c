@@ -44,6 +44,7 @@ static void tile_of(int m, size_t k, const float *a, size_t a_row, size_t a_col,
                     float *c)
 {
     switch (m) {
+/* clang-format off */
 #define CASE(M)                                                                                   \
     case M:                                                                                       \
         if (a_col == 1)                                                                           \
@@ -59,6 +60,7 @@ static void tile_of(int m, size_t k, const float *a, size_t a_row, size_t a_col,
         CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #endif
 #undef CASE
+        /* clang-format on */
     }
 }
 
@@ -103,8 +105,7 @@ static void pack_panel(const td_gemm *g, size_t p0, size_t k, size_t j, size_t n
     const float *b = g->b + p0 * g->b_row + j * g->b_col;
     if (n < NR) memset(panel, 0, k * NR * sizeof *panel);
     if (g->b_col == 1) {
-        for (size_t p = 0; p < k; p++)
-            copy_row(panel + p * NR, b + p * g->b_row, n);
+        for (size_t p = 0; p < k; p++) copy_row(panel + p * NR, b + p * g->b_row, n);
         return;
     }
     size_t p = 0;
@@ -115,8 +116,7 @@ static void pack_panel(const td_gemm *g, size_t p0, size_t k, size_t j, size_t n
             for (; c + 8 <= n; c += 8)
                 transpose_8x8(b + p + c * g->b_col, g->b_col, panel + p * NR + c, NR);
             for (; c < n; c++)
-                for (size_t i = 0; i < 8; i++)
-                    panel[(p + i) * NR + c] = b[p + i + c * g->b_col];
+                for (size_t i = 0; i < 8; i++) panel[(p + i) * NR + c] = b[p + i + c * g->b_col];
         }
 #endif
     for (; p < k; p++)
@@ -162,8 +162,8 @@ void TD_K(gemm)(const td_gemm *g)
                 const float *a = g->a + i0 * g->a_row + p0 * g->a_col;
                 for (size_t t = 0; t < tiles; t++) { /* tiles of nearly equal height */
                     size_t begin = t * mc / tiles, end = (t + 1) * mc / tiles;
-                    tile_of((int)(end - begin), kc, a + begin * g->a_row, g->a_row, g->a_col,
-                            panel, acc + begin * NR);
+                    tile_of((int)(end - begin), kc, a + begin * g->a_row, g->a_row, g->a_col, panel,
+                            acc + begin * NR);
                 }
             }
             unload(g, i0, mc, j, n, acc);
@@ -266,6 +266,7 @@ static void grad_tiles_of(int m, const td_dense_grad *g, size_t panels, const fl
                           const float *x, float *stack)
 {
     switch (m) {
+/* clang-format off */
 #define CASE(M)                                                                                   \
     case M: grad_tiles(M, g, panels, dy, x, stack); break;
         CASE(1) CASE(2)
@@ -276,6 +277,7 @@ static void grad_tiles_of(int m, const td_dense_grad *g, size_t panels, const fl
         CASE(4) CASE(5) CASE(6)
 #endif
 #undef CASE
+        /* clang-format on */
     }
 }
 

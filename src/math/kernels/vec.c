@@ -74,7 +74,8 @@ void TD_K(copy)(size_t bytes, const void *from, void *to)
     for (; i + V <= bytes; i += V)
         v_store((float *)(void *)(b + i), v_load((const float *)(const void *)(a + i)));
     if (i < bytes) /* the last vector, which overlaps the one before */
-        v_store((float *)(void *)(b + bytes - V), v_load((const float *)(const void *)(a + bytes - V)));
+        v_store((float *)(void *)(b + bytes - V),
+                v_load((const float *)(const void *)(a + bytes - V)));
 }
 
 void TD_K(relu)(size_t n, const float *x, float *y)

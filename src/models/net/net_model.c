@@ -17,8 +17,10 @@ static td_status choose_loss(const td_job *job, const td_data_info *info, td_net
     m->loss = info->classes ? TD_LOSS_SOFTMAX : TD_LOSS_SQUARED;
     if (job->loss) m->loss = (td_loss)(job->loss - 1);
     if (m->loss == TD_LOSS_SOFTMAX && !info->classes)
-        return td_fail(TD_ERR_ARG, "--loss softmax needs classes, and %s has numbers to predict; "
-                       "use squared, or --label-kind class", info->path ? info->path : "the data");
+        return td_fail(TD_ERR_ARG,
+                       "--loss softmax needs classes, and %s has numbers to predict; "
+                       "use squared, or --label-kind class",
+                       info->path ? info->path : "the data");
     if (m->loss == TD_LOSS_BINARY && info->classes != 2)
         return td_fail(TD_ERR_ARG, "--loss binary needs two classes, not %d", info->classes);
     return TD_OK;
@@ -147,9 +149,10 @@ static json_t *manifest_of(const td_net_model *m, json_t *metrics)
     return json_pack("{s:s, s:s, s:s, s:o, s:i, s:o, s:{s:s, s:o, s:o, s:o}, s:O, s:O, s:O}",
                      "model", "net", "arch", td_net_arch(m->net), "loss", loss_names[m->loss],
                      "shape", shape_json(m), "classes", m->classes, "class_names", names_json(m),
-                     "normalise", "mode", td_normalise_names[n->mode], "mean", floats(n->mean, n->n),
-                     "scale", floats(n->scale, n->n), "fill", floats(n->fill, n->n), "data", m->data,
-                     "schema", m->schema, "metrics", metrics);
+                     "normalise", "mode", td_normalise_names[n->mode], "mean",
+                     floats(n->mean, n->n), "scale", floats(n->scale, n->n), "fill",
+                     floats(n->fill, n->n), "data", m->data, "schema", m->schema, "metrics",
+                     metrics);
 }
 
 td_status td_net_model_save(const td_net_model *m, const float *params, const char *folder,
@@ -165,8 +168,10 @@ td_status td_net_model_save(const td_net_model *m, const float *params, const ch
         goto out;
     }
     for (size_t s = 0; s < n; s++) {
-        tensors[s] = (td_tensor){.name = slots[s].name, .rank = slots[s].rank,
-                                 .data = params + slots[s].offset, .count = slots[s].count};
+        tensors[s] = (td_tensor){.name = slots[s].name,
+                                 .rank = slots[s].rank,
+                                 .data = params + slots[s].offset,
+                                 .count = slots[s].count};
         memcpy(tensors[s].shape, slots[s].shape, sizeof slots[s].shape);
     }
     status = td_bundle_write(folder, "model", manifest, file_name, tensors, n);
@@ -188,8 +193,8 @@ static td_status read_normalise(json_t *json, td_normalise *out)
     const char *mode_name;
     json_t *mean, *scale, *fill;
     int mode = 0;
-    if (json_unpack(json, "{s:s, s:o, s:o, s:o}", "mode", &mode_name, "mean", &mean, "scale", &scale,
-                    "fill", &fill) != 0)
+    if (json_unpack(json, "{s:s, s:o, s:o, s:o}", "mode", &mode_name, "mean", &mean, "scale",
+                    &scale, "fill", &fill) != 0)
         return TD_ERR_CORRUPT;
     while (td_normalise_names[mode] && strcmp(td_normalise_names[mode], mode_name) != 0) mode++;
     size_t n = json_array_size(mean);
@@ -199,7 +204,8 @@ static td_status read_normalise(json_t *json, td_normalise *out)
         td_free(all);
         return TD_ERR_CORRUPT;
     }
-    td_status status = td_normalise_make((td_normalise_mode)mode, n, all, all + n, all + 2 * n, out);
+    td_status status =
+        td_normalise_make((td_normalise_mode)mode, n, all, all + n, all + 2 * n, out);
     td_free(all);
     return status;
 }
@@ -231,13 +237,16 @@ static td_status read_manifest(const char *folder, json_t *state, td_net_model *
         m->shape[d] = (size_t)json_integer_value(json_array_get(shape, (size_t)d));
     int l = 0;
     while (l < 3 && strcmp(loss_names[l], loss) != 0) l++;
-    if (l == 3) return td_fail(TD_ERR_CORRUPT, "%s/manifest.json: unknown loss \"%s\"", folder, loss);
+    if (l == 3)
+        return td_fail(TD_ERR_CORRUPT, "%s/manifest.json: unknown loss \"%s\"", folder, loss);
     m->loss = (td_loss)l;
     m->data = json_incref(data), m->metrics = json_incref(metrics);
     m->schema = json_incref(json_object_get(state, "schema"));
-    if (json_array_size(names) == (size_t)m->classes && m->classes) TD_TRY(read_names(folder, names, m));
+    if (json_array_size(names) == (size_t)m->classes && m->classes)
+        TD_TRY(read_names(folder, names, m));
     if (read_normalise(normalise, &m->normalise) != TD_OK)
-        return td_fail(TD_ERR_CORRUPT, "%s/manifest.json: the scaling of features is damaged", folder);
+        return td_fail(TD_ERR_CORRUPT, "%s/manifest.json: the scaling of features is damaged",
+                       folder);
     return make_net(m, arch);
 }
 

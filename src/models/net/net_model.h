@@ -15,12 +15,12 @@ typedef struct td_net_model {
     td_loss loss;
     int classes; /* 0: numbers */
     size_t shape[4];
-    int rank; /* of shape */
+    int rank;           /* of shape */
     char **class_names; /* [classes] or NULL */
     td_normalise normalise;
-    float *params; /* of an opened model, else NULL */
-    json_t *data;  /* how the training data were read: the job's data options */
-    json_t *schema; /* data/schema.h; NULL in models of earlier versions */
+    float *params;   /* of an opened model, else NULL */
+    json_t *data;    /* how the training data were read: the job's data options */
+    json_t *schema;  /* data/schema.h; NULL in models of earlier versions */
     json_t *metrics; /* of an opened model */
 } td_net_model;
 
@@ -44,9 +44,8 @@ void td_net_place_destroy(td_net_place *place);
 TD_MUST_CHECK td_status td_net_model_train(td_comm *comm, const td_job *job,
                                            const td_train_data *data, const td_net_model *model,
                                            const volatile int *stop);
-TD_MUST_CHECK td_status td_net_model_score(td_comm *comm, const td_job *job,
-                                           const td_dataset *data, const td_net_model *model,
-                                           td_score *out);
+TD_MUST_CHECK td_status td_net_model_score(td_comm *comm, const td_job *job, const td_dataset *data,
+                                           const td_net_model *model, td_score *out);
 /* Probabilities (or values) of rows [begin, begin + n) in out [n][outputs]. Serial. */
 TD_MUST_CHECK td_status td_net_model_predict(const td_net_model *model, td_net_place *place,
                                              const td_dataset *data, uint64_t begin, size_t n,

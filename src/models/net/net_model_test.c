@@ -79,15 +79,21 @@ static void warm_steps_allocate_nothing(void **state)
     (void)state;
     static uint8_t pixels[SAMPLES][SIDE * SIDE];
     static int32_t labels[SAMPLES];
-    static const char *const archs[] = {"dense:16 relu dense:0", "conv:4,3 bn relu pool:2 dropout:0.1 dense:0"};
+    static const char *const archs[] = {"dense:16 relu dense:0",
+                                        "conv:4,3 bn relu pool:2 dropout:0.1 dense:0"};
     char folder[] = "/tmp/td-warm-XXXXXX";
     assert_non_null(mkdtemp(folder));
     for (int i = 0; i < SAMPLES; i++) {
         labels[i] = i % 3;
         for (int k = 0; k < SIDE * SIDE; k++) pixels[i][k] = (uint8_t)(i * 31 + k * labels[i]);
     }
-    td_arrays arrays = {.samples = SAMPLES, .rank = 3, .shape = {1, SIDE, SIDE},
-                        .dtype = TD_DTYPE_U8, .x = pixels, .label = labels, .classes = 3};
+    td_arrays arrays = {.samples = SAMPLES,
+                        .rank = 3,
+                        .shape = {1, SIDE, SIDE},
+                        .dtype = TD_DTYPE_U8,
+                        .x = pixels,
+                        .label = labels,
+                        .classes = 3};
     for (size_t a = 0; a < 2; a++) {
         fixture f = {0};
         assert_ok(td_job_init(&f.job));

@@ -140,7 +140,8 @@ td_status td_net_model_score(td_comm *comm, const td_job *job, const td_dataset 
     td_status status = td_net_place_create(model, 1, 32, false, &place);
     TD_GOTO(td_comm_agree(comm, status));
     td_task task = task_of(place, model->params);
-    status = td_evaluate(comm, data, &model->normalise, 512, job->leaves, &task, model->params, out);
+    status =
+        td_evaluate(comm, data, &model->normalise, 512, job->leaves, &task, model->params, out);
 out:
     td_net_place_destroy(place);
     return status;

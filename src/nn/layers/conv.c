@@ -20,8 +20,12 @@ static td_status shape_of(td_layer *layer, td_conv *s)
     if (!layer->given[OUT] || !layer->given[KERNEL] || a[OUT] < 1 || a[KERNEL] < 1)
         return td_fail(TD_ERR_ARG, "%s: write conv:CHANNELS,KERNEL with both 1 or more", name);
     *s = (td_conv){
-        .in_h = (int)in.h, .in_w = (int)in.w, .in_c = (int)in.c, .out_c = (int)a[OUT],
-        .kernel_h = (int)a[KERNEL], .kernel_w = (int)a[KERNEL],
+        .in_h = (int)in.h,
+        .in_w = (int)in.w,
+        .in_c = (int)in.c,
+        .out_c = (int)a[OUT],
+        .kernel_h = (int)a[KERNEL],
+        .kernel_w = (int)a[KERNEL],
         .stride = layer->given[STRIDE] ? (int)a[STRIDE] : 1,
         .pad = layer->given[PAD] ? (int)a[PAD] : ((int)a[KERNEL] - 1) / 2,
         .groups = layer->given[GROUPS] ? (int)a[GROUPS] : 1,
@@ -46,11 +50,18 @@ static td_status setup(td_net *net, td_layer *layer)
     TD_TRY(shape_of(layer, s));
     size_t out = (size_t)s->out_c, k = (size_t)s->kernel_h, taps = td_conv_taps(s);
     layer->shape = (td_shape){(size_t)s->out_h, (size_t)s->out_w, out, false};
-    td_slot weight = {.name = "weight", .kind = TD_SLOT_WEIGHT, .rank = 4,
+    td_slot weight = {.name = "weight",
+                      .kind = TD_SLOT_WEIGHT,
+                      .rank = 4,
                       .shape = {out, (size_t)(s->in_c / s->groups), k, k},
-                      .fan_in = taps, .fan_out = out / (size_t)s->groups * k * k};
-    td_slot bias = {.name = "bias", .kind = TD_SLOT_BIAS, .rank = 1, .shape = {out},
-                    .fan_in = taps, .fan_out = out};
+                      .fan_in = taps,
+                      .fan_out = out / (size_t)s->groups * k * k};
+    td_slot bias = {.name = "bias",
+                    .kind = TD_SLOT_BIAS,
+                    .rank = 1,
+                    .shape = {out},
+                    .fan_in = taps,
+                    .fan_out = out};
     bool biased = !layer->given[BIAS] || layer->arg[BIAS] != 0;
     if (td_net_add_slot(net, layer, &weight) < 0 ||
         (biased && td_net_add_slot(net, layer, &bias) < 0))
@@ -74,8 +85,8 @@ static size_t scratch(const td_layer *layer, size_t rows)
     (void)rows;
     size_t weights = weights_of(layer), out = (size_t)layer->conv.out_c;
     size_t packed = td_kernels_best()->conv_packed(&layer->conv);
-    size_t back = weights + TD_CONV_SLACK + td_conv_scratch(&layer->conv) +
-                  td_fold_scratch(weights + out);
+    size_t back =
+        weights + TD_CONV_SLACK + td_conv_scratch(&layer->conv) + td_fold_scratch(weights + out);
     return packed > back ? packed : back;
 }
 

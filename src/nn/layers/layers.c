@@ -4,10 +4,10 @@
 #include <string.h>
 
 const td_layer_ops *const td_layer_table[] = {
-    &td_layer_dense,   &td_layer_conv,    &td_layer_maxpool, &td_layer_avgpool, &td_layer_gap,
-    &td_layer_bn,      &td_layer_ln,      &td_layer_dropout, &td_layer_relu,    &td_layer_gelu,
-    &td_layer_tanh,    &td_layer_sigmoid, &td_layer_flatten, &td_layer_sum,     &td_layer_input,
-    NULL,
+    &td_layer_dense,   &td_layer_conv, &td_layer_maxpool, &td_layer_avgpool,
+    &td_layer_gap,     &td_layer_bn,   &td_layer_ln,      &td_layer_dropout,
+    &td_layer_relu,    &td_layer_gelu, &td_layer_tanh,    &td_layer_sigmoid,
+    &td_layer_flatten, &td_layer_sum,  &td_layer_input,   NULL,
 };
 
 const td_slot *td_layer_slot(const td_layer_run *run, int which)

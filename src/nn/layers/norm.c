@@ -24,9 +24,16 @@ static td_status add_slots(td_net *net, td_layer *layer, size_t count, bool runn
     const td_slot slots[] = {
         {.name = "weight", .kind = TD_SLOT_NORM, .rank = 1, .shape = {count}, .initial = 1},
         {.name = "bias", .kind = TD_SLOT_NORM, .rank = 1, .shape = {count}},
-        {.name = "running_mean", .kind = TD_SLOT_STAT, .rank = 1, .shape = {count},
+        {.name = "running_mean",
+         .kind = TD_SLOT_STAT,
+         .rank = 1,
+         .shape = {count},
          .momentum = momentum},
-        {.name = "running_var", .kind = TD_SLOT_STAT, .rank = 1, .shape = {count}, .initial = 1,
+        {.name = "running_var",
+         .kind = TD_SLOT_STAT,
+         .rank = 1,
+         .shape = {count},
+         .initial = 1,
          .momentum = momentum},
     };
     for (int i = 0; i < (running ? 4 : 2); i++)
@@ -40,7 +47,8 @@ static float epsilon_of(const td_layer *layer)
     return layer->given[EPSILON] ? (float)layer->arg[EPSILON] : default_epsilon;
 }
 
-/* --- batch norm; keep: x^ [rows][in], then the leaf's mean, variance and 1/deviation per row --- */
+/* --- batch norm; keep: x^ [rows][in], then the leaf's mean, variance and 1/deviation per row ---
+ */
 
 static td_status batch_setup(td_net *net, td_layer *layer)
 {
@@ -115,7 +123,8 @@ static void batch_forward(td_layer_run *run)
     }
 }
 
-/* What a leaf's rows weigh together, as the loss counts it: their number where they have no weights. */
+/* What a leaf's rows weigh together, as the loss counts it: their number where they have no
+ * weights. */
 static float leaf_weight(const td_net_pass *pass, int leaf)
 {
     double sum = 0;

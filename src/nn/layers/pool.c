@@ -12,7 +12,8 @@ static td_status setup(td_net *net, td_layer *layer)
     (void)net;
     td_shape in = layer->input;
     double k = layer->arg[KERNEL], stride = layer->given[STRIDE] ? layer->arg[STRIDE] : k;
-    if (in.flat) return td_fail(TD_ERR_ARG, "%s: pooling needs an image, not a vector", layer->name);
+    if (in.flat)
+        return td_fail(TD_ERR_ARG, "%s: pooling needs an image, not a vector", layer->name);
     if (!layer->given[KERNEL] || k < 1 || stride < 1)
         return td_fail(TD_ERR_ARG, "%s: kernel and stride must be 1 or more", layer->name);
     if (k > (double)in.h || k > (double)in.w)
@@ -68,8 +69,9 @@ static void average_forward(td_layer_run *run)
             for (size_t x = 0; x < layer->shape.w; x++, to += channels) {
                 memset(to, 0, channels * sizeof *to);
                 for (size_t at = 0; at < k * k; at++) {
-                    const float *from = run->x + r * in + ((y * stride + at / k) * layer->input.w +
-                                                           x * stride + at % k) * channels;
+                    const float *from =
+                        run->x + r * in +
+                        ((y * stride + at / k) * layer->input.w + x * stride + at % k) * channels;
                     for (size_t c = 0; c < channels; c++) to[c] += from[c];
                 }
                 for (size_t c = 0; c < channels; c++) to[c] *= scale;
@@ -89,8 +91,9 @@ static void average_backward(td_layer_run *run)
         for (size_t y = 0; y < layer->shape.h; y++)
             for (size_t x = 0; x < layer->shape.w; x++, dy += channels)
                 for (size_t at = 0; at < k * k; at++) {
-                    float *to = run->dx + r * in + ((y * stride + at / k) * layer->input.w +
-                                                    x * stride + at % k) * channels;
+                    float *to =
+                        run->dx + r * in +
+                        ((y * stride + at / k) * layer->input.w + x * stride + at % k) * channels;
                     for (size_t c = 0; c < channels; c++) to[c] += scale * dy[c];
                 }
 }
