@@ -46,6 +46,7 @@ format:
 lint:
 	@./setup.sh lint
 	@python3 tests/layers_test.py
+	@git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror
 	@for cc in gcc clang; do CC=$$cc $(MESON) -Dwerror=true build-lint-$$cc >/dev/null 2>&1; \
 	    ninja -C build-lint-$$cc --quiet || exit 1; done
 

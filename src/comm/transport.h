@@ -72,6 +72,9 @@ typedef int td_wait_blame(void *arg);
 TD_MUST_CHECK td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *test,
                                      td_wait_blame *blame, void *arg);
 
+/* Names the operation that begins, for messages, and counts it. */
+void td_comm_begin(td_comm *comm, const char *operation);
+
 /* Exchanges inside collectives: both, or one of them (peer -1: none), at once. */
 TD_MUST_CHECK td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int to,
                                          void *in, size_t in_bytes, int from, int tag);

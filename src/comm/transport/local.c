@@ -30,6 +30,12 @@ typedef struct inbox {
     char pad[32];
 } inbox;
 
+typedef struct shared {
+    struct shared *next;
+    atomic_int users;
+    void *data;
+} shared;
+
 typedef struct group {
     int size;
     atomic_int members; /* that have not closed */
@@ -40,6 +46,7 @@ typedef struct group {
     atomic_int failed;    /* rank + 1 of the first failure, 0: none */
     td_status failure;
     char sentence[SENTENCE];
+    shared *shared; /* guarded by lock; memory not let go of yet */
 } group;
 
 static group *group_create(int size, group *run)
@@ -64,6 +71,11 @@ static void group_destroy(group *g)
 {
     for (int r = 0; r < g->size; r++) pthread_mutex_destroy(&g->boxes[r].lock);
     pthread_mutex_destroy(&g->lock);
+    for (shared *s = g->shared, *next; s; s = next) { /* some rank never took it */
+        next = s->next;
+        td_free(s->data);
+        td_free(s);
+    }
     td_free(g->boxes);
     td_free(g);
 }
@@ -232,14 +244,9 @@ static void local_close(td_comm *comm)
     if (atomic_fetch_sub(&g->members, 1) == 1) group_destroy(g);
 }
 
-/* --- shared memory: plain memory, freed by whoever lets go last --- */
+/* --- shared memory: plain memory, freed by whoever lets go last, or at the run's end --- */
 
-typedef struct shared {
-    atomic_int users;
-    void *data;
-} shared;
-
-static shared *make_shared(size_t bytes, int users)
+static shared *make_shared(group *run, size_t bytes, int users)
 {
     shared *s = td_calloc(1, sizeof *s);
     void *data = td_alloc_aligned(bytes);
@@ -251,7 +258,22 @@ static shared *make_shared(size_t bytes, int users)
     memset(data, 0, bytes);
     s->data = data;
     atomic_init(&s->users, users);
+    pthread_mutex_lock(&run->lock);
+    s->next = run->shared;
+    run->shared = s;
+    pthread_mutex_unlock(&run->lock);
     return s;
+}
+
+static void free_shared(group *run, shared *s)
+{
+    pthread_mutex_lock(&run->lock);
+    shared **at = &run->shared;
+    while (*at != s) at = &(*at)->next;
+    *at = s->next;
+    pthread_mutex_unlock(&run->lock);
+    td_free(s->data);
+    td_free(s);
 }
 
 /* The (perhaps pretended) host's first rank makes it and hands its address to the others. */
@@ -263,7 +285,7 @@ static td_status local_shared_create(td_comm *comm, size_t bytes, td_region *out
     if (comm->rank != first)
         TD_TRY(td_comm_exchange(comm, NULL, 0, -1, &s, sizeof s, first, TD_TAG_SHARED));
     else
-        s = make_shared(bytes, comm->local_size);
+        s = make_shared(((group *)comm->impl)->run, bytes, comm->local_size);
     for (int r = first + 1; r < comm->size && comm->rank == first; r++)
         if (comm->host[r] == comm->host[first])
             TD_TRY(td_comm_exchange(comm, &s, sizeof s, r, NULL, 0, -1, TD_TAG_SHARED));
@@ -274,11 +296,8 @@ static td_status local_shared_create(td_comm *comm, size_t bytes, td_region *out
 
 static void local_shared_destroy(td_comm *comm, td_region *region)
 {
-    (void)comm;
     shared *s = region->handle;
-    if (atomic_fetch_sub(&s->users, 1) > 1) return;
-    td_free(s->data);
-    td_free(s);
+    if (atomic_fetch_sub(&s->users, 1) == 1) free_shared(((group *)comm->impl)->run, s);
 }
 
 static const td_transport_ops local_ops = {
