@@ -9,3 +9,18 @@ if [ ! -x .deps/torch/bin/python ]; then
     .deps/torch/bin/pip install -q --disable-pip-version-check -r bench/requirements.txt
 fi
 python3 bench/train.py "$build/tandem" .deps/torch/bin/python "${ROUNDS:-5}"
+
+echo
+echo "# reading, one thread"
+"$build/bench/read_bench"
+if [ -x "$build/bench/coll_bench" ]; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    export PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    export TANDEM_MPI_MODULE=$build/src/comm/tandem-mpi.so
+    mpiexec=$(dirname "$(cat .deps/mpicc)")/mpiexec
+    for ranks in 2 4; do
+        echo
+        echo "# collectives beside MPI's own, $ranks ranks"
+        "$mpiexec" --map-by :OVERSUBSCRIBE --mca osc ^ucx -n $ranks "$build/bench/coll_bench"
+    done
+fi
