@@ -23,7 +23,8 @@ STEPS = {
                             "--buildtype=debugoptimized"], None, ["unit"], []),
     "tsan": ("build-tsan", ["-Db_sanitize=thread", "-Db_lundef=false",
                             "--buildtype=debugoptimized", "-Dmpi=disabled"], None, ["unit"],
-             ["base/pool", "comm/comm", "comm/collective", "data/loader", "train/train"]),
+             ["base/pool", "comm/comm", "comm/collective", "comm/work",
+              "data/loader", "train/train"]),
     "fuzz": ("build-fuzz", ["-Dfuzz=true", "-Dmpi=disabled", "-Db_lundef=false"], "clang",
              ["fuzz"], []),
 }

@@ -168,6 +168,66 @@ TD_API TD_MUST_CHECK td_status td_comm_scan_by(td_comm *comm, const void *in, vo
                                                size_t count, size_t width, td_combine_fn *combine,
                                                void *user);
 
+/* --- collectives as values: non-blocking, persistent, grouped --- */
+
+typedef enum td_pattern {
+    TD_BARRIER,
+    TD_BROADCAST,
+    TD_SCATTER,
+    TD_GATHER,
+    TD_ALLGATHER,
+    TD_ALLTOALL,
+    TD_REDUCE, /* from here on: reductions */
+    TD_ALLREDUCE,
+    TD_REDUCE_SCATTER,
+    TD_SCAN,
+    TD_PATTERNS
+} td_pattern;
+
+/* What the calls above say in their arguments; what a pattern does not use is ignored. */
+typedef struct td_collective {
+    td_pattern pattern;
+    const void *in; /* broadcast: the buffer at the root is `in`, elsewhere `out` */
+    void *out;
+    size_t bytes;        /* broadcast; scatter, gather, all-gather, all-to-all of equal parts */
+    size_t count;        /* reduce, all-reduce, scan: elements */
+    const size_t *parts; /* [size] bytes of parts that differ; reduce-scatter: elements */
+    const size_t *takes; /* [size] all-to-all of parts that differ: bytes from each rank */
+    td_type type;
+    td_op op;
+    td_combine_fn *combine; /* NULL: op on type; else on elements of `width` bytes */
+    size_t width;
+    void *user;
+    int root;
+} td_collective;
+
+/* Runs it and returns when it is done here. */
+TD_API TD_MUST_CHECK td_status td_comm_run(td_comm *comm, const td_collective *what);
+
+/* An operation that may be under way while its rank does other things: made once, started and
+ * waited for as often as wanted. Buffers and arrays are borrowed; while it is under way nobody may
+ * touch what it writes or change what it reads. A thread of the rank's own carries them out one
+ * after the other, in the order in which they were started, which must be the same at all ranks of
+ * the group (blocking calls may come between in any order). Close the group after its works. */
+typedef struct td_work td_work;
+
+/* Checks the arguments. The first of a group is collective. TD_ERR_ARG, TD_ERR_NOMEM. */
+TD_API TD_MUST_CHECK td_status td_work_create(td_comm *comm, const td_collective *what,
+                                              td_work **out);
+TD_API TD_MUST_CHECK td_status td_work_start(td_work *work);
+/* Starts all; short all-reduces of one type and operation become one. */
+TD_API TD_MUST_CHECK td_status td_work_start_all(td_work *const *works, int count);
+/* Whether it has ended (true for one never started). */
+TD_API bool td_work_done(td_work *work);
+/* Its result once it has ended; TD_OK for one never started. It may be started again. */
+TD_API TD_MUST_CHECK td_status td_work_wait(td_work *work);
+/* Waits for it, if it is under way. NULL is fine. */
+TD_API void td_work_destroy(td_work *work);
+
+/* create and start; destroy it after the wait. */
+TD_API TD_MUST_CHECK td_status td_comm_start(td_comm *comm, const td_collective *what,
+                                             td_work **out);
+
 /* All ranks learn the worst status of all, with the sentence of the lowest rank that has it. Call
  * it where some ranks might go on to a collective that others would skip. */
 TD_API TD_MUST_CHECK td_status td_comm_agree(td_comm *comm, td_status mine);

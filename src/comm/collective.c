@@ -4,35 +4,20 @@
 #include "base/alloc.h"
 #include "base/error.h"
 
-#include <string.h>
-
 void td_comm_begin(td_comm *comm, const char *operation)
 {
     comm->operation = operation;
     comm->sequence++;
 }
 
+/* --- checks --- */
+
 static td_status check_buffer(const char *what, const void *buffer, size_t bytes)
 {
-    if (bytes && !buffer) return td_fail(TD_ERR_ARG, "%s: no buffer for %zu bytes", what, bytes);
     if (bytes > (size_t)PTRDIFF_MAX)
         return td_fail(TD_ERR_ARG, "%s: %zu bytes are more than memory holds", what, bytes);
+    if (bytes && !buffer) return td_fail(TD_ERR_ARG, "%s: no buffer for %zu bytes", what, bytes);
     return TD_OK;
-}
-
-static td_status check_root(const td_comm *comm, const char *what, int root)
-{
-    if (root >= 0 && root < comm->size) return TD_OK;
-    return td_fail(TD_ERR_ARG, "%s: root %d is not one of 0..%d", what, root, comm->size - 1);
-}
-
-/* All parts together, SIZE_MAX where that is more than memory holds. */
-static size_t sum_of(const td_comm *comm, const size_t *parts, size_t each)
-{
-    size_t all = 0;
-    for (int r = 0; r < comm->size; r++)
-        if (!td_add(all, parts ? parts[r] : each, &all)) return SIZE_MAX;
-    return all;
 }
 
 static td_status check_apart(const char *what, const void *in, size_t in_bytes, const void *out,
@@ -44,242 +29,241 @@ static td_status check_apart(const char *what, const void *in, size_t in_bytes, 
                    in_bytes, out_bytes);
 }
 
-/* Checks what each pattern reads and writes at this rank, and runs it. Parts at a root, or at all,
- * are `all` bytes together, this rank's is `own` bytes. */
-static td_status run_parts(td_comm *comm, td_call *call, size_t all, size_t own)
+/* All parts together, SIZE_MAX where that is more than memory holds. */
+static size_t sum_of(const td_comm *comm, const size_t *parts, size_t each, size_t unit)
 {
-    const char *what = td_pattern_names[call->pattern];
-    bool deals = call->pattern == TD_SCATTER, at_root = comm->rank == call->root;
-    size_t in = deals ? (at_root ? all : 0) : own;
-    size_t out = deals ? own : call->pattern == TD_GATHER && !at_root ? 0 : all;
-    TD_TRY(check_root(comm, what, call->root));
-    TD_TRY(check_buffer(what, call->in, in));
-    TD_TRY(check_buffer(what, call->out, out));
-    size_t at = td_call_offset(call, comm->rank);
-    const char *mine = deals ? call->out : call->in, *whole = deals ? call->in : call->out;
-    if (in && out && mine != whole + at) TD_TRY(check_apart(what, call->in, in, call->out, out));
-    td_comm_begin(comm, what);
-    return td_coll_run(comm, call);
+    size_t all = 0;
+    for (int r = 0; r < comm->size; r++)
+        if (!td_add(all, parts ? parts[r] : each, &all)) return SIZE_MAX;
+    return td_mul(all, unit, &all) ? all : SIZE_MAX;
 }
+
+/* Bytes that this rank reads and writes. */
+typedef struct extent {
+    size_t in, out;
+    size_t in_place; /* where `in` may lie within out, or out within `in`; SIZE_MAX: nowhere */
+    bool out_in_in;
+} extent;
+
+static td_status check_extent(const char *what, const td_call *call, extent e)
+{
+    TD_TRY(check_buffer(what, call->in, e.in));
+    TD_TRY(check_buffer(what, call->out, e.out));
+    const char *inner = e.out_in_in ? call->out : call->in,
+               *outer = e.out_in_in ? call->in : call->out;
+    if (e.in && e.out && e.in_place != SIZE_MAX && inner == outer + e.in_place) return TD_OK;
+    return check_apart(what, call->in, e.in, call->out, e.out);
+}
+
+static td_status make_reduction(const char *what, const td_collective *c, td_reduction *out)
+{
+    *out = (td_reduction){.type = c->type, .op = c->op, .width = td_type_size(c->type)};
+    if (c->combine) {
+        *out = (td_reduction){.width = c->width, .combine = c->combine, .user = c->user};
+        if (c->width < 1 || c->width > 2048)
+            return td_fail(TD_ERR_ARG, "%s: elements of %zu bytes; 1 to 2048 are possible", what,
+                           c->width);
+        return TD_OK;
+    }
+    if (!out->width) return td_fail(TD_ERR_ARG, "%s: unknown type %d", what, (int)c->type);
+    if ((unsigned)c->op > TD_PROD)
+        return td_fail(TD_ERR_ARG, "%s: unknown operation %d", what, (int)c->op);
+    return TD_OK;
+}
+
+static td_status make_reducing(const td_comm *comm, const td_collective *c, td_call *call,
+                               const char *what)
+{
+    extent e = {.in_place = 0};
+    TD_TRY(make_reduction(what, c, &call->how));
+    call->unit = call->how.width;
+    if (c->pattern == TD_REDUCE_SCATTER) {
+        if (!c->parts) return td_fail(TD_ERR_ARG, "%s: no counts", what);
+        call->parts = c->parts;
+        call->bytes = e.in = sum_of(comm, c->parts, 0, call->unit);
+        call->count = call->bytes / call->unit;
+        e.in_place = SIZE_MAX;
+        if (e.in != SIZE_MAX) e.out = td_call_part(call, comm->rank);
+    } else {
+        call->count = c->count;
+        if (!td_mul(c->count, call->unit, &call->bytes)) call->bytes = SIZE_MAX;
+        e.in = call->bytes;
+        e.out = c->pattern == TD_REDUCE && comm->rank != c->root ? 0 : call->bytes;
+    }
+    return check_extent(what, call, e);
+}
+
+static td_status make_moving(const td_comm *comm, const td_collective *c, td_call *call,
+                             const char *what)
+{
+    bool at_root = comm->rank == c->root;
+    extent e = {.in_place = SIZE_MAX};
+    call->unit = 1;
+    call->bytes = c->bytes;
+    if (c->pattern == TD_BARRIER) return TD_OK;
+    if (c->pattern == TD_BROADCAST) {
+        (at_root ? &e.in : &e.out)[0] = c->bytes;
+        return check_extent(what, call, e);
+    }
+    size_t all = sum_of(comm, c->parts, c->bytes, 1);
+    size_t own = c->parts ? c->parts[comm->rank] : c->bytes;
+    call->parts = c->parts;
+    if (c->parts) call->bytes = all;
+    if (all <= (size_t)PTRDIFF_MAX) e.in_place = td_call_offset(call, comm->rank);
+    switch (c->pattern) {
+    case TD_SCATTER: e.in = at_root ? all : 0, e.out = own, e.out_in_in = true; break;
+    case TD_ALLTOALL:
+        if (!c->parts != !c->takes) return td_fail(TD_ERR_ARG, "%s: no sizes", what);
+        if (c->parts && c->takes[comm->rank] != own)
+            return td_fail(TD_ERR_ARG, "%s: rank %d gives itself %zu bytes and takes %zu", what,
+                           comm->rank, own, c->takes[comm->rank]);
+        call->takes = c->takes;
+        e.in = all, e.out = sum_of(comm, c->takes, c->bytes, 1), e.in_place = SIZE_MAX;
+        break;
+    default: /* gather, all-gather */
+        e.in = own, e.out = c->pattern == TD_GATHER && !at_root ? 0 : all;
+        break;
+    }
+    return check_extent(what, call, e);
+}
+
+td_status td_call_make(const td_comm *comm, const td_collective *c, td_call *call)
+{
+    if ((unsigned)c->pattern >= TD_PATTERNS)
+        return td_fail(TD_ERR_ARG, "unknown pattern %d", (int)c->pattern);
+    const char *what = td_pattern_names[c->pattern];
+    *call = (td_call){.pattern = c->pattern, .in = c->in, .out = c->out};
+    if (c->pattern == TD_BROADCAST || c->pattern == TD_SCATTER || c->pattern == TD_GATHER ||
+        c->pattern == TD_REDUCE) {
+        if (c->root < 0 || c->root >= comm->size)
+            return td_fail(TD_ERR_ARG, "%s: root %d is not one of 0..%d", what, c->root,
+                           comm->size - 1);
+        call->root = c->root;
+    }
+    return c->pattern >= TD_REDUCE ? make_reducing(comm, c, call, what)
+                                   : make_moving(comm, c, call, what);
+}
+
+td_status td_comm_run(td_comm *comm, const td_collective *what)
+{
+    td_call call;
+    TD_TRY(td_call_make(comm, what, &call));
+    td_comm_begin(comm, td_pattern_names[what->pattern]);
+    return td_coll_run(comm, &call);
+}
+
+/* --- the calls --- */
+
+#define RUN(...) td_comm_run(comm, &(td_collective){__VA_ARGS__})
 
 td_status td_comm_barrier(td_comm *comm)
 {
-    td_comm_begin(comm, "barrier");
-    return td_coll_run(comm, &(td_call){.pattern = TD_BARRIER});
+    return RUN(.pattern = TD_BARRIER);
 }
 
 td_status td_comm_broadcast(td_comm *comm, void *data, size_t bytes, int root)
 {
-    td_call call = {.pattern = TD_BROADCAST, .in = data, .out = data, .bytes = bytes, .root = root};
-    TD_TRY(check_root(comm, "broadcast", root));
-    TD_TRY(check_buffer("broadcast", data, bytes));
-    td_comm_begin(comm, "broadcast");
-    return td_coll_run(comm, &call);
+    bool at_root = comm->rank == root;
+    return RUN(.pattern = TD_BROADCAST, .in = at_root ? data : NULL, .out = at_root ? NULL : data,
+               .bytes = bytes, .root = root);
 }
 
 td_status td_comm_scatter(td_comm *comm, const void *in, size_t bytes, void *out, int root)
 {
-    td_call call = {.pattern = TD_SCATTER, .in = in, .out = out, .bytes = bytes, .root = root};
-    return run_parts(comm, &call, sum_of(comm, NULL, bytes), bytes);
+    return RUN(.pattern = TD_SCATTER, .in = in, .out = out, .bytes = bytes, .root = root);
 }
 
 td_status td_comm_gather(td_comm *comm, const void *in, size_t bytes, void *out, int root)
 {
-    td_call call = {.pattern = TD_GATHER, .in = in, .out = out, .bytes = bytes, .root = root};
-    return run_parts(comm, &call, sum_of(comm, NULL, bytes), bytes);
+    return RUN(.pattern = TD_GATHER, .in = in, .out = out, .bytes = bytes, .root = root);
 }
 
 td_status td_comm_allgather(td_comm *comm, const void *in, size_t bytes, void *out)
 {
-    td_call call = {.pattern = TD_ALLGATHER, .in = in, .out = out, .bytes = bytes};
-    return run_parts(comm, &call, sum_of(comm, NULL, bytes), bytes);
-}
-
-static td_status run_sizes(td_comm *comm, td_pattern pattern, const void *in, const size_t *bytes,
-                           void *out, int root)
-{
-    if (!bytes) return td_fail(TD_ERR_ARG, "%s: no sizes", td_pattern_names[pattern]);
-    td_call call = {.pattern = pattern,
-                    .in = in,
-                    .out = out,
-                    .parts = bytes,
-                    .root = root,
-                    .bytes = sum_of(comm, bytes, 0)};
-    return run_parts(comm, &call, call.bytes, bytes[comm->rank]);
+    return RUN(.pattern = TD_ALLGATHER, .in = in, .out = out, .bytes = bytes);
 }
 
 td_status td_comm_scatterv(td_comm *comm, const void *in, const size_t *bytes, void *out, int root)
 {
-    return run_sizes(comm, TD_SCATTER, in, bytes, out, root);
+    if (!bytes) return td_fail(TD_ERR_ARG, "scatter: no sizes");
+    return RUN(.pattern = TD_SCATTER, .in = in, .out = out, .parts = bytes, .root = root);
 }
 
 td_status td_comm_gatherv(td_comm *comm, const void *in, const size_t *bytes, void *out, int root)
 {
-    return run_sizes(comm, TD_GATHER, in, bytes, out, root);
+    if (!bytes) return td_fail(TD_ERR_ARG, "gather: no sizes");
+    return RUN(.pattern = TD_GATHER, .in = in, .out = out, .parts = bytes, .root = root);
 }
 
 td_status td_comm_allgatherv(td_comm *comm, const void *in, const size_t *bytes, void *out)
 {
-    return run_sizes(comm, TD_ALLGATHER, in, bytes, out, 0);
-}
-
-static td_status run_alltoall(td_comm *comm, td_call *call, size_t gives, size_t takes)
-{
-    TD_TRY(check_buffer("all-to-all", call->in, gives));
-    TD_TRY(check_buffer("all-to-all", call->out, takes));
-    TD_TRY(check_apart("all-to-all", call->in, gives, call->out, takes));
-    call->pattern = TD_ALLTOALL;
-    td_comm_begin(comm, "all-to-all");
-    return td_coll_run(comm, call);
+    if (!bytes) return td_fail(TD_ERR_ARG, "all-gather: no sizes");
+    return RUN(.pattern = TD_ALLGATHER, .in = in, .out = out, .parts = bytes);
 }
 
 td_status td_comm_alltoall(td_comm *comm, const void *in, size_t bytes, void *out)
 {
-    size_t all = sum_of(comm, NULL, bytes);
-    td_call call = {.in = in, .out = out, .bytes = bytes};
-    return run_alltoall(comm, &call, all, all);
+    return RUN(.pattern = TD_ALLTOALL, .in = in, .out = out, .bytes = bytes);
 }
 
 td_status td_comm_alltoallv(td_comm *comm, const void *in, const size_t *give, void *out,
                             const size_t *take)
 {
     if (!give || !take) return td_fail(TD_ERR_ARG, "all-to-all: no sizes");
-    if (give[comm->rank] != take[comm->rank])
-        return td_fail(TD_ERR_ARG, "all-to-all: rank %d gives itself %zu bytes and takes %zu",
-                       comm->rank, give[comm->rank], take[comm->rank]);
-    td_call call = {.in = in, .out = out, .parts = give, .takes = take};
-    return run_alltoall(comm, &call, sum_of(comm, give, 0), sum_of(comm, take, 0));
-}
-
-/* --- reductions --- */
-
-static td_status by_type(td_pattern pattern, td_type type, td_op op, td_reduction *out)
-{
-    const char *what = td_pattern_names[pattern];
-    *out = (td_reduction){.type = type, .op = op, .width = td_type_size(type)};
-    if (!out->width) return td_fail(TD_ERR_ARG, "%s: unknown type %d", what, (int)type);
-    if ((unsigned)op > TD_PROD)
-        return td_fail(TD_ERR_ARG, "%s: unknown operation %d", what, (int)op);
-    return TD_OK;
-}
-
-static td_status by_user(td_pattern pattern, size_t width, td_combine_fn *combine, void *user,
-                         td_reduction *out)
-{
-    const char *what = td_pattern_names[pattern];
-    *out = (td_reduction){.width = width, .combine = combine, .user = user};
-    if (!combine) return td_fail(TD_ERR_ARG, "%s: no operation given", what);
-    if (width < 1 || width > 2048)
-        return td_fail(TD_ERR_ARG, "%s: elements of %zu bytes; 1 to 2048 are possible", what,
-                       width);
-    return TD_OK;
-}
-
-static td_status run_vector(td_comm *comm, td_pattern pattern, const void *in, void *out,
-                            size_t count, const td_reduction *how, int root)
-{
-    const char *what = td_pattern_names[pattern];
-    td_call call =
-        {.pattern = pattern, .in = in, .out = out, .count = count, .root = root, .how = *how};
-    bool writes = pattern != TD_REDUCE || comm->rank == root;
-    TD_TRY(check_root(comm, what, root));
-    if (!td_mul(count, how->width, &call.bytes))
-        return td_fail(TD_ERR_ARG, "%s: %zu elements are more than memory holds", what, count);
-    TD_TRY(check_buffer(what, in, call.bytes));
-    if (writes) TD_TRY(check_buffer(what, out, call.bytes));
-    if (writes && in != out) TD_TRY(check_apart(what, in, call.bytes, out, call.bytes));
-    td_comm_begin(comm, what);
-    return td_coll_run(comm, &call);
+    return RUN(.pattern = TD_ALLTOALL, .in = in, .out = out, .parts = give, .takes = take);
 }
 
 td_status td_comm_reduce(td_comm *comm, const void *in, void *out, size_t count, td_type type,
                          td_op op, int root)
 {
-    td_reduction how;
-    TD_TRY(by_type(TD_REDUCE, type, op, &how));
-    return run_vector(comm, TD_REDUCE, in, out, count, &how, root);
+    return RUN(.pattern = TD_REDUCE, .in = in, .out = out, .count = count, .type = type, .op = op,
+               .root = root);
 }
 
 td_status td_comm_allreduce(td_comm *comm, const void *in, void *out, size_t count, td_type type,
                             td_op op)
 {
-    td_reduction how;
-    TD_TRY(by_type(TD_ALLREDUCE, type, op, &how));
-    return run_vector(comm, TD_ALLREDUCE, in, out, count, &how, 0);
-}
-
-td_status td_comm_scan(td_comm *comm, const void *in, void *out, size_t count, td_type type,
-                       td_op op)
-{
-    td_reduction how;
-    TD_TRY(by_type(TD_SCAN, type, op, &how));
-    return run_vector(comm, TD_SCAN, in, out, count, &how, 0);
-}
-
-td_status td_comm_reduce_by(td_comm *comm, const void *in, void *out, size_t count, size_t width,
-                            td_combine_fn *combine, void *user, int root)
-{
-    td_reduction how;
-    TD_TRY(by_user(TD_REDUCE, width, combine, user, &how));
-    return run_vector(comm, TD_REDUCE, in, out, count, &how, root);
-}
-
-td_status td_comm_allreduce_by(td_comm *comm, const void *in, void *out, size_t count, size_t width,
-                               td_combine_fn *combine, void *user)
-{
-    td_reduction how;
-    TD_TRY(by_user(TD_ALLREDUCE, width, combine, user, &how));
-    return run_vector(comm, TD_ALLREDUCE, in, out, count, &how, 0);
-}
-
-td_status td_comm_scan_by(td_comm *comm, const void *in, void *out, size_t count, size_t width,
-                          td_combine_fn *combine, void *user)
-{
-    td_reduction how;
-    TD_TRY(by_user(TD_SCAN, width, combine, user, &how));
-    return run_vector(comm, TD_SCAN, in, out, count, &how, 0);
-}
-
-static td_status run_reduce_scatter(td_comm *comm, const void *in, void *out, const size_t *counts,
-                                    const td_reduction *how)
-{
-    const char *what = "reduce-scatter";
-    if (!counts) return td_fail(TD_ERR_ARG, "%s: no counts", what);
-    size_t all = sum_of(comm, counts, 0), bytes;
-    if (!td_mul(all, how->width, &bytes))
-        return td_fail(TD_ERR_ARG, "%s: %zu elements are more than memory holds", what, all);
-    size_t own = counts[comm->rank] * how->width;
-    TD_TRY(check_buffer(what, in, bytes));
-    TD_TRY(check_buffer(what, out, own));
-    TD_TRY(check_apart(what, in, bytes, out, own));
-    size_t *parts = td_calloc((size_t)comm->size, sizeof *parts);
-    if (!parts) return td_fail(TD_ERR_NOMEM, "no memory for a reduce-scatter");
-    for (int r = 0; r < comm->size; r++) parts[r] = counts[r] * how->width;
-    td_call call = {.pattern = TD_REDUCE_SCATTER,
-                    .in = in,
-                    .out = out,
-                    .bytes = bytes,
-                    .parts = parts,
-                    .how = *how,
-                    .count = all};
-    td_comm_begin(comm, what);
-    td_status status = td_coll_run(comm, &call);
-    td_free(parts);
-    return status;
+    return RUN(.pattern = TD_ALLREDUCE, .in = in, .out = out, .count = count, .type = type,
+               .op = op);
 }
 
 td_status td_comm_reduce_scatter(td_comm *comm, const void *in, void *out, const size_t *counts,
                                  td_type type, td_op op)
 {
-    td_reduction how;
-    TD_TRY(by_type(TD_REDUCE_SCATTER, type, op, &how));
-    return run_reduce_scatter(comm, in, out, counts, &how);
+    return RUN(.pattern = TD_REDUCE_SCATTER, .in = in, .out = out, .parts = counts, .type = type,
+               .op = op);
+}
+
+td_status td_comm_scan(td_comm *comm, const void *in, void *out, size_t count, td_type type,
+                       td_op op)
+{
+    return RUN(.pattern = TD_SCAN, .in = in, .out = out, .count = count, .type = type, .op = op);
+}
+
+#define RUN_BY(...)                                                                                \
+    combine ? RUN(__VA_ARGS__, .width = width, .combine = combine, .user = user)                   \
+            : td_fail(TD_ERR_ARG, "a reduction: no operation given")
+
+td_status td_comm_reduce_by(td_comm *comm, const void *in, void *out, size_t count, size_t width,
+                            td_combine_fn *combine, void *user, int root)
+{
+    return RUN_BY(.pattern = TD_REDUCE, .in = in, .out = out, .count = count, .root = root);
+}
+
+td_status td_comm_allreduce_by(td_comm *comm, const void *in, void *out, size_t count, size_t width,
+                               td_combine_fn *combine, void *user)
+{
+    return RUN_BY(.pattern = TD_ALLREDUCE, .in = in, .out = out, .count = count);
 }
 
 td_status td_comm_reduce_scatter_by(td_comm *comm, const void *in, void *out, const size_t *counts,
                                     size_t width, td_combine_fn *combine, void *user)
 {
-    td_reduction how;
-    TD_TRY(by_user(TD_REDUCE_SCATTER, width, combine, user, &how));
-    return run_reduce_scatter(comm, in, out, counts, &how);
+    return RUN_BY(.pattern = TD_REDUCE_SCATTER, .in = in, .out = out, .parts = counts);
+}
+
+td_status td_comm_scan_by(td_comm *comm, const void *in, void *out, size_t count, size_t width,
+                          td_combine_fn *combine, void *user)
+{
+    return RUN_BY(.pattern = TD_SCAN, .in = in, .out = out, .count = count);
 }

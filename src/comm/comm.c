@@ -301,6 +301,7 @@ td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
     TD_GOTO(td_comm_allgather(comm, &mine, sizeof mine, all));
     child->ops = comm->ops;
     child->deadline_ms = comm->deadline_ms;
+    child->one_thread = comm->one_thread;
     if (color >= 0) {
         child->size = choose_members(all, comm->size, color, members);
         for (int k = 0; k < child->size; k++) {

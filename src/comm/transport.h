@@ -46,6 +46,7 @@ struct td_comm {
     void *impl;
     int rank, size;
     int64_t deadline_ms;
+    bool one_thread; /* the transport is not to be called by two threads at once */
     bool crowded; /* more ranks than cores on this host: do not spin */
     int *host;    /* [size] */
     int *world;   /* [size] ranks in the whole run */
@@ -54,6 +55,7 @@ struct td_comm {
     uint64_t sequence;          /* collective operations begun */
     uint64_t bytes_sent;
     const char *operation; /* under way, for messages */
+    struct td_worker *worker;   /* of work.c, NULL before its first use */
     struct td_meet *meet;  /* of coll/meet.c, NULL before its first use */
 };
 
@@ -112,7 +114,7 @@ typedef struct td_mpi_module {
     td_status (*open)(const td_mpi_services *services, td_comm *world, char **host_names);
     void (*release)(void *memory);
 } td_mpi_module;
-enum { TD_MPI_ABI = 3, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 4, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

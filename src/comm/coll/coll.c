@@ -61,5 +61,6 @@ td_status td_coll_run(td_comm *comm, const td_call *call)
 
 void td_coll_release(td_comm *comm)
 {
+    td_worker_destroy(comm);
     td_meet_destroy(comm);
 }

@@ -9,19 +9,6 @@
 #include "comm/coll/reduction.h"
 #include "comm/transport.h"
 
-typedef enum td_pattern {
-    TD_BARRIER,
-    TD_BROADCAST,
-    TD_SCATTER,
-    TD_GATHER,
-    TD_ALLGATHER,
-    TD_ALLTOALL,
-    TD_REDUCE,
-    TD_ALLREDUCE,
-    TD_REDUCE_SCATTER,
-    TD_SCAN,
-    TD_PATTERNS
-} td_pattern;
 extern const char *const td_pattern_names[TD_PATTERNS];
 
 /* One collective operation as a rank sees it. Parts lie one behind the other, in rank order. */
@@ -31,8 +18,9 @@ typedef struct td_call {
     void *out;      /* NULL where it gets nothing */
     size_t bytes;   /* broadcast, reductions: of the vector; others: of each part if equal, or else
                      * of all parts together */
-    const size_t *parts; /* [size] bytes of the ranks' parts; NULL: equal. All-to-all: what is given
-                          * to each rank; elsewhere the same at all ranks. */
+    const size_t *parts; /* [size] the ranks' parts in `unit` bytes; NULL: equal. All-to-all: what
+                          * is given to each rank; elsewhere the same at all ranks. */
+    size_t unit;         /* of parts: 1, or an element's */
     const size_t *takes; /* all-to-all with parts: [size] bytes that each rank gives to this one */
     int root;
     td_reduction how;
@@ -41,7 +29,7 @@ typedef struct td_call {
 
 static inline size_t td_call_part(const td_call *call, int rank)
 {
-    return call->parts ? call->parts[rank] : call->bytes;
+    return call->parts ? call->parts[rank] * call->unit : call->bytes;
 }
 /* Where a rank's part begins among all. */
 static inline size_t td_call_offset(const td_call *call, int rank)
@@ -49,13 +37,16 @@ static inline size_t td_call_offset(const td_call *call, int rank)
     if (!call->parts) return (size_t)rank * call->bytes;
     size_t at = 0;
     for (int r = 0; r < rank; r++) at += call->parts[r];
-    return at;
+    return at * call->unit;
 }
 
+/* What is asked as a call, its arguments checked for this rank. Borrows the arrays. */
+TD_MUST_CHECK td_status td_call_make(const td_comm *comm, const td_collective *what, td_call *out);
 /* Chooses an algorithm and runs it. */
 TD_MUST_CHECK td_status td_coll_run(td_comm *comm, const td_call *call);
 /* Lets go of what collectives keep with the group. */
 void td_coll_release(td_comm *comm);
+void td_worker_destroy(td_comm *comm); /* work.c */
 
 /* --- the algorithms; each file says what it costs --- */
 

@@ -80,7 +80,7 @@ static td_status reduce_parts(td_comm *comm, const td_call *call, size_t **parts
     *part = td_malloc((*parts)[comm->rank]);
     if (!*part) return td_fail(TD_ERR_NOMEM, "no memory for a reduction");
     td_call scatter = *call;
-    scatter.parts = *parts;
+    scatter.parts = *parts, scatter.unit = 1;
     scatter.out = *part;
     return td_pairwise_reduce_scatter(comm, &scatter);
 }
@@ -90,7 +90,7 @@ td_status td_pairwise_allreduce(td_comm *comm, const td_call *call)
     size_t *parts;
     char *part;
     td_status status = reduce_parts(comm, call, &parts, &part);
-    td_call gather = {.in = part, .out = call->out, .parts = parts};
+    td_call gather = {.in = part, .out = call->out, .parts = parts, .unit = 1};
     if (status == TD_OK) status = td_ring_allgather(comm, &gather);
     td_free(part);
     td_free(parts);
@@ -102,7 +102,7 @@ td_status td_pairwise_reduce(td_comm *comm, const td_call *call)
     size_t *parts;
     char *part;
     td_status status = reduce_parts(comm, call, &parts, &part);
-    td_call gather = {.in = part, .out = call->out, .parts = parts, .root = call->root};
+    td_call gather = {.in = part, .out = call->out, .parts = parts, .unit = 1, .root = call->root};
     if (status == TD_OK) status = td_linear_gather(comm, &gather);
     td_free(part);
     td_free(parts);

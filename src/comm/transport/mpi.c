@@ -38,6 +38,7 @@ typedef struct mpi_group {
     long *pid;      /* [size], 0: on another host */
     notice *failed; /* NULL: none known */
     notice *sent;   /* kept while its sends may be under way */
+    int looking; /* atomic: some thread is in check */
     int64_t last_look_ns;
     int serial; /* of the next shared memory */
 } mpi_group;
@@ -163,7 +164,7 @@ static void look_for_notices(mpi_group *w)
     if (!n) return;
     MPI_Recv(n, sizeof *n, MPI_BYTE, status.MPI_SOURCE, TD_TAG_FAILED, w->comm, MPI_STATUS_IGNORE);
     n->sentence[SENTENCE - 1] = 0;
-    w->failed = n;
+    __atomic_store_n(&w->failed, n, __ATOMIC_RELEASE);
 }
 
 static int dead_process(const mpi_group *w)
@@ -177,16 +178,22 @@ static td_status mpi_check(td_comm *comm, int peer)
 {
     (void)peer; /* a process that has left has told so, or is gone */
     mpi_group *w = ((mpi_group *)comm->impl)->world;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    int64_t ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-    look_for_notices(w);
-    if (w->failed)
-        return services->fail(TD_ERR_PEER, "rank %d failed: %.900s", w->failed->rank,
-                              w->failed->sentence);
-    if (ns - w->last_look_ns < 50000000) return TD_OK;
-    w->last_look_ns = ns;
-    int dead = dead_process(w);
+    int dead = -1;
+    if (!__atomic_exchange_n(&w->looking, 1, __ATOMIC_ACQUIRE)) { /* else another thread looks */
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        int64_t ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+        look_for_notices(w);
+        if (ns - w->last_look_ns >= 50000000) {
+            w->last_look_ns = ns;
+            dead = dead_process(w);
+        }
+        __atomic_store_n(&w->looking, 0, __ATOMIC_RELEASE);
+    }
+    const notice *failed = __atomic_load_n(&w->failed, __ATOMIC_ACQUIRE);
+    if (failed)
+        return services->fail(TD_ERR_PEER, "rank %d failed: %.900s", failed->rank,
+                              failed->sentence);
     if (dead >= 0)
         return services->fail(TD_ERR_PEER, "rank %d has died, seen by rank %d in %s", dead, w->rank,
                               operation(comm));
@@ -365,7 +372,7 @@ static td_status mpi_open(const td_mpi_services *given, td_comm *world, char **h
     services = given;
     MPI_Initialized(&begun);
     if (begun) return services->fail(TD_ERR_UNSUPPORTED, "MPI can be opened once in a process");
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS)
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS)
         return services->fail(TD_ERR_IO, "MPI could not be initialised");
     mpi_group *g = calloc(1, sizeof *g);
     if (!g) return services->fail(TD_ERR_NOMEM, "no memory for MPI's group");
@@ -376,6 +383,7 @@ static td_status mpi_open(const td_mpi_services *given, td_comm *world, char **h
     MPI_Comm_size(g->comm, &world->size);
     g->world = g, g->rank = world->rank, g->size = world->size;
     world->impl = g;
+    world->one_thread = provided < MPI_THREAD_MULTIPLE;
     td_status status =
         provided < MPI_THREAD_SERIALIZED
             ? services->fail(TD_ERR_UNSUPPORTED, "this MPI cannot be called by another thread than "

@@ -1,0 +1,248 @@
+/* Operations under way beside their rank: a thread of the rank's, with a group of its own, carries
+ * them out one after the other.
+ *
+ * A group's first work makes both (so it is collective); the group's close ends them. The thread
+ * runs the same algorithms as a blocking call, with the same deadlines; what it waits for it sleeps
+ * for, as the rank needs the core. */
+#include "comm/coll/coll.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { SENTENCE = 512, FUSE_EACH = 32 << 10, FUSE_ALL = 1 << 20 };
+enum { IDLE, UNDER_WAY, ENDED };
+
+typedef struct td_worker {
+    td_comm *comm; /* the group's shadow: the same ranks */
+    pthread_t thread;
+    bool started;
+    char *room; /* [FUSE_ALL] of the thread */
+    pthread_mutex_t lock;
+    pthread_cond_t wanted, ended;
+    td_work *first, **last; /* guarded by lock; the queue */
+    bool closing;           /* guarded by lock */
+} td_worker;
+
+struct td_work {
+    td_worker *worker;
+    td_call call;
+    td_work *next; /* in the queue */
+    td_work *with; /* the next one of those that run as one operation */
+    int state;     /* guarded by the worker's lock */
+    td_status status;
+    char sentence[SENTENCE];
+};
+
+/* --- the thread --- */
+
+/* Several all-reduces as one: their vectors one behind the other in the thread's room. */
+static td_status run_fused(td_worker *w, td_work *head)
+{
+    td_call call = head->call;
+    char *at = w->room;
+    for (td_work *k = head; k; at += k->call.bytes, k = k->with)
+        if (k->call.bytes) memcpy(at, k->call.in, k->call.bytes);
+    call.in = call.out = w->room;
+    call.bytes = (size_t)(at - w->room);
+    call.count = call.bytes / call.how.width;
+    TD_TRY(td_coll_run(w->comm, &call));
+    at = w->room;
+    for (td_work *k = head; k; at += k->call.bytes, k = k->with)
+        if (k->call.bytes) memcpy(k->call.out, at, k->call.bytes);
+    return TD_OK;
+}
+
+static void run_one(td_worker *w, td_work *head)
+{
+    td_comm_begin(w->comm, td_pattern_names[head->call.pattern]);
+    td_status status = head->with ? run_fused(w, head) : td_coll_run(w->comm, &head->call);
+    pthread_mutex_lock(&w->lock);
+    for (td_work *k = head, *next; k; k = next) {
+        next = k->with;
+        k->status = status;
+        if (status != TD_OK) strncpy(k->sentence, td_last_error(), SENTENCE - 1);
+        k->with = NULL;
+        k->state = ENDED;
+    }
+    pthread_cond_broadcast(&w->ended);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void *worker_main(void *arg)
+{
+    td_worker *w = arg;
+    pthread_mutex_lock(&w->lock);
+    for (;;) {
+        td_work *head = w->first;
+        if (!head) {
+            if (w->closing) break;
+            pthread_cond_wait(&w->wanted, &w->lock);
+            continue;
+        }
+        w->first = head->next;
+        if (!w->first) w->last = &w->first;
+        pthread_mutex_unlock(&w->lock);
+        run_one(w, head);
+        pthread_mutex_lock(&w->lock);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+void td_worker_destroy(td_comm *comm)
+{
+    td_worker *w = comm->worker;
+    if (!w) return;
+    comm->worker = NULL;
+    if (w->started) {
+        pthread_mutex_lock(&w->lock);
+        w->closing = true;
+        pthread_cond_signal(&w->wanted);
+        pthread_mutex_unlock(&w->lock);
+        pthread_join(w->thread, NULL);
+    }
+    td_comm_close(w->comm);
+    pthread_mutex_destroy(&w->lock);
+    pthread_cond_destroy(&w->wanted);
+    pthread_cond_destroy(&w->ended);
+    td_free(w->room);
+    td_free(w);
+}
+
+static td_status worker_of(td_comm *comm, td_worker **out)
+{
+    *out = comm->worker;
+    if (comm->worker) return TD_OK;
+    if (comm->one_thread)
+        return td_fail(TD_ERR_UNSUPPORTED, "this MPI may be called by one thread only: operations "
+                                           "cannot run beside their rank");
+    td_worker *w = td_calloc(1, sizeof *w);
+    td_status status = TD_OK;
+    if (!w || !(w->room = td_malloc(FUSE_ALL)))
+        status = td_fail(TD_ERR_NOMEM, "no memory for a group's thread");
+    status = td_comm_agree(comm, status);
+    if (status == TD_OK) status = td_comm_split(comm, 0, comm->rank, &w->comm);
+    if (status != TD_OK) {
+        if (w) td_free(w->room);
+        td_free(w);
+        return status;
+    }
+    w->comm->crowded = sysconf(_SC_NPROCESSORS_ONLN) < 2 * comm->local_size;
+    w->last = &w->first;
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->wanted, NULL);
+    pthread_cond_init(&w->ended, NULL);
+    comm->worker = w;
+    if (pthread_create(&w->thread, NULL, worker_main, w) != 0)
+        status = td_fail(TD_ERR_NOMEM, "the group's thread could not be started");
+    else
+        w->started = true;
+    *out = w;
+    return td_comm_agree(comm, status);
+}
+
+/* --- works --- */
+
+td_status td_work_create(td_comm *comm, const td_collective *what, td_work **out)
+{
+    td_call call;
+    td_worker *worker;
+    TD_TRY(td_call_make(comm, what, &call));
+    TD_TRY(worker_of(comm, &worker));
+    td_work *work = td_calloc(1, sizeof *work);
+    if (!work) return td_fail(TD_ERR_NOMEM, "no memory for an operation");
+    work->worker = worker;
+    work->call = call;
+    *out = work;
+    return TD_OK;
+}
+
+/* Whether b may run in one operation with a, before which there are `bytes` bytes. */
+static bool fuses(const td_work *a, const td_work *b, size_t bytes)
+{
+    const td_call *x = &a->call, *y = &b->call;
+    return a->worker == b->worker && x->pattern == TD_ALLREDUCE && y->pattern == TD_ALLREDUCE &&
+           !x->how.combine && !y->how.combine && x->how.type == y->how.type &&
+           x->how.op == y->how.op && x->bytes <= FUSE_EACH && y->bytes <= FUSE_EACH &&
+           bytes + y->bytes <= FUSE_ALL;
+}
+
+static td_status check_idle(const td_work *work)
+{
+    if (work->state != UNDER_WAY) return TD_OK;
+    return td_fail(TD_ERR_ARG, "%s: the operation is under way already",
+                   td_pattern_names[work->call.pattern]);
+}
+
+td_status td_work_start_all(td_work *const *works, int count)
+{
+    for (int k = 0; k < count; k++) {
+        td_worker *w = works[k]->worker;
+        pthread_mutex_lock(&w->lock);
+        td_status status = check_idle(works[k]);
+        for (int earlier = 0; earlier < k && status == TD_OK; earlier++)
+            if (works[earlier] == works[k])
+                status = td_fail(TD_ERR_ARG, "an operation is started twice at once");
+        pthread_mutex_unlock(&w->lock);
+        if (status != TD_OK) return status;
+    }
+    for (int k = 0; k < count;) {
+        td_work *head = works[k], *end = head;
+        td_worker *w = head->worker;
+        size_t bytes = head->call.bytes;
+        for (k++; k < count && fuses(head, works[k], bytes); k++) {
+            bytes += works[k]->call.bytes;
+            end = end->with = works[k];
+        }
+        end->with = NULL;
+        pthread_mutex_lock(&w->lock);
+        for (td_work *each = head; each; each = each->with) each->state = UNDER_WAY;
+        head->next = NULL;
+        *w->last = head;
+        w->last = &head->next;
+        pthread_cond_signal(&w->wanted);
+        pthread_mutex_unlock(&w->lock);
+    }
+    return TD_OK;
+}
+
+td_status td_work_start(td_work *work)
+{
+    return td_work_start_all(&work, 1);
+}
+
+bool td_work_done(td_work *work)
+{
+    pthread_mutex_lock(&work->worker->lock);
+    bool done = work->state != UNDER_WAY;
+    pthread_mutex_unlock(&work->worker->lock);
+    return done;
+}
+
+td_status td_work_wait(td_work *work)
+{
+    td_worker *w = work->worker;
+    pthread_mutex_lock(&w->lock);
+    while (work->state == UNDER_WAY) pthread_cond_wait(&w->ended, &w->lock);
+    td_status status = work->state == ENDED ? work->status : TD_OK;
+    work->state = IDLE;
+    pthread_mutex_unlock(&w->lock);
+    return status == TD_OK ? TD_OK : td_fail_again(status, work->sentence);
+}
+
+void td_work_destroy(td_work *work)
+{
+    if (!work) return;
+    if (td_work_wait(work) != TD_OK) td_error_clear();
+    td_free(work);
+}
+
+td_status td_comm_start(td_comm *comm, const td_collective *what, td_work **out)
+{
+    TD_TRY(td_work_create(comm, what, out));
+    return td_work_start(*out);
+}
