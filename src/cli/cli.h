@@ -18,6 +18,7 @@ td_status td_cmd_train(int argc, char **argv);
 td_status td_cmd_eval(int argc, char **argv);
 td_status td_cmd_predict(int argc, char **argv);
 td_status td_cmd_inspect(int argc, char **argv);
+td_status td_cmd_diagnose(int argc, char **argv);
 td_status td_cmd_bench(int argc, char **argv);
 td_status td_cmd_doctor(int argc, char **argv);
 td_status td_cmd_help(int argc, char **argv);

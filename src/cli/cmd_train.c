@@ -5,12 +5,15 @@
 #include "base/error.h"
 #include "base/fs.h"
 #include "base/log.h"
+#include "comm/recorder.h"
 #include "models/net/net_model.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct session {
     td_job job;
@@ -20,6 +23,15 @@ typedef struct session {
 } session;
 
 static volatile int stop_signal; /* written by the handler alone */
+
+/* What the ranks of this process are doing, to the terminal. */
+static void on_question(int number)
+{
+    (void)number;
+    int before = errno;
+    td_recorder_print_all(STDERR_FILENO);
+    errno = before;
+}
 
 static void on_signal(int number)
 {
@@ -91,8 +103,8 @@ static td_status read_options(int argc, char **argv, td_job *job)
 
 static td_status clear_run(const char *run)
 {
-    static const char *const ours[] = {"job.yaml",  "metrics.jsonl", "model", "model.part",
-                                       "model.old", "checkpoints",   NULL};
+    static const char *const ours[] = {"job.yaml",  "metrics.jsonl", "model",    "model.part",
+                                       "model.old", "checkpoints",   "recorder", NULL};
     char path[TD_PATH_MAX];
     for (int i = 0; ours[i]; i++) {
         TD_TRY(td_path_join(path, run, ours[i]));
@@ -184,6 +196,8 @@ td_status td_cmd_train(int argc, char **argv)
     struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    action = (struct sigaction){.sa_handler = on_question, .sa_flags = SA_RESTART};
+    sigaction(SIGUSR1, &action, NULL);
     if (td_comm_launched_by_mpi()) {
         status = td_comm_run_mpi(&comm, run_rank, &s);
         goto out;

@@ -14,6 +14,8 @@ const td_command td_commands[] = {
      "a line per sample: the class or value", td_cmd_predict},
     {"inspect", TD_JOB_INSPECT, "inspect RUN", "a model's tensors and a run's curve",
      td_cmd_inspect},
+    {"diagnose", 0, "diagnose RUN", "what each rank of a run is doing, or did last; who is missing",
+     td_cmd_diagnose},
     {"bench", TD_JOB_BENCH, "bench [OPTIONS]", "training speed on data in memory", td_cmd_bench},
     {"doctor", 0, "doctor", "what this machine has: MPI, cores, memory", td_cmd_doctor},
     {"help", 0, "help [COMMAND]", "this text, or a command's options", td_cmd_help},

@@ -4,12 +4,6 @@
 #include "base/alloc.h"
 #include "base/error.h"
 
-void td_comm_begin(td_comm *comm, const char *operation)
-{
-    comm->operation = operation;
-    comm->sequence++;
-}
-
 /* --- checks --- */
 
 static td_status check_buffer(const char *what, const void *buffer, size_t bytes)
@@ -131,7 +125,7 @@ td_status td_call_make(const td_comm *comm, const td_collective *c, td_call *cal
 {
     if ((unsigned)c->pattern >= TD_PATTERNS)
         return td_fail(TD_ERR_ARG, "unknown pattern %d", (int)c->pattern);
-    const char *what = td_pattern_names[c->pattern];
+    const char *what = td_does_names[c->pattern];
     *call = (td_call){.pattern = c->pattern, .in = c->in, .out = c->out};
     if (c->pattern == TD_BROADCAST || c->pattern == TD_SCATTER || c->pattern == TD_GATHER ||
         c->pattern == TD_REDUCE) {
@@ -144,12 +138,21 @@ td_status td_call_make(const td_comm *comm, const td_collective *c, td_call *cal
                                    : make_moving(comm, c, call, what);
 }
 
+td_status td_call_run(td_comm *comm, const td_call *call)
+{
+    bool reduces = call->pattern >= TD_REDUCE && !call->how.combine;
+    struct td_record *record =
+        td_comm_begin(comm,
+                      (td_note){(int)call->pattern, call->bytes, reduces ? (int)call->how.type : -1,
+                                reduces ? (int)call->how.op : -1, call->root});
+    return td_comm_end(record, td_coll_run(comm, call));
+}
+
 td_status td_comm_run(td_comm *comm, const td_collective *what)
 {
     td_call call;
     TD_TRY(td_call_make(comm, what, &call));
-    td_comm_begin(comm, td_pattern_names[what->pattern]);
-    return td_coll_run(comm, &call);
+    return td_call_run(comm, &call);
 }
 
 /* --- the calls --- */

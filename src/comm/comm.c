@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "comm/coll/coll.h"
+#include "comm/recorder.h"
 
 #include <sched.h>
 #include <stdlib.h>
@@ -128,8 +129,9 @@ static td_status doze(td_bell *bell, td_wait_test *test, void *arg, bool *done)
     return status;
 }
 
-td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *test,
-                       td_wait_blame *blame, void *arg)
+/* *since: when it became a long wait, 0: it did not. */
+static td_status wait_for(td_comm *comm, int peer, td_bell *bell, td_wait_test *test,
+                          td_wait_blame *blame, void *arg, int64_t *since)
 {
     enum { SPINS = 2000, YIELD_NS = 200000, CHECK_NS = 1000000 };
     int64_t begin = 0, checked = 0;
@@ -142,9 +144,13 @@ td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *tes
             continue;
         }
         int64_t now = td_clock_ns();
-        if (begin == 0) begin = checked = now;
+        if (begin == 0) {
+            *since = begin = checked = now;
+            if (comm->record && !comm->record->begin_ns) comm->record->begin_ns = now;
+        }
         if (now - checked > CHECK_NS) {
             int who = peer >= 0 ? peer : blame ? blame(arg) : -1;
+            if (comm->record) comm->record->missing = who < 0 ? -1 : comm->world[who];
             td_status status = comm->ops->check(comm, who);
             if (status != TD_OK) { /* what was awaited may have come before the failure */
                 TD_TRY(test(arg, &done));
@@ -159,6 +165,18 @@ td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *tes
             TD_TRY(doze(bell, test, arg, &done));
         if (done) return TD_OK;
     }
+}
+
+td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *test,
+                       td_wait_blame *blame, void *arg)
+{
+    int64_t since = 0;
+    td_status status = wait_for(comm, peer, bell, test, blame, arg, &since);
+    if (since && comm->record && status == TD_OK) {
+        comm->record->waited_ns += td_clock_ns() - since;
+        comm->record->missing = -1;
+    }
+    return status;
 }
 
 typedef struct pending {
@@ -235,15 +253,15 @@ static td_status check_peer(const td_comm *comm, const void *data, size_t bytes,
 td_status td_comm_send(td_comm *comm, const void *data, size_t bytes, int to, int tag)
 {
     TD_TRY(check_peer(comm, data, bytes, to, tag, "send"));
-    comm->operation = "send";
-    return td_comm_exchange(comm, data, bytes, to, NULL, 0, -1, tag);
+    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SEND, bytes, -1, -1, to});
+    return td_comm_end(record, td_comm_exchange(comm, data, bytes, to, NULL, 0, -1, tag));
 }
 
 td_status td_comm_recv(td_comm *comm, void *data, size_t bytes, int from, int tag)
 {
     TD_TRY(check_peer(comm, data, bytes, from, tag, "recv"));
-    comm->operation = "recv";
-    return td_comm_exchange(comm, NULL, 0, -1, data, bytes, from, tag);
+    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_RECV, bytes, -1, -1, from});
+    return td_comm_end(record, td_comm_exchange(comm, NULL, 0, -1, data, bytes, from, tag));
 }
 
 /* --- agreement --- */
@@ -261,12 +279,12 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
     struct verdict *own = &all[comm->size];
     own->status = mine;
     if (mine != TD_OK) strncpy(own->text, td_last_error(), SENTENCE - 1);
-    td_comm_begin(comm, "agree");
+    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_AGREE, 0, -1, -1, -1});
     td_status status = td_comm_allgather(comm, own, sizeof *own, all);
     for (int r = 0; r < comm->size && status == TD_OK; r++)
         if (all[r].status != TD_OK) status = td_fail_again((td_status)all[r].status, all[r].text);
     td_free(all);
-    return status;
+    return td_comm_end(record, status);
 }
 
 /* --- groups and memory --- */
@@ -291,7 +309,7 @@ static int choose_members(const ticket *all, int size, int color, int *members)
 td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
 {
     size_t n = (size_t)comm->size;
-    td_comm_begin(comm, "split");
+    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SPLIT, 0, -1, -1, -1});
     td_comm *child = td_calloc(1, sizeof *child);
     ticket *all = td_calloc(n, sizeof *all), mine = {color, key, comm->host[comm->rank]};
     int *members = td_calloc(3 * n, sizeof *members), *host = members + n, *world = host + n;
@@ -302,6 +320,7 @@ td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
     child->ops = comm->ops;
     child->deadline_ms = comm->deadline_ms;
     child->one_thread = comm->one_thread;
+    child->recorder = comm->recorder;
     if (color >= 0) {
         child->size = choose_members(all, comm->size, color, members);
         for (int k = 0; k < child->size; k++) {
@@ -320,7 +339,7 @@ out:
     td_free(child);
     td_free(members);
     td_free(all);
-    return status;
+    return td_comm_end(record, status);
 }
 
 void td_comm_close(td_comm *comm)
@@ -340,9 +359,9 @@ void td_comm_fail(td_comm *comm, td_status status, const char *sentence)
 
 td_status td_comm_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
-    td_comm_begin(comm, "shared memory");
+    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SHARE, bytes, -1, -1, -1});
     *out = (td_region){0};
-    return comm->ops->shared_create(comm, bytes ? bytes : 1, out);
+    return td_comm_end(record, comm->ops->shared_create(comm, bytes ? bytes : 1, out));
 }
 
 void td_comm_shared_destroy(td_comm *comm, td_region *region)

@@ -47,16 +47,19 @@ struct td_comm {
     int rank, size;
     int64_t deadline_ms;
     bool one_thread; /* the transport is not to be called by two threads at once */
-    bool crowded; /* more ranks than cores on this host: do not spin */
-    int *host;    /* [size] */
-    int *world;   /* [size] ranks in the whole run */
+    bool crowded;    /* more ranks than cores on this host: do not spin */
+    int *host;       /* [size] */
+    int *world;      /* [size] ranks in the whole run */
     int hosts;
     int local_rank, local_size; /* among the ranks of this host */
     uint64_t sequence;          /* collective operations begun */
     uint64_t bytes_sent;
-    const char *operation; /* under way, for messages */
-    struct td_worker *worker;   /* of work.c, NULL before its first use */
-    struct td_meet *meet;  /* of coll/meet.c, NULL before its first use */
+    const char *operation;        /* under way, for messages */
+    struct td_recorder *recorder; /* of recorder.c, NULL: nothing is recorded */
+    bool owns_recorder;           /* else it is the parent group's */
+    struct td_record *record;     /* of the operation under way, or NULL */
+    struct td_worker *worker;     /* of work.c, NULL before its first use */
+    struct td_meet *meet;         /* of coll/meet.c, NULL before its first use */
 };
 
 /* Fills host, world, hosts, local_rank, local_size, crowded from each rank's host number and its
@@ -74,8 +77,28 @@ typedef int td_wait_blame(void *arg);
 TD_MUST_CHECK td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *test,
                                      td_wait_blame *blame, void *arg);
 
-/* Names the operation that begins, for messages, and counts it. */
-void td_comm_begin(td_comm *comm, const char *operation);
+/* Operations beside the patterns of tandem/comm.h. */
+enum {
+    TD_DOES_SEND = TD_PATTERNS,
+    TD_DOES_RECV,
+    TD_DOES_AGREE,
+    TD_DOES_SPLIT,
+    TD_DOES_SHARE,
+    TD_DOES_TREESUM,
+    TD_DOES_END
+};
+extern const char *const td_does_names[TD_DOES_END];
+
+/* What an operation is, for messages and the recorder; type -1: bytes. */
+typedef struct td_note {
+    int does;
+    size_t bytes;
+    int type, op, root; /* -1: none; root: or peer */
+} td_note;
+/* Counts the operation that begins and makes it the one under way. What it returns (NULL: nothing
+ * is recorded) goes to td_comm_end with the operation's status, which that passes on. */
+struct td_record *td_comm_begin(td_comm *comm, td_note note);
+td_status td_comm_end(struct td_record *record, td_status status);
 
 /* Exchanges inside collectives: both, or one of them (peer -1: none), at once. */
 TD_MUST_CHECK td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int to,

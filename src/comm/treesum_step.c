@@ -276,8 +276,9 @@ td_status td_treesum_wait(td_treesum *ts)
 {
     int64_t begin = td_clock_ns(), moved = ts->times.move_ns;
     int values = ts->config.leaf_values;
-    ts->comm->operation = "tree sum";
-    ts->comm->sequence++;
+    struct td_record *record =
+        td_comm_begin(ts->comm, (td_note){TD_DOES_TREESUM, ts->config.count * sizeof(float), TD_F32,
+                                          TD_SUM, -1});
     if (!ts->waiting) post(ts, ts->config.count, ts->config.count, true);
     ts->waiting = true;
     /* Messages from other islands ring no bell. */
@@ -294,5 +295,5 @@ td_status td_treesum_wait(td_treesum *ts)
         ts->step++;
     }
     ts->times.wait_ns += td_clock_ns() - begin - (ts->times.move_ns - moved);
-    return status;
+    return td_comm_end(record, status);
 }

@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "comm/recorder.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -49,7 +50,7 @@ static td_status run_fused(td_worker *w, td_work *head)
     call.in = call.out = w->room;
     call.bytes = (size_t)(at - w->room);
     call.count = call.bytes / call.how.width;
-    TD_TRY(td_coll_run(w->comm, &call));
+    TD_TRY(td_call_run(w->comm, &call));
     at = w->room;
     for (td_work *k = head; k; at += k->call.bytes, k = k->with)
         if (k->call.bytes) memcpy(k->call.out, at, k->call.bytes);
@@ -58,8 +59,7 @@ static td_status run_fused(td_worker *w, td_work *head)
 
 static void run_one(td_worker *w, td_work *head)
 {
-    td_comm_begin(w->comm, td_pattern_names[head->call.pattern]);
-    td_status status = head->with ? run_fused(w, head) : td_coll_run(w->comm, &head->call);
+    td_status status = head->with ? run_fused(w, head) : td_call_run(w->comm, &head->call);
     pthread_mutex_lock(&w->lock);
     for (td_work *k = head, *next; k; k = next) {
         next = k->with;
@@ -137,6 +137,7 @@ static td_status worker_of(td_comm *comm, td_worker **out)
     pthread_cond_init(&w->wanted, NULL);
     pthread_cond_init(&w->ended, NULL);
     comm->worker = w;
+    if (comm->recorder) comm->recorder->several = true;
     if (pthread_create(&w->thread, NULL, worker_main, w) != 0)
         status = td_fail(TD_ERR_NOMEM, "the group's thread could not be started");
     else
@@ -175,7 +176,7 @@ static td_status check_idle(const td_work *work)
 {
     if (work->state != UNDER_WAY) return TD_OK;
     return td_fail(TD_ERR_ARG, "%s: the operation is under way already",
-                   td_pattern_names[work->call.pattern]);
+                   td_does_names[work->call.pattern]);
 }
 
 td_status td_work_start_all(td_work *const *works, int count)

@@ -177,6 +177,7 @@ static td_status one_step(loop *t, td_totals *out)
         if (b->last_in_epoch) break;
     }
     TD_TRY(td_strategy_update(t->strategy, t->state.step, t->task->params, out));
+    td_comm_record_step(t->comm, t->state.step + 1);
     t->state.step++;
     t->loss += out->loss, t->weight += out->weight, t->correct += out->correct;
     if (!isfinite(out->loss))
@@ -282,6 +283,16 @@ static td_status run(loop *t)
     return save_model(t);
 }
 
+/* A run goes on without a record of its operations where it cannot be written. */
+static void start_recorder(const loop *t)
+{
+    char folder[TD_PATH_MAX], name[32], path[TD_PATH_MAX];
+    snprintf(name, sizeof name, "rank-%d", td_comm_rank(t->comm));
+    if (td_path_join(folder, t->job->run, "recorder") != TD_OK || td_make_dirs(folder) != TD_OK ||
+        td_path_join(path, folder, name) != TD_OK || td_comm_record(t->comm, path) != TD_OK)
+        td_error_clear();
+}
+
 td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data, const td_task *task,
                    const volatile int *stop)
 {
@@ -310,6 +321,7 @@ td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data, 
             status = td_progress_create(metrics, job->quiet, job->json, &t.progress);
     }
     TD_GOTO(td_comm_agree(comm, status));
+    start_recorder(&t);
     if (t.state.step < t.last) {
         uint64_t part = t.state.step % t.per_epoch * (uint64_t)job->accumulate;
         TD_GOTO(td_loader_seek(t.loader, t.state.step / t.per_epoch, part));

@@ -174,6 +174,48 @@ class Program(unittest.TestCase):
         self.assertEqual(header["1.weight"]["shape"], [256, SIDE * SIDE])
         self.assertIn("lr: 0.05", open(os.path.join(run, "job.yaml")).read())
 
+    def test_diagnose_lays_the_ranks_side_by_side(self):
+        run = train("--workers", "3")
+        done = tandem("diagnose", run)
+        self.assertIn("all ranks have ended", done.stdout)
+        self.assertEqual(done.stdout.count("ended"), 4)
+        with open(os.path.join(run, "recorder", "rank-1"), "r+b") as f:
+            f.write(b"x")
+        self.assertIn("rank-1 is not a record", tandem("diagnose", run, expect=2).stderr)
+        self.assertIn("holds no record", tandem("diagnose", TOP, expect=2).stderr)
+        self.assertIn("tandem diagnose RUN", tandem("diagnose", expect=2).stderr)
+
+    @unittest.skipUnless(MPIEXEC, "no mpiexec")
+    def test_a_stopped_rank_is_named(self):
+        run = new_run()
+        job = subprocess.Popen(
+            [*ranks(3), TANDEM, "train", "--data", DATA, "--model", "lenet", "--epochs", "10000",
+             "--run", run, "--quiet", "--deadline", "3"], stderr=subprocess.PIPE, text=True)
+        record = os.path.join(run, "recorder", "rank-2")
+        while not os.path.exists(record) or os.path.getsize(record) == 0:
+            self.assertIsNone(job.poll())
+            time.sleep(0.05)
+        time.sleep(0.5)
+        with open(record, "rb") as f:
+            stopped = struct.unpack_from("=q", f.read(64), 24)[0]
+        os.kill(stopped, signal.SIGUSR1)
+        time.sleep(0.2)
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            for _ in range(40):
+                time.sleep(0.05)
+                text = tandem("diagnose", run).stdout
+                if "rank 2 has not come to operation" in text:
+                    break
+            self.assertIn("rank 2 has not come to operation", text)
+            time.sleep(3.5)
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        _, errors = job.communicate(timeout=60)
+        self.assertEqual(job.returncode, 1)
+        self.assertIn("waited more than 3000 ms for rank 2 in tree sum", errors)
+        self.assertRegex(errors, "rank 2 of 3, step [0-9]+: ")
+
     def test_a_job_file_and_flags_say_the_same(self):
         want = digest(train())
         path = os.path.join(TOP, "job.yaml")

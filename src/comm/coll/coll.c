@@ -3,15 +3,9 @@
 
 #include "base/error.h"
 #include "comm/coll/meet.h"
+#include "comm/recorder.h"
 
 #include <string.h>
-
-const char *const td_pattern_names[TD_PATTERNS] = {
-    [TD_BARRIER] = "barrier", [TD_BROADCAST] = "broadcast",  [TD_SCATTER] = "scatter",
-    [TD_GATHER] = "gather",   [TD_ALLGATHER] = "all-gather", [TD_ALLTOALL] = "all-to-all",
-    [TD_REDUCE] = "reduce",   [TD_ALLREDUCE] = "all-reduce", [TD_REDUCE_SCATTER] = "reduce-scatter",
-    [TD_SCAN] = "scan",
-};
 
 typedef struct row {
     td_pattern pattern;
@@ -56,11 +50,12 @@ td_status td_coll_run(td_comm *comm, const td_call *call)
         if (table[k].pattern == call->pattern && call->bytes >= table[k].from_bytes &&
             !(table[k].partial && !td_reduction_in_parts(&call->how)))
             return table[k].run(comm, call);
-    return td_fail(TD_ERR_INTERNAL, "no algorithm for %s", td_pattern_names[call->pattern]);
+    return td_fail(TD_ERR_INTERNAL, "no algorithm for %s", td_does_names[call->pattern]);
 }
 
 void td_coll_release(td_comm *comm)
 {
     td_worker_destroy(comm);
     td_meet_destroy(comm);
+    td_recorder_close(comm);
 }

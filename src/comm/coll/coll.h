@@ -42,6 +42,8 @@ static inline size_t td_call_offset(const td_call *call, int rank)
 
 /* What is asked as a call, its arguments checked for this rank. Borrows the arrays. */
 TD_MUST_CHECK td_status td_call_make(const td_comm *comm, const td_collective *what, td_call *out);
+/* Runs it as an operation of the group. */
+TD_MUST_CHECK td_status td_call_run(td_comm *comm, const td_call *call);
 /* Chooses an algorithm and runs it. */
 TD_MUST_CHECK td_status td_coll_run(td_comm *comm, const td_call *call);
 /* Lets go of what collectives keep with the group. */

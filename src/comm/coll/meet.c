@@ -77,7 +77,7 @@ static void describe(const shown *l, char *text, size_t room)
 {
     static const char *const types[] = {"f32", "f64", "i32", "i64", "u8", "f16", "bf16", "items"};
     static const char *const ops[] = {"sum", "min", "max", "product", "own operation"};
-    int n = snprintf(text, room, "%s", td_pattern_names[l->pattern]);
+    int n = snprintf(text, room, "%s", td_does_names[l->pattern]);
     if (l->type >= 0)
         n += snprintf(text + n, room - (size_t)n, " (%s of %llu bytes of %s)", ops[l->op],
                       (unsigned long long)l->bytes, types[l->type]);
