@@ -136,8 +136,13 @@ typedef struct td_mpi_module {
      * that may be gone. */
     td_status (*open)(const td_mpi_services *services, td_comm *world, char **host_names);
     void (*release)(void *memory);
+    /* The mpiexec of this MPI. */
+    void (*launcher)(char path[512]);
+    /* For a job of two ranks or more: loses the last and goes on without it; true at the others
+     * when that worked. Ends no MPI. */
+    bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 4, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 5, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

@@ -9,6 +9,7 @@
  * for; peers on the same host are also watched by their process ids. */
 #include "comm/transport.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <mpi.h>
@@ -38,7 +39,7 @@ typedef struct mpi_group {
     long *pid;      /* [size], 0: on another host */
     notice *failed; /* NULL: none known */
     notice *sent;   /* kept while its sends may be under way */
-    int looking; /* atomic: some thread is in check */
+    int looking;    /* atomic: some thread is in check */
     int64_t last_look_ns;
     int serial; /* of the next shared memory */
 } mpi_group;
@@ -436,6 +437,44 @@ static void mpi_close(td_comm *comm)
     free(g);
 }
 
+static void mpi_launcher(char path[512])
+{
+    Dl_info here;
+    snprintf(path, 512, "mpiexec");
+    if (!dladdr((const void *)(uintptr_t)MPI_Init, &here) || !here.dli_fname) return;
+    char beside[512];
+    snprintf(beside, sizeof beside - 16, "%s", here.dli_fname);
+    for (int k = 0; k < 2; k++) { /* PREFIX/lib/libmpi.so */
+        char *slash = strrchr(beside, '/');
+        if (!slash) return;
+        *slash = 0;
+    }
+    strcat(beside, "/bin/mpiexec");
+    if (access(beside, X_OK) == 0) memcpy(path, beside, sizeof beside);
+}
+
+static bool mpi_lose_a_rank(void)
+{
+#if defined(MPIX_ERR_PROC_FAILED)
+    int rank, size, left = 0;
+    MPI_Comm rest;
+    if (MPI_Init(NULL, NULL) != MPI_SUCCESS) return false;
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    if (size < 2 || MPI_Barrier(MPI_COMM_WORLD) != MPI_SUCCESS) return false;
+    if (rank == size - 1) kill(getpid(), SIGKILL);
+    for (int i = 0; i < 1000 && MPI_Barrier(MPI_COMM_WORLD) == MPI_SUCCESS; i++)
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    MPIX_Comm_revoke(MPI_COMM_WORLD);
+    if (MPIX_Comm_shrink(MPI_COMM_WORLD, &rest) != MPI_SUCCESS) return false;
+    MPI_Comm_size(rest, &left);
+    return left == size - 1 && MPI_Barrier(rest) == MPI_SUCCESS;
+#else
+    return false;
+#endif
+}
+
 static void mpi_version(char text[256])
 {
     char full[MPI_MAX_LIBRARY_VERSION_STRING];
@@ -468,6 +507,8 @@ static const td_mpi_module module = {
     .version = mpi_version,
     .open = mpi_open,
     .release = free,
+    .launcher = mpi_launcher,
+    .lose_a_rank = mpi_lose_a_rank,
 };
 
 extern TD_API const td_mpi_module *const td_mpi_module_entry;
