@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Whose the public headers are.
+PUBLIC = {"status": "base", "slot": "base", "data": "data", "comm": "comm", "net": "nn",
+          "optim": "optim", "train": "train"}
 INCLUDE = re.compile(r'\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 
@@ -42,7 +45,14 @@ def check_file(path, table):
         first = first or name
         if name == "mpi.h" and path != "src/comm/transport/mpi.c":
             problems.append(f"{path}:{number}: only src/comm/transport/mpi.c may include mpi.h")
-        if system or name.startswith("tandem/"):
+        if system:
+            continue
+        if name.startswith("tandem/"):
+            owner = PUBLIC.get(name[len("tandem/"):-2])
+            if owner is None:
+                problems.append(f"{path}:{number}: {name} is of no folder that is known here")
+            elif owner != "base" and owner not in table.get(own, ()):
+                problems.append(f"{path}:{number}: {own} may not include {name}")
             continue
         if not os.path.exists(os.path.join(ROOT, "src", name)):
             problems.append(f"{path}:{number}: {name} is not a path from src/")

@@ -46,6 +46,8 @@ TD_API const char *td_net_arch(const td_net *net);
  * and Bengio 2010), the last four with zero biases. NULL means "fan-in". */
 TD_API TD_MUST_CHECK td_status td_net_init(const td_net *net, const char *how, uint64_t seed,
                                            float *params);
+/* What `how` may be, NULL at the end. */
+TD_API extern const char *const td_net_init_names[];
 
 /* A preset's arch line, or NULL; presets by number, NULL behind the last. */
 TD_API const char *td_net_preset(const char *name);

@@ -52,6 +52,14 @@ static td_status set_number(const td_option *row, void *config, const char *what
     errno = 0;
     double v = strtod(text, &end);
     bool whole = row->type != TD_OPT_NUMBER;
+    if (row->type == TD_OPT_SIZE && !row->most && text[0] != '-' && end != text && !*end &&
+        v > 9e15) {
+        uint64_t large = strtoull(text, &end, 10); /* beyond a double's whole numbers */
+        if (!*end && errno != ERANGE) {
+            *(uint64_t *)field(row, config) = large;
+            return TD_OK;
+        }
+    }
     if (end == text || *end || errno == ERANGE || !isfinite(v))
         return td_fail(TD_ERR_ARG, "%s: \"%s\" is not a %snumber", what, text,
                        whole ? "whole " : "");
@@ -83,12 +91,12 @@ static td_status set_bool(const td_option *row, void *config, const char *what, 
     return td_fail(TD_ERR_ARG, "%s: \"%s\" is neither true nor false", what, text);
 }
 
-static td_status set_choice(const td_option *row, void *config, const char *what, const char *text)
+static td_status find_choice(const td_option *row, const char *what, const char *text, int *out)
 {
     char all[256] = "";
     for (int i = 0; row->choices[i]; i++) {
         if (!strcmp(row->choices[i], text)) {
-            *(int *)field(row, config) = i;
+            *out = i;
             return TD_OK;
         }
         size_t n = strlen(all);
@@ -100,8 +108,10 @@ static td_status set_choice(const td_option *row, void *config, const char *what
 td_status td_option_set(const td_option *row, void *config, const char *what, const char *text)
 {
     if (row->type == TD_OPT_BOOL) return set_bool(row, config, what, text);
-    if (row->type == TD_OPT_CHOICE) return set_choice(row, config, what, text);
+    if (row->type == TD_OPT_CHOICE) return find_choice(row, what, text, field(row, config));
     if (row->type != TD_OPT_TEXT) return set_number(row, config, what, text);
+    int known;
+    if (row->choices) TD_TRY(find_choice(row, what, text, &known));
     char **at = field(row, config), *copy = td_strdup(text);
     if (!copy) return td_fail(TD_ERR_NOMEM, "no memory for %s", what);
     td_free(*at);
@@ -157,7 +167,7 @@ static size_t distance(const char *a, const char *b) /* Levenshtein's, for short
 const char *td_nearest(const char *word, const char *const *candidates)
 {
     const char *best = NULL;
-    size_t least = strlen(word) / 2 + 1;
+    size_t least = (strlen(word) + 2) / 3;
     for (; *candidates; candidates++) {
         size_t d = distance(word, *candidates);
         if (d <= least && (!best || d < least)) best = *candidates, least = d;
@@ -185,8 +195,8 @@ static td_status unknown(const td_option *rows, unsigned where, const char *form
     names[n] = NULL;
     const char *near = td_nearest(name, names);
     if (near)
-        return td_fail(TD_ERR_ARG, "unknown option %s%s; did you mean %s%s?", form, name, form,
-                       near);
+        return td_fail(TD_ERR_ARG, "unknown option %s%s; did you mean %s%s?", form, name,
+                       form[0] == '-' ? "--" : "", near);
     return td_fail(TD_ERR_ARG, "unknown option %s%s; \"tandem help\" lists them", form, name);
 }
 

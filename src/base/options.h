@@ -29,7 +29,7 @@ typedef struct td_option {
     const char *value;          /* what help calls it: "RATE" */
     const char *help;           /* one line */
     double least, most;         /* of numbers; both 0: any */
-    const char *const *choices; /* NULL at the end */
+    const char *const *choices; /* NULL at the end; of a text: what it may be */
     unsigned where;             /* bits of the caller's: which commands have it, job file or not */
 } td_option;
 

@@ -153,7 +153,7 @@ static void bad_values_change_nothing(void **state)
         {"any", "3000000000", "must be at most 2147483647, not 3000000000"},
         {"any", "-3000000000", "must be at least -2147483647, not -3000000000"},
         {"train.steps", "-1", "must be at least 0, not -1"},
-        {"train.steps", "18446744073709551615", "is not a whole number"},
+        {"train.steps", "18446744073709551616", "is not a whole number"},
         {"train.seed", "0", "must be at least 1, not 0"},
         {"train.seed", "2e15", "must be at most 1e+15, not 2e15"},
         {"data.header", "2", "must be -1 to 1, not 2"},
@@ -226,7 +226,7 @@ static void the_nearest_word(void **state)
     (void)state;
     static const char *const words[] = {"epochs", "batch", "lr", NULL}, *const none[] = {NULL};
     assert_string_equal(td_nearest("epoch", words), "epochs");
-    assert_string_equal(td_nearest("rl", words), "lr");
+    assert_string_equal(td_nearest("l", words), "lr");
     assert_string_equal(td_nearest("batch", words), "batch");
     assert_null(td_nearest("zebra-crossing", words));
     assert_null(td_nearest("epochs", none));

@@ -18,20 +18,21 @@ static void print_slots(const td_net_model *m, bool json)
     const td_slot *slots = td_net_slots(m->net, &n);
     if (!json) printf("%-24s %-18s %10s %12s\n", "tensor", "shape", "elements", "norm");
     for (size_t s = 0; s < n; s++) {
-        char shape[64] = "";
+        char shape[64] = "", brackets[72];
         double squares = 0;
         for (int d = 0; d < slots[s].rank; d++) {
             size_t at = strlen(shape);
             snprintf(shape + at, sizeof shape - at, "%s%zu", d ? "," : "", slots[s].shape[d]);
         }
+        snprintf(brackets, sizeof brackets, "[%s]", shape);
         for (size_t i = 0; i < slots[s].count; i++) {
             double v = m->params[slots[s].offset + i];
             squares += v * v;
         }
         total += slots[s].count;
         printf(json ? "{\"tensor\":\"%s\",\"shape\":[%s],\"elements\":%zu,\"norm\":%.6g}\n"
-                    : "%-24s [%-16s] %10zu %12.6g\n",
-               slots[s].name, shape, slots[s].count, sqrt(squares));
+                    : "%-24s %-18s %10zu %12.6g\n",
+               slots[s].name, json ? shape : brackets, slots[s].count, sqrt(squares));
     }
     if (!json)
         printf("%zu parameters, %.2f MB\narchitecture: %s\n", total, (double)total * 4e-6,

@@ -35,6 +35,7 @@ td_status td_cli_data_config(const td_job *job, td_split split, const td_dataset
         .categorical = job->categorical,
         .missing = job->missing,
         .one_hot = job->one_hot,
+        .index_base = job->index_base,
         .like = like,
         .cache = job->cache,
     };

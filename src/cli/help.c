@@ -15,10 +15,20 @@ static void overview(void)
         printf("  tandem %-42s %s\n", c->usage, c->help);
     puts("\nOptions come as flags, from a job file, or as --set NAME=VALUE with the names of the "
          "job\n"
-         "file. \"tandem help train\" lists them. Exit status: 0 done, 1 the machine or another "
+         "file. \"tandem help train\" lists the flags, \"tandem help job\" the names. Exit status: "
+         "0 done, 1 the machine or another "
          "worker\n"
          "failed, 2 a mistake in options or data, 130 or 143 stopped by a signal after a "
          "checkpoint.");
+}
+
+static void job_names(void)
+{
+    puts("A job file is YAML: \"tandem train job.yaml\". Its names, nested or with dots:\n");
+    for (const td_option *row = td_job_rows; row->name; row++)
+        if (row->where & TD_JOB_FILE)
+            printf("  %-24s %s%s%s%s\n", row->name, row->help, row->initial ? " [" : "",
+                   row->initial ? row->initial : "", row->initial ? "]" : "");
 }
 
 static void roff_text(const char *text)
@@ -44,10 +54,22 @@ static void man_page(void)
         roff_text(row->help);
         for (int i = 0; row->choices && row->choices[i]; i++)
             printf("%s%s", i ? ", " : ": ", row->choices[i]);
-        fputs(".\nIn a job file: ", stdout);
-        roff_text(row->name);
-        printf(".%s%s\n", row->initial ? " Default: " : "", row->initial ? row->initial : "");
+        putchar('.');
+        if (row->where & TD_JOB_FILE) {
+            fputs("\nIn a job file: ", stdout);
+            roff_text(row->name);
+            putchar('.');
+        }
+        printf("%s%s\n", row->initial ? " Default: " : "", row->initial ? row->initial : "");
     }
+    puts(".TP\n.B \\-\\-set \\fINAME=VALUE\\fR\nAny option by its name in a job file.\n"
+         ".SH EXIT STATUS\n0 done; 1 the machine or another worker failed; 2 a mistake in options "
+         "or "
+         "data; 130 or 143 stopped by a signal, after a checkpoint.\n"
+         ".SH FILES\n.TP\n.I RUN/job.yaml\nthe job as resolved\n.TP\n.I RUN/metrics.jsonl\na line "
+         "per interval and evaluation\n.TP\n.I RUN/model/\nmanifest.json, model.safetensors\n.TP\n"
+         ".I RUN/checkpoints/\nthe newest checkpoints\n.TP\n.I RUN/recorder/\nthe ranks' newest "
+         "operations, for tandem diagnose");
 }
 
 static void completion(void)
@@ -75,6 +97,7 @@ td_status td_cmd_help(int argc, char **argv)
         overview();
         return TD_OK;
     }
+    if (!strcmp(argv[0], "job")) return job_names(), TD_OK;
     if (!strcmp(argv[0], "man")) return man_page(), TD_OK;
     if (!strcmp(argv[0], "completion")) return completion(), TD_OK;
     for (const td_command *c = td_commands; c->name; c++) {
@@ -83,6 +106,9 @@ td_status td_cmd_help(int argc, char **argv)
         if (c->where) {
             puts("\nOptions [default]:");
             td_options_print(td_job_rows, c->where, stdout);
+            puts("  --set NAME=VALUE           an option by its name in a job file (\"tandem help "
+                 "job\")\n"
+                 "  --no-FLAG                  the opposite of a flag that takes no value");
         }
         return TD_OK;
     }

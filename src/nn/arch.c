@@ -9,6 +9,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/options.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -164,16 +165,22 @@ static td_status append_residual(td_net *net, const td_layer *parsed, int number
     return td_net_append(net, &last, *value, -1, value);
 }
 
-static td_status unknown_layer(const char *text)
+static td_status unknown_layer(const char *text, const char *layer)
 {
     char names[256];
-    size_t n = 0;
-    for (const td_layer_ops *const *ops = td_layer_table; *ops; ops++)
-        if ((*ops)->usage) n += (size_t)snprintf(names + n, sizeof names - n, "%s ", (*ops)->name);
+    const char *words[64] = {"res"};
+    size_t n = 0, count = 1;
+    for (int i = 0; i < PRESETS; i++) words[count++] = presets[i].name;
+    for (const td_layer_ops *const *ops = td_layer_table; *ops; ops++) {
+        if (!(*ops)->usage) continue;
+        n += (size_t)snprintf(names + n, sizeof names - n, "%s ", (*ops)->name);
+        words[count++] = (*ops)->name;
+    }
+    const char *near = td_nearest(layer, words);
     return td_fail(TD_ERR_ARG,
-                   "no layer is called \"%s\"; there are %sres, and the presets "
+                   "no layer is called \"%s\"; %s%s%shere are %sres, and the presets "
                    "softmax, mlp, lenet and resnet20",
-                   text, names);
+                   text, near ? "did you mean " : "", near ? near : "", near ? "? T" : "t", names);
 }
 
 /* A flatten that moves nothing, on the network's input, only gives it another shape. */
@@ -195,7 +202,7 @@ static td_status append_word(td_net *net, const td_net_config *config, const wor
     td_layer layer = {0};
     bool residual = !strcmp(w->name, "res");
     layer.ops = residual ? NULL : ops_by_name(w->name);
-    if (!residual && !layer.ops) return unknown_layer(w->text);
+    if (!residual && !layer.ops) return unknown_layer(w->text, w->name);
     TD_TRY(read_args(w, residual ? res_usage : layer.ops->usage, &layer));
     if (residual) return append_residual(net, &layer, (*number)++, value);
     if (!strcmp(w->name, "flatten")) return append_flatten(net, (*number)++, value);

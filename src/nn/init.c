@@ -22,6 +22,8 @@ static const initialiser rows[] = {
     {"he", UNIFORM, 2, false, false},          {"he-normal", NORMAL, 2, false, false},
     {"xavier", UNIFORM, 1, true, false},       {"xavier-normal", NORMAL, 1, true, false},
 };
+const char *const td_net_init_names[] = {"fan-in",        "he", "he-normal", "xavier",
+                                         "xavier-normal", NULL};
 
 static void fill(const initialiser *how, const td_slot *slot, size_t number, uint64_t seed,
                  float *p)

@@ -305,7 +305,7 @@ static void shapes_that_do_not_fit_are_named(void **state)
         {"dense:12", "12 outputs where the data asks for 10"},
         {"dens:10", "no layer is called \"dens:10\""},
         {"dense:x", "write dense:UNITS"},
-        {"dense:0 dense:-3", "units must be 1 or more"},
+        {"dense:0 dense:-3", "units must be a whole number, 1 to"},
         {"pool:7 dense:10", "window of 7 does not fit"},
         {"conv:8,3,groups=3 dense:10", "3 groups do not divide"},
         {"dense:4 conv:3,3 dense:10", "needs an image"},

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "tandem/data.h"
+#include "tandem/net.h"
 #include "tandem/optim.h"
 
 #include <string.h>
@@ -16,13 +17,13 @@ static const char *const keeps[] = {"auto", "last", "best", NULL};
 
 const td_option td_job_rows[] = {
     {"data.path", "data", TD_OPT_TEXT, AT(data), NULL, "PATH",
-     "training data: a file, or a folder with train and test files", 0, 0, NULL, READ},
+     "data: a file, or a folder with train and test files", 0, 0, NULL, READ},
     {"data.format", "format", TD_OPT_TEXT, AT(data_format), "auto", "NAME",
-     "auto, idx, csv, tsv, libsvm or npy", 0, 0, NULL, READ},
+     "of the data; npy: npz too", 0, 0, td_format_names, READ},
     {"data.label", "label", TD_OPT_TEXT, AT(label), NULL, "COLUMN",
      "label column, by name or number (CSV, TSV)", 0, 0, NULL, READ},
     {"data.label_kind", "label-kind", TD_OPT_TEXT, AT(label_kind), "auto", "KIND",
-     "auto, class or value", 0, 0, NULL, READ},
+     "what labels are", 0, 0, td_label_kind_names, READ},
     {"data.header", "header", TD_OPT_INT, AT(header), "0", "N",
      "1: the first line has names, -1: it has not, 0: look", -1, 1, NULL, READ},
     {"data.delimiter", "delimiter", TD_OPT_TEXT, AT(delimiter), NULL, "CHAR",
@@ -34,7 +35,9 @@ const td_option td_job_rows[] = {
     {"data.missing", "missing", TD_OPT_TEXT, AT(missing), NULL, "TEXTS",
      "texts that stand for a missing value", 0, 0, NULL, READ},
     {"data.one_hot", "one-hot", TD_OPT_BOOL, AT(one_hot), "true", NULL,
-     "categories as columns of 0 and 1", 0, 0, NULL, ALL},
+     "categories as columns of 0 and 1 (default; --no-one-hot: as codes)", 0, 0, NULL, ALL},
+    {"data.index_base", "index-base", TD_OPT_INT, AT(index_base), "0", "N",
+     "libsvm: 1: indices count from 1, -1: from 0, 0: look", -1, 1, NULL, READ},
     {"data.cache", "cache", TD_OPT_BOOL, AT(cache), "false", NULL,
      "keep parsed text as a binary file beside it", 0, 0, NULL, READ},
     {"data.holdout", "holdout", TD_OPT_NUMBER, AT(holdout), "0", "SHARE",
@@ -54,13 +57,13 @@ const td_option td_job_rows[] = {
     {"model.arch", "model", TD_OPT_TEXT, AT(model), "mlp", "MODEL",
      "softmax, mlp, lenet, resnet20, or layers: \"conv:32,5 relu pool:2 dense:0\"", 0, 0, NULL,
      ALL | TD_JOB_BENCH},
-    {"model.init", "init", TD_OPT_TEXT, AT(init), "fan-in", "HOW",
-     "fan-in, he, he-normal, xavier or xavier-normal", 0, 0, NULL, ALL},
+    {"model.init", "init", TD_OPT_TEXT, AT(init), "fan-in", "HOW", "initial weights", 0, 0,
+     td_net_init_names, ALL},
     {"model.loss", "loss", TD_OPT_CHOICE, AT(loss), "auto", "LOSS", "what is minimised", 0, 0,
      losses, ALL},
-    {"optimizer.name", "optimizer", TD_OPT_TEXT, AT(rule), "sgd", "RULE",
-     "sgd, nesterov, adam, adamw, adagrad or rmsprop", 0, 0, NULL, ALL},
-    {"optimizer.lr", "lr", TD_OPT_NUMBER, AT(lr), "0.01", "RATE", "learning rate", 1e-12, 1e6, NULL,
+    {"optimizer.name", "optimizer", TD_OPT_TEXT, AT(rule), "sgd", "RULE", "update rule", 0, 0,
+     td_optim_rule_names, ALL},
+    {"optimizer.lr", "lr", TD_OPT_NUMBER, AT(lr), "0.01", "RATE", "learning rate", 1e-12, 1e5, NULL,
      ALL},
     {"optimizer.momentum", "momentum", TD_OPT_NUMBER, AT(momentum), "0", "MU", "momentum", 0,
      0.999999, NULL, ALL},

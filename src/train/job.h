@@ -11,6 +11,7 @@ typedef struct td_job {
     char *data, *data_format, *label, *weights, *categorical, *missing, *label_kind, *delimiter;
     int header;
     bool one_hot, cache;
+    int index_base;
     double holdout;
     int shuffle;
     bool drop_last;

@@ -4,6 +4,8 @@
 #include "base/error.h"
 #include "comm/transport.h"
 
+#include <td_paths.h>
+
 #include <dlfcn.h>
 #include <libgen.h>
 #include <limits.h>

@@ -30,7 +30,10 @@ static td_status shape_of(td_layer *layer, td_conv *s)
         .pad = layer->given[PAD] ? (int)a[PAD] : ((int)a[KERNEL] - 1) / 2,
         .groups = layer->given[GROUPS] ? (int)a[GROUPS] : 1,
     };
-    if (s->stride < 1 || s->pad < 0 || s->groups < 1 || s->out_c > 65536 || s->kernel_h > 255)
+    if (a[OUT] > 65536 || a[KERNEL] > 255)
+        return td_fail(TD_ERR_ARG, "%s: at most 65536 channels and a kernel of 255 are possible",
+                       name);
+    if (s->stride < 1 || s->pad < 0 || s->groups < 1)
         return td_fail(TD_ERR_ARG, "%s: stride and groups must be 1 or more, pad 0 or more", name);
     if (s->in_c % s->groups || s->out_c % s->groups)
         return td_fail(TD_ERR_ARG, "%s: %d groups do not divide %d input and %d output channels",

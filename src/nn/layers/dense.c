@@ -12,8 +12,10 @@ enum { UNITS, NO_BIAS };
 
 static td_status setup(td_net *net, td_layer *layer)
 {
-    if (!layer->given[UNITS] || layer->arg[UNITS] < 1 || layer->arg[UNITS] > 1e8)
-        return td_fail(TD_ERR_ARG, "%s: the number of units must be 1 or more", layer->name);
+    double units = layer->arg[UNITS];
+    if (!layer->given[UNITS] || !(units >= 1 && units <= 1e8) || units != (double)(size_t)units)
+        return td_fail(TD_ERR_ARG, "%s: the number of units must be a whole number, 1 to 100000000",
+                       layer->name);
     if (!layer->input.flat)
         return td_fail(TD_ERR_ARG, "%s: the input is an image; put flatten before it", layer->name);
     size_t in = layer->input.c, out = (size_t)layer->arg[UNITS];
