@@ -7,6 +7,10 @@ MESON = meson setup -Dmpicc="$$(cat .deps/mpicc)"
 .PHONY: build demo test bench install format lint clean fuzz
 
 build: $(BUILD)/build.ninja
+ifdef MPICC
+	@[ "$$(cat .deps/mpicc)" = "$$(command -v $(MPICC))" ] || { ./setup.sh && \
+	    meson configure $(BUILD) -Dmpicc="$$(cat .deps/mpicc)"; }
+endif
 	@ninja -C $(BUILD) --quiet
 
 $(BUILD)/build.ninja:
@@ -32,7 +36,7 @@ bench:
 	@bench/run.sh $(BUILD)
 
 install: build
-	@meson configure $(BUILD) -Dprefix="$(PREFIX)"
+	@meson configure $(BUILD) -Dprefix="$(abspath $(PREFIX))"
 	@meson install -C $(BUILD) --quiet
 
 fuzz:
