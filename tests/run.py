@@ -20,7 +20,8 @@ if os.getuid() == 0:
 STEPS = {
     "release": ("build", [], None, ["unit", "mpi", "cli"], []),
     "asan": ("build-asan", ["-Db_sanitize=address,undefined", "-Db_lundef=false",
-                            "--buildtype=debugoptimized"], None, ["unit"], []),
+                            "--buildtype=debugoptimized", "-Dmpi=disabled"], None,
+             ["unit", "cli"], []),
     "tsan": ("build-tsan", ["-Db_sanitize=thread", "-Db_lundef=false",
                             "--buildtype=debugoptimized", "-Dmpi=disabled"], None, ["unit"],
              ["base/pool", "comm/comm", "comm/collective", "comm/work",
