@@ -133,7 +133,7 @@ static td_status doze(td_bell *bell, td_wait_test *test, void *arg, bool *done)
 static td_status wait_for(td_comm *comm, int peer, td_bell *bell, td_wait_test *test,
                           td_wait_blame *blame, void *arg, int64_t *since)
 {
-    enum { SPINS = 2000, YIELD_NS = 200000, CHECK_NS = 1000000 };
+    enum { SPINS = 200, YIELD_NS = 200000, CHECK_NS = 1000000 };
     int64_t begin = 0, checked = 0;
     for (int round = 0;; round++) {
         bool done = false;

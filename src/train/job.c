@@ -15,6 +15,11 @@
 static const char *const losses[] = {"auto", "softmax", "squared", "binary", NULL};
 static const char *const keeps[] = {"auto", "last", "best", NULL};
 
+/* By td_pattern, then "all". */
+const char *const td_job_patterns[] = {"barrier",        "broadcast",  "scatter", "gather",
+                                       "all-gather",     "all-to-all", "reduce",  "all-reduce",
+                                       "reduce-scatter", "scan",       "all",     NULL};
+
 const td_option td_job_rows[] = {
     {"data.path", "data", TD_OPT_TEXT, AT(data), NULL, "PATH",
      "data: a file, or a folder with train and test files", 0, 0, NULL, READ},
@@ -134,6 +139,12 @@ const td_option td_job_rows[] = {
      TD_JOB_TRAIN | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_INSPECT | TD_JOB_BENCH},
     {"proba", NULL, TD_OPT_BOOL, AT(proba), "false", NULL, "print the probability of every class",
      0, 0, NULL, TD_JOB_PREDICT},
+    {"comm", NULL, TD_OPT_TEXT, AT(bench_comm), NULL, "PATTERN",
+     "time a collective instead: all, or", 0, 0, td_job_patterns, TD_JOB_BENCH},
+    {"min-bytes", NULL, TD_OPT_SIZE, AT(min_bytes), "4", "N", "--comm: the smallest vector", 4,
+     1e12, NULL, TD_JOB_BENCH},
+    {"max-bytes", NULL, TD_OPT_SIZE, AT(max_bytes), "67108864", "N", "--comm: the largest vector",
+     4, 1e12, NULL, TD_JOB_BENCH},
     {"split", NULL, TD_OPT_CHOICE, AT(split), "test", "PART", "part of a folder to read", 0, 0,
      td_split_names, TD_JOB_EVAL | TD_JOB_PREDICT},
     {NULL, NULL, TD_OPT_BOOL, 0, NULL, NULL, NULL, 0, 0, NULL, 0},

@@ -12,6 +12,8 @@ typedef struct td_job {
     int header;
     bool one_hot, cache;
     int index_base;
+    char *bench_comm; /* of bench: a pattern */
+    uint64_t min_bytes, max_bytes;
     double holdout;
     int shuffle;
     bool drop_last;
@@ -58,6 +60,7 @@ enum {
 };
 
 extern const td_option td_job_rows[];
+extern const char *const td_job_patterns[];
 
 /* Defaults. Release with td_options_fini(td_job_rows, job). */
 TD_MUST_CHECK td_status td_job_init(td_job *job);

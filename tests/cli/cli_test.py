@@ -174,6 +174,14 @@ class Program(unittest.TestCase):
         self.assertEqual(header["1.weight"]["shape"], [256, SIDE * SIDE])
         self.assertIn("lr: 0.05", open(os.path.join(run, "job.yaml")).read())
 
+    def test_bench_times_every_collective(self):
+        done = tandem("bench", "--comm", "all", "--workers", "3", "--max-bytes", "4096", "--json")
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual(len({row["pattern"] for row in rows}), 10)
+        self.assertTrue(all(row["right"] and row["us"] > 0 for row in rows))
+        tandem("bench", "--comm", "scan", "--workers", "2", "--max-bytes", "64")
+        tandem("bench", "--comm", "scan", "--min-bytes", "64", "--max-bytes", "4", expect=2)
+
     def test_diagnose_lays_the_ranks_side_by_side(self):
         run = train("--workers", "3")
         done = tandem("diagnose", run)
