@@ -13,6 +13,10 @@ python3 bench/train.py "$build/tandem" .deps/torch/bin/python "${ROUNDS:-5}"
 echo
 echo "# reading, one thread"
 "$build/bench/read_bench"
+
+echo
+echo "# memory"
+python3 bench/footprint.py "$build/tandem" /usr/share/datasets/fashion-mnist
 if [ -x "$build/bench/coll_bench" ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     export PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -23,4 +27,7 @@ if [ -x "$build/bench/coll_bench" ]; then
         echo "# collectives beside MPI's own, $ranks ranks"
         "$mpiexec" --map-by :OVERSUBSCRIBE --mca osc ^ucx -n $ranks "$build/bench/coll_bench"
     done
+    echo
+    echo "# collectives beside Gloo"
+    python3 bench/gloo.py "$build/tandem" .deps/torch/bin/python "$mpiexec" "${ROUNDS:-3}"
 fi
