@@ -15,6 +15,11 @@ echo "# reading, one thread"
 "$build/bench/read_bench"
 
 echo
+echo "# operations beside their rank, and the record"
+"$build/bench/work_bench" 2
+"$build/bench/work_bench" 4
+
+echo
 echo "# memory"
 python3 bench/footprint.py "$build/tandem" /usr/share/datasets/fashion-mnist
 if [ -x "$build/bench/coll_bench" ]; then
