@@ -55,6 +55,7 @@ struct td_comm {
     uint64_t bytes_sent;
     const char *operation; /* under way, for messages */
     struct td_meet *meet;  /* of coll/meet.c, NULL before its first use */
+    struct td_hosts *over; /* of coll/hosts.c, NULL before its first use */
 };
 
 /* Fills host, world, hosts, local_rank, local_size, crowded from each rank's host number and its
@@ -87,6 +88,8 @@ enum {
     TD_TAG_SHARED = 1000004,
     TD_TAG_FAILED = 1000005,
     TD_TAG_BYE = 1000006,
+    TD_TAG_NODES = 1000007,
+    TD_TAG_RESULTS = 1000008,
     TD_TAG_RANGES = 1000128,
     TD_TAG_END = 1600000
 };

@@ -2,6 +2,7 @@
 #include "comm/coll/coll.h"
 
 #include "base/error.h"
+#include "comm/coll/hosts.h"
 #include "comm/coll/meet.h"
 
 #include <string.h>
@@ -26,15 +27,18 @@ typedef struct row {
 static const row table[] = {
     {TD_BARRIER, "dissemination", 0, false, td_dissemination_barrier},
     {TD_BROADCAST, "binomial", 0, false, td_binomial_broadcast},
+    {TD_BROADCAST, "hierarchical", 65536, false, td_hierarchical_broadcast},
     {TD_SCATTER, "linear", 0, false, td_linear_scatter},
     {TD_GATHER, "linear", 0, false, td_linear_gather},
     {TD_ALLGATHER, "ring", 0, false, td_ring_allgather},
     {TD_ALLTOALL, "pairwise", 0, false, td_pairwise_alltoall},
     {TD_REDUCE, "pairwise", 0, false, td_pairwise_reduce},
     {TD_REDUCE, "binomial", 0, true, td_binomial_reduce},
+    {TD_REDUCE, "hierarchical", 16384, false, td_hierarchical_reduce},
     {TD_ALLREDUCE, "pairwise", 0, false, td_pairwise_allreduce},
     {TD_ALLREDUCE, "binomial", 0, true, td_binomial_allreduce},
     {TD_ALLREDUCE, "pairwise", 16384, false, td_pairwise_allreduce},
+    {TD_ALLREDUCE, "hierarchical", 16384, false, td_hierarchical_reduce},
     {TD_REDUCE_SCATTER, "pairwise", 0, false, td_pairwise_reduce_scatter},
     {TD_SCAN, "chain", 0, false, td_chain_scan},
 };
@@ -62,4 +66,5 @@ td_status td_coll_run(td_comm *comm, const td_call *call)
 void td_coll_release(td_comm *comm)
 {
     td_meet_destroy(comm);
+    td_hosts_destroy(comm);
 }
