@@ -73,7 +73,7 @@ td_algorithm td_pairwise_alltoall; /* pairwise.c */
 td_algorithm td_pairwise_reduce_scatter;
 td_algorithm td_pairwise_reduce;
 td_algorithm td_pairwise_allreduce;
-/* For groups over several hosts, some of which hold several ranks: long vectors. */
+/* For groups over several hosts: long vectors. */
 td_algorithm td_hierarchical_reduce; /* hierarchical.c: reduce, all-reduce */
 td_algorithm td_hierarchical_broadcast;
 /* For groups on one host, over memory that they share: any pattern. */

@@ -28,7 +28,7 @@
 
 #include <string.h>
 
-enum { SLOTS = TD_HOSTS_SLOTS, LINE = 64, LEAST_BLOCK = 128 << 10 };
+enum { SLOTS = TD_HOSTS_SLOTS, LINE = 64, LEAST_BLOCK = 256 << 10 };
 
 typedef struct job job;
 
@@ -433,11 +433,14 @@ static td_status run(job *j)
     return TD_OK;
 }
 
-static size_t block_bytes(const td_hosts *h, size_t bytes)
+/* Long vectors: messages as long as is good; shorter ones still in several blocks. */
+static size_t block_bytes(const job *j)
 {
-    size_t block = bytes / SLOTS;
+    const td_hosts *h = j->h;
+    size_t slice = (size_t)h->channels * TD_HOSTS_MESSAGE, block = j->call->bytes / 4;
+    size_t most = j->does == &broadcast && slice < h->block ? slice : h->block;
     if (block < LEAST_BLOCK) block = LEAST_BLOCK;
-    return block < h->block ? block : h->block;
+    return block < most ? block : most;
 }
 
 static td_status begin(td_comm *comm, const td_call *call, const pattern *does, bool reads)
@@ -448,7 +451,7 @@ static td_status begin(td_comm *comm, const td_call *call, const pattern *does, 
     j.node = partial ? j.h->nodes : j.h->ranks_alone;
     j.nodes = partial ? j.h->node_count : comm->size;
     j.width = does == &reduction ? call->how.width : 1;
-    j.most = block_bytes(j.h, call->bytes) / j.width;
+    j.most = block_bytes(&j) / j.width;
     j.blocks = (call->bytes / j.width + j.most - 1) / j.most;
     j.channels =
         td_hosts_channels(j.h, j.most * j.width < call->bytes ? j.most * j.width : call->bytes);

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { BLOCK = 1 << 20, HOST_BLOCKS = 8 << 20, LEAST_BLOCK = 128 << 10, WIDEST = 2048 };
+enum { MOST_BLOCK = 1 << 20, HOST_BLOCKS = 16 << 20, WIDEST = 2048 };
 
 int td_hosts_channels(const td_hosts *h, size_t bytes)
 {
@@ -104,10 +104,10 @@ td_status td_hosts_of(td_comm *comm, td_hosts **out)
     int most = 0; /* the same everywhere: ranks of the largest host */
     for (int i = 0; i < h->count; i++)
         if (h->first[i + 1] - h->first[i] > most) most = h->first[i + 1] - h->first[i];
-    h->block = HOST_BLOCKS / (size_t)most & ~(size_t)4095;
-    if (h->block > BLOCK) h->block = BLOCK;
-    if (h->block < LEAST_BLOCK) h->block = LEAST_BLOCK;
     size_t pieces = (size_t)h->count * (size_t)h->channels;
+    h->block = HOST_BLOCKS / (size_t)most & ~(size_t)4095;
+    if (h->block > MOST_BLOCK) h->block = MOST_BLOCK;
+    if (h->block > pieces * TD_HOSTS_MESSAGE) h->block = pieces * TD_HOSTS_MESSAGE;
     h->piece_room = h->block / pieces > 2 * TD_HOSTS_PIECE ? h->block / pieces : 2 * TD_HOSTS_PIECE;
     h->piece_room = (h->piece_room + 2 * WIDEST + 4095) & ~(size_t)4095;
     h->request_room = comm->size * h->count + comm->size + 2 * h->count;

@@ -17,9 +17,10 @@
 #include "comm/coll/coll.h"
 
 enum {
-    TD_HOSTS_SLOTS = 4,
+    TD_HOSTS_SLOTS = 8,
     TD_HOSTS_LINE = 128,
-    TD_HOSTS_PIECE = 8 << 10 /* messages shorter than this are not cut further */
+    TD_HOSTS_MESSAGE = 48 << 10, /* the longest: under 64 KiB, Open MPI's TCP sends at once */
+    TD_HOSTS_PIECE = 8 << 10     /* shorter ones are not cut further */
 };
 
 typedef struct td_host_node {
