@@ -28,6 +28,7 @@ demo:
 test:
 	@./setup.sh demo
 	@./setup.sh fuzz
+	@./setup.sh hosts
 	@python3 tests/run.py
 
 bench:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what Tandem needs and is missing; does nothing when nothing is.
-#   ./setup.sh [demo|fuzz|lint]    the word adds what that target needs
+#   ./setup.sh [demo|fuzz|hosts|lint]    the word adds what that target needs
 # MPICC=/path/to/mpicc names the MPI to use.
 set -eu
 cd "$(dirname "$0")"
@@ -31,6 +31,7 @@ fuzz)
     need libclang-rt-14-dev sh -c 'echo "int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d && n > 9 && 0; }" |
         clang -fsanitize=fuzzer,address -x c - -o .deps/probe && rm -f .deps/probe'
     ;;
+hosts) need iproute2 sh -c 'command -v ip && command -v tc' ;;
 lint)
     need clang sh -c 'command -v clang'
     need clang-format sh -c 'command -v clang-format'

@@ -299,8 +299,8 @@ static void half_types_round_to_nearest_even(void **state)
 static td_status float_bits(td_comm *c, void *arg)
 {
     (void)arg;
-    enum { N = 50021 };
-    static const size_t sizes[] = {1, 33, 700, 5000, N}; /* each algorithm's */
+    enum { N = 600011 };
+    static const size_t sizes[] = {1, 33, 700, 5000, 50021, N}; /* each algorithm's */
     int n = td_comm_size(c), me = td_comm_rank(c);
     float *in = td_malloc(N * 4), *out = td_malloc(N * 4), *all = td_malloc((size_t)n * N * 4);
     td_rng rng;
@@ -315,6 +315,9 @@ static td_status float_bits(td_comm *c, void *arg)
         CHECK(!memcmp(out, all, sizes[k] * 4));
         TD_TRY(td_comm_reduce(c, in, out, sizes[k], TD_F32, TD_SUM, n - 1));
         CHECK(me != n - 1 || !memcmp(out, all, sizes[k] * 4));
+        if (me != n - 1) memset(out, 0, sizes[k] * 4);
+        TD_TRY(td_comm_broadcast(c, out, sizes[k] * 4, n - 1));
+        CHECK(!memcmp(out, all, sizes[k] * 4));
     }
     size_t *parts = td_calloc((size_t)n, sizeof *parts);
     parts[n - 1] = N;

@@ -59,6 +59,7 @@ struct td_comm {
     bool owns_recorder;           /* else it is the parent group's */
     struct td_record *record;     /* of the operation under way, or NULL */
     struct td_worker *worker;     /* of work.c, NULL before its first use */
+    struct td_hosts *over;        /* of coll/hosts.c, NULL before its first use */
     struct td_meet *meet;         /* of coll/meet.c, NULL before its first use */
 };
 
@@ -112,6 +113,8 @@ enum {
     TD_TAG_SHARED = 1000004,
     TD_TAG_FAILED = 1000005,
     TD_TAG_BYE = 1000006,
+    TD_TAG_NODES = 1000007,
+    TD_TAG_RESULTS = 1000008,
     TD_TAG_RANGES = 1000128,
     TD_TAG_END = 1600000
 };

@@ -2,6 +2,7 @@
 #include "comm/coll/coll.h"
 
 #include "base/error.h"
+#include "comm/coll/hosts.h"
 #include "comm/coll/meet.h"
 #include "comm/recorder.h"
 
@@ -20,15 +21,18 @@ typedef struct row {
 static const row table[] = {
     {TD_BARRIER, "dissemination", 0, false, td_dissemination_barrier},
     {TD_BROADCAST, "binomial", 0, false, td_binomial_broadcast},
+    {TD_BROADCAST, "hierarchical", 131072, false, td_hierarchical_broadcast},
     {TD_SCATTER, "linear", 0, false, td_linear_scatter},
     {TD_GATHER, "linear", 0, false, td_linear_gather},
     {TD_ALLGATHER, "ring", 0, false, td_ring_allgather},
     {TD_ALLTOALL, "pairwise", 0, false, td_pairwise_alltoall},
     {TD_REDUCE, "pairwise", 0, false, td_pairwise_reduce},
     {TD_REDUCE, "binomial", 0, true, td_binomial_reduce},
+    {TD_REDUCE, "hierarchical", 262144, false, td_hierarchical_reduce},
     {TD_ALLREDUCE, "pairwise", 0, false, td_pairwise_allreduce},
     {TD_ALLREDUCE, "binomial", 0, true, td_binomial_allreduce},
     {TD_ALLREDUCE, "pairwise", 16384, false, td_pairwise_allreduce},
+    {TD_ALLREDUCE, "hierarchical", 32768, false, td_hierarchical_reduce},
     {TD_REDUCE_SCATTER, "pairwise", 0, false, td_pairwise_reduce_scatter},
     {TD_SCAN, "chain", 0, false, td_chain_scan},
 };
@@ -57,5 +61,6 @@ void td_coll_release(td_comm *comm)
 {
     td_worker_destroy(comm);
     td_meet_destroy(comm);
+    td_hosts_destroy(comm);
     td_recorder_close(comm);
 }

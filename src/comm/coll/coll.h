@@ -66,6 +66,9 @@ td_algorithm td_pairwise_alltoall; /* pairwise.c */
 td_algorithm td_pairwise_reduce_scatter;
 td_algorithm td_pairwise_reduce;
 td_algorithm td_pairwise_allreduce;
+/* For groups over several hosts: long vectors. */
+td_algorithm td_hierarchical_reduce; /* hierarchical.c: reduce, all-reduce */
+td_algorithm td_hierarchical_broadcast;
 /* For groups on one host, over memory that they share: any pattern. */
 bool td_shared_fits(const td_comm *comm);
 td_algorithm td_shared_run;

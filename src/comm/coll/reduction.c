@@ -146,6 +146,7 @@ bool td_reduction_in_parts(const td_reduction *how)
 typedef struct folder {
     const td_reduction *how;
     const void *const *part;
+    const int *leaves;  /* of each part; NULL: one */
     size_t from, count; /* elements of the piece */
     _Alignas(64) char room[2 * MOST_DEPTH][2 * PIECE];
 } folder;
@@ -158,14 +159,18 @@ static const void *leaf(folder *f, int k, void *room)
     return room;
 }
 
-/* Parts [lo, lo + n): the larger power of two left, the rest right. Written to `to`. */
-static const void *fold(folder *f, int lo, int n, int depth, void *to)
+/* Parts [lo, hi), which stand for n leaves: the larger power of two left, the rest right. Written
+ * to `to`. */
+static const void *fold(folder *f, int lo, int hi, int n, int depth, void *to)
 {
-    if (n == 1) return leaf(f, lo, to);
-    int left = 1;
+    if (hi - lo == 1) return leaf(f, lo, to);
+    int left = 1, middle = lo;
     while (2 * left < n) left *= 2;
-    const void *a = fold(f, lo, left, depth + 1, f->room[2 * depth]);
-    const void *b = fold(f, lo + left, n - left, depth + 1, f->room[2 * depth + 1]);
+    if (!f->leaves) middle = lo + left;
+    for (int k = 0; k < left && f->leaves; k += f->leaves[middle++]) {
+    }
+    const void *a = fold(f, lo, middle, left, depth + 1, f->room[2 * depth]);
+    const void *b = fold(f, middle, hi, n - left, depth + 1, f->room[2 * depth + 1]);
     if (f->how->combine && b == to) { /* the user's function works in place */
         memcpy(f->room[2 * depth + 1], b, f->count * f->how->width);
         b = f->room[2 * depth + 1];
@@ -174,10 +179,12 @@ static const void *fold(folder *f, int lo, int n, int depth, void *to)
     return to;
 }
 
-static void in_pieces(const td_reduction *how, const void *const *part, int n, size_t count,
-                      void *out, bool chain)
+static void in_pieces(const td_reduction *how, const void *const *part, const int *leaves, int n,
+                      size_t count, void *out, bool chain)
 {
-    folder f = {.how = how, .part = part};
+    folder f = {.how = how, .part = part, .leaves = leaves};
+    int all = n;
+    for (int k = 0; k < n && leaves; k++) all += leaves[k] - 1;
     size_t most = how->width < PIECE ? PIECE / how->width : 1;
     bool half = is_half(how);
     _Alignas(64) char wide[2 * PIECE];
@@ -192,7 +199,7 @@ static void in_pieces(const td_reduction *how, const void *const *part, int n, s
                 got = wide;
             }
         } else {
-            got = fold(&f, 0, n, 0, half ? (void *)wide : to);
+            got = fold(&f, 0, n, all, 0, half ? (void *)wide : to);
         }
         if (half)
             narrow(how->type, got, f.count, to);
@@ -201,18 +208,24 @@ static void in_pieces(const td_reduction *how, const void *const *part, int n, s
     }
 }
 
-void td_reduction_fold(const td_reduction *how, const void *const *part, int n, size_t count,
-                       void *out)
+void td_reduction_fold_nodes(const td_reduction *how, const void *const *part, const int *leaves,
+                             int n, size_t count, void *out)
 {
     bool plain = !how->combine && !is_half(how);
     if (n == 2 && plain)
         combine_as(how->type, how->op, part[0], part[1], count, out);
     else if (how->width <= PIECE)
-        in_pieces(how, part, n, count, out, false);
+        in_pieces(how, part, leaves, n, count, out, false);
+}
+
+void td_reduction_fold(const td_reduction *how, const void *const *part, int n, size_t count,
+                       void *out)
+{
+    td_reduction_fold_nodes(how, part, NULL, n, count, out);
 }
 
 void td_reduction_chain(const td_reduction *how, const void *const *part, int n, size_t count,
                         void *out)
 {
-    if (how->width <= PIECE) in_pieces(how, part, n, count, out, true);
+    if (how->width <= PIECE) in_pieces(how, part, NULL, n, count, out, true);
 }

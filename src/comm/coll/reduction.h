@@ -17,6 +17,10 @@ typedef struct td_reduction {
  * one of them. Half types are widened first and rounded once, at the end. */
 void td_reduction_fold(const td_reduction *how, const void *const *part, int n, size_t count,
                        void *out);
+/* The same where part k is a node of that tree, the result of leaves[k] leaves: all parts together
+ * are the tree. Not for half types, unless each part is a leaf. */
+void td_reduction_fold_nodes(const td_reduction *how, const void *const *part, const int *leaves,
+                             int n, size_t count, void *out);
 /* out = part 0, then 1, ... one after the other. */
 void td_reduction_chain(const td_reduction *how, const void *const *part, int n, size_t count,
                         void *out);

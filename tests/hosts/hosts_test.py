@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Ranks on three hosts, with TCP between them; and that nothing is left of the hosts afterwards.
+
+    hosts_test.py BUILD MPIEXEC
+
+Exit status 77 (skipped) where hosts cannot be pretended: see hosts.py."""
+import os
+import random
+import re
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+from hosts import HERE, SKIP, Hosts, Unavailable
+
+BUILD, MPIEXEC = os.path.abspath(sys.argv[1]), sys.argv[2]
+PATIENCE_S = 120
+hosts = None  # three of them
+
+
+def comm_test(name):
+    """A test program of src/comm on the hosts; it says on rank 0 what failed."""
+    done = hosts.mpiexec([os.path.join(BUILD, f"comm_{name}_test"), "mpi"], text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE_S)
+    if done.returncode != 0 or not re.search(r"PASSED  \] [1-9]", done.stdout):
+        raise AssertionError(f"comm_{name}_test: exit {done.returncode}\n{done.stdout[-4000:]}")
+
+
+class Ranks(unittest.TestCase):
+    def test_hosts_are_told_apart(self):
+        done = hosts.mpiexec(["sh", "-c", "echo $(hostname) $(ls /dev/shm/hosts)"], ranks=[1, 2, 3],
+                             text=True, stdout=subprocess.PIPE, check=True, timeout=PATIENCE_S)
+        want = ["host1", "host2", "host2", "host3", "host3", "host3"]
+        self.assertEqual(sorted(line.split()[0] for line in done.stdout.splitlines()), want)
+
+    def test_comm(self):
+        comm_test("comm")
+
+    def test_collective(self):
+        comm_test("collective")
+
+    def test_treesum(self):
+        comm_test("treesum")
+
+
+def make_data(folder, samples=160, side=6):
+    """Noise in IDX files."""
+    rng = random.Random(1)
+    for prefix in ("train", "t10k"):
+        with open(os.path.join(folder, prefix + "-images-idx3-ubyte"), "wb") as f:
+            f.write(struct.pack(">IIII", 2051, samples, side, side))
+            f.write(bytes(rng.randrange(256) for _ in range(samples * side * side)))
+        with open(os.path.join(folder, prefix + "-labels-idx1-ubyte"), "wb") as f:
+            f.write(struct.pack(">II", 2049, samples) + bytes(k % 3 for k in range(samples)))
+
+
+class Training(unittest.TestCase):
+    def test_the_model_does_not_know_the_hosts(self):
+        with tempfile.TemporaryDirectory() as top:
+            make_data(top)
+            models = []
+            for name in ("here", "there"):
+                run = os.path.join(top, name)
+                words = [os.path.join(BUILD, "tandem"), "train", "--data", top, "--model", "mlp",
+                         "--steps", "20", "--batch", "32", "--momentum", "0.9", "--run", run,
+                         "--quiet"]
+                if name == "here":
+                    subprocess.run(words, check=True, timeout=PATIENCE_S)
+                else:
+                    hosts.mpiexec(words, check=True, timeout=PATIENCE_S)
+                with open(os.path.join(run, "model", "model.safetensors"), "rb") as f:
+                    models.append(f.read())
+            self.assertEqual(models[0], models[1])
+
+
+def those_with(mark):
+    """Processes that have `mark` among their words."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                if mark.encode() in f.read():
+                    found.append(int(pid))
+        except OSError:
+            pass
+    return found
+
+
+class Nothing(unittest.TestCase):
+    """A program that would run for 1000 s, recognised by its number."""
+
+    def setUp(self):
+        self.mark = f"1000.{os.getpid()}{random.randrange(10**9)}"
+
+    def wait(self, good, what):
+        end = time.monotonic() + 30
+        while not good():
+            self.assertLess(time.monotonic(), end, what)
+            time.sleep(0.05)
+
+    def ends_after(self, number, code):
+        job = subprocess.Popen([sys.executable, HERE, "--hosts", "2", "--ranks", "2", "--mpiexec",
+                                MPIEXEC, "--", "sleep", self.mark], stderr=subprocess.DEVNULL)
+        # The owner, nsenter, mpiexec and 4 ranks.
+        self.wait(lambda: len(those_with(self.mark)) >= 7, "the ranks did not start")
+        job.send_signal(number)
+        self.assertEqual(job.wait(30), code)
+        self.wait(lambda: not those_with(self.mark), "processes are left")
+
+    def test_is_left_after_sigint(self):
+        self.ends_after(signal.SIGINT, 128 + signal.SIGINT)
+
+    def test_is_left_after_sigterm(self):
+        self.ends_after(signal.SIGTERM, 128 + signal.SIGTERM)
+
+    def test_is_left_when_the_owner_is_killed(self):
+        self.ends_after(signal.SIGKILL, -signal.SIGKILL)
+
+    def test_is_left_after_an_exception(self):
+        with self.assertRaises(subprocess.TimeoutExpired):
+            with Hosts(2, mpiexec=MPIEXEC) as two:
+                two.mpiexec(["sleep", self.mark], timeout=3)
+        self.assertEqual(those_with(self.mark), [])
+
+    def test_is_said_but_why_there_are_no_hosts(self):
+        done = subprocess.run([sys.executable, HERE, "--mpiexec", MPIEXEC, "--", "true"], text=True,
+                              capture_output=True, env=dict(os.environ, PATH="/nowhere"))
+        self.assertEqual(done.returncode, SKIP)
+        self.assertEqual(done.stderr, "hosts: pretended hosts need the program unshare\n")
+
+
+def main():
+    global hosts
+    try:
+        with Hosts(3, mpiexec=MPIEXEC) as hosts:
+            result = unittest.main(argv=sys.argv[:1], exit=False, verbosity=1).result
+    except Unavailable as e:
+        print(e)
+        return SKIP
+    bad = len(result.failures) + len(result.errors)
+    print(f"[  PASSED  ] {result.testsRun - bad} test(s).")
+    if bad:
+        print(f"[  FAILED  ] {bad} test(s).")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
