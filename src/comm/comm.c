@@ -209,7 +209,7 @@ static td_status exchange_piece(td_comm *comm, const void *out, size_t out_bytes
     if (to >= 0) {
         status = comm->ops->isend(comm, &send);
         if (status == TD_OK) status = finish(comm, &send);
-        if (status == TD_OK) comm->bytes_sent += out_bytes;
+        if (status == TD_OK) comm->bytes_sent += out_bytes, comm->messages_sent++;
     }
     if (from < 0) return status;
     if (status != TD_OK) {

@@ -53,7 +53,7 @@ struct td_comm {
     int hosts;
     int local_rank, local_size; /* among the ranks of this host */
     uint64_t sequence;          /* collective operations begun */
-    uint64_t bytes_sent;
+    uint64_t bytes_sent, messages_sent;
     const char *operation;        /* under way, for messages */
     struct td_recorder *recorder; /* of recorder.c, NULL: nothing is recorded */
     bool owns_recorder;           /* else it is the parent group's */

@@ -9,7 +9,6 @@
 #include "comm/coll/reduction.h"
 #include "comm/transport.h"
 
-extern const char *const td_pattern_names[TD_PATTERNS];
 
 /* One collective operation as a rank sees it. Parts lie one behind the other, in rank order. */
 typedef struct td_call {
