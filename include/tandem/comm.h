@@ -232,6 +232,11 @@ TD_API TD_MUST_CHECK td_status td_comm_start(td_comm *comm, const td_collective 
  * it where some ranks might go on to a collective that others would skip. */
 TD_API TD_MUST_CHECK td_status td_comm_agree(td_comm *comm, td_status mine);
 
+/* Which algorithm serves which size, as "tandem bench --tune FILE" measured it on this machine for a
+ * group of this shape. Collective; rank 0 reads. TD_ERR_ARG: measured for another machine or group,
+ * TD_ERR_CORRUPT: cut short or changed, TD_ERR_IO. */
+TD_API TD_MUST_CHECK td_status td_comm_tune(td_comm *comm, const char *path);
+
 /* --- what ranks are doing --- */
 
 /* From now on this rank's newest operations stand in the file (made or emptied), also those of groups

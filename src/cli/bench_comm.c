@@ -8,7 +8,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
-#include "tandem/comm.h"
+#include "comm/coll/coll.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +24,7 @@ typedef struct comm_bench {
     float *in, *out;
     size_t *counts; /* [size] */
     bool wrong;
+    td_tuning *tuning; /* where --tune was given */
 } comm_bench;
 
 static float value(int rank, size_t i)
@@ -140,6 +141,42 @@ static void draw(const double *bus, const size_t *bytes, int n)
     }
 }
 
+/* As the table of algorithms counts: the vector, or a part where parts are equal. */
+static size_t bytes_of_call(const comm_bench *b, td_pattern pattern)
+{
+    td_call call;
+    td_collective c = describe(b, pattern);
+    return td_call_make(b->comm, &c, &call) == TD_OK ? call.bytes : 0;
+}
+
+/* Times every algorithm and notes the fastest for this size. */
+static td_status tune_size(comm_bench *b, td_pattern pattern, size_t bytes)
+{
+    enum { MOST = 16 };
+    const char *names[MOST];
+    double best = 0, t[3];
+    int n = td_coll_algorithms(b->comm, pattern, names, MOST), fastest = 0;
+    for (int k = 0; k < n; k++) {
+        TD_TRY(td_coll_force(b->comm, pattern, names[k]));
+        TD_TRY(check(b, pattern));
+        TD_TRY(time_calls(b, pattern, t));
+        if (k == 0 || t[1] < best) best = t[1], fastest = k;
+        if (b->rank == 0)
+            printf("%s\t%d\t%zu\t%s\t%.2f\n", td_job_patterns[pattern], b->size, bytes, names[k],
+                   t[1] * 1e6);
+        fflush(stdout);
+    }
+    TD_TRY(td_coll_force(b->comm, pattern, NULL));
+    td_tuning *tuning = b->tuning;
+    td_tuning_row *last = tuning->count ? &tuning->row[tuning->count - 1] : NULL;
+    TD_TRY(td_comm_broadcast(b->comm, &fastest, sizeof fastest, 0));
+    if ((!last || last->pattern != pattern || last->algorithm != fastest) &&
+        tuning->count < TD_TUNING_ROWS)
+        tuning->row[tuning->count++] =
+            (td_tuning_row){pattern, last && last->pattern == pattern ? bytes : 0, fastest};
+    return TD_OK;
+}
+
 static td_status run_pattern(comm_bench *b, td_pattern pattern)
 {
     const td_job *job = b->job;
@@ -154,6 +191,11 @@ static td_status run_pattern(comm_bench *b, td_pattern pattern)
         b->count = pattern == TD_BARRIER ? 0 : parts ? part * (size_t)b->size : bytes / 4;
         for (int r = 0; r < b->size; r++) b->counts[r] = part;
         for (size_t i = 0; i < b->count; i++) b->in[i] = value(b->rank, i);
+        if (b->tuning) {
+            TD_TRY(tune_size(b, pattern, bytes_of_call(b, pattern)));
+            if (pattern == TD_BARRIER) return TD_OK;
+            continue;
+        }
         TD_TRY(check(b, pattern));
         TD_TRY(time_calls(b, pattern, t));
         TD_TRY(check(b, pattern));
@@ -174,7 +216,7 @@ static td_status run_pattern(comm_bench *b, td_pattern pattern)
         n++;
         if (pattern == TD_BARRIER) return TD_OK;
     }
-    if (b->rank == 0 && !job->json) draw(bus, sizes, n);
+    if (b->rank == 0 && !job->json && !b->tuning) draw(bus, sizes, n);
     return TD_OK;
 }
 
@@ -193,19 +235,28 @@ static td_status run_rank(td_comm *comm, void *arg)
     if (!b.in || !b.out || !b.counts)
         status = td_fail(TD_ERR_NOMEM, "no memory for vectors of %llu bytes",
                          (unsigned long long)job->max_bytes);
+    if (status == TD_OK && job->tune && !(b.tuning = td_calloc(1, sizeof *b.tuning)))
+        status = td_fail(TD_ERR_NOMEM, "no memory for the tuning");
     TD_GOTO(td_comm_agree(comm, status));
-    if (b.rank == 0 && !job->json)
+    if (job->tuning) TD_GOTO(td_comm_tune(comm, job->tuning));
+    if (b.rank == 0 && b.tuning) puts("pattern\tranks\tbytes\talgorithm\tus");
+    if (b.rank == 0 && !b.tuning && !job->json)
         printf("# %d ranks on %d hosts, transport %s\n"
                "pattern\tranks\tbytes\tus\tleast\tmost\talg GB/s\tbus GB/s\tresult\n",
                b.size, td_comm_hosts(comm), td_comm_transport(comm));
     for (int p = 0; p < TD_PATTERNS; p++)
         if (!strcmp(job->bench_comm, "all") || !strcmp(job->bench_comm, td_job_patterns[p]))
             TD_GOTO(run_pattern(&b, (td_pattern)p));
-    if (b.wrong) status = td_fail(TD_ERR_INTERNAL, "a result was wrong");
+    if (b.wrong)
+        status = td_fail(TD_ERR_INTERNAL, "a result was wrong");
+    else if (b.tuning && b.rank == 0)
+        status = td_tuning_write(comm, b.tuning, job->tune);
+    status = td_comm_agree(comm, status);
 out:
     td_free(b.in);
     td_free(b.out);
     td_free(b.counts);
+    td_free(b.tuning);
     return status;
 }
 

@@ -58,6 +58,8 @@ struct td_comm {
     struct td_recorder *recorder; /* of recorder.c, NULL: nothing is recorded */
     bool owns_recorder;           /* else it is the parent group's */
     struct td_record *record;     /* of the operation under way, or NULL */
+    struct td_tuning *tuning;     /* of coll/tuning.c, NULL: the table's own sizes */
+    int forced[TD_PATTERNS];      /* algorithm + 1 that serves a pattern, 0: by size */
     struct td_worker *worker;     /* of work.c, NULL before its first use */
     struct td_hosts *over;        /* of coll/hosts.c, NULL before its first use */
     struct td_meet *meet;         /* of coll/meet.c, NULL before its first use */

@@ -308,6 +308,7 @@ td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data, 
     if (!t.waits) status = td_fail(TD_ERR_NOMEM, "no memory for the training loop");
     if (status == TD_OK) status = create_loader(&t);
     TD_GOTO(td_comm_agree(comm, status));
+    if (job->tuning && *job->tuning) TD_GOTO(td_comm_tune(comm, job->tuning));
     TD_GOTO(create_strategy(&t));
     if (keeps_best(&t)) {
         t.best = td_alloc_aligned(task->oracle.params * sizeof *t.best);

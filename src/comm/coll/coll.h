@@ -9,7 +9,6 @@
 #include "comm/coll/reduction.h"
 #include "comm/transport.h"
 
-
 /* One collective operation as a rank sees it. Parts lie one behind the other, in rank order. */
 typedef struct td_call {
     td_pattern pattern;
@@ -45,6 +44,31 @@ TD_MUST_CHECK td_status td_call_make(const td_comm *comm, const td_collective *w
 TD_MUST_CHECK td_status td_call_run(td_comm *comm, const td_call *call);
 /* Chooses an algorithm and runs it. */
 TD_MUST_CHECK td_status td_coll_run(td_comm *comm, const td_call *call);
+/* The algorithms of a pattern that can serve this group: names, at most `room`; how many. */
+int td_coll_algorithms(const td_comm *comm, td_pattern pattern, const char **names, int room);
+/* The table's row of an algorithm, for td_tuning_row; -1: none. */
+int td_coll_row(const td_comm *comm, td_pattern pattern, int algorithm);
+/* Has the pattern served by that algorithm, whatever the size, until told otherwise (NULL). The
+ * same at all ranks. TD_ERR_ARG: there is none of that name, or it cannot serve this group. */
+TD_MUST_CHECK td_status td_coll_force(td_comm *comm, td_pattern pattern, const char *name);
+
+/* What a measurement found best: from so many bytes on, that algorithm. tuning.c */
+enum { TD_TUNING_ROWS = 256 };
+typedef struct td_tuning_row {
+    td_pattern pattern;
+    uint64_t from_bytes;
+    int algorithm; /* of td_coll_algorithms; of a group that uses it: the table's row */
+} td_tuning_row;
+typedef struct td_tuning {
+    int count;
+    td_tuning_row row[TD_TUNING_ROWS]; /* sizes ascend within a pattern */
+} td_tuning;
+/* As a text file that names the machine and group it was measured for; written whole or not. */
+TD_MUST_CHECK td_status td_tuning_write(const td_comm *comm, const td_tuning *tuning,
+                                        const char *path);
+/* TD_ERR_ARG: of another machine or group; TD_ERR_CORRUPT: cut short or changed; TD_ERR_IO. */
+TD_MUST_CHECK td_status td_tuning_read(const td_comm *comm, const char *path, td_tuning *out);
+
 /* Lets go of what collectives keep with the group. */
 void td_coll_release(td_comm *comm);
 void td_worker_destroy(td_comm *comm); /* work.c */
