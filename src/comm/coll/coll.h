@@ -90,6 +90,10 @@ td_algorithm td_pairwise_reduce_scatter;
 td_algorithm td_pairwise_reduce;
 td_algorithm td_pairwise_allreduce;
 /* For groups over several hosts: long vectors. */
+td_algorithm td_bruck_allgather;    /* bruck.c */
+td_algorithm td_recursive_doubling; /* recursive.c: all-reduce */
+td_algorithm td_recursive_halving;
+bool td_recursive_fits(const td_comm *comm);
 td_algorithm td_hierarchical_reduce; /* hierarchical.c: reduce, all-reduce */
 td_algorithm td_hierarchical_broadcast;
 /* For groups on one host, over memory that they share: any pattern. */

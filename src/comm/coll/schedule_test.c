@@ -72,12 +72,32 @@ static cost each_to_later(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t 
     return (cost){n * (n - 1) / 2, n * (n - 1) / 2 * bytes};
 }
 
+static cost log_messages(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part, bool root0)
+{
+    (void)part, (void)root0;
+    return (cost){n * rounds, n * (n - 1) * bytes};
+}
+static cost doubled(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part, bool root0)
+{
+    (void)part, (void)root0;
+    return (cost){n * rounds, n * rounds * bytes};
+}
+static cost halved_and_doubled(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part,
+                               bool root0)
+{
+    (void)part, (void)root0;
+    return (cost){2 * n * rounds, 2 * (n - 1) * bytes};
+}
+
 static const schedule schedules[] = {
     {"dissemination barrier", TD_BARRIER, td_dissemination_barrier, dissemination},
     {"binomial broadcast", TD_BROADCAST, td_binomial_broadcast, one_to_each},
     {"linear scatter", TD_SCATTER, td_linear_scatter, one_to_each},
     {"linear gather", TD_GATHER, td_linear_gather, one_to_each},
     {"ring all-gather", TD_ALLGATHER, td_ring_allgather, each_to_each},
+    {"bruck all-gather", TD_ALLGATHER, td_bruck_allgather, log_messages},
+    {"recursive-doubling all-reduce", TD_ALLREDUCE, td_recursive_doubling, doubled},
+    {"recursive-halving all-reduce", TD_ALLREDUCE, td_recursive_halving, halved_and_doubled},
     {"pairwise all-to-all", TD_ALLTOALL, td_pairwise_alltoall, each_to_each},
     {"binomial reduce", TD_REDUCE, td_binomial_reduce, tree_up},
     {"pairwise reduce", TD_REDUCE, td_pairwise_reduce, scattered_to_root},
@@ -171,6 +191,9 @@ static void schedules_cost_what_they_say(void **state)
     for (int n = 2; n <= MOST_RANKS; n++)
         for (int k = 0; k < SCHEDULES; k++) {
             bool parts = schedules[k].pattern == TD_REDUCE_SCATTER;
+            bool two = schedules[k].run == td_recursive_doubling ||
+                       schedules[k].run == td_recursive_halving;
+            if (two && (n & (n - 1))) continue; /* for powers of two */
             trial t = {.schedule = &schedules[k],
                        .root = (n * 5 + k) % n,
                        .count = parts ? (size_t)(3 * n) : (size_t)(n % 7 + n / 3)};
