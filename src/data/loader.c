@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/rng.h"
+#include "math/kernels.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -55,19 +56,15 @@ struct td_loader {
 
 /* ---- rows ---- */
 
-static void bytes_to_floats(const td_normalise *normalise, const uint8_t *restrict from,
-                            size_t features, float *restrict x)
+static void bytes_to_floats(const td_normalise *normalise, const uint8_t *from, size_t features,
+                            float *x)
 {
-    if (normalise->n == 0) {
-        for (size_t j = 0; j < features; j++) x[j] = from[j];
-        return;
-    }
-    size_t plane = features / normalise->n;
-    for (size_t k = 0; k < normalise->n; k++) {
-        float mean = normalise->mean[k], scale = normalise->scale[k];
-        for (size_t j = 0; j < plane; j++)
-            x[k * plane + j] = ((float)from[k * plane + j] - mean) * scale;
-    }
+    const td_kernels *k = td_kernels_best();
+    if (normalise->n == 0) k->bytes_to_floats(features, from, 0, 1, x);
+    size_t plane = normalise->n ? features / normalise->n : 0;
+    for (size_t c = 0; c < normalise->n; c++)
+        k->bytes_to_floats(plane, from + c * plane, normalise->mean[c], normalise->scale[c],
+                           x + c * plane);
 }
 
 static void fill_row(const td_loader *loader, uint64_t index, float *x)

@@ -78,6 +78,12 @@ void TD_K(copy)(size_t bytes, const void *from, void *to)
                 v_load((const float *)(const void *)(a + bytes - V)));
 }
 
+void TD_K(bytes_to_floats)(size_t n, const uint8_t *restrict from, float mean, float scale,
+                           float *restrict to)
+{
+    for (size_t i = 0; i < n; i++) to[i] = ((float)from[i] - mean) * scale;
+}
+
 void TD_K(relu)(size_t n, const float *x, float *y)
 {
     for (size_t i = 0; i < n; i++) y[i] = 0 > x[i] ? 0 : x[i];
