@@ -13,6 +13,17 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
+
+/* XXH64, in hexadecimal, of a manifest that does not hold it yet: compact, keys in order. */
+static td_status manifest_digest(const json_t *root, char digest[20])
+{
+    char *text = NULL;
+    TD_TRY(td_json_text(root, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17), &text));
+    snprintf(digest, 20, "%016" PRIx64, (uint64_t)XXH64(text, strlen(text), 0));
+    td_free(text);
+    return TD_OK;
+}
 
 static td_status write_manifest(const char *folder, const char *kind, json_t *state,
                                 const char *file, uint64_t hash, uint64_t bytes)
@@ -24,7 +35,11 @@ static td_status write_manifest(const char *folder, const char *kind, json_t *st
         json_pack("{s:i, s:s, s:O, s:[{s:s, s:I, s:s}]}", "tandem", 1, "kind", kind, "state", state,
                   "files", "name", file, "bytes", (json_int_t)bytes, "xxh64", digest);
     char *text = NULL;
-    td_status status = td_json_text(root, JSON_INDENT(1) | JSON_REAL_PRECISION(17), &text);
+    td_status status = manifest_digest(root, digest);
+    if (status == TD_OK && json_object_set_new(root, "xxh64", json_string(digest)) != 0)
+        status = td_fail(TD_ERR_NOMEM, "no memory for %s", path);
+    if (status == TD_OK)
+        status = td_json_text(root, JSON_INDENT(1) | JSON_REAL_PRECISION(17), &text);
     if (status == TD_OK) status = td_write_file(path, text, strlen(text));
     td_free(text);
     json_decref(root);
@@ -91,6 +106,26 @@ out:
     return status;
 }
 
+/* Takes the checksum out of the manifest and compares it. One without it is of an earlier version,
+ * but then it holds nothing else that is not known. */
+static td_status check_digest(const char *path, json_t *root)
+{
+    char there[20], digest[20];
+    const json_t *held = json_object_get(root, "xxh64");
+    if (held && json_is_string(held)) {
+        snprintf(there, sizeof there, "%s", json_string_value(held));
+        if (json_object_del(root, "xxh64") != 0) return TD_ERR_INTERNAL;
+        TD_TRY(manifest_digest(root, digest));
+        if (strcmp(there, digest) != 0)
+            return td_fail(TD_ERR_CORRUPT,
+                           "%s is damaged: its checksum is %s where it says %s itself", path,
+                           digest, there);
+    }
+    if (json_object_size(root) != 4)
+        return td_fail(TD_ERR_CORRUPT, "%s is not a manifest of Tandem, or is damaged", path);
+    return TD_OK;
+}
+
 td_status td_manifest_parse(const char *path, const char *text, size_t size, const char *kind,
                             const char *file, json_t **out_state, uint64_t *out_hash,
                             uint64_t *out_bytes)
@@ -114,6 +149,8 @@ td_status td_manifest_parse(const char *path, const char *text, size_t size, con
                          version);
     else if (strcmp(kind_there, kind) != 0 || strcmp(name, file) != 0)
         status = td_fail(TD_ERR_CORRUPT, "%s describes a %.40s, not a %s", path, kind_there, kind);
+    else
+        status = check_digest(path, root);
     if (status == TD_OK) {
         *out_state = json_incref(state);
         *out_hash = strtoull(digest, NULL, 16);

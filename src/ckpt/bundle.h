@@ -1,9 +1,12 @@
 /* A bundle: a folder with manifest.json and safetensors files, written as a whole or not at all.
  * Checkpoints and models are bundles.
  *
- *   manifest.json  {"tandem": 1, "kind": ..., "state": {...}, "files": [{name, bytes, xxh64}]}
+ *   manifest.json  {"tandem": 1, "kind": ..., "state": {...}, "files": [{name, bytes, xxh64}],
+ *                  "xxh64": ...}
  *
- * The manifest names every file's length and checksum; a bundle is whole when they agree.
+ * The manifest names every file's length and checksum, and that of itself (of its compact form with
+ * keys in order, without the checksum; earlier versions wrote none); a bundle is whole when they
+ * agree.
  *
  * Invariant: whatever is interrupted, a bundle once written can be opened, the older or the newer.
  * The new one is written as NAME.part and synced; then the two names are exchanged in one step, or,

@@ -2,6 +2,7 @@
 #ifndef TD_CLI_CLI_H
 #define TD_CLI_CLI_H
 
+#include "tandem/comm.h"
 #include "tandem/data.h"
 #include "train/job.h"
 
@@ -10,6 +11,7 @@ typedef struct td_command {
     unsigned where; /* bit of td_option.where for its flags; 0: none */
     const char *usage, *help;
     td_status (*run)(int argc, char **argv);
+    bool ranks; /* uses those that mpiexec started; else one of them runs it */
 } td_command;
 
 extern const td_command td_commands[]; /* ends with a row without name */
@@ -28,6 +30,14 @@ td_status td_cmd_help(int argc, char **argv);
 /* The job's data options as a data configuration; borrows the job's texts. */
 TD_MUST_CHECK td_status td_cli_data_config(const td_job *job, td_split split,
                                            const td_dataset *like, td_data_config *out);
+/* Runs `fn` on the ranks that mpiexec started, or on `workers` threads. `prepared` is the result of
+ * what this process has done for it before: where it failed on a rank, none runs. Mistakes (exit
+ * code 2) are the same at all ranks of fn; under MPI they are told here and leave no last error. */
+TD_MUST_CHECK td_status td_cli_run(int workers, const td_comm_config *config, td_status prepared,
+                                   td_rank_fn *fn, void *arg);
+/* This process's number among those that mpiexec started; 0 without it. */
+int td_cli_rank(void);
+
 /* Whether `path` is a folder with test files. */
 bool td_cli_has_test(const char *path);
 

@@ -4,7 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/fs.h"
-#include "base/log.h"
+#include "cli/run_folder.h"
 #include "comm/recorder.h"
 #include "models/net/net_model.h"
 
@@ -20,6 +20,7 @@ typedef struct session {
     td_dataset *whole, *train, *held; /* train and held may be views of whole */
     const char *held_name;
     td_net_model model;
+    td_run_folder folder;
 } session;
 
 static volatile int stop_signal; /* written by the handler alone */
@@ -99,38 +100,6 @@ static td_status read_options(int argc, char **argv, td_job *job)
     return td_job_check(job);
 }
 
-/* --- the run's folder --- */
-
-static td_status clear_run(const char *run)
-{
-    static const char *const ours[] = {"job.yaml",  "metrics.jsonl", "model",    "model.part",
-                                       "model.old", "checkpoints",   "recorder", NULL};
-    char path[TD_PATH_MAX];
-    for (int i = 0; ours[i]; i++) {
-        TD_TRY(td_path_join(path, run, ours[i]));
-        TD_TRY(td_remove_tree(path));
-    }
-    return TD_OK;
-}
-
-static td_status prepare_run(const td_job *job)
-{
-    char path[TD_PATH_MAX], *yaml = NULL;
-    TD_TRY(td_path_join(path, job->run, "job.yaml"));
-    if (td_path_exists(path) && !job->resume && !job->overwrite)
-        return td_fail(TD_ERR_ARG,
-                       "--run %s already holds a run; add --resume to go on with it, "
-                       "--overwrite to replace it, or name another folder",
-                       job->run);
-    if (job->resume) return TD_OK;
-    if (job->overwrite) TD_TRY(clear_run(job->run));
-    TD_TRY(td_make_dirs(job->run));
-    TD_TRY(td_options_write_yaml(td_job_rows, job, TD_JOB_FILE, &yaml));
-    td_status status = td_write_file(path, yaml, strlen(yaml));
-    td_free(yaml);
-    return status;
-}
-
 /* --- data and model --- */
 
 static td_status open_data(session *s)
@@ -158,8 +127,10 @@ static void close_session(session *s)
     td_options_fini(td_job_rows, &s->job);
 }
 
-static td_status open_session(session *s)
+static td_status open_session(session *s, int argc, char **argv)
 {
+    TD_TRY(read_options(argc, argv, &s->job));
+    if (td_cli_rank() == 0) TD_TRY(td_run_folder_check(&s->job));
     TD_TRY(open_data(s));
     return td_net_model_create(&s->job, s->train, &s->model);
 }
@@ -167,50 +138,39 @@ static td_status open_session(session *s)
 static td_status run_rank(td_comm *comm, void *arg)
 {
     session *s = arg;
-    td_status status = TD_OK;
-    if (!strcmp(td_comm_transport(comm), "mpi")) {
-        /* Processes open the data themselves; rank 0 keeps the folder. */
-        if (td_comm_size(comm) > s->job.leaves)
-            status = td_fail(TD_ERR_ARG,
-                             "%d ranks are more than the %d leaves of a batch; start at "
-                             "most %d, or give more --leaves",
-                             td_comm_size(comm), s->job.leaves, s->job.leaves);
-        if (status == TD_OK && td_comm_rank(comm) == 0) status = prepare_run(&s->job);
-        TD_TRY(td_comm_agree(comm, status));
-        TD_TRY(td_comm_agree(comm, open_session(s)));
-    }
+    td_train_hooks hooks = {&s->folder, td_run_folder_begin, td_run_folder_kept};
     td_train_data data = {.train = s->train,
                           .held = s->held,
                           .held_name = s->held_name,
-                          .normalise = &s->model.normalise};
-    return td_net_model_train(comm, &s->job, &data, &s->model, &stop_signal);
+                          .normalise = &s->model.normalise,
+                          .hooks = &hooks};
+    if (td_comm_size(comm) > s->job.leaves)
+        return td_fail(TD_ERR_ARG,
+                       "%d ranks are more than the %d leaves of a batch; start at most %d, or give "
+                       "more --leaves",
+                       td_comm_size(comm), s->job.leaves, s->job.leaves);
+    td_status status = td_net_model_train(comm, &s->job, &data, &s->model, &stop_signal);
+    if (td_comm_rank(comm) == 0) return td_run_folder_failed(&s->folder, status);
+    if (status == TD_ERR_INTERRUPTED && td_comm_launched_by_mpi()) td_error_clear(); /* 0 tells */
+    return status;
 }
 
 td_status td_cmd_train(int argc, char **argv)
 {
     session s = {0};
-    td_status status;
     td_comm_config comm = {0};
-    TD_GOTO(read_options(argc, argv, &s.job));
+    struct sigaction action = {.sa_handler = on_question, .sa_flags = SA_RESTART};
+    sigaction(SIGUSR1, &action, NULL);
+    s.folder.job = &s.job;
+    td_status status = open_session(&s, argc, argv);
+    bool quiet = s.job.quiet;
+    action = (struct sigaction){.sa_handler = on_signal};
     comm.deadline_ms = (int64_t)s.job.deadline_s * 1000;
-    struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    action = (struct sigaction){.sa_handler = on_question, .sa_flags = SA_RESTART};
-    sigaction(SIGUSR1, &action, NULL);
-    if (td_comm_launched_by_mpi()) {
-        status = td_comm_run_mpi(&comm, run_rank, &s);
-        goto out;
-    }
-    TD_GOTO(open_session(&s)); /* mistakes in data or options leave the folder as it was */
-    TD_GOTO(prepare_run(&s.job));
-    status = td_comm_run_local(s.job.workers, &comm, run_rank, &s);
-out:
-    if (status == TD_ERR_INTERRUPTED) {
-        if (!s.job.quiet) fprintf(stderr, "tandem: %s\n", td_last_error());
-        close_session(&s);
-        exit(128 + (stop_signal ? stop_signal : SIGTERM));
-    }
+    status = td_cli_run(s.job.workers, &comm, status, run_rank, &s);
     close_session(&s);
-    return status;
+    if (status != TD_ERR_INTERRUPTED) return status;
+    if (!quiet && *td_last_error()) fprintf(stderr, "tandem: %s\n", td_last_error());
+    exit(128 + (stop_signal ? stop_signal : SIGTERM));
 }

@@ -7,20 +7,31 @@
 #include <string.h>
 
 const td_command td_commands[] = {
-    {"train", TD_JOB_TRAIN, "train [JOB.yaml] [OPTIONS]", "train a model", td_cmd_train},
+    {"train", TD_JOB_TRAIN, "train [JOB.yaml] [OPTIONS]", "train a model", td_cmd_train, true},
     {"eval", TD_JOB_EVAL, "eval --run RUN --data PATH", "loss and accuracy of a trained model",
-     td_cmd_eval},
+     td_cmd_eval, true},
     {"predict", TD_JOB_PREDICT, "predict --run RUN --data PATH [--proba]",
-     "a line per sample: the class or value", td_cmd_predict},
+     "a line per sample: the class or value", td_cmd_predict, true},
     {"inspect", TD_JOB_INSPECT, "inspect RUN", "a model's tensors and a run's curve",
-     td_cmd_inspect},
+     td_cmd_inspect, false},
     {"diagnose", 0, "diagnose RUN", "what each rank of a run is doing, or did last; who is missing",
-     td_cmd_diagnose},
-    {"bench", TD_JOB_BENCH, "bench [OPTIONS]", "training speed on data in memory", td_cmd_bench},
-    {"doctor", 0, "doctor", "what this machine has: MPI, cores, memory", td_cmd_doctor},
-    {"help", 0, "help [COMMAND]", "this text, or a command's options", td_cmd_help},
-    {NULL, 0, NULL, NULL, NULL},
+     td_cmd_diagnose, false},
+    {"bench", TD_JOB_BENCH, "bench [OPTIONS]", "training speed on data in memory", td_cmd_bench,
+     false},
+    {"doctor", 0, "doctor", "what this machine has: MPI, cores, memory", td_cmd_doctor, false},
+    {"help", 0, "help [COMMAND]", "this text, or a command's options", td_cmd_help, false},
+    {NULL, 0, NULL, NULL, NULL, false},
 };
+
+/* Under mpiexec: whether another process does what this one was started for. The doctor's argument
+ * is a test of its own, between ranks. */
+static bool leaves_it(const td_command *command, int argc, char **argv)
+{
+    if (td_cli_rank() == 0) return false;
+    for (int i = 2; i < argc; i++)
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) return true;
+    return !command->name || (!command->ranks && !(command->run == td_cmd_doctor && argc > 2));
+}
 
 int main(int argc, char **argv)
 {
@@ -29,13 +40,14 @@ int main(int argc, char **argv)
     td_status status;
     const char *word = argc > 1 ? argv[1] : "help";
     if (!strcmp(word, "--help") || !strcmp(word, "-h")) word = "help";
+    const td_command *command = td_commands;
+    for (; command->name && strcmp(command->name, word) != 0; command++) names[n++] = command->name;
+    names[n] = NULL;
+    if (leaves_it(command, argc, argv)) return 0;
     if (!strcmp(word, "--version") || !strcmp(word, "version")) {
         puts("tandem " TD_VERSION);
         return 0;
     }
-    const td_command *command = td_commands;
-    for (; command->name && strcmp(command->name, word) != 0; command++) names[n++] = command->name;
-    names[n] = NULL;
     if (command->name) {
         for (int i = 2; i < argc; i++)
             if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))

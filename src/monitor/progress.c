@@ -3,9 +3,11 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/fs.h"
 
 #include <math.h>
 #include <stdarg.h>
+#include <string.h>
 #include <unistd.h>
 
 struct td_progress {
@@ -14,12 +16,13 @@ struct td_progress {
     double since_line;
 };
 
-td_status td_progress_create(const char *metrics, bool quiet, bool json, td_progress **out)
+td_status td_progress_create(const char *metrics, bool quiet, bool json, bool terminal,
+                             td_progress **out)
 {
     td_progress *p = td_calloc(1, sizeof *p);
     if (!p) return td_fail(TD_ERR_NOMEM, "no memory to show progress");
     p->quiet = quiet, p->json = json;
-    p->terminal = !json && isatty(STDOUT_FILENO);
+    p->terminal = !json && terminal && isatty(STDOUT_FILENO);
     p->since_line = 1e9;
     if (metrics && !(p->metrics = fopen(metrics, "a"))) {
         td_free(p);
@@ -28,6 +31,24 @@ td_status td_progress_create(const char *metrics, bool quiet, bool json, td_prog
     if (p->metrics) setvbuf(p->metrics, NULL, _IOLBF, 4096);
     *out = p;
     return TD_OK;
+}
+
+td_status td_progress_rewind(const char *metrics, uint64_t step)
+{
+    char *text = NULL;
+    size_t size, kept = 0;
+    if (!td_path_exists(metrics)) return TD_OK;
+    TD_TRY(td_read_file(metrics, &text, &size));
+    for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
+        unsigned long long at;
+        size_t length = (size_t)(end - line) + 1;
+        if (sscanf(line, "{\"step\":%llu", &at) != 1 || at > step) continue;
+        memmove(text + kept, line, length);
+        kept += length;
+    }
+    td_status status = kept < size ? td_write_file(metrics, text, kept) : TD_OK;
+    td_free(text);
+    return status;
 }
 
 static void end_line(td_progress *p)

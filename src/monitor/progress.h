@@ -23,9 +23,13 @@ typedef struct td_interval {
 
 typedef struct td_progress td_progress;
 
-/* metrics: path to append to, or NULL. */
+/* metrics: path to append to, or NULL. terminal: whether standard output, where it looks like one,
+ * may be the user's terminal. */
 TD_MUST_CHECK td_status td_progress_create(const char *metrics, bool quiet, bool json,
-                                           td_progress **out);
+                                           bool terminal, td_progress **out);
+/* Takes the lines of later steps than `step` out of the file, and a half-written last one: a
+ * resumed run writes them again. Fine when there is no file. */
+TD_MUST_CHECK td_status td_progress_rewind(const char *metrics, uint64_t step);
 void td_progress_destroy(td_progress *progress);
 /* TD_ERR_IO when metrics.jsonl cannot be written. */
 TD_MUST_CHECK td_status td_progress_interval(td_progress *progress, const td_interval *interval);

@@ -4,13 +4,14 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "data/schema.h"
 
 #include <stdio.h>
 #include <string.h>
 
 static const char file_name[] = "state.safetensors";
 
-enum { NAME = 128 };
+enum { NAME = 128, STEP_NAME = 32 };
 
 /* The arrays of a checkpoint: prefix and floats. */
 typedef struct part {
@@ -33,12 +34,68 @@ static void tensor_name(char name[NAME], const part *p, const td_slot *slot)
     snprintf(name, NAME, "%.40s%s%.64s", p->prefix, *p->prefix ? "/" : "", slot->name);
 }
 
+static void step_name(char name[STEP_NAME], uint64_t step)
+{
+    snprintf(name, STEP_NAME, "step-%09llu", (unsigned long long)step);
+}
+
+/* Whether the result depends on the option. How long a run lasts, and where its data lie, may
+ * change while it stands still. */
+static bool decides(const td_option *row)
+{
+    static const char *const free_ones[] = {"data.path",       "data.cache",     "train.epochs",
+                                            "train.steps",     "train.patience", "train.keep",
+                                            "train.eval_every"};
+    for (size_t i = 0; i < sizeof free_ones / sizeof *free_ones; i++)
+        if (!strcmp(row->name, free_ones[i])) return false;
+    return (row->where & TD_JOB_FILE) && !(row->where & TD_JOB_PLACE);
+}
+
+enum { OPTION_TEXT = 64 }; /* longest value but a text's */
+
+/* An option's value as text: its own, or in `room`. */
+static const char *option_value(const td_option *row, const td_job *job, char room[OPTION_TEXT])
+{
+    const char *text = room;
+    if (row->type == TD_OPT_TEXT)
+        text = *(char *const *)((const char *)job + row->offset);
+    else
+        td_option_text(row, job, room, OPTION_TEXT);
+    return text ? text : "";
+}
+
+static json_t *options_json(const td_job *job)
+{
+    json_t *options = json_object();
+    for (const td_option *row = td_job_rows; row->name && options; row++) {
+        char room[OPTION_TEXT];
+        json_t *value = decides(row) ? td_text_to_json(option_value(row, job, room)) : NULL;
+        if (decides(row) && json_object_set_new(options, row->name, value) != 0) {
+            json_decref(options);
+            options = NULL;
+        }
+    }
+    return options;
+}
+
+/* Where the run is in its data. */
+static json_t *cursor_json(const td_train_state *s)
+{
+    uint64_t n = s->per_epoch ? s->per_epoch : 1;
+    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "epoch", (json_int_t)(s->step / n),
+                     "step_in_epoch", (json_int_t)(s->step % n), "samples_seen",
+                     (json_int_t)s->samples_seen, "samples", (json_int_t)s->samples,
+                     "steps_per_epoch", (json_int_t)s->per_epoch);
+}
+
 static json_t *state_json(const td_job *job, const td_task *task, const td_train_state *s)
 {
-    json_t *state = json_pack("{s:I, s:b, s:I, s:s, s:s, s:b}", "step", (json_int_t)s->step,
-                              "finished", s->finished, "seed", (json_int_t)job->seed, "arch",
-                              task->arch, "optimizer", job->rule, "has_best", s->has_best);
-    if (s->has_best) {
+    json_t *state =
+        json_pack("{s:I, s:b, s:I, s:s, s:s, s:b, s:o, s:o}", "step", (json_int_t)s->step,
+                  "finished", s->finished, "seed", (json_int_t)job->seed, "arch", task->arch,
+                  "optimizer", job->rule, "has_best", s->has_best, "options", options_json(job),
+                  "cursor", cursor_json(s));
+    if (state && s->has_best) {
         json_t *best =
             json_pack("{s:f, s:f, s:I, s:f, s:f, s:I}", "best_loss", s->best_loss, "best_accuracy",
                       s->best_accuracy, "best_step", (json_int_t)s->best_step, "loss", s->loss,
@@ -55,7 +112,7 @@ static json_t *state_json(const td_job *job, const td_task *task, const td_train
 td_status td_checkpoint_write(const td_job *job, const td_task *task, td_optim *optim,
                               const td_train_state *state, const float *best)
 {
-    char folder[TD_PATH_MAX], name[32];
+    char folder[TD_PATH_MAX], name[STEP_NAME];
     part parts[4];
     const td_oracle *o = &task->oracle;
     int n = parts_of(task, optim, (float *)(uintptr_t)best, parts);
@@ -80,7 +137,7 @@ td_status td_checkpoint_write(const td_job *job, const td_task *task, td_optim *
         }
     TD_GOTO(td_path_join(folder, job->run, "checkpoints"));
     TD_GOTO(td_make_dirs(folder));
-    snprintf(name, sizeof name, "step-%09llu", (unsigned long long)state->step);
+    step_name(name, state->step);
     char path[TD_PATH_MAX];
     TD_GOTO(td_path_join(path, folder, name));
     TD_GOTO(td_bundle_write(path, "checkpoint", json, file_name, tensors, count));
@@ -92,12 +149,49 @@ out:
     return status;
 }
 
+/* Checkpoints of earlier versions hold no options, or not all of them. */
+static td_status check_options(const char *path, const td_job *job, const json_t *options)
+{
+    for (const td_option *row = td_job_rows; row->name; row++) {
+        const json_t *then = decides(row) ? json_object_get(options, row->name) : NULL;
+        if (!then) continue;
+        char room[OPTION_TEXT], *was = NULL;
+        const char *is = option_value(row, job, room);
+        td_status status = td_text_from_json(then, &was);
+        if (status == TD_OK && strcmp(was, is) != 0)
+            status = td_fail(TD_ERR_CORRUPT,
+                             "%s was written with %s \"%.100s\", not \"%.100s\": job.yaml has "
+                             "changed since",
+                             path, row->name, was, is);
+        td_free(was);
+        TD_TRY(status);
+    }
+    return TD_OK;
+}
+
+static td_status read_cursor(const char *path, const json_t *cursor, td_train_state *s)
+{
+    json_int_t epoch, step, seen, samples, per_epoch;
+    if (!cursor) return TD_OK; /* of an earlier version */
+    if (json_unpack((json_t *)(uintptr_t)cursor, "{s:I, s:I, s:I, s:I, s:I}", "epoch", &epoch,
+                    "step_in_epoch", &step, "samples_seen", &seen, "samples", &samples,
+                    "steps_per_epoch", &per_epoch) != 0 ||
+        (per_epoch && (uint64_t)epoch * (uint64_t)per_epoch + (uint64_t)step != s->step))
+        return td_fail(TD_ERR_CORRUPT,
+                       "%s: the manifest's place in the data is not that of step %llu", path,
+                       (unsigned long long)s->step);
+    s->samples_seen = (uint64_t)seen, s->samples = (uint64_t)samples;
+    s->per_epoch = (uint64_t)per_epoch;
+    return TD_OK;
+}
+
 static td_status read_state(const char *path, const td_job *job, const td_task *task, json_t *json,
                             td_train_state *s)
 {
     json_int_t step, seed, best_step = 0, scored = 0;
     int finished, has_best;
     const char *arch, *rule;
+    char name[STEP_NAME];
     td_train_state r = {0};
     if (json_unpack(json, "{s:I, s:b, s:I, s:s, s:s, s:b}", "step", &step, "finished", &finished,
                     "seed", &seed, "arch", &arch, "optimizer", &rule, "has_best", &has_best) != 0 ||
@@ -117,8 +211,21 @@ static td_status read_state(const char *path, const td_job *job, const td_task *
                        (long long)seed, (unsigned long long)job->seed);
     r.step = (uint64_t)step, r.finished = finished, r.has_best = has_best;
     r.best_step = (uint64_t)best_step, r.scored = (uint64_t)scored;
+    step_name(name, r.step);
+    if (strlen(path) < strlen(name) || strcmp(path + strlen(path) - strlen(name), name) != 0)
+        return td_fail(TD_ERR_CORRUPT, "%s: its manifest is of step %llu", path,
+                       (unsigned long long)r.step);
+    TD_TRY(check_options(path, job, json_object_get(json, "options")));
+    TD_TRY(read_cursor(path, json_object_get(json, "cursor"), &r));
     *s = r;
     return TD_OK;
+}
+
+bool td_checkpoint_exists(const td_job *job)
+{
+    char folder[TD_PATH_MAX], path[TD_PATH_MAX];
+    return td_path_join(folder, job->run, "checkpoints") == TD_OK &&
+           td_bundle_newest(folder, "step", path) == TD_OK;
 }
 
 td_status td_checkpoint_read(const td_job *job, const td_task *task, td_optim *optim,

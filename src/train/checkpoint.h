@@ -7,7 +7,9 @@
 #include "train/train.h"
 
 typedef struct td_train_state {
-    uint64_t step; /* done */
+    uint64_t step;               /* done */
+    uint64_t samples_seen;       /* rows of those steps */
+    uint64_t samples, per_epoch; /* of the training set; steps of an epoch. 0: not known */
     bool finished;
     bool has_best;
     double best_loss, best_accuracy;
@@ -19,7 +21,10 @@ typedef struct td_train_state {
 /* best: [params] or NULL. Old checkpoints beyond job->keep_checkpoints go. */
 TD_MUST_CHECK td_status td_checkpoint_write(const td_job *job, const td_task *task, td_optim *optim,
                                             const td_train_state *state, const float *best);
-/* Fills the task's params, the optimizer's state and `state` from the newest checkpoint. */
+/* Whether there is one to read. */
+bool td_checkpoint_exists(const td_job *job);
+/* Fills the task's params, the optimizer's state and `state` from the newest checkpoint.
+ * TD_ERR_CORRUPT, with the option's name, when an option that decides the result is another now. */
 TD_MUST_CHECK td_status td_checkpoint_read(const td_job *job, const td_task *task, td_optim *optim,
                                            td_train_state *state, float *best);
 

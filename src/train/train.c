@@ -18,6 +18,8 @@ typedef struct loop {
     const td_task *task;
     const volatile int *stop;
     bool first; /* rank 0: the one that speaks and writes */
+    bool kept;  /* a checkpoint has been written here */
+    bool found; /* one to resume from */
     td_strategy *strategy;
     td_loader *loader;
     td_progress *progress; /* rank 0 */
@@ -27,6 +29,7 @@ typedef struct loop {
     /* of the interval under way */
     int64_t interval_begin, input_ns;
     double loss, weight, correct;
+    uint64_t samples_then;
     td_step_times times_then;
     double forward_then, backward_then;
     uint64_t bytes_then;
@@ -102,6 +105,7 @@ static void begin_interval(loop *t)
     t->interval_begin = td_clock_ns();
     t->loss = t->weight = t->correct = 0;
     t->input_ns = 0;
+    t->samples_then = t->state.samples_seen;
     t->times_then = td_strategy_times(t->strategy);
     t->bytes_then = td_comm_bytes_sent(t->comm);
     if (t->task->times) t->task->times(t->task->oracle.self, &t->forward_then, &t->backward_then);
@@ -120,7 +124,7 @@ static td_status end_interval(loop *t, uint64_t steps)
         .loss = t->loss / t->weight,
         .accuracy = t->correct / t->weight,
         .classes = t->task->classes,
-        .samples = (uint64_t)t->job->batch * steps,
+        .samples = t->state.samples_seen - t->samples_then,
         .bytes_sent = td_comm_bytes_sent(t->comm) - t->bytes_then,
         .seconds = td_seconds(td_clock_ns() - t->interval_begin),
         .input = td_seconds(t->input_ns),
@@ -155,6 +159,15 @@ static td_status end_interval(loop *t, uint64_t steps)
 
 /* --- steps --- */
 
+static td_status diverged(const loop *t, const char *what)
+{
+    return td_fail(TD_ERR_DIVERGED,
+                   "%s no longer a number at step %llu (epoch %llu); use a smaller --lr than %g, "
+                   "or --clip",
+                   what, (unsigned long long)t->state.step,
+                   (unsigned long long)((t->state.step - 1) / t->per_epoch + 1), t->job->lr);
+}
+
 static td_status one_step(loop *t, td_totals *out)
 {
     for (int part = 0; part < t->job->accumulate; part++) {
@@ -174,27 +187,35 @@ static td_status one_step(loop *t, td_totals *out)
             .features = td_dataset_info(t->data->train)->features,
         };
         TD_TRY(td_strategy_add(t->strategy, t->task->params, &rows, t->stop && *t->stop));
+        t->state.samples_seen += b->global_rows;
         if (b->last_in_epoch) break;
     }
     TD_TRY(td_strategy_update(t->strategy, t->state.step, t->task->params, out));
     td_comm_record_step(t->comm, t->state.step + 1);
     t->state.step++;
     t->loss += out->loss, t->weight += out->weight, t->correct += out->correct;
-    if (!isfinite(out->loss))
-        return td_fail(TD_ERR_DIVERGED,
-                       "the loss is no longer a number at step %llu (epoch %llu); "
-                       "use a smaller --lr than %g, or --clip",
-                       (unsigned long long)t->state.step,
-                       (unsigned long long)((t->state.step - 1) / t->per_epoch + 1), t->job->lr);
+    return isfinite(out->loss) ? TD_OK : diverged(t, "the loss is");
+}
+
+/* The last update may have spoiled parameters that no loss has seen, or rectifiers hide. */
+static td_status check_params(const loop *t)
+{
+    const float *p = t->task->params;
+    for (size_t i = 0; i < t->task->oracle.params; i++)
+        if (!isfinite(p[i])) return diverged(t, "a parameter is");
     return TD_OK;
 }
 
 static td_status write_checkpoint(loop *t)
 {
+    const td_train_hooks *hooks = t->data->hooks;
     td_status status = TD_OK;
+    TD_TRY(check_params(t));
     if (t->first)
         status = td_checkpoint_write(t->job, t->task, td_strategy_optim(t->strategy), &t->state,
                                      t->best);
+    if (status == TD_OK && t->first && !t->kept && hooks && hooks->kept) hooks->kept(hooks->user);
+    t->kept = true;
     return td_comm_agree(t->comm, status);
 }
 
@@ -205,8 +226,14 @@ static td_status evaluate(loop *t, bool *finished)
     uint64_t epoch = (t->state.step + t->per_epoch - 1) / t->per_epoch;
     TD_TRY(td_evaluate(t->comm, t->data->held, t->data->normalise, 512, t->job->leaves, t->task,
                        t->task->params, &score));
+    TD_TRY(check_params(t));
+    if (score.weight > 0 && !isfinite(score.loss)) {
+        char what[64];
+        snprintf(what, sizeof what, "the %.40s loss is", t->data->held_name);
+        return diverged(t, what);
+    }
     t->state.loss = score.loss, t->state.accuracy = score.accuracy, t->state.scored = t->state.step;
-    if (!t->state.has_best || score.loss < t->state.best_loss) {
+    if (isfinite(score.loss) && (!t->state.has_best || score.loss < t->state.best_loss)) {
         t->state.has_best = true;
         t->state.best_loss = score.loss, t->state.best_accuracy = score.accuracy;
         t->state.best_step = t->state.step;
@@ -293,6 +320,75 @@ static void start_recorder(const loop *t)
         td_error_clear();
 }
 
+/* Goes to the newest checkpoint; a run that was killed before its first one begins anew. */
+static td_status restore(loop *t)
+{
+    const uint64_t samples = t->state.samples, per_epoch = t->per_epoch;
+    if (t->first) t->found = td_checkpoint_exists(t->job);
+    TD_TRY(td_comm_broadcast(t->comm, &t->found, sizeof t->found, 0));
+    if (!t->found) return TD_OK;
+    TD_TRY(td_checkpoint_read(t->job, t->task, td_strategy_optim(t->strategy), &t->state, t->best));
+    if (t->state.samples && (t->state.samples != samples || t->state.per_epoch != per_epoch))
+        return td_fail(TD_ERR_DATA,
+                       "--data has %llu training samples, %llu steps an epoch, where the run began "
+                       "with %llu and %llu; a run goes on with the data that it began with",
+                       (unsigned long long)samples, (unsigned long long)per_epoch,
+                       (unsigned long long)t->state.samples,
+                       (unsigned long long)t->state.per_epoch);
+    t->state.samples = samples, t->state.per_epoch = per_epoch;
+    return TD_OK;
+}
+
+/* All that a step needs, and where the run is. Writes nothing. */
+static td_status make_ready(loop *t)
+{
+    const td_job *job = t->job;
+    td_status status = TD_OK;
+    t->waits = td_calloc((size_t)td_comm_size(t->comm), sizeof *t->waits);
+    if (!t->waits) status = td_fail(TD_ERR_NOMEM, "no memory for the training loop");
+    if (status == TD_OK) status = create_loader(t);
+    TD_TRY(td_comm_agree(t->comm, status));
+    if (job->tuning && *job->tuning) TD_TRY(td_comm_tune(t->comm, job->tuning));
+    TD_TRY(create_strategy(t));
+    if (keeps_best(t)) {
+        t->best = td_alloc_aligned(t->task->oracle.params * sizeof *t->best);
+        if (!t->best) status = td_fail(TD_ERR_NOMEM, "no memory to keep the best model");
+    }
+    TD_TRY(td_comm_agree(t->comm, status));
+    t->state.samples = td_dataset_info(t->data->train)->samples;
+    t->state.per_epoch = t->per_epoch;
+    if (job->resume) status = restore(t);
+    if (status == TD_OK && t->state.step < t->last) {
+        uint64_t part = t->state.step % t->per_epoch * (uint64_t)job->accumulate;
+        status = td_loader_seek(t->loader, t->state.step / t->per_epoch, part);
+    }
+    return td_comm_agree(t->comm, status);
+}
+
+/* The first writing. */
+static td_status begin_run(loop *t)
+{
+    const td_job *job = t->job;
+    const td_train_hooks *hooks = t->data->hooks;
+    char metrics[TD_PATH_MAX];
+    td_status status = TD_OK;
+    if (t->first) {
+        bool terminal = strcmp(td_comm_transport(t->comm), "mpi") != 0; /* else a launcher's */
+        if (hooks && hooks->begin) status = hooks->begin(hooks->user);
+        if (status == TD_OK) status = td_path_join(metrics, job->run, "metrics.jsonl");
+        if (status == TD_OK && job->resume) status = td_progress_rewind(metrics, t->state.step);
+        if (status == TD_OK)
+            status = td_progress_create(metrics, job->quiet, job->json, terminal, &t->progress);
+    }
+    TD_TRY(td_comm_agree(t->comm, status));
+    start_recorder(t);
+    if (t->first && t->found)
+        td_progress_say(t->progress, "resumed at step %llu", (unsigned long long)t->state.step);
+    else if (t->first && job->resume)
+        td_progress_say(t->progress, "no checkpoint yet: the run begins anew at step 0");
+    return TD_OK;
+}
+
 td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data, const td_task *task,
                    const volatile int *stop)
 {
@@ -302,35 +398,9 @@ td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data, 
               .task = task,
               .stop = stop,
               .first = td_comm_rank(comm) == 0};
-    char metrics[TD_PATH_MAX];
-    td_status status = TD_OK;
-    t.waits = td_calloc((size_t)td_comm_size(comm), sizeof *t.waits);
-    if (!t.waits) status = td_fail(TD_ERR_NOMEM, "no memory for the training loop");
-    if (status == TD_OK) status = create_loader(&t);
-    TD_GOTO(td_comm_agree(comm, status));
-    if (job->tuning && *job->tuning) TD_GOTO(td_comm_tune(comm, job->tuning));
-    TD_GOTO(create_strategy(&t));
-    if (keeps_best(&t)) {
-        t.best = td_alloc_aligned(task->oracle.params * sizeof *t.best);
-        if (!t.best) status = td_fail(TD_ERR_NOMEM, "no memory to keep the best model");
-    }
-    if (status == TD_OK && job->resume)
-        status = td_checkpoint_read(job, task, td_strategy_optim(t.strategy), &t.state, t.best);
-    if (status == TD_OK && t.first) {
-        status = td_path_join(metrics, job->run, "metrics.jsonl");
-        if (status == TD_OK)
-            status = td_progress_create(metrics, job->quiet, job->json, &t.progress);
-    }
-    TD_GOTO(td_comm_agree(comm, status));
-    start_recorder(&t);
-    if (t.state.step < t.last) {
-        uint64_t part = t.state.step % t.per_epoch * (uint64_t)job->accumulate;
-        TD_GOTO(td_loader_seek(t.loader, t.state.step / t.per_epoch, part));
-    }
-    if (t.first && job->resume)
-        td_progress_say(t.progress, "resumed at step %llu", (unsigned long long)t.state.step);
-    status = run(&t);
-out:
+    td_status status = make_ready(&t);
+    if (status == TD_OK) status = begin_run(&t);
+    if (status == TD_OK) status = run(&t);
     td_progress_destroy(t.progress);
     td_strategy_destroy(t.strategy);
     td_loader_destroy(t.loader);

@@ -22,14 +22,24 @@ typedef struct td_task {
     void (*times)(void *self, double *forward, double *backward); /* of lane 0 */
 } td_task;
 
+/* What the caller does about the run's folder; rank 0 alone calls it. */
+typedef struct td_train_hooks {
+    void *user;
+    td_status (*begin)(void *user); /* all has been checked, nothing has been written */
+    void (*kept)(void *user);       /* the first checkpoint is on disk */
+} td_train_hooks;
+
 typedef struct td_train_data {
     const td_dataset *train;
     const td_dataset *held; /* NULL: no evaluation */
     const char *held_name;  /* "test", "held-out" */
     const td_normalise *normalise;
+    const td_train_hooks *hooks; /* or NULL */
 } td_train_data;
 
-/* TD_ERR_DIVERGED when the loss is no longer finite; TD_ERR_INTERRUPTED when *stop was set (by a
+/* Writes nothing before everything that can be checked has been. Mistakes (exit code 2) are the
+ * same at all ranks. TD_ERR_DIVERGED when a loss or a parameter is no longer finite, before a
+ * checkpoint or a model would hold it; TD_ERR_INTERRUPTED when *stop was set (by a
  * signal handler, on any rank), after a checkpoint. */
 TD_MUST_CHECK td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data,
                                  const td_task *task, const volatile int *stop);

@@ -1,0 +1,59 @@
+/* Ranks of a command: threads of this process, or the processes that mpiexec started. Under MPI a
+ * failure that all ranks know is told by rank 0, before the others end: mpiexec ends a job with its
+ * first process. */
+#include "cli/cli.h"
+
+#include "base/error.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct launch {
+    td_rank_fn *fn;
+    void *arg;
+    td_status prepared;
+    char sentence[1024];
+} launch;
+
+int td_cli_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"};
+    for (size_t i = 0; td_comm_launched_by_mpi() && i < sizeof names / sizeof *names; i++)
+        if (getenv(names[i])) return atoi(getenv(names[i]));
+    return 0;
+}
+
+/* All ranks have failed alike. */
+static td_status tell(const td_comm *comm, td_status status)
+{
+    if (td_comm_rank(comm) == 0 && *td_last_error()) {
+        fprintf(stderr, "tandem: %s\n", td_last_error());
+        fflush(stderr);
+    }
+    td_error_clear();
+    return status;
+}
+
+static td_status run_launched(td_comm *comm, void *arg)
+{
+    launch *l = arg;
+    td_status status = l->prepared;
+    if (status != TD_OK) status = td_fail_again(status, l->sentence);
+    status = td_comm_agree(comm, status);
+    if (status != TD_OK) return tell(comm, status);
+    status = l->fn(comm, l->arg);
+    return td_exit_code(status) == 2 ? tell(comm, status) : status;
+}
+
+td_status td_cli_run(int workers, const td_comm_config *config, td_status prepared, td_rank_fn *fn,
+                     void *arg)
+{
+    launch l = {.fn = fn, .arg = arg, .prepared = prepared};
+    if (!td_comm_launched_by_mpi()) {
+        TD_TRY(prepared);
+        return td_comm_run_local(workers, config, fn, arg);
+    }
+    if (prepared != TD_OK) snprintf(l.sentence, sizeof l.sentence, "%s", td_last_error());
+    return td_comm_run_mpi(config, run_launched, &l);
+}

@@ -1,0 +1,28 @@
+/* The folder of a new run: nothing is touched until all of the job has been checked, and a mistake
+ * that shows only in the first steps leaves the folder as it was.
+ *
+ * What an older run left there moves to RUN/replaced until the new run has its first checkpoint. */
+#ifndef TD_CLI_RUN_FOLDER_H
+#define TD_CLI_RUN_FOLDER_H
+
+#include "train/job.h"
+
+typedef struct td_run_folder {
+    const td_job *job; /* borrowed */
+    size_t there;      /* length of the part of the path that was there before */
+    bool begun, kept;
+} td_run_folder;
+
+/* TD_ERR_ARG when the folder holds what a new run would replace, and the job does not say so. */
+TD_MUST_CHECK td_status td_run_folder_check(const td_job *job);
+
+/* For td_train_hooks; `folder` is a td_run_folder. Begin makes the folder and writes job.yaml; a
+ * resumed run's stays as it is. */
+TD_MUST_CHECK td_status td_run_folder_begin(void *folder);
+void td_run_folder_kept(void *folder);
+
+/* Passes `why`, the run's result, on. A run that fails before its first checkpoint, by a mistake or
+ * in place of another, leaves the folder as it was. */
+TD_MUST_CHECK td_status td_run_folder_failed(const td_run_folder *folder, td_status why);
+
+#endif
