@@ -122,6 +122,8 @@ typedef struct td_kernels {
     /* memcpy by vectors: the C library's may use "rep movsb", which some processors run at a
      * quarter of the speed where the two addresses are close modulo 4096. */
     void (*copy)(size_t bytes, const void *from, void *to);
+    /* The same past the caches, for what is larger than they are and not read again soon. */
+    void (*copy_through)(size_t bytes, const void *from, void *to);
     /* to[i] = (from[i] - mean) * scale, each step rounded. */
     void (*bytes_to_floats)(size_t n, const uint8_t *from, float mean, float scale, float *to);
     /* Pooling windows of k x k, channel-last; picks the first maximum of a window. `from` holds

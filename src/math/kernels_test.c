@@ -246,6 +246,25 @@ static void update_rules_agree_between_sets(void **state)
     }
 }
 
+static void copies_bring_every_byte_and_no_more(void **state)
+{
+    (void)state;
+    static uint8_t from[5000], to[5000];
+    for (size_t i = 0; i < sizeof from; i++) from[i] = (uint8_t)(i * 7 + i / 251);
+    for (const td_kernels *const *set = td_kernels_all(); *set; set++)
+        for (size_t bytes = 0; bytes < 4200; bytes += 1 + bytes / 5)
+            for (size_t a = 0; a < 70; a += 23)
+                for (size_t b = 0; b < 70; b += 17)
+                    for (int through = 0; through < 2; through++) {
+                        memset(to, 0xee, sizeof to);
+                        (through ? (*set)->copy_through : (*set)->copy)(bytes, from + a, to + b);
+                        assert_memory_equal(to + b, from + a, bytes);
+                        for (size_t i = 0; i < b; i++) assert_int_equal(to[i], 0xee);
+                        for (size_t i = b + bytes; i < b + bytes + 80; i++)
+                            assert_int_equal(to[i], 0xee);
+                    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -255,6 +274,7 @@ int main(void)
         cmocka_unit_test(elementwise_functions_agree_with_libm_and_each_other),
         cmocka_unit_test(max_pooling_takes_the_first_maximum),
         cmocka_unit_test(update_rules_agree_between_sets),
+        cmocka_unit_test(copies_bring_every_byte_and_no_more),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

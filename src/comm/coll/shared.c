@@ -16,7 +16,13 @@
 
 #include <string.h>
 
-enum { BLOCK = TD_MEET_BLOCK, DIRECT_FROM = 16 << 10, FOLD_ALL = 4 << 10, LINE = 64 };
+enum {
+    BLOCK = TD_MEET_BLOCK,
+    DIRECT_FROM = 16 << 10,
+    FOLD_ALL = 4 << 10,
+    LINE = 64,
+    THROUGH_FROM = 8 << 20
+};
 
 typedef struct place { /* a call at its meeting place */
     td_comm *comm;
@@ -33,6 +39,15 @@ bool td_shared_fits(const td_comm *comm)
 static void copy(void *to, const void *from, size_t bytes)
 {
     td_kernels_best()->copy(bytes, from, to);
+}
+
+/* To where a call's result goes: past the caches where it would drive out what is staged. */
+static void give(const td_call *call, void *to, const void *from, size_t bytes)
+{
+    if (call->bytes >= THROUGH_FROM)
+        td_kernels_best()->copy_through(bytes, from, to);
+    else
+        copy(to, from, bytes);
 }
 
 static size_t smaller(size_t a, size_t b)
@@ -341,12 +356,12 @@ static td_status reduce_window(place *p, size_t at, size_t count)
     td_reduction_fold(&c->how, part, p->size, hi - lo, own + lo * width);
     td_meet_reduce(p->meet);
     if (reads) {
-        copy(out + lo * width, own + lo * width, (hi - lo) * width);
+        give(c, out + lo * width, own + lo * width, (hi - lo) * width);
         TD_TRY(td_meet_reduced(p->meet));
         for (int k = 1; k < p->size; k++) {
             int r = (p->rank + k) % p->size;
             size_t from = slice(p, count, r) * width, to = slice(p, count, r + 1) * width;
-            copy(out + from, td_meet_block(p->meet, r) + from, to - from);
+            give(c, out + from, td_meet_block(p->meet, r) + from, to - from);
         }
     }
     td_meet_done(p->meet);

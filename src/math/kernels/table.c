@@ -14,6 +14,7 @@ const td_kernels TD_K(td_kernels) = {
     .conv_forward = TD_K(conv_forward),
     .conv_backward = TD_K(conv_backward),
     .copy = TD_K(copy),
+    .copy_through = TD_K(copy_through),
     .bytes_to_floats = TD_K(bytes_to_floats),
     .relu = TD_K(relu),
     .relu_grad = TD_K(relu_grad),

@@ -13,6 +13,7 @@ void TD_K(conv_forward)(const td_conv *s, size_t rows, const float *x, const flo
                         const float *bias, float *y);
 void TD_K(conv_backward)(const td_conv_backward *b);
 void TD_K(copy)(size_t bytes, const void *from, void *to);
+void TD_K(copy_through)(size_t bytes, const void *from, void *to);
 void TD_K(bytes_to_floats)(size_t n, const uint8_t *from, float mean, float scale, float *to);
 void TD_K(relu)(size_t n, const float *x, float *y);
 void TD_K(relu_grad)(size_t n, const float *y, const float *dy, float *dx);

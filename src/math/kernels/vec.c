@@ -78,6 +78,28 @@ void TD_K(copy)(size_t bytes, const void *from, void *to)
                 v_load((const float *)(const void *)(a + bytes - V)));
 }
 
+void TD_K(copy_through)(size_t bytes, const void *from, void *to)
+{
+#if defined(__AVX2__)
+    enum { V = 32 };
+    size_t head = (V - (uintptr_t)to % V) % V;
+    if (bytes >= 16 * V) {
+        const char *a = (const char *)from + head;
+        char *b = (char *)to + head;
+        size_t n = (bytes - head) / (4 * V) * (4 * V);
+        TD_K(copy)(head, from, to);
+        for (size_t i = 0; i < n; i += 4 * V)
+            for (size_t k = 0; k < 4 * V; k += V)
+                _mm256_stream_si256((__m256i *)(void *)(b + i + k),
+                                    _mm256_loadu_si256((const __m256i *)(const void *)(a + i + k)));
+        TD_K(copy)(bytes - head - n, a + n, b + n);
+        _mm_sfence();
+        return;
+    }
+#endif
+    TD_K(copy)(bytes, from, to);
+}
+
 void TD_K(bytes_to_floats)(size_t n, const uint8_t *restrict from, float mean, float scale,
                            float *restrict to)
 {
