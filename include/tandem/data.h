@@ -80,6 +80,9 @@ typedef struct td_data_config {
     /* The training set that a test set must fit: same features, categories (new ones read as
      * missing) and classes (new ones are an error). Used during open only. */
     const td_dataset *like;
+    /* Labels are not wanted: a file without them will do, whatever `label` says, and those that it
+     * has need not be known and are not read. Weights may be missing, too. */
+    bool no_labels;
     int threads; /* that parse; default: one per core, at most 16. Results do not depend on it */
     /* Keep the parsed data in `path`.tdcache beside the file and map it next time. A cache that is
      * damaged or out of date is ignored and written again; one that cannot be written is not

@@ -3,9 +3,11 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "ckpt/json.h"
 #include "data/schema.h"
 #include "models/net/net_model.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,7 +15,6 @@ typedef struct session {
     td_job job;
     td_net_model model;
     td_dataset *like, *data;
-    td_score score;
 } session;
 
 /* The options that the training data were read with. */
@@ -76,11 +77,12 @@ static td_status read_options(unsigned where, int argc, char **argv, session *s)
     return status;
 }
 
-static td_status open_data(session *s)
+static td_status open_data(bool labels, session *s)
 {
     td_data_config config;
     td_split split = td_cli_has_test(s->job.data) ? (td_split)s->job.split : TD_SPLIT_TRAIN;
     TD_TRY(td_cli_data_config(&s->job, split, s->like, &config));
+    config.no_labels = !labels;
     if (s->model.rank == 1 && !s->like) {
         config.features = 1;
         for (int d = 0; d < s->model.rank; d++) config.features *= s->model.shape[d];
@@ -97,15 +99,6 @@ static void close_session(session *s)
     td_options_fini(td_job_rows, &s->job);
 }
 
-static td_status score_rank(td_comm *comm, void *arg)
-{
-    session *s = arg;
-    td_score score;
-    TD_TRY(td_net_model_score(comm, &s->job, s->data, &s->model, &score));
-    if (td_comm_rank(comm) == 0) s->score = score;
-    return TD_OK;
-}
-
 static td_status check_labels(const session *s)
 {
     const td_data_info *info = td_dataset_info(s->data);
@@ -118,75 +111,146 @@ static td_status check_labels(const session *s)
     return TD_OK;
 }
 
+static td_status open_eval(int argc, char **argv, session *s)
+{
+    TD_TRY(read_options(TD_JOB_EVAL, argc, argv, s));
+    TD_TRY(open_data(true, s));
+    return check_labels(s);
+}
+
+static td_status score_rank(td_comm *comm, void *arg)
+{
+    session *s = arg;
+    td_score score;
+    char loss[32] = "null"; /* JSON has no NaN */
+    TD_TRY(td_net_model_score(comm, &s->job, s->data, &s->model, &score));
+    if (td_comm_rank(comm) != 0) return TD_OK;
+    if (isfinite(score.loss)) snprintf(loss, sizeof loss, "%.9g", score.loss);
+    if (s->job.json)
+        printf("{\"accuracy\":%.6f,\"loss\":%s,\"samples\":%.0f}\n", score.accuracy, loss,
+               score.weight);
+    else
+        printf("accuracy %.4f loss %.6f\n", score.accuracy, score.loss);
+    return fflush(stdout) == 0 ? TD_OK : td_fail_errno("cannot write the result");
+}
+
 td_status td_cmd_eval(int argc, char **argv)
 {
     session s = {0};
-    td_status status;
-    TD_GOTO(read_options(TD_JOB_EVAL, argc, argv, &s));
-    TD_GOTO(open_data(&s));
-    TD_GOTO(check_labels(&s));
-    TD_GOTO(td_comm_run_local(s.job.workers, NULL, score_rank, &s));
-    if (s.job.json)
-        printf("{\"accuracy\":%.6f,\"loss\":%.9g,\"samples\":%.0f}\n", s.score.accuracy,
-               s.score.loss, s.score.weight);
-    else
-        printf("accuracy %.4f loss %.6f\n", s.score.accuracy, s.score.loss);
-out:
+    td_status status = open_eval(argc, argv, &s);
+    status = td_cli_run(s.job.workers, NULL, status, score_rank, &s);
     close_session(&s);
     return status;
 }
 
-static void print_row(const session *s, const float *p, size_t outputs)
+/* --- predictions --- */
+
+static void print_values(const float *p, size_t n, bool json)
 {
+    for (size_t c = 0; c < n; c++)
+        if (json && !isfinite(p[c]))
+            printf("%snull", c ? "," : "");
+        else
+            printf("%s%.6g", !c ? "" : json ? "," : "\t", (double)p[c]);
+}
+
+/* The class as JSON: its name, or its number where it has none. */
+static td_status print_class(const session *s, size_t class)
+{
+    char *text = NULL;
+    if (!s->model.class_names) {
+        printf("{\"class\":%zu", class);
+        return TD_OK;
+    }
+    json_t *name = td_text_to_json(s->model.class_names[class]);
+    td_status status = td_json_text(name, JSON_ENCODE_ANY | JSON_COMPACT, &text);
+    if (status == TD_OK) printf("{\"class\":%s", text);
+    td_free(text);
+    json_decref(name);
+    return status;
+}
+
+static td_status print_row(const session *s, const float *p, size_t outputs)
+{
+    bool json = s->job.json;
     size_t best = 0;
     if (s->model.loss == TD_LOSS_SQUARED) {
-        printf("%.9g\n", (double)p[0]);
-        return;
-    }
-    if (s->job.proba) {
-        for (size_t c = 0; c < outputs; c++) printf("%s%.6g", c ? "\t" : "", (double)p[c]);
-        putchar('\n');
-        return;
+        if (json && !isfinite(p[0]))
+            puts("{\"value\":null}");
+        else
+            printf(json ? "{\"value\":%.9g}\n" : "%.9g\n", (double)p[0]);
+        return TD_OK;
     }
     if (s->model.loss == TD_LOSS_BINARY)
         best = p[0] > 0.5f;
     else
         for (size_t c = 1; c < outputs; c++)
             if (p[c] > p[best]) best = c;
-    if (s->model.class_names)
+    if (json) {
+        TD_TRY(print_class(s, best));
+        if (s->job.proba) fputs(",\"proba\":[", stdout), print_values(p, outputs, true);
+        puts(s->job.proba ? "]}" : "}");
+    } else if (s->job.proba) {
+        print_values(p, outputs, false);
+        putchar('\n');
+    } else if (s->model.class_names) {
         puts(s->model.class_names[best]);
-    else
+    } else {
         printf("%zu\n", best);
+    }
+    return TD_OK;
+}
+
+enum { CHUNK = 64 };
+
+/* Rank 0 prints a round of chunks, [ranks][CHUNK][outputs], from sample `at` on. */
+static td_status print_round(const session *s, const float *all, int ranks, uint64_t at)
+{
+    uint64_t samples = td_dataset_info(s->data)->samples;
+    size_t outputs = td_net_outputs(s->model.net);
+    for (size_t r = 0; r < (size_t)ranks * CHUNK && at + r < samples; r++)
+        TD_TRY(print_row(s, all + r * outputs, outputs));
+    return TD_OK;
+}
+
+/* Round by round each rank takes the next chunk of samples. */
+static td_status predict_rank(td_comm *comm, void *arg)
+{
+    const session *s = arg;
+    const td_data_info *info = td_dataset_info(s->data);
+    size_t values = CHUNK * td_net_outputs(s->model.net);
+    uint64_t rank = (uint64_t)td_comm_rank(comm), size = (uint64_t)td_comm_size(comm);
+    td_net_place *place = NULL;
+    float *x = td_alloc_aligned(CHUNK * info->features * sizeof *x);
+    float *p = td_calloc(values, sizeof *p);
+    float *all = td_calloc(values * (rank ? 1 : size), sizeof *all); /* only rank 0's is used */
+    td_status status = td_net_place_create(&s->model, 1, CHUNK, false, &place);
+    if (status == TD_OK && (!x || !p || !all))
+        status = td_fail(TD_ERR_NOMEM, "no memory to predict");
+    TD_GOTO(td_comm_agree(comm, status));
+    for (uint64_t at = 0; at < info->samples; at += size * CHUNK) {
+        uint64_t begin = at + rank * CHUNK;
+        uint64_t left = begin < info->samples ? info->samples - begin : 0;
+        size_t n = left < CHUNK ? (size_t)left : CHUNK;
+        if (n) TD_GOTO(td_net_model_predict(&s->model, place, s->data, begin, n, x, p));
+        TD_GOTO(td_comm_gather(comm, p, values * sizeof *p, all, 0));
+        if (rank == 0) TD_GOTO(print_round(s, all, (int)size, at));
+    }
+    if (rank == 0 && fflush(stdout) != 0) status = td_fail_errno("cannot write the predictions");
+out:
+    td_free(x);
+    td_free(p);
+    td_free(all);
+    td_net_place_destroy(place);
+    return status;
 }
 
 td_status td_cmd_predict(int argc, char **argv)
 {
-    enum { CHUNK = 64 };
     session s = {0};
-    td_status status;
-    td_net_place *place = NULL;
-    float *x = NULL, *p = NULL;
-    TD_GOTO(read_options(TD_JOB_PREDICT, argc, argv, &s));
-    TD_GOTO(open_data(&s));
-    const td_data_info *info = td_dataset_info(s.data);
-    size_t outputs = td_net_outputs(s.model.net);
-    TD_GOTO(td_net_place_create(&s.model, 1, CHUNK, false, &place));
-    x = td_alloc_aligned(CHUNK * info->features * sizeof *x);
-    p = td_alloc_aligned(CHUNK * outputs * sizeof *p);
-    if (!x || !p) {
-        status = td_fail(TD_ERR_NOMEM, "no memory to predict");
-        goto out;
-    }
-    for (uint64_t at = 0; at < info->samples; at += CHUNK) {
-        size_t n = info->samples - at < CHUNK ? (size_t)(info->samples - at) : CHUNK;
-        TD_GOTO(td_net_model_predict(&s.model, place, s.data, at, n, x, p));
-        for (size_t r = 0; r < n; r++) print_row(&s, p + r * outputs, outputs);
-    }
-    if (fflush(stdout) != 0) status = td_fail_errno("cannot write the predictions");
-out:
-    td_free(x);
-    td_free(p);
-    td_net_place_destroy(place);
+    td_status status = read_options(TD_JOB_PREDICT, argc, argv, &s);
+    if (status == TD_OK) status = open_data(false, &s);
+    status = td_cli_run(s.job.workers, NULL, status, predict_rank, &s);
     close_session(&s);
     return status;
 }

@@ -114,7 +114,7 @@ td_status td_cache_key_make(const td_data_config *config, const td_location *whe
     const uint64_t numbers[] = {(uint64_t)config->split,      (uint64_t)config->format,
                                 (uint64_t)config->label_kind, (uint64_t)config->header,
                                 (uint64_t)config->one_hot,    (uint64_t)config->index_base,
-                                (uint64_t)config->features};
+                                (uint64_t)config->features,   config->no_labels};
     hash = mix(hash, numbers, sizeof numbers);
     const char *const texts[] = {config->label, config->delimiter, config->weight_column,
                                  config->categorical, config->missing};

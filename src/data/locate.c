@@ -57,7 +57,7 @@ static td_status find_plain_or_gz(const char *dir, const char *name, char out[TD
 
 static bool wants_no_label(const td_data_config *config)
 {
-    return config->label && !strcmp(config->label, "none");
+    return config->no_labels || (config->label && !strcmp(config->label, "none"));
 }
 
 static td_status locate_in_folder(const td_data_config *config, td_location *out)

@@ -97,6 +97,10 @@ static td_status slow_field(csv *c, size_t chunk, size_t column, const char **at
     csv_kind kind = c->plan.kind[column];
     const char *from = *at;
     *at = stop;
+    if (kind == CSV_UNREAD) {
+        *out = 0;
+        return TD_OK;
+    }
     if (csv_is_missing(&c->plan, f.at, f.end)) {
         if (kind != CSV_NUMBER && kind != CSV_CATEGORY) return bad_field(c, from, column, &f);
         *out = NAN;
@@ -376,7 +380,7 @@ static void where(const void *arg, uint64_t row, char *text, size_t room)
 static td_status finish_labels(csv *c, td_dataset *out)
 {
     const csv_plan *plan = &c->plan;
-    if (plan->label < 0) return TD_OK;
+    if (plan->label < 0 || plan->kind[plan->label] == CSV_UNREAD) return TD_OK;
     if (plan->kind[plan->label] != CSV_LABEL_TEXT)
         return td_labels_from_numbers(c->job, c->label, where, c, out);
     const char *const *names = NULL;

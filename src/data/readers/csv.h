@@ -27,7 +27,8 @@ typedef enum csv_kind {
     CSV_CATEGORY,
     CSV_LABEL_NUMBER,
     CSV_LABEL_TEXT,
-    CSV_WEIGHT
+    CSV_WEIGHT,
+    CSV_UNREAD /* a label that nobody wants */
 } csv_kind;
 
 typedef struct csv_plan {

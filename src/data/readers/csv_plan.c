@@ -281,6 +281,7 @@ static td_status choose_categories(const td_read_job *job, const td_text *text, 
 static csv_kind label_kind(const td_read_job *job, const sample *s)
 {
     const td_dataset *like = job->config->like;
+    if (job->config->no_labels) return CSV_UNREAD;
     if (like)
         return like->info.class_names && !like->class_value ? CSV_LABEL_TEXT : CSV_LABEL_NUMBER;
     if (job->config->label_kind == TD_LABEL_VALUE) return CSV_LABEL_NUMBER;
@@ -291,9 +292,18 @@ static td_status choose_columns(const td_read_job *job, const td_text *text, csv
                                 const sample *columns)
 {
     const char *weight = job->config->weight_column;
-    TD_TRY(find_label(job, text, plan));
-    plan->weight = -1;
-    if (weight && *weight && strcmp(weight, "none") != 0)
+    bool bare = job->config->no_labels && job->config->like; /* it tells what is left out */
+    size_t more = bare && plan->fields > job->config->like->columns
+                      ? plan->fields - job->config->like->columns
+                      : 0; /* columns that are no features */
+    plan->label = plan->weight = -1;
+    if (!bare || more) {
+        td_status status = find_label(job, text, plan);
+        if (status != TD_OK && !(bare && weight)) return status;
+        if (status != TD_OK) plan->label = -1; /* the column is that of the weights */
+        more -= bare && plan->label >= 0;
+    }
+    if ((!bare || more) && weight && *weight && strcmp(weight, "none") != 0)
         TD_TRY(find_column(text, plan, "weight column", weight, strlen(weight), &plan->weight));
     if (plan->weight >= 0 && plan->weight == plan->label)
         return td_fail(TD_ERR_ARG, "column %td of %s cannot be both label and weight", plan->label,

@@ -73,21 +73,18 @@ static td_status count_entries(void *arg, size_t chunk)
     return TD_OK;
 }
 
-static td_status parse_head(svm *s, uint64_t row, const char **at, const char *end)
+/* Behind a label that nobody wants; where a line has none, its first token is an entry. */
+static void skip_label(svm *s, uint64_t row, const char **at, const char *end)
 {
-    const char *from = *at, *p = td_parse_number(from, end, &s->label[row]);
-    if (!p || isinf(s->label[row]) || !(ends(p, end) || *p == ':'))
-        return fail_at(s, from, end, "is not a label, a finite number");
-    if (p < end && (*p == ':') != s->weights)
-        return fail_at(s, from, end,
-                       s->weights ? "has no weight where the first line has one"
-                                  : "has a weight where the first line has none");
-    if (s->weights) {
-        if (p == end) return fail_at(s, from, end, "has no weight where the first line has one");
-        p = td_parse_float(p + 1, end, &s->weight[row]);
-        if (!p || !ends(p, end) || isinf(s->weight[row]) || s->weight[row] < 0)
-            return fail_at(s, from, end, "is not label:weight with a finite weight of at least 0");
-    }
+    const char *p = *at;
+    while (!ends(p, end) && *p != ':') p++;
+    s->label[row] = 0;
+    if (p == end || *p != ':') *at = p;
+}
+
+static td_status parse_qid(svm *s, uint64_t row, const char **at, const char *end)
+{
+    const char *p = *at;
     while (p < end && blank(*p)) p++;
     if (end - p >= 4 && memcmp(p, "qid:", 4) == 0) {
         const char *token = p, *digits = p += 4;
@@ -101,6 +98,29 @@ static td_status parse_head(svm *s, uint64_t row, const char **at, const char *e
     }
     *at = p;
     return TD_OK;
+}
+
+static td_status parse_head(svm *s, uint64_t row, const char **at, const char *end)
+{
+    if (s->job->config->no_labels && !s->weights) {
+        skip_label(s, row, at, end);
+        return parse_qid(s, row, at, end);
+    }
+    const char *from = *at, *p = td_parse_number(from, end, &s->label[row]);
+    if (!p || isinf(s->label[row]) || !(ends(p, end) || *p == ':'))
+        return fail_at(s, from, end, "is not a label, a finite number");
+    if (p < end && (*p == ':') != s->weights)
+        return fail_at(s, from, end,
+                       s->weights ? "has no weight where the first line has one"
+                                  : "has a weight where the first line has none");
+    if (s->weights) {
+        if (p == end) return fail_at(s, from, end, "has no weight where the first line has one");
+        p = td_parse_float(p + 1, end, &s->weight[row]);
+        if (!p || !ends(p, end) || isinf(s->weight[row]) || s->weight[row] < 0)
+            return fail_at(s, from, end, "is not label:weight with a finite weight of at least 0");
+    }
+    *at = p;
+    return parse_qid(s, row, at, end);
 }
 
 static td_status bad_entry(const svm *s, const char *token, const char *end)
@@ -249,6 +269,20 @@ static bool first_has_weight(const svm *s)
     return false;
 }
 
+/* Without labels to be read, "2:1" at the beginning of a line may be its first entry. */
+static td_status choose_head(svm *s)
+{
+    const char *label = s->job->config->label;
+    if (label && !strcmp(label, "0")) return TD_OK;
+    if (!label || strcmp(label, "none") != 0)
+        return td_fail(TD_ERR_DATA,
+                       "%s: its first line begins with index:value or with label:weight; set label "
+                       "to none for the one, to 0 for the other",
+                       s->text.name);
+    s->weights = false;
+    return TD_OK;
+}
+
 static td_status take_memory(svm *s, td_dataset *out)
 {
     s->chunk = td_calloc(s->text.chunks, sizeof *s->chunk);
@@ -279,6 +313,7 @@ static td_status parse(svm *s, td_dataset *out)
     if (s->rows == 0)
         return td_fail(TD_ERR_DATA, "%s is empty: it has no line with a label", s->text.name);
     s->weights = first_has_weight(s);
+    if (s->weights && s->job->config->no_labels) TD_TRY(choose_head(s));
     TD_TRY(take_memory(s, out));
     TD_TRY(td_text_run(s->job->pool, s->text.chunks, parse_chunk, s));
     /* A 'q' may have been in a comment. */
@@ -297,7 +332,7 @@ static td_status parse(svm *s, td_dataset *out)
     out->info.has_weights = s->weight != NULL;
     out->info.has_groups = s->group != NULL;
     TD_TRY(set_features(s, entries, out));
-    TD_TRY(td_labels_from_numbers(s->job, s->label, where, s, out));
+    if (!s->job->config->no_labels) TD_TRY(td_labels_from_numbers(s->job, s->label, where, s, out));
     return td_read_side_files(s->job, out);
 }
 

@@ -273,7 +273,7 @@ out:
 
 static bool wants_no_label(const td_read_job *job)
 {
-    return job->config->label && !strcmp(job->config->label, "none");
+    return job->config->no_labels || (job->config->label && !strcmp(job->config->label, "none"));
 }
 
 static td_status read_pair(const td_read_job *job, td_source x, td_source y, td_dataset *out)
