@@ -170,6 +170,12 @@ static int verdict(const rank_record *ranks, int size, uint64_t last)
             told++;
         }
     }
+    for (int r = 0; r < size && !told; r++) { /* all are in it: who is waited for? */
+        const td_record *e = ranks[r].newest;
+        if (!e || e->state != TD_RECORD_BEGUN || e->missing < 0) continue;
+        printf("rank %d waits for rank %d inside operation %llu (%s)\n", r, e->missing,
+               (unsigned long long)e->sequence, td_does_names[e->does]);
+    }
     return told;
 }
 

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -360,19 +361,28 @@ class Program(unittest.TestCase):
         os.kill(stopped, signal.SIGUSR1)
         time.sleep(0.2)
         os.kill(stopped, signal.SIGSTOP)
-        try:
+        try:  # it may have been stopped before the operation that the others wait in, or inside
+            named = "rank 2 has not come to operation|waits for rank 2 inside operation"
             for _ in range(40):
                 time.sleep(0.05)
                 text = tandem("diagnose", run).stdout
-                if "rank 2 has not come to operation" in text:
+                if re.search(named, text):
                     break
-            self.assertIn("rank 2 has not come to operation", text)
+            self.assertRegex(text, named)
             time.sleep(3.5)
-        finally:
             os.kill(stopped, signal.SIGCONT)
-        _, errors = job.communicate(timeout=60)
+            _, errors = job.communicate(timeout=60)
+        finally:
+            job.kill()
+            for rank in range(3):
+                with open(os.path.join(run, "recorder", f"rank-{rank}"), "rb") as f:
+                    pid = struct.unpack_from("=q", f.read(64), 24)[0]
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
         self.assertEqual(job.returncode, 1)
-        self.assertRegex(errors, "waited more than 3000 ms for rank 2 in (tree sum|gather|all-gather|agree)")
+        self.assertRegex(errors, "waited more than 3000 ms for rank 2 in ")
         self.assertRegex(errors, "rank 2 of 3, step [0-9]+: ")
 
     def test_a_job_file_and_flags_say_the_same(self):
