@@ -232,16 +232,16 @@ TD_API TD_MUST_CHECK td_status td_comm_start(td_comm *comm, const td_collective 
  * it where some ranks might go on to a collective that others would skip. */
 TD_API TD_MUST_CHECK td_status td_comm_agree(td_comm *comm, td_status mine);
 
-/* Which algorithm serves which size, as "tandem bench --tune FILE" measured it on this machine for a
- * group of this shape. Collective; rank 0 reads. TD_ERR_ARG: measured for another machine or group,
- * TD_ERR_CORRUPT: cut short or changed, TD_ERR_IO. */
+/* Which algorithm serves which size, as "tandem bench --tune FILE" measured it on this machine for
+ * a group of this shape. Collective; rank 0 reads. TD_ERR_ARG: measured for another machine or
+ * group, TD_ERR_CORRUPT: cut short or changed, TD_ERR_IO. */
 TD_API TD_MUST_CHECK td_status td_comm_tune(td_comm *comm, const char *path);
 
 /* --- what ranks are doing --- */
 
-/* From now on this rank's newest operations stand in the file (made or emptied), also those of groups
- * split from this one later; "tandem diagnose" reads it, even when the process was killed. Costs a
- * few nanoseconds an operation. Once for a group. TD_ERR_IO, TD_ERR_NOMEM. */
+/* From now on this rank's newest operations stand in the file (made or emptied), also those of
+ * groups split from this one later; "tandem diagnose" reads it, even when the process was killed.
+ * Costs a few nanoseconds an operation. Once for a group. TD_ERR_IO, TD_ERR_NOMEM. */
 TD_API TD_MUST_CHECK td_status td_comm_record(td_comm *comm, const char *path);
 /* The training step that the rank is in, for the record. */
 TD_API void td_comm_record_step(td_comm *comm, uint64_t step);

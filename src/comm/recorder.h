@@ -12,7 +12,7 @@
 
 #include "comm/transport.h"
 
-enum { TD_RECORDS = 1024, TD_RECORDER_VERSION = 1 };
+enum { TD_RECORDS = 256, TD_RECORDER_VERSION = 1 };
 #define TD_RECORDER_MAGIC "tandemR"
 
 enum { TD_RECORD_BEGUN = 1, TD_RECORD_DONE, TD_RECORD_FAILED };
