@@ -88,6 +88,9 @@ enum {
     TD_DOES_SPLIT,
     TD_DOES_SHARE,
     TD_DOES_TREESUM,
+    TD_DOES_PUSH,
+    TD_DOES_PULL,
+    TD_DOES_PUSH_PULL,
     TD_DOES_END
 };
 extern const char *const td_does_names[TD_DOES_END];
@@ -117,6 +120,7 @@ enum {
     TD_TAG_BYE = 1000006,
     TD_TAG_NODES = 1000007,
     TD_TAG_RESULTS = 1000008,
+    TD_TAG_KEYED = 1000016, /* to 1000020, see keyed_impl.h */
     TD_TAG_RANGES = 1000128,
     TD_TAG_END = 1600000
 };
