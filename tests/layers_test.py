@@ -7,7 +7,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Whose the public headers are.
-PUBLIC = {"status": "base", "slot": "base", "data": "data", "comm": "comm", "net": "nn",
+PUBLIC = {"status": "base", "slot": "base", "data": "data", "comm": "comm", "keyed": "comm", "net": "nn",
           "optim": "optim", "train": "train"}
 INCLUDE = re.compile(r'\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
