@@ -224,7 +224,20 @@ TD_API TD_MUST_CHECK td_status td_work_wait(td_work *work);
 /* Waits for it, if it is under way. NULL is fine. */
 TD_API void td_work_destroy(td_work *work);
 
+/* Messages as operations: no thread carries them out, so they keep no order with collectives; those
+ * between two ranks with one tag arrive in the order in which they were started, and fit the other
+ * side's blocking calls. Waited for by the thread that uses the group. The deadline counts from the
+ * wait. Not collective. */
+TD_API TD_MUST_CHECK td_status td_work_create_send(td_comm *comm, const void *data, size_t bytes,
+                                                   int to, int tag, td_work **out);
+TD_API TD_MUST_CHECK td_status td_work_create_recv(td_comm *comm, void *data, size_t bytes,
+                                                   int from, int tag, td_work **out);
+
 /* create and start; destroy it after the wait. */
+TD_API TD_MUST_CHECK td_status td_comm_start_send(td_comm *comm, const void *data, size_t bytes,
+                                                  int to, int tag, td_work **out);
+TD_API TD_MUST_CHECK td_status td_comm_start_recv(td_comm *comm, void *data, size_t bytes, int from,
+                                                  int tag, td_work **out);
 TD_API TD_MUST_CHECK td_status td_comm_start(td_comm *comm, const td_collective *what,
                                              td_work **out);
 

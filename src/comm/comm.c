@@ -219,11 +219,10 @@ static td_status exchange_piece(td_comm *comm, const void *out, size_t out_bytes
     return finish(comm, &recv);
 }
 
-/* A transport's message ends at 2 GiB: longer ones go in pieces, of which both sides know. */
 td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,
                            size_t in_bytes, int from, int tag)
 {
-    const size_t most = (size_t)1 << 30;
+    const size_t most = TD_COMM_PIECE;
     const char *give = out;
     char *take = in;
     while ((to >= 0 && out_bytes > most) || (from >= 0 && in_bytes > most)) {
@@ -238,8 +237,8 @@ td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int
 
 /* --- point to point --- */
 
-static td_status check_peer(const td_comm *comm, const void *data, size_t bytes, int peer, int tag,
-                            const char *what)
+td_status td_comm_check_peer(const td_comm *comm, const void *data, size_t bytes, int peer, int tag,
+                             const char *what)
 {
     if (peer < 0 || peer >= comm->size)
         return td_fail(TD_ERR_ARG, "%s: rank %d is not one of 0..%d", what, peer, comm->size - 1);
@@ -252,14 +251,14 @@ static td_status check_peer(const td_comm *comm, const void *data, size_t bytes,
 
 td_status td_comm_send(td_comm *comm, const void *data, size_t bytes, int to, int tag)
 {
-    TD_TRY(check_peer(comm, data, bytes, to, tag, "send"));
+    TD_TRY(td_comm_check_peer(comm, data, bytes, to, tag, "send"));
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SEND, bytes, -1, -1, to});
     return td_comm_end(record, td_comm_exchange(comm, data, bytes, to, NULL, 0, -1, tag));
 }
 
 td_status td_comm_recv(td_comm *comm, void *data, size_t bytes, int from, int tag)
 {
-    TD_TRY(check_peer(comm, data, bytes, from, tag, "recv"));
+    TD_TRY(td_comm_check_peer(comm, data, bytes, from, tag, "recv"));
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_RECV, bytes, -1, -1, from});
     return td_comm_end(record, td_comm_exchange(comm, NULL, 0, -1, data, bytes, from, tag));
 }

@@ -110,6 +110,12 @@ td_status td_comm_end(struct td_record *record, td_status status);
 TD_MUST_CHECK td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int to,
                                          void *in, size_t in_bytes, int from, int tag);
 
+/* A message ends at so many bytes: longer ones go in pieces, of which both sides know. */
+#define TD_COMM_PIECE ((size_t)1 << 30)
+/* Of a user's send or recv (`what`). */
+TD_MUST_CHECK td_status td_comm_check_peer(const td_comm *comm, const void *data, size_t bytes,
+                                           int peer, int tag, const char *what);
+
 /* Reserved tags lie above the users'. */
 enum {
     TD_TAG_COLLECTIVE = 1000001,
