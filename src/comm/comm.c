@@ -139,6 +139,11 @@ static td_status wait_for(td_comm *comm, int peer, td_bell *bell, td_wait_test *
         bool done = false;
         TD_TRY(test(arg, &done));
         if (done) return TD_OK;
+        if (comm->ops->pause) {
+            TD_TRY(comm->ops->check(comm, peer));
+            TD_TRY(comm->ops->pause(comm));
+            continue;
+        }
         if (!comm->crowded && round < SPINS) {
             relax();
             continue;

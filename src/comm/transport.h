@@ -38,6 +38,8 @@ typedef struct td_transport_ops {
     td_status (*shared_create)(td_comm *comm, size_t bytes, td_region *out);
     void (*shared_destroy)(td_comm *comm, td_region *region);
     void (*close)(td_comm *comm); /* this rank leaves the group */
+    /* Lets others run while this rank waits, instead of time passing; NULL: time passes. */
+    td_status (*pause)(td_comm *comm);
     bool one_memory;              /* ranks are threads: they may read each other's buffers */
 } td_transport_ops;
 
@@ -157,7 +159,7 @@ typedef struct td_mpi_module {
      * when that worked. Ends no MPI. */
     bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 5, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 6, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 
