@@ -195,7 +195,7 @@ static td_status test_request(void *arg, bool *done)
     return p->comm->ops->test(p->comm, p->request, done);
 }
 
-static td_status finish(td_comm *comm, td_request *request)
+td_status td_comm_wait_request(td_comm *comm, td_request *request)
 {
     pending p = {comm, request};
     td_status status =
@@ -213,7 +213,7 @@ static td_status exchange_piece(td_comm *comm, const void *out, size_t out_bytes
     if (from >= 0) TD_TRY(comm->ops->irecv(comm, &recv));
     if (to >= 0) {
         status = comm->ops->isend(comm, &send);
-        if (status == TD_OK) status = finish(comm, &send);
+        if (status == TD_OK) status = td_comm_wait_request(comm, &send);
         if (status == TD_OK) comm->bytes_sent += out_bytes, comm->messages_sent++;
     }
     if (from < 0) return status;
@@ -221,7 +221,7 @@ static td_status exchange_piece(td_comm *comm, const void *out, size_t out_bytes
         comm->ops->cancel(comm, &recv);
         return status;
     }
-    return finish(comm, &recv);
+    return td_comm_wait_request(comm, &recv);
 }
 
 td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,

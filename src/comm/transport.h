@@ -6,6 +6,8 @@
 #include "comm/bell.h"
 #include "tandem/comm.h"
 
+struct td_call;
+
 /* An operation under way; storage is the caller's and must not move until it is done. */
 typedef struct td_request {
     struct td_request *next; /* for the transport's lists */
@@ -40,6 +42,9 @@ typedef struct td_transport_ops {
     void (*close)(td_comm *comm); /* this rank leaves the group */
     /* Lets others run while this rank waits, instead of time passing; NULL: time passes. */
     td_status (*pause)(td_comm *comm);
+    /* Begins one of the system's own collectives, where it has one for the call, which `test` then
+     * follows; reductions of whole numbers alone, as their order is the system's. NULL: none. */
+    td_status (*own)(td_comm *comm, const struct td_call *call, td_request *request);
     bool one_memory;              /* ranks are threads: they may read each other's buffers */
 } td_transport_ops;
 
@@ -81,6 +86,9 @@ typedef td_status td_wait_test(void *arg, bool *done);
 typedef int td_wait_blame(void *arg);
 TD_MUST_CHECK td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *test,
                                      td_wait_blame *blame, void *arg);
+
+/* Until it is done; withdrawn on failure. */
+TD_MUST_CHECK td_status td_comm_wait_request(td_comm *comm, td_request *request);
 
 /* Operations beside the patterns of tandem/comm.h. */
 enum {
@@ -128,6 +136,7 @@ enum {
     TD_TAG_BYE = 1000006,
     TD_TAG_NODES = 1000007,
     TD_TAG_RESULTS = 1000008,
+    TD_TAG_SECOND_TREE = 1000009,
     TD_TAG_KEYED = 1000016, /* to 1000020, see keyed_impl.h */
     TD_TAG_RANGES = 1000128,
     TD_TAG_END = 1600000
@@ -159,7 +168,7 @@ typedef struct td_mpi_module {
      * when that worked. Ends no MPI. */
     bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 6, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 7, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

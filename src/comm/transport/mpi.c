@@ -7,12 +7,11 @@
  *
  * A rank that fails tells all others by a message with a tag of its own, which their waits look
  * for; peers on the same host are also watched by their process ids. */
-#include "comm/transport.h"
+#include "comm/transport/mpi_impl.h"
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <mpi.h>
 #if __has_include(<mpi-ext.h>)
 #include <mpi-ext.h>
 #endif
@@ -56,7 +55,7 @@ static int in_world(const td_comm *comm, int rank)
     return comm->world && rank >= 0 ? comm->world[rank] : rank;
 }
 
-static td_status mpi_error(int code, const td_comm *comm, int peer)
+td_status td_mpi_error(int code, const td_comm *comm, int peer)
 {
     char text[MPI_MAX_ERROR_STRING] = "";
     int length, class = 0, me = in_world(comm, comm->rank), other = in_world(comm, peer);
@@ -75,17 +74,20 @@ static td_status mpi_error(int code, const td_comm *comm, int peer)
                           operation(comm), text);
 }
 
-/* An MPI_Request is kept in the request's two words. */
-static MPI_Request *native(td_request *request)
+const td_mpi_services *td_mpi_library(void)
 {
-    _Static_assert(sizeof(MPI_Request) <= sizeof request->native, "room for an MPI request");
-    return (MPI_Request *)(void *)request->native;
+    return services;
+}
+
+MPI_Comm td_mpi_handle(const td_comm *comm)
+{
+    return ((const mpi_group *)comm->impl)->comm;
 }
 
 static td_status start(td_comm *comm, td_request *request, int code)
 {
     request->done = code != MPI_SUCCESS;
-    return code == MPI_SUCCESS ? TD_OK : mpi_error(code, comm, request->peer);
+    return code == MPI_SUCCESS ? TD_OK : td_mpi_error(code, comm, request->peer);
 }
 
 static td_status too_long(const td_request *request)
@@ -100,17 +102,17 @@ static td_status mpi_isend(td_comm *comm, td_request *request)
     if (request->bytes > 2147483647u) return too_long(request);
     return start(comm, request,
                  MPI_Isend(request->data, (int)request->bytes, MPI_BYTE, request->peer,
-                           request->tag, g->comm, native(request)));
+                           request->tag, g->comm, td_mpi_native(request)));
 }
 
 static td_status mpi_irecv(td_comm *comm, td_request *request)
 {
     mpi_group *g = comm->impl;
     if (request->bytes > 2147483647u) return too_long(request);
-    request->self = 1; /* receives know their length */
+    request->self = TD_MPI_RECEIVES; /* they know their length */
     return start(comm, request,
                  MPI_Irecv(request->data, (int)request->bytes, MPI_BYTE, request->peer,
-                           request->tag, g->comm, native(request)));
+                           request->tag, g->comm, td_mpi_native(request)));
 }
 
 static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
@@ -119,7 +121,7 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
     if (request->done) return TD_OK;
     int flag = 0, got = 0;
     MPI_Status status;
-    int code = MPI_Test(native(request), &flag, &status);
+    int code = MPI_Test(td_mpi_native(request), &flag, &status);
     if (code != MPI_SUCCESS) {
         int class = 0;
         MPI_Error_class(code, &class);
@@ -129,12 +131,13 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
                                   "expected in %s",
                                   in_world(comm, request->peer), request->bytes,
                                   in_world(comm, comm->rank), operation(comm));
-        return mpi_error(code, comm, request->peer);
+        return td_mpi_error(code, comm, request->peer);
     }
     *done = flag != 0;
     if (!flag) return TD_OK;
     request->done = 1;
-    if (request->self != 1) return TD_OK;
+    if (request->self == TD_MPI_OWN) free(request->native[1]);
+    if (request->self != TD_MPI_RECEIVES) return TD_OK;
     MPI_Get_count(&status, MPI_BYTE, &got);
     if ((size_t)got != request->bytes)
         return services->fail(TD_ERR_PEER, "rank %d sent %d bytes where rank %d expected %zu in %s",
@@ -146,9 +149,10 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
 static void mpi_cancel(td_comm *comm, td_request *request)
 {
     (void)comm;
-    if (request->done || *native(request) == MPI_REQUEST_NULL) return;
-    MPI_Cancel(native(request));
-    MPI_Request_free(native(request));
+    if (request->done || *td_mpi_native(request) == MPI_REQUEST_NULL) return;
+    if (request->self == TD_MPI_OWN) return; /* MPI cannot withdraw it: what it holds is lost */
+    MPI_Cancel(td_mpi_native(request));
+    MPI_Request_free(td_mpi_native(request));
     request->done = 1;
 }
 
@@ -235,7 +239,7 @@ static td_status mpi_split(td_comm *comm, int color, int key, const int *members
     int code = MPI_Comm_split(g->comm, color < 0 ? MPI_UNDEFINED : color, key, &child->comm);
     if (code != MPI_SUCCESS || color < 0) {
         free(child);
-        return code == MPI_SUCCESS ? TD_OK : mpi_error(code, comm, -1);
+        return code == MPI_SUCCESS ? TD_OK : td_mpi_error(code, comm, -1);
     }
     MPI_Comm_set_errhandler(child->comm, MPI_ERRORS_RETURN);
     child->world = g->world;
@@ -355,7 +359,7 @@ static td_status exchange_names(mpi_group *g, td_comm *world, char **host_names)
     }
     free(all);
     *host_names = names;
-    return code == MPI_SUCCESS ? TD_OK : mpi_error(code, world, -1);
+    return code == MPI_SUCCESS ? TD_OK : td_mpi_error(code, world, -1);
 }
 
 static td_status check_tags(MPI_Comm comm)
@@ -485,6 +489,7 @@ static void mpi_version(char text[256])
 
 static const td_transport_ops mpi_ops = {
     .name = "mpi",
+    .own = td_mpi_own,
     .isend = mpi_isend,
     .irecv = mpi_irecv,
     .test = mpi_test,
