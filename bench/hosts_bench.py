@@ -37,7 +37,7 @@ def measure(args, rate):
         field = line.split("\t")
         if rate and field[0] == "pattern":
             line += "\tbound us\tbound/ours"
-        elif rate and len(field) == 6:
+        elif rate and len(field) == 7:
             bound = bound_us(field[0], float(field[1]), args.hosts, rate)
             if bound:
                 line += f"\t{bound:.2f}\t{bound / float(field[2]):.2f}"
