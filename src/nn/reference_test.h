@@ -108,22 +108,34 @@ static void reference_gap(reference_run *r)
         }
 }
 
-static void reference_bn(reference_run *r)
+/* Weighted mean and variance over rows [begin, end) of channel k; rows of weight 0 give the shift.
+ */
+static void reference_bn_channel(reference_run *r, size_t begin, size_t end, size_t k)
 {
     size_t c = r->layer->input.c, plane = td_shape_size(r->layer->input) / c;
     double epsilon = r->layer->given[1] ? r->layer->arg[1] : 1e-5;
-    for (int l = 0; l < r->pass->leaves; l++) {
-        size_t begin = r->pass->leaf_row[l] * plane, end = r->pass->leaf_row[l + 1] * plane;
-        for (size_t k = 0; k < c; k++) {
-            double mean = 0, variance = 0, n = (double)(end - begin);
-            for (size_t i = begin; i < end; i++) mean += r->x[i * c + k] / n;
-            for (size_t i = begin; i < end; i++) variance += pow(r->x[i * c + k] - mean, 2) / n;
-            for (size_t i = begin; i < end; i++)
-                r->y[i * c + k] =
-                    (r->x[i * c + k] - mean) / sqrt(variance + epsilon) * r->param[0][k] +
-                    r->param[1][k];
-        }
+    double total = 0, mean = 0, variance = 0;
+    const double *x = r->x + k;
+    const float *weight = r->pass->weight;
+    for (size_t i = begin * plane; i < end * plane; i++) {
+        double w = weight ? weight[i / plane] : 1;
+        total += w, mean += w * x[i * c];
     }
+    mean /= total;
+    for (size_t i = begin * plane; i < end * plane; i++)
+        variance += (weight ? weight[i / plane] : 1) * pow(x[i * c] - mean, 2) / total;
+    for (size_t i = begin * plane; i < end * plane; i++) {
+        bool counts = !weight || weight[i / plane] > 0;
+        double hat = counts ? (x[i * c] - mean) / sqrt(variance + epsilon) : 0;
+        r->y[i * c + k] = hat * r->param[0][k] + r->param[1][k];
+    }
+}
+
+static void reference_bn(reference_run *r)
+{
+    for (int l = 0; l < r->pass->leaves; l++)
+        for (size_t k = 0; k < r->layer->input.c; k++)
+            reference_bn_channel(r, r->pass->leaf_row[l], r->pass->leaf_row[l + 1], k);
 }
 
 static void reference_ln(reference_run *r)
