@@ -50,6 +50,21 @@ class Program(unittest.TestCase):
         tandem("bench", "--comm", "scan", "--workers", "2", "--max-bytes", "64")
         tandem("bench", "--comm", "scan", "--min-bytes", "64", "--max-bytes", "4", expect=2)
 
+    @unittest.skipUnless(MPIEXEC, "no mpiexec")
+    def test_bench_runs_between_the_ranks_of_mpiexec(self):
+        done = tandem("bench", "--comm", "barrier", prefix=ranks(3))
+        self.assertIn("3 ranks on 1 hosts, transport mpi", done.stdout)
+        tuning = os.path.join(TOP, "tuning")
+        tandem("bench", "--comm", "broadcast", "--min-bytes", "64", "--max-bytes", "64", "--tune", tuning,
+               prefix=ranks(2))
+        run = train("--tuning", tuning, prefix=ranks(2))
+        self.assertEqual(digest(run), digest(train()))
+        for words in (("--comm", "zork"), ("--comm", "scan", "--min-bytes", "64", "--max-bytes", "4")):
+            done = tandem("bench", *words, prefix=ranks(2), expect=2)
+            self.assertEqual(done.stderr.count("tandem: "), 1, done.stderr)
+        done = tandem("bench", "--model", "softmax", "--steps", "2", prefix=ranks(2))
+        self.assertEqual(done.stdout.count("samples/s"), 1)
+
     def test_diagnose_lays_the_ranks_side_by_side(self):
         run = train("--workers", "3")
         done = tandem("diagnose", run)
