@@ -106,8 +106,15 @@ void td_comm_record_step(td_comm *comm, uint64_t step)
 
 td_record *td_comm_begin(td_comm *comm, td_note note)
 {
-    comm->operation = td_does_names[note.does];
+    comm->operation = td_does_names[comm->within ? comm->within : note.does];
     comm->sequence += note.does != TD_DOES_SEND && note.does != TD_DOES_RECV;
+    comm->card.runs = (td_header){.sequence = comm->sequence,
+                                  .bytes = note.bytes,
+                                  .root = note.root,
+                                  .does = (uint8_t)note.does,
+                                  .within = (uint8_t)comm->within,
+                                  .type = (uint8_t)note.type,
+                                  .op = (uint8_t)note.op};
     td_recorder *r = comm->recorder;
     if (!r) return NULL;
     uint64_t number =

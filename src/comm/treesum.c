@@ -204,8 +204,36 @@ static td_status check_config(const td_comm *comm, const td_treesum_config *conf
     return TD_OK;
 }
 
-td_status td_treesum_create(td_comm *comm, const td_treesum_config *config, td_treesum **out)
+/* All ranks must have made the same one. */
+static td_status compare_configs(td_comm *comm, const td_treesum_config *config)
 {
+    struct shape {
+        int64_t leaves, lanes, count, leaf_values, most_ranges;
+    } own = {config->leaves, config->lanes, (int64_t)config->count, config->leaf_values,
+             config->most_ranges};
+    struct shape *all = td_calloc((size_t)comm->size, sizeof *all);
+    if (!all) return no_memory();
+    td_status status = td_comm_allgather(comm, &own, sizeof own, all);
+    for (int r = 0; r < comm->size && status == TD_OK; r++) {
+        const struct shape *a = &all[r];
+        if (memcmp(a, &own, sizeof own) == 0) continue;
+        status =
+            td_fail(TD_ERR_ARG,
+                    "rank %d makes a tree sum of %lld floats in %lld leaves, %lld lanes, %lld "
+                    "values a leaf and %lld ranges, where rank %d has %lld, %lld, %lld, %lld "
+                    "and %lld",
+                    comm->world[r], (long long)a->count, (long long)a->leaves, (long long)a->lanes,
+                    (long long)a->leaf_values, (long long)a->most_ranges, comm->world[comm->rank],
+                    (long long)own.count, (long long)own.leaves, (long long)own.lanes,
+                    (long long)own.leaf_values, (long long)own.most_ranges);
+    }
+    td_free(all);
+    return status;
+}
+
+static td_status create(td_comm *comm, const td_treesum_config *config, td_treesum **out)
+{
+    if (comm->size > 1) TD_TRY(compare_configs(comm, config));
     TD_TRY(check_config(comm, config)); /* the same everywhere */
     td_treesum *ts = td_calloc(1, sizeof *ts);
     if (!ts) return td_comm_agree(comm, no_memory());
@@ -229,6 +257,15 @@ td_status td_treesum_create(td_comm *comm, const td_treesum_config *config, td_t
     return TD_OK;
 out:
     td_treesum_destroy(ts);
+    return status;
+}
+
+td_status td_treesum_create(td_comm *comm, const td_treesum_config *config, td_treesum **out)
+{
+    int before = comm->within;
+    if (!before) comm->within = TD_DOES_TREESUM;
+    td_status status = create(comm, config, out);
+    comm->within = before;
     return status;
 }
 

@@ -45,7 +45,7 @@ static const row table[] = {
     {TD_ALLREDUCE, "hierarchical", 32768, false, td_hierarchical_reduce, over_hosts},
     {TD_REDUCE_SCATTER, "pairwise", 0, false, td_pairwise_reduce_scatter},
     {TD_SCAN, "chain", 0, false, td_chain_scan},
-    /* inside a host nothing is faster */
+    /* inside a host nothing is faster; the last rows, a row for each pattern */
     {TD_BARRIER, "shared", 0, false, td_shared_run, td_shared_fits},
     {TD_BROADCAST, "shared", 0, false, td_shared_run, td_shared_fits},
     {TD_SCATTER, "shared", 0, false, td_shared_run, td_shared_fits},
@@ -96,6 +96,11 @@ int td_coll_row(const td_comm *comm, td_pattern pattern, int algorithm)
     return -1;
 }
 
+const char *td_coll_name(int place)
+{
+    return place >= 0 && place < ROWS ? table[place].name : "?";
+}
+
 td_status td_coll_force(td_comm *comm, td_pattern pattern, const char *name)
 {
     comm->forced[pattern] = 0;
@@ -120,18 +125,36 @@ static int preferred(const td_comm *comm, const td_call *call)
     return found;
 }
 
+/* The place in the table that serves the call, -1: none. */
+static int choose(const td_comm *comm, const td_call *call, int wanted)
+{
+    bool halves = call->pattern >= TD_REDUCE && !td_reduction_in_parts(&call->how);
+    if (wanted >= 0 && !(table[wanted].partial && halves)) return wanted;
+    for (int k = ROWS - 1; k >= 0; k--)
+        if (fits(comm, &table[k], call->pattern) && call->bytes >= table[k].from_bytes &&
+            !(table[k].partial && halves))
+            return k;
+    return -1;
+}
+
 td_status td_coll_run(td_comm *comm, const td_call *call)
 {
     if (comm->size == 1) return alone(call);
     int wanted = preferred(comm, call);
-    if (wanted < 0 && td_shared_fits(comm)) return td_shared_run(comm, call);
-    bool halves = call->pattern >= TD_REDUCE && !td_reduction_in_parts(&call->how);
-    if (wanted >= 0 && !(table[wanted].partial && halves)) return table[wanted].run(comm, call);
-    for (int k = ROWS - 1; k >= 0; k--)
-        if (fits(comm, &table[k], call->pattern) && call->bytes >= table[k].from_bytes &&
-            !(table[k].partial && halves))
-            return table[k].run(comm, call);
-    return td_fail(TD_ERR_INTERNAL, "no algorithm for %s", td_does_names[call->pattern]);
+    if (wanted < 0 && td_shared_fits(comm)) {
+        td_header_of_call(comm, call, ROWS - TD_PATTERNS + (int)call->pattern);
+        return td_shared_run(comm, call);
+    }
+    int place = choose(comm, call, wanted), first = 0;
+    if (place < 0)
+        return td_fail(TD_ERR_INTERNAL, "no algorithm for %s", td_does_names[call->pattern]);
+    td_algorithm *run = table[place].run;
+    while (table[first].pattern != call->pattern || table[first].run != run) first++;
+    td_header_of_call(comm, call, first);
+    TD_TRY(td_greeting_begin(comm));
+    td_status status = run(comm, call);
+    comm->greets = false;
+    return status;
 }
 
 void td_coll_release(td_comm *comm)
@@ -139,6 +162,7 @@ void td_coll_release(td_comm *comm)
     td_worker_destroy(comm);
     td_meet_destroy(comm);
     td_hosts_destroy(comm);
+    td_greeting_destroy(comm);
     td_free(comm->tuning);
     comm->tuning = NULL;
     td_recorder_close(comm);
