@@ -106,6 +106,7 @@ td_status td_comm_send(td_comm *comm, const void *data, size_t bytes, int to, in
 {
     TD_TRY(check_peer(comm, data, bytes, to, tag, "send"));
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SEND, bytes, -1, -1, to});
+    comm->card.runs.parts = (uint32_t)tag;
     return td_comm_end(record, td_comm_exchange(comm, data, bytes, to, NULL, 0, -1, tag));
 }
 
@@ -113,19 +114,11 @@ td_status td_comm_recv(td_comm *comm, void *data, size_t bytes, int from, int ta
 {
     TD_TRY(check_peer(comm, data, bytes, from, tag, "recv"));
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_RECV, bytes, -1, -1, from});
+    comm->card.runs.parts = (uint32_t)tag;
     return td_comm_end(record, td_comm_exchange(comm, NULL, 0, -1, data, bytes, from, tag));
 }
 
 /* --- agreement --- */
-
-/* From here to the end of `what`, operations that begin are parts of it. Returns what they were a
- * part of before: to be put back. */
-static int enter(td_comm *comm, int what)
-{
-    int before = comm->within;
-    if (!before) comm->within = what;
-    return before;
-}
 
 td_status td_comm_agree(td_comm *comm, td_status mine)
 {
@@ -141,9 +134,9 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
     own->status = mine;
     if (mine != TD_OK) strncpy(own->text, td_last_error(), SENTENCE - 1);
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_AGREE, 0, -1, -1, -1});
-    int before = enter(comm, TD_DOES_AGREE);
+    int entered = td_comm_enter(comm, TD_DOES_AGREE);
     td_status status = td_comm_allgather(comm, own, sizeof *own, all);
-    comm->within = before;
+    td_comm_leave(comm, entered);
     for (int r = 0; r < comm->size && status == TD_OK; r++)
         if (all[r].status != TD_OK) status = td_fail_again((td_status)all[r].status, all[r].text);
     td_free(all);
@@ -183,7 +176,7 @@ td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
     size_t n = (size_t)comm->size;
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SPLIT, 0, -1, -1, -1});
     uint64_t number = comm->sequence;
-    int before = enter(comm, TD_DOES_SPLIT);
+    int entered = td_comm_enter(comm, TD_DOES_SPLIT);
     td_comm *child = td_calloc(1, sizeof *child);
     ticket *all = td_calloc(n, sizeof *all), mine = {color, key, comm->host[comm->rank]};
     int *members = td_calloc(3 * n, sizeof *members), *host = members + n, *world = host + n;
@@ -214,7 +207,7 @@ out:
     td_free(child);
     td_free(members);
     td_free(all);
-    comm->within = before;
+    td_comm_leave(comm, entered);
     return td_comm_end(record, status);
 }
 

@@ -2,7 +2,7 @@
  *
  * The first message of a collective operation from one rank to another begins with a *hello*:
  *
- *   header (32 bytes) | length of the payload (8) | magic (8) | payload, if it has at most INLINE
+ *   header (40 bytes) | length of the payload (8) | magic (8) | payload, if it has at most INLINE
  *
  * A longer payload follows as a message of its own. A receiver takes the hello whatever its length,
  * and compares before it looks at any payload: a rank that runs another operation, by another
@@ -13,7 +13,7 @@
  * that it agrees on, so the next one that it finds is a hello, of that rank's next operation with
  * it.
  *
- * Cost: a copy of short payloads at both ends; for longer ones a message of 48 bytes, per peer and
+ * Cost: a copy of short payloads at both ends; for longer ones a message of 56 bytes, per peer and
  * operation.
  * Not seen here: that two ranks disagree of which neither awaits a message of the other (such as
  * two roots). Their next operation tells, or the cards of those who wait (wait.c). */
@@ -24,7 +24,7 @@
 
 #include <string.h>
 
-enum { INLINE = 4000, MAGIC = 0x7d3a11ce, MOST = 1 << 30 };
+enum { INLINE = TD_HELLO_INLINE, MAGIC = 0x7d3a11ce, MOST = 1 << 30 };
 
 typedef struct hello {
     td_header header;
@@ -41,7 +41,7 @@ typedef struct acquaintance {
 typedef struct td_greeting {
     uint64_t number; /* of operations with hellos */
     acquaintance *peer;
-    char in[TD_HELLO_BYTES + INLINE], out[TD_HELLO_BYTES + INLINE];
+    char in[TD_HELLO_ROOM], out[TD_HELLO_ROOM];
 } td_greeting;
 
 static td_status greeting_of(td_comm *comm, td_greeting **out)
@@ -113,10 +113,10 @@ td_status td_hello_send(td_comm *comm, td_request *q, int peer, char text[TD_HEL
     return comm->ops->isend(comm, q);
 }
 
-td_status td_hello_receive(td_comm *comm, td_request *q, int peer, char text[TD_HELLO_BYTES])
+td_status td_hello_receive(td_comm *comm, td_request *q, int peer, char text[TD_HELLO_ROOM])
 {
     *q = (td_request){.data = text,
-                      .bytes = TD_HELLO_BYTES,
+                      .bytes = TD_HELLO_ROOM,
                       .peer = peer,
                       .tag = TD_TAG_COLLECTIVE,
                       .at_most = true};

@@ -30,6 +30,17 @@ void td_header_of_call(td_comm *comm, const td_call *call, int algorithm)
     h->root = rooted(call->pattern) ? call->root : -1;
     h->width = call->pattern >= TD_REDUCE && call->how.combine ? (uint16_t)call->how.width : 0;
     h->algorithm = (uint8_t)(algorithm + 1);
+    h->history = comm->history;
+    uint64_t words[sizeof *h / 8];
+    memcpy(words, h, sizeof words);
+    for (size_t k = 0; k < sizeof words / 8; k++)
+        comm->history = (comm->history ^ words[k]) * 0xff51afd7ed558ccd;
+    comm->history ^= comm->history >> 32;
+}
+
+bool td_header_is_message(const td_header *h)
+{
+    return h->does == TD_DOES_SEND || h->does == TD_DOES_RECV;
 }
 
 bool td_header_same(const td_header *a, const td_header *b)
@@ -57,9 +68,9 @@ void td_header_describe(const td_comm *comm, const td_header *h, char *text, siz
     int n = snprintf(text, room, "%s", name_of(h));
     if (h->within || h->does == TD_BARRIER || (size_t)n >= room) return;
     text += n, room -= (size_t)n;
-    if (h->does == TD_DOES_SEND || h->does == TD_DOES_RECV)
-        n = snprintf(text, room, " of %llu bytes %s rank %d", bytes,
-                     h->does == TD_DOES_SEND ? "to" : "from", in_run(comm, h->root));
+    if (td_header_is_message(h))
+        n = snprintf(text, room, " of %llu bytes %s rank %d under tag %u", bytes,
+                     h->does == TD_DOES_SEND ? "to" : "from", in_run(comm, h->root), h->parts);
     else if (h->width)
         n = snprintf(text, room, " (own operation of %llu bytes of items of %d)", bytes, h->width);
     else if (h->type <= TD_BF16 && h->op <= TD_PROD)
@@ -81,6 +92,14 @@ td_status td_header_compare(const td_comm *comm, int rank, const td_header *thei
     char mine[160], other[160], number[32] = "", how[96] = "";
     td_header_describe(comm, own, mine, sizeof mine);
     td_header_describe(comm, theirs, other, sizeof other);
+    td_header past = *theirs;
+    past.history = own->history;
+    if (td_header_same(own, &past))
+        return td_fail(TD_ERR_ARG,
+                       "rank %d ran other operations than rank %d before %s (operation "
+                       "%llu)",
+                       comm->world[rank], comm->world[comm->rank], mine,
+                       (unsigned long long)own->sequence);
     if (theirs->sequence != own->sequence)
         snprintf(number, sizeof number, " (operation %llu)", (unsigned long long)theirs->sequence);
     else if (strcmp(mine, other) == 0 && theirs->parts != own->parts)
@@ -98,9 +117,10 @@ td_status td_header_compare(const td_comm *comm, int rank, const td_header *thei
 td_status td_card_judge(const td_comm *comm, int world, const td_card *card)
 {
     const td_header *own = &comm->card.runs, *theirs = &card->runs;
-    bool alone = own->does == TD_DOES_SEND || own->does == TD_DOES_RECV ||
-                 theirs->does == TD_DOES_SEND || theirs->does == TD_DOES_RECV;
+    bool alone = td_header_is_message(own) || td_header_is_message(theirs);
     if (card->group != comm->card.group || own->sequence != theirs->sequence || alone) return TD_OK;
+    if (own->within && own->within == theirs->within && own->step != theirs->step)
+        return TD_OK; /* one is ahead */
     for (int r = 0; r < comm->size; r++) {
         if (comm->world[r] != world || r == comm->rank) continue;
         bool hosts_own = own->does == TD_DOES_SHARE && theirs->does == TD_DOES_SHARE &&
@@ -113,24 +133,27 @@ td_status td_card_judge(const td_comm *comm, int world, const td_card *card)
 void td_card_describe(const td_comm *comm, const td_card *card, const td_header *last, char *text,
                       size_t room)
 {
-    char what[160], group[64] = "";
+    char what[200], number[96] = "";
     if (card && card->waits == TD_LEFT) {
         snprintf(text, room, "has left");
     } else if (card) {
-        if (card->group == comm->card.group) {
-            td_header_describe(comm, &card->runs, what, sizeof what);
-        } else { /* whose ranks are not known here */
+        unsigned long long operation = card->runs.sequence;
+        if (card->group != comm->card.group) { /* whose ranks are not known here */
             snprintf(what, sizeof what, "%s", name_of(&card->runs));
-            snprintf(group, sizeof group, " of another group, of %d ranks", card->ranks);
+            snprintf(number, sizeof number, " (operation %llu of another group, of %d ranks)",
+                     operation, card->ranks);
+        } else {
+            td_header_describe(comm, &card->runs, what, sizeof what);
+            if (!td_header_is_message(&card->runs))
+                snprintf(number, sizeof number, " (operation %llu)", operation);
         }
-        snprintf(text, room, "%s in %s (operation %llu%s)",
-                 card->waits == TD_WAITS ? "is" : "was last seen", what,
-                 (unsigned long long)card->runs.sequence, group);
+        snprintf(text, room, "%s in %s%s", card->waits == TD_WAITS ? "is" : "was last seen", what,
+                 number);
     } else if (last) {
         td_header_describe(comm, last, what, sizeof what);
         snprintf(text, room, "was last heard of in %s (operation %llu)", what,
                  (unsigned long long)last->sequence);
     } else {
-        snprintf(text, room, "has not been heard of in this group");
+        snprintf(text, room, "has not answered");
     }
 }

@@ -17,15 +17,17 @@ struct td_call;
 typedef struct td_header {
     uint64_t sequence; /* of its group */
     uint64_t bytes;
-    uint32_t parts;       /* a hash of the sizes of its parts, 0: they are equal */
+    uint64_t history;     /* a hash of the collectives before it: nobody may look at a rank that
+                           * only gives, so later operations tell */
+    uint32_t parts;       /* a hash of the sizes of its parts, 0: they are equal; or a tag */
     int32_t root;         /* or peer, in its group; -1: none */
     uint16_t width;       /* of elements that are the user's, else 0 */
     uint8_t does, within; /* within: what it is a part of, such as split, or 0 */
+    uint8_t step;         /* its number among those parts */
     uint8_t type, op;     /* TD_NONE: none */
     uint8_t algorithm;    /* of coll.c's table, + 1; 0: it has none */
-    uint8_t unused;
 } td_header;
-_Static_assert(sizeof(td_header) == 32, "two headers to a line of cache");
+_Static_assert(sizeof(td_header) == 40, "a header without holes");
 enum { TD_NONE = 255 };
 
 typedef enum td_waits { TD_WAITED, TD_WAITS, TD_LEFT } td_waits;
@@ -39,11 +41,14 @@ typedef struct td_card {
     int32_t unused;
 } td_card;
 
-/* The header of a collective call, which this rank is to run by an algorithm of coll.c's table. */
+/* The header of a collective call, which this rank is to run by an algorithm of coll.c's table. The
+ * header of the operation under way (comm->card.runs) becomes it. */
 void td_header_of_call(td_comm *comm, const struct td_call *call, int algorithm);
 /* "all-reduce (sum of 400 bytes of f32)"; the root as a rank of the run. */
 void td_header_describe(const td_comm *comm, const td_header *header, char *text, size_t room);
 bool td_header_same(const td_header *a, const td_header *b);
+/* Whether it is a message of two ranks, which has no number in its group. */
+bool td_header_is_message(const td_header *header);
 /* TD_ERR_ARG with both, when that rank of the group runs something else than this one does. */
 TD_MUST_CHECK td_status td_header_compare(const td_comm *comm, int rank, const td_header *theirs);
 

@@ -63,9 +63,11 @@ struct td_comm {
     uint64_t bytes_sent, messages_sent;
     const char *operation;        /* under way, for messages */
     td_card card;                 /* what this rank does in the group */
-    int within;                   /* what the operations that begin are a part of, 0: nothing */
+    int within, step;             /* see td_comm_enter; 0: in no such operation */
+    uint64_t history;             /* of the collectives so far, see header.h */
     struct td_greeting *greeting; /* of exchange.c, NULL before its first use */
     bool greets;                  /* a collective is under way whose messages show its header */
+    bool spoiled;                 /* a wait has failed: messages may be left that nobody takes */
     struct td_recorder *recorder; /* of recorder.c, NULL: nothing is recorded */
     bool owns_recorder;           /* else it is the parent group's */
     struct td_record *record;     /* of the operation under way, or NULL */
@@ -113,6 +115,11 @@ typedef struct td_note {
  * is recorded) goes to td_comm_end with the operation's status, which that passes on. */
 struct td_record *td_comm_begin(td_comm *comm, td_note note);
 td_status td_comm_end(struct td_record *record, td_status status);
+/* From here on, operations that begin are parts of the one that has just begun: they get neither
+ * numbers nor entries of their own, and sentences name the whole. Returns what td_comm_leave takes
+ * to end that. */
+int td_comm_enter(td_comm *comm, int does);
+void td_comm_leave(td_comm *comm, int entered);
 
 /* Exchanges inside collectives: both, or one of them (peer -1: none), at once. Under tags of
  * collectives the header of the operation goes along, and a rank that runs another is told. */
@@ -121,12 +128,13 @@ TD_MUST_CHECK td_status td_comm_exchange(td_comm *comm, const void *out, size_t 
 
 /* The headers of a collective whose messages are requests of its own: it sends one ahead to each
  * peer that it has messages for, receives one ahead from each that it awaits messages of, and
- * compares. */
-enum { TD_HELLO_BYTES = 48 };
+ * compares. A receive has room for what a peer sends that runs something else. */
+enum { TD_HELLO_BYTES = 56, TD_HELLO_INLINE = 4000 };
+enum { TD_HELLO_ROOM = TD_HELLO_BYTES + TD_HELLO_INLINE };
 TD_MUST_CHECK td_status td_hello_send(td_comm *comm, td_request *request, int peer,
                                       char text[TD_HELLO_BYTES]);
 TD_MUST_CHECK td_status td_hello_receive(td_comm *comm, td_request *request, int peer,
-                                         char text[TD_HELLO_BYTES]);
+                                         char text[TD_HELLO_ROOM]);
 TD_MUST_CHECK td_status td_hello_compare(td_comm *comm, const td_request *received);
 
 /* Begins a collective whose messages show its header (comm->card.runs). */

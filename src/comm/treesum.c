@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "comm/treesum_impl.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static int cut(int n, int parts, int part)
@@ -204,28 +205,32 @@ static td_status check_config(const td_comm *comm, const td_treesum_config *conf
     return TD_OK;
 }
 
-/* All ranks must have made the same one. */
+typedef struct shape {
+    int64_t count, leaves, lanes, leaf_values, ranges;
+} shape;
+
+static void describe(char *text, size_t room, const shape *s)
+{
+    snprintf(text, room,
+             "%lld floats (%lld leaves of %lld values, %lld lanes, at most %lld ranges)",
+             (long long)s->count, (long long)s->leaves, (long long)s->leaf_values,
+             (long long)s->lanes, (long long)s->ranges);
+}
+
+/* All ranks must ask for the same one. */
 static td_status compare_configs(td_comm *comm, const td_treesum_config *config)
 {
-    struct shape {
-        int64_t leaves, lanes, count, leaf_values, most_ranges;
-    } own = {config->leaves, config->lanes, (int64_t)config->count, config->leaf_values,
-             config->most_ranges};
-    struct shape *all = td_calloc((size_t)comm->size, sizeof *all);
+    shape own = {(int64_t)config->count, config->leaves, config->lanes, config->leaf_values,
+                 config->most_ranges};
+    shape *all = td_calloc((size_t)comm->size, sizeof *all);
     if (!all) return no_memory();
     td_status status = td_comm_allgather(comm, &own, sizeof own, all);
     for (int r = 0; r < comm->size && status == TD_OK; r++) {
-        const struct shape *a = &all[r];
-        if (memcmp(a, &own, sizeof own) == 0) continue;
-        status =
-            td_fail(TD_ERR_ARG,
-                    "rank %d makes a tree sum of %lld floats in %lld leaves, %lld lanes, %lld "
-                    "values a leaf and %lld ranges, where rank %d has %lld, %lld, %lld, %lld "
-                    "and %lld",
-                    comm->world[r], (long long)a->count, (long long)a->leaves, (long long)a->lanes,
-                    (long long)a->leaf_values, (long long)a->most_ranges, comm->world[comm->rank],
-                    (long long)own.count, (long long)own.leaves, (long long)own.lanes,
-                    (long long)own.leaf_values, (long long)own.most_ranges);
+        char theirs[200], mine[200];
+        if (memcmp(&all[r], &own, sizeof own) == 0) continue;
+        describe(theirs, sizeof theirs, &all[r]), describe(mine, sizeof mine, &own);
+        status = td_fail(TD_ERR_ARG, "rank %d makes a tree sum of %s where rank %d makes one of %s",
+                         comm->world[r], theirs, comm->world[comm->rank], mine);
     }
     td_free(all);
     return status;
@@ -262,11 +267,11 @@ out:
 
 td_status td_treesum_create(td_comm *comm, const td_treesum_config *config, td_treesum **out)
 {
-    int before = comm->within;
-    if (!before) comm->within = TD_DOES_TREESUM;
+    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_TREESUM, 0, -1, -1, -1});
+    int entered = td_comm_enter(comm, TD_DOES_TREESUM);
     td_status status = create(comm, config, out);
-    comm->within = before;
-    return status;
+    td_comm_leave(comm, entered);
+    return td_comm_end(record, status);
 }
 
 void td_treesum_destroy(td_treesum *ts)

@@ -66,47 +66,60 @@ static td_status ask(waiting *w, int who)
     return TD_OK;
 }
 
+/* What that rank of the group showed last, wherever; false: nothing. */
+static bool last_of(td_comm *comm, int rank, td_header *out)
+{
+    const td_header *heard = td_greeting_last(comm, rank);
+    bool met = comm->meet && td_meet_last(comm->meet, rank, out);
+    if (heard && (!met || heard->sequence > out->sequence)) *out = *heard;
+    return heard || met;
+}
+
+static int in_group(const td_comm *comm, int world)
+{
+    for (int r = 0; r < comm->size; r++)
+        if (comm->world[r] == world) return r;
+    return -1;
+}
+
 /* What is known of the missing rank, and of the one that it waits for, ... */
 static void tell_missing(td_comm *comm, int who, char *text, size_t room)
 {
-    const td_header *last = td_greeting_last(comm, who);
-    td_header shown;
-    if (comm->meet && td_meet_last(comm->meet, who, &shown) &&
-        (!last || shown.sequence >= last->sequence))
-        last = &shown;
-    int told[HOPS], hops = 0;
-    size_t n = 0;
-    for (int world = comm->world[who]; world >= 0 && hops < HOPS; last = NULL) {
+    int told[HOPS], hops = 0, world = comm->world[who];
+    for (size_t n = 0; world >= 0 && world != comm->world[comm->rank] && hops < HOPS;) {
         td_card card;
+        td_header last;
         char what[300];
         for (int k = 0; k < hops; k++)
-            if (told[k] == world) return;
+            if (told[k] == world) return; /* they wait for each other */
         told[hops++] = world;
+        int rank = in_group(comm, world);
         bool there = comm->ops->card(comm, world, &card);
-        if (!there && hops > 1) return;
-        td_card_describe(comm, there ? &card : NULL, last, what, sizeof what);
+        bool known = rank >= 0 && last_of(comm, rank, &last);
+        td_card_describe(comm, there ? &card : NULL, known ? &last : NULL, what, sizeof what);
         n += (size_t)snprintf(text + n, room - n, "; rank %d %s", world, what);
         if (n >= room) return;
         world = there && card.waits == TD_WAITS ? card.missing : -1;
         if (world >= 0) n += (size_t)snprintf(text + n, room - n, ", waiting for rank %d", world);
-        if (n >= room || world == comm->world[comm->rank]) return;
+        if (n >= room) return;
     }
 }
 
 static td_status too_late(td_comm *comm, int who)
 {
-    const char *what = comm->operation ? comm->operation : "a wait";
     long long ms = comm->deadline_ms;
-    unsigned long long number = comm->sequence;
     int me = comm->world[comm->rank];
-    char known[600] = "";
+    char what[200], known[600] = "";
+    if (comm->operation && td_header_is_message(&comm->card.runs))
+        td_header_describe(comm, &comm->card.runs, what, sizeof what);
+    else
+        snprintf(what, sizeof what, "%s (operation %llu)",
+                 comm->operation ? comm->operation : "a wait", (unsigned long long)comm->sequence);
     if (who < 0)
-        return td_fail(TD_ERR_TIMEOUT, "rank %d waited more than %lld ms in %s (operation %llu)",
-                       me, ms, what, number);
+        return td_fail(TD_ERR_TIMEOUT, "rank %d waited more than %lld ms in %s", me, ms, what);
     tell_missing(comm, who, known, sizeof known);
-    return td_fail(TD_ERR_TIMEOUT,
-                   "rank %d waited more than %lld ms for rank %d in %s (operation %llu)%s", me, ms,
-                   comm->world[who], what, number, known);
+    return td_fail(TD_ERR_TIMEOUT, "rank %d waited more than %lld ms for rank %d in %s%s", me, ms,
+                   comm->world[who], what, known);
 }
 
 /* --- the wait --- */
@@ -189,6 +202,7 @@ td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *tes
         comm->record->missing = -1;
     }
     if (w.begin) comm->card.waits = TD_WAITED;
+    if (status != TD_OK) comm->spoiled = true;
     if (w.ask_period) comm->ops->show(comm, -1); /* no longer */
     return status;
 }

@@ -18,7 +18,7 @@
 
 enum {
     TD_HOSTS_SLOTS = 8,
-    TD_HOSTS_LINE = 384,
+    TD_HOSTS_LINE = 448,
     TD_HOSTS_MESSAGE = 48 << 10, /* the longest: under 64 KiB, Open MPI's TCP sends at once */
     TD_HOSTS_PIECE = 8 << 10     /* shorter ones are not cut further */
 };
@@ -55,7 +55,7 @@ typedef struct td_hosts {
     char *received;       /* [SLOTS][comm->size][piece_room] */
     td_request *requests; /* [SLOTS][request_room] */
     int request_room;
-    char (*hello)[TD_HELLO_BYTES]; /* [count] from each host; [count]: to all */
+    char (*hello)[TD_HELLO_ROOM]; /* [count] from each host; [count]: to all */
     const void **parts;            /* [comm->size] scratch */
     int *leaves;
     uint64_t before; /* blocks of earlier operations */

@@ -23,7 +23,7 @@ struct td_meet {
     td_region region; /* lines | bell | shown [size][SHOWN] | slots [size][SLOTS] */
     line *lines;
     td_bell *bell;
-    td_header *shown; /* [size][SHOWN] what a rank runs in a round */
+    td_header *headers; /* [size][SHOWN] what a rank runs in a round */
     char *slots;
     uint64_t round;
     size_t first, next;   /* slots: of this round, behind it */
@@ -57,7 +57,7 @@ td_status td_meet_of(td_comm *comm, td_meet **out)
     m->comm = comm;
     m->lines = m->region.data;
     m->bell = (td_bell *)(void *)(m->lines + n);
-    m->shown = (td_header *)(void *)(m->lines + n + 1);
+    m->headers = (td_header *)(void *)(m->lines + n + 1);
     m->slots = (char *)m->region.data + head;
     *out = comm->meet = m;
     return TD_OK;
@@ -65,12 +65,34 @@ td_status td_meet_of(td_comm *comm, td_meet **out)
 
 /* --- what is run --- */
 
+static td_header *shown(const td_meet *m, int rank, uint64_t round)
+{
+    return &m->headers[rank * SHOWN + (int)(round % SHOWN)];
+}
+
+/* The first operation in which that rank ran something else, if it has a round here still. */
+static td_status compare_past(const td_meet *m, int rank)
+{
+    td_comm *c = m->comm;
+    td_header now = c->card.runs;
+    uint64_t round = m->round > SHOWN / 2 ? m->round - SHOWN / 2 : 1;
+    while (round < m->round && td_header_same(shown(m, c->rank, round), shown(m, rank, round)))
+        round++;
+    c->card.runs = *shown(m, c->rank, round);
+    td_status status = td_header_compare(c, rank, shown(m, rank, round));
+    c->card.runs = now;
+    return status;
+}
+
 static td_status compare(td_meet *m, int rank)
 {
     uint64_t bit = (uint64_t)1 << rank;
     if (m->checked & bit) return TD_OK;
     m->checked |= bit;
-    return td_header_compare(m->comm, rank, &m->shown[rank * SHOWN + (int)(m->round % SHOWN)]);
+    const td_header *theirs = shown(m, rank, m->round), *own = &m->comm->card.runs;
+    if (td_header_same(own, theirs)) return TD_OK;
+    return theirs->history == own->history ? td_header_compare(m->comm, rank, theirs)
+                                           : compare_past(m, rank);
 }
 
 void td_meet_begin(td_meet *m)
@@ -81,7 +103,7 @@ void td_meet_begin(td_meet *m)
 bool td_meet_last(const td_meet *m, int rank, td_header *out)
 {
     uint64_t round = __atomic_load_n(&m->lines[rank].stage[ARRIVED], __ATOMIC_ACQUIRE);
-    *out = m->shown[rank * SHOWN + (int)(round % SHOWN)];
+    *out = *shown(m, rank, round);
     return round > 0;
 }
 
@@ -137,7 +159,7 @@ void td_meet_arrive(td_meet *m, const void *in, void *out)
 {
     line *own = &m->lines[m->comm->rank];
     own->in = in, own->out = out;
-    m->shown[m->comm->rank * SHOWN + (int)(m->round % SHOWN)] = m->comm->card.runs;
+    *shown(m, m->comm->rank, m->round) = m->comm->card.runs;
     reach(m, ARRIVED);
 }
 

@@ -296,7 +296,9 @@ static void mpi_close(td_comm *comm)
     if (!g) return;
     comm->card.waits = TD_LEFT;
     if (g->world != g) {
-        if (!g->world->failed && !g->world->sent) MPI_Comm_free(&g->comm); /* else it could wait */
+        /* After a failure it could wait; and its number would go to another group, to which
+         * messages would come that nobody took here. */
+        if (!g->world->failed && !g->world->sent && !comm->spoiled) MPI_Comm_free(&g->comm);
         free(g);
         return;
     }
