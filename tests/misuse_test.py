@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Wrong use that ends a job under mpiexec: a rank that stops, dies, fails, leaves or runs something
-else. The other ranks end with a sentence that names it and the operation, and nothing hangs.
+else. The other ranks end with a sentence that names it and the operation, and nothing hangs; and
+"tandem diagnose" finds it in what they have recorded.
 
     misuse_test.py BUILD MPIEXEC"""
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import unittest
 
 BUILD, MPIEXEC = os.path.abspath(sys.argv[1]), sys.argv[2]
@@ -15,9 +17,9 @@ FLAGS = ["--with-ft", "ulfm", "--map-by", ":OVERSUBSCRIBE", "--mca", "osc", "^uc
 HERE, HOSTS = "0", "0,0,1,1"  # where ranks are pretended to be
 
 
-def told(kind, hosts):
+def told(kind, hosts, *run):
     """What each rank was told: {rank: "STATUS: sentence"}."""
-    words = [MPIEXEC, *FLAGS, os.path.join(BUILD, "comm_misuse_test"), "alone", kind]
+    words = [MPIEXEC, *FLAGS, os.path.join(BUILD, "comm_misuse_test"), "alone", kind, *run]
     env = dict(os.environ, TANDEM_FAKE_HOSTS=hosts)
     for name in ("OMPI_ALLOW_RUN_AS_ROOT", "PRTE_ALLOW_RUN_AS_ROOT"):
         env[name] = env[name + "_CONFIRM"] = "1"
@@ -62,6 +64,28 @@ class Job(unittest.TestCase):
         self.all_say("maximum for sum", [0, 1, 2, 3],
                      r"all-reduce \((max|sum) of 400 bytes of f32\) where rank . runs all-reduce",
                      [HOSTS])
+
+
+class Diagnose(unittest.TestCase):
+    """Over hosts, after the job."""
+
+    def finds(self, kind, sentence):
+        with tempfile.TemporaryDirectory() as run:
+            os.mkdir(os.path.join(run, "recorder"))
+            told(kind, HOSTS, run)
+            done = subprocess.run([os.path.join(BUILD, "tandem"), "diagnose", run], text=True,
+                                  capture_output=True, check=True, timeout=PATIENCE_S)
+            self.assertRegex(done.stdout, sentence)
+
+    def test_who_stopped(self):
+        self.finds("stopped", r"rank 3 waited for rank 1 when operation 2 \(barrier\) failed")
+
+    def test_who_left(self):
+        self.finds("leaving early", "rank 1 has not come to operation 1 .*: it has run none")
+
+    def test_who_ran_something_else(self):
+        self.finds("maximum for sum", "rank 1 runs all-reduce 400 B f32 max where rank 0 runs "
+                                      r"all-reduce 400 B f32 sum \(operation 1\)")
 
 
 def main():

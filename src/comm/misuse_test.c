@@ -3,7 +3,8 @@
  *
  *     misuse_test             threads, on one host and on several pretended ones
  *     misuse_test mpi [WORD]  the ranks that mpiexec started, four at least; kinds with that word
- *     misuse_test alone KIND  one kind whose failure ends the job; ranks print what they were told
+ *     misuse_test alone KIND [RUN]    one kind whose failure ends the job; ranks print what they
+ *                                     were told, and record what they do for "tandem diagnose RUN"
  *
  * Four ranks take part, of which rank 1 does wrong. Who comes through goes on to a barrier, which
  * cannot succeed. On threads a rank that fails ends the others' waits, as in a run; under mpiexec,
@@ -159,18 +160,28 @@ static td_status on_processes(td_comm *world, void *arg)
                : TD_OK;
 }
 
+typedef struct lone {
+    const kind *kind;
+    const char *run; /* NULL: no record */
+} lone;
+
 static td_status one_for_good(td_comm *world, void *arg)
 {
-    const kind *k = arg;
+    const lone *l = arg;
     told own;
-    run_kind(k, world, &own);
+    char path[1024];
+    if (l->run) {
+        snprintf(path, sizeof path, "%s/recorder/rank-%d", l->run, td_comm_rank(world));
+        TD_TRY(td_comm_record(world, path));
+    }
+    run_kind(l->kind, world, &own);
     printf("rank %d: %s: %s\n", td_comm_rank(world), td_status_name((td_status)own.status),
            own.sentence);
     fflush(stdout);
     return own.status == TD_OK ? TD_OK : td_fail_again((td_status)own.status, own.sentence);
 }
 
-static int alone(const char *name)
+static int alone(const char *name, const char *run)
 {
     const kind *found = NULL;
     for (int k = 0; k < KINDS; k++)
@@ -179,7 +190,8 @@ static int alone(const char *name)
         if (!strcmp(deadly[k].name, name)) found = &deadly[k];
     if (!found) return 2;
     td_comm_config config = {.deadline_ms = found->late ? 2 * QUICK_MS : PATIENT_MS};
-    td_status status = td_comm_run_mpi(&config, one_for_good, (void *)(uintptr_t)found);
+    lone l = {found, run};
+    td_status status = td_comm_run_mpi(&config, one_for_good, &l);
     if (status != TD_OK) fprintf(stderr, "%s\n", td_last_error());
     return status != TD_OK;
 }
@@ -187,7 +199,7 @@ static int alone(const char *name)
 int main(int argc, char **argv)
 {
     alarm(240); /* none hangs */
-    if (argc > 2 && !strcmp(argv[1], "alone")) return alone(argv[2]);
+    if (argc > 2 && !strcmp(argv[1], "alone")) return alone(argv[2], argv[3]);
     if (argc > 1 && !strcmp(argv[1], "mpi")) {
         td_comm_config patient = {.deadline_ms = 60000};
         td_status status = td_comm_run_mpi(&patient, on_processes, argc > 2 ? argv[2] : "");
