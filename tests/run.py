@@ -24,7 +24,7 @@ STEPS = {
              ["unit", "cli"], []),
     "tsan": ("build-tsan", ["-Db_sanitize=thread", "-Db_lundef=false",
                             "--buildtype=debugoptimized", "-Dmpi=disabled"], None, ["unit"],
-             ["base/pool", "comm/comm", "comm/collective", "comm/work",
+             ["base/pool", "comm/comm", "comm/collective", "comm/work", "comm/misuse",
               "comm/treesum", "data/loader", "models/net", "train/train"]),
     "fuzz": ("build-fuzz", ["-Dfuzz=true", "-Dmpi=disabled", "-Db_lundef=false"], "clang",
              ["fuzz"], []),
