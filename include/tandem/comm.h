@@ -7,7 +7,9 @@
  *
  * No call hangs. One that waits for a peer ends, within the deadline, in TD_ERR_PEER (the peer has
  * died, left or failed) or TD_ERR_TIMEOUT (it is silent); the sentence names the rank and the
- * operation. Ranks in sentences are numbered in the whole run, also in groups made by split. */
+ * operation, and what is known of the rank: what it waits in itself, and for whom, or the operation
+ * in which it was heard of last. Ranks in sentences are numbered in the whole run, also in groups
+ * made by split. */
 #ifndef TANDEM_COMM_H
 #define TANDEM_COMM_H
 
@@ -106,12 +108,15 @@ TD_API TD_MUST_CHECK td_status td_comm_recv(td_comm *comm, void *data, size_t by
 
 /* --- collectives ---
  *
- * Ranks that disagree on the operation, its root, type or length get TD_ERR_ARG with a sentence
- * that names both (inside a host at once; over hosts a wrong length or a silence is reported).
- * Buffers that are read and written may not overlap except where it is said. Parts lie in rank
- * order, one behind the other; arrays of their sizes have an entry for each rank. A count of 0 is
- * fine. TD_ERR_ARG: a null buffer, a root out of range, a length beyond memory, overlapping
- * buffers. */
+ * Ranks that disagree on the pattern, root, type, operation, length, parts, algorithm or order get
+ * TD_ERR_ARG with a sentence that names both, wherever they are: at once where one awaits the other
+ * in shared memory or takes a message of it, within about 20 ms where both wait and no message
+ * comes. A rank that only gives (a root of a broadcast, say) may be told in a later operation of
+ * the group; if it never awaits the others again, at the deadline or not at all. After an error the
+ * group is fit only to be closed. Buffers that are read and written may not overlap except where it
+ * is said. Parts lie in rank order, one behind the other; arrays of their sizes have an entry for
+ * each rank. A count of 0 is fine. TD_ERR_ARG: a null buffer, a root out of range, a length beyond
+ * memory, overlapping buffers. */
 
 TD_API TD_MUST_CHECK td_status td_comm_barrier(td_comm *comm);
 TD_API TD_MUST_CHECK td_status td_comm_broadcast(td_comm *comm, void *data, size_t bytes, int root);

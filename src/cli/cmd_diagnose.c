@@ -137,7 +137,38 @@ static bool same(const td_record *a, const td_record *b)
            a->root == b->root;
 }
 
-static int verdict(const rank_record *ranks, int size, uint64_t last)
+static bool has_failed(const rank_record *r)
+{
+    return r->newest && r->newest->state == TD_RECORD_FAILED;
+}
+
+/* A rank beside the first of those that came furthest; what is told, is counted. */
+static int compare_to_first(const rank_record *ranks, int r, int first)
+{
+    const td_record *e = ranks[r].newest, *furthest = ranks[first].newest;
+    char mine[96], theirs[96];
+    describe(furthest, theirs, sizeof theirs);
+    if (e) describe(e, mine, sizeof mine);
+    if (e && e->sequence == furthest->sequence) {
+        if (same(e, furthest)) return 0;
+        printf("rank %d runs %s where rank %d runs %s (operation %llu)\n", r, mine, first, theirs,
+               (unsigned long long)e->sequence);
+        return 1;
+    }
+    if (has_failed(&ranks[r])) return 0; /* it had come, to another one */
+    printf("rank %d has not come to operation %llu (%s), which rank %d is in or has ended: ", r,
+           (unsigned long long)furthest->sequence, theirs, first);
+    if (e)
+        printf("its last is operation %llu (%s)\n", (unsigned long long)e->sequence, mine);
+    else
+        printf("it has run none\n");
+    return 1;
+}
+
+/* failed: some rank's newest operation has failed, so what ranks that have ended ran last tells
+ * why.
+ */
+static int verdict(const rank_record *ranks, int size, uint64_t last, bool failed)
 {
     int told = 0, first = -1;
     for (int r = 0; r < size; r++) {
@@ -152,29 +183,16 @@ static int verdict(const rank_record *ranks, int size, uint64_t last)
         }
         if (k->newest && k->newest->sequence == last && first < 0) first = r;
     }
-    for (int r = 0; r < size && first >= 0; r++) {
-        const rank_record *k = &ranks[r];
-        char mine[96], theirs[96];
-        if (!k->newest || k->head->closed_ns) continue;
-        describe(ranks[first].newest, theirs, sizeof theirs);
-        describe(k->newest, mine, sizeof mine);
-        if (k->newest->sequence < last) {
-            printf("rank %d has not come to operation %llu (%s), which rank %d is in or has ended: "
-                   "its last is operation %llu (%s)\n",
-                   r, (unsigned long long)last, theirs, first,
-                   (unsigned long long)k->newest->sequence, mine);
-            told++;
-        } else if (!same(k->newest, ranks[first].newest)) {
-            printf("rank %d runs %s where rank %d runs %s (operation %llu)\n", r, mine, first,
-                   theirs, (unsigned long long)last);
-            told++;
-        }
-    }
-    for (int r = 0; r < size && !told; r++) { /* all are in it: who is waited for? */
+    for (int r = 0; r < size && first >= 0; r++)
+        if (ranks[r].bytes && (!ranks[r].head->closed_ns || failed))
+            told += compare_to_first(ranks, r, first);
+    for (int r = 0; r < size; r++) { /* who was, or is, waited for? */
         const td_record *e = ranks[r].newest;
-        if (!e || e->state != TD_RECORD_BEGUN || e->missing < 0) continue;
-        printf("rank %d waits for rank %d inside operation %llu (%s)\n", r, e->missing,
-               (unsigned long long)e->sequence, td_does_names[e->does]);
+        bool waits = !told && e && e->state == TD_RECORD_BEGUN;
+        if (!e || e->missing < 0 || !(waits || has_failed(&ranks[r]))) continue;
+        printf(waits ? "rank %d waits for rank %d inside operation %llu (%s)\n"
+                     : "rank %d waited for rank %d when operation %llu (%s) failed\n",
+               r, e->missing, (unsigned long long)e->sequence, td_does_names[e->does]);
     }
     return told;
 }
@@ -184,6 +202,7 @@ td_status td_cmd_diagnose(int argc, char **argv)
     char folder[TD_PATH_MAX];
     td_status status = TD_OK;
     int size = 0, ended = 0;
+    bool failed = false;
     uint64_t last = 0;
     if (argc != 1 || argv[0][0] == '-')
         return td_fail(TD_ERR_ARG, "say which run: tandem diagnose RUN");
@@ -203,12 +222,12 @@ td_status td_cmd_diagnose(int argc, char **argv)
         print_rank(&ranks[r], r);
         if (ranks[r].newest && ranks[r].newest->sequence > last) last = ranks[r].newest->sequence;
         ended += ranks[r].bytes && ranks[r].head->closed_ns != 0;
+        failed = failed || has_failed(&ranks[r]);
     }
     if (last) print_side_by_side(ranks, size, last);
     printf("\n");
-    if (ended == size)
-        puts("all ranks have ended");
-    else if (!verdict(ranks, size, last))
+    if (ended == size) puts("all ranks have ended");
+    if ((ended < size || failed) && !verdict(ranks, size, last, failed))
         puts("all ranks are at the same operation");
 out:
     for (int r = 0; r < MOST_RANKS; r++) td_free(ranks[r].bytes);

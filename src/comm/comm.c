@@ -2,15 +2,11 @@
 #include "comm/transport.h"
 
 #include "base/alloc.h"
-#include "base/clock.h"
 #include "base/error.h"
 #include "comm/coll/coll.h"
-#include "comm/recorder.h"
 
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 size_t td_type_size(td_type type)
@@ -78,6 +74,7 @@ td_status td_comm_set_hosts(td_comm *comm, const int *host, const int *world)
         comm->local_size++;
     }
     comm->crowded = sysconf(_SC_NPROCESSORS_ONLN) < comm->local_size;
+    comm->card = (td_card){.group = 1, .ranks = comm->size, .missing = -1};
     return TD_OK;
 }
 
@@ -89,155 +86,6 @@ void td_comm_fake_hosts(int *host, int size)
         const char *comma = strchr(at, ',');
         if (comma) at = comma + 1;
     }
-}
-
-/* --- waiting --- */
-
-static void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#endif
-}
-
-static td_status too_late(td_comm *comm, int who)
-{
-    const char *what = comm->operation ? comm->operation : "a wait";
-    long long ms = comm->deadline_ms;
-    unsigned long long number = comm->sequence;
-    int me = comm->world[comm->rank];
-    if (who < 0)
-        return td_fail(TD_ERR_TIMEOUT, "rank %d waited more than %lld ms in %s (operation %llu)",
-                       me, ms, what, number);
-    return td_fail(TD_ERR_TIMEOUT,
-                   "rank %d waited more than %lld ms for rank %d in %s (operation "
-                   "%llu)",
-                   me, ms, comm->world[who], what, number);
-}
-
-/* One sleep: until the bell rings, but not for long, because a rank that dies rings nothing. */
-static td_status doze(td_bell *bell, td_wait_test *test, void *arg, bool *done)
-{
-    if (!bell) {
-        nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
-        return TD_OK;
-    }
-    uint32_t number = td_bell_listen(bell);
-    td_status status = test(arg, done);
-    if (status == TD_OK && !*done) td_bell_sleep(bell, number, 2000000);
-    td_bell_leave(bell);
-    return status;
-}
-
-/* *since: when it became a long wait, 0: it did not. */
-static td_status wait_for(td_comm *comm, int peer, td_bell *bell, td_wait_test *test,
-                          td_wait_blame *blame, void *arg, int64_t *since)
-{
-    enum { SPINS = 200, YIELD_NS = 200000, CHECK_NS = 1000000 };
-    int64_t begin = 0, checked = 0;
-    for (int round = 0;; round++) {
-        bool done = false;
-        TD_TRY(test(arg, &done));
-        if (done) return TD_OK;
-        if (comm->ops->pause) {
-            TD_TRY(comm->ops->check(comm, peer));
-            TD_TRY(comm->ops->pause(comm));
-            continue;
-        }
-        if (!comm->crowded && round < SPINS) {
-            relax();
-            continue;
-        }
-        int64_t now = td_clock_ns();
-        if (begin == 0) {
-            *since = begin = checked = now;
-            if (comm->record && !comm->record->begin_ns) comm->record->begin_ns = now;
-        }
-        if (now - checked > CHECK_NS) {
-            int who = peer >= 0 ? peer : blame ? blame(arg) : -1;
-            if (comm->record) comm->record->missing = who < 0 ? -1 : comm->world[who];
-            td_status status = comm->ops->check(comm, who);
-            if (status != TD_OK) { /* what was awaited may have come before the failure */
-                TD_TRY(test(arg, &done));
-                return done ? TD_OK : status;
-            }
-            if (now - begin > comm->deadline_ms * 1000000) return too_late(comm, who);
-            checked = now;
-        }
-        if (now - begin < YIELD_NS)
-            sched_yield();
-        else
-            TD_TRY(doze(bell, test, arg, &done));
-        if (done) return TD_OK;
-    }
-}
-
-td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *test,
-                       td_wait_blame *blame, void *arg)
-{
-    int64_t since = 0;
-    td_status status = wait_for(comm, peer, bell, test, blame, arg, &since);
-    if (since && comm->record && status == TD_OK) {
-        comm->record->waited_ns += td_clock_ns() - since;
-        comm->record->missing = -1;
-    }
-    return status;
-}
-
-typedef struct pending {
-    td_comm *comm;
-    td_request *request;
-} pending;
-
-static td_status test_request(void *arg, bool *done)
-{
-    pending *p = arg;
-    return p->comm->ops->test(p->comm, p->request, done);
-}
-
-td_status td_comm_wait_request(td_comm *comm, td_request *request)
-{
-    pending p = {comm, request};
-    td_status status =
-        td_comm_wait(comm, request->peer, comm->ops->bell(comm), test_request, NULL, &p);
-    if (status != TD_OK) comm->ops->cancel(comm, request);
-    return status;
-}
-
-static td_status exchange_piece(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,
-                                size_t in_bytes, int from, int tag)
-{
-    td_request send = {.data = (void *)(uintptr_t)out, .bytes = out_bytes, .peer = to, .tag = tag};
-    td_request recv = {.data = in, .bytes = in_bytes, .peer = from, .tag = tag};
-    td_status status = TD_OK;
-    if (from >= 0) TD_TRY(comm->ops->irecv(comm, &recv));
-    if (to >= 0) {
-        status = comm->ops->isend(comm, &send);
-        if (status == TD_OK) status = td_comm_wait_request(comm, &send);
-        if (status == TD_OK) comm->bytes_sent += out_bytes, comm->messages_sent++;
-    }
-    if (from < 0) return status;
-    if (status != TD_OK) {
-        comm->ops->cancel(comm, &recv);
-        return status;
-    }
-    return td_comm_wait_request(comm, &recv);
-}
-
-td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,
-                           size_t in_bytes, int from, int tag)
-{
-    const size_t most = TD_COMM_PIECE;
-    const char *give = out;
-    char *take = in;
-    while ((to >= 0 && out_bytes > most) || (from >= 0 && in_bytes > most)) {
-        bool sends = to >= 0 && out_bytes > most, receives = from >= 0 && in_bytes > most;
-        TD_TRY(exchange_piece(comm, give, most, sends ? to : -1, take, most, receives ? from : -1,
-                              tag));
-        if (sends) give += most, out_bytes -= most;
-        if (receives) take += most, in_bytes -= most;
-    }
-    return exchange_piece(comm, give, out_bytes, to, take, in_bytes, from, tag);
 }
 
 /* --- point to point --- */
@@ -258,6 +106,7 @@ td_status td_comm_send(td_comm *comm, const void *data, size_t bytes, int to, in
 {
     TD_TRY(td_comm_check_peer(comm, data, bytes, to, tag, "send"));
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SEND, bytes, -1, -1, to});
+    comm->card.runs.parts = (uint32_t)tag;
     return td_comm_end(record, td_comm_exchange(comm, data, bytes, to, NULL, 0, -1, tag));
 }
 
@@ -265,6 +114,7 @@ td_status td_comm_recv(td_comm *comm, void *data, size_t bytes, int from, int ta
 {
     TD_TRY(td_comm_check_peer(comm, data, bytes, from, tag, "recv"));
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_RECV, bytes, -1, -1, from});
+    comm->card.runs.parts = (uint32_t)tag;
     return td_comm_end(record, td_comm_exchange(comm, NULL, 0, -1, data, bytes, from, tag));
 }
 
@@ -284,7 +134,9 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
     own->status = mine;
     if (mine != TD_OK) strncpy(own->text, td_last_error(), SENTENCE - 1);
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_AGREE, 0, -1, -1, -1});
+    int entered = td_comm_enter(comm, TD_DOES_AGREE);
     td_status status = td_comm_allgather(comm, own, sizeof *own, all);
+    td_comm_leave(comm, entered);
     for (int r = 0; r < comm->size && status == TD_OK; r++)
         if (all[r].status != TD_OK) status = td_fail_again((td_status)all[r].status, all[r].text);
     td_free(all);
@@ -310,10 +162,21 @@ static int choose_members(const ticket *all, int size, int color, int *members)
     return n;
 }
 
+/* The same at all ranks of the new group; no other has it. */
+static uint64_t group_number(const td_comm *parent, uint64_t split, int color)
+{
+    uint64_t h = parent->card.group * 0x9e3779b97f4a7c15 + split;
+    h = (h ^ h >> 32) * 0xff51afd7ed558ccd + (uint64_t)(unsigned)color;
+    h = (h ^ h >> 29) * 0xc4ceb9fe1a85ec53;
+    return h ^ h >> 32;
+}
+
 td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
 {
     size_t n = (size_t)comm->size;
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SPLIT, 0, -1, -1, -1});
+    uint64_t number = comm->sequence;
+    int entered = td_comm_enter(comm, TD_DOES_SPLIT);
     td_comm *child = td_calloc(1, sizeof *child);
     ticket *all = td_calloc(n, sizeof *all), mine = {color, key, comm->host[comm->rank]};
     int *members = td_calloc(3 * n, sizeof *members), *host = members + n, *world = host + n;
@@ -333,6 +196,7 @@ td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
             if (members[k] == comm->rank) child->rank = k;
         }
         status = td_comm_set_hosts(child, host, world);
+        child->card.group = group_number(comm, number, color);
     }
     TD_GOTO(td_comm_agree(comm, status));
     TD_GOTO(comm->ops->split(comm, color, key, color < 0 ? NULL : members, child));
@@ -343,6 +207,7 @@ out:
     td_free(child);
     td_free(members);
     td_free(all);
+    td_comm_leave(comm, entered);
     return td_comm_end(record, status);
 }
 

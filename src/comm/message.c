@@ -108,6 +108,7 @@ td_status td_message_wait(td_message *m)
     if (!m->started) return TD_OK;
     td_note note = {m->sends ? TD_DOES_SEND : TD_DOES_RECV, m->bytes, -1, -1, m->peer};
     struct td_record *record = td_comm_begin(m->comm, note);
+    m->comm->card.runs.parts = (uint32_t)m->tag;
     td_status status =
         m->failed != TD_OK
             ? td_fail_again(m->failed, m->sentence)

@@ -109,10 +109,21 @@ void td_comm_record_step(td_comm *comm, uint64_t step)
 
 td_record *td_comm_begin(td_comm *comm, td_note note)
 {
-    comm->operation = td_does_names[note.does];
-    comm->sequence += note.does != TD_DOES_SEND && note.does != TD_DOES_RECV;
+    comm->operation = td_does_names[comm->within ? comm->within : note.does];
+    if (comm->within)
+        comm->step++;
+    else
+        comm->sequence += !td_does_alone(note.does);
+    comm->card.runs = (td_header){.sequence = comm->sequence,
+                                  .bytes = note.bytes,
+                                  .root = note.root,
+                                  .does = (uint8_t)note.does,
+                                  .within = (uint8_t)comm->within,
+                                  .step = (uint8_t)comm->step,
+                                  .type = (uint8_t)note.type,
+                                  .op = (uint8_t)note.op};
     td_recorder *r = comm->recorder;
-    if (!r) return NULL;
+    if (!r || comm->within) return NULL;
     uint64_t number =
         r->several ? __atomic_fetch_add(&r->head->next, 1, __ATOMIC_RELAXED) : r->head->next++;
     td_record *e = &r->ring[number % TD_RECORDS];
@@ -136,6 +147,18 @@ td_status td_comm_end(td_record *record, td_status status)
 {
     if (record) record->state = status == TD_OK ? TD_RECORD_DONE : TD_RECORD_FAILED;
     return status;
+}
+
+int td_comm_enter(td_comm *comm, int does)
+{
+    if (comm->within) return 0; /* that is a part itself */
+    comm->within = does;
+    return does;
+}
+
+void td_comm_leave(td_comm *comm, int entered)
+{
+    if (entered) comm->within = comm->step = 0;
 }
 
 /* --- one line for a person, in a signal handler: no stdio --- */

@@ -4,6 +4,7 @@
 #define TD_COMM_TRANSPORT_H
 
 #include "comm/bell.h"
+#include "comm/header.h"
 #include "tandem/comm.h"
 
 struct td_call;
@@ -13,8 +14,10 @@ typedef struct td_request {
     struct td_request *next; /* for the transport's lists */
     void *data;
     size_t bytes;
+    size_t got; /* a receive that is done: bytes that came */
     int peer, tag, self;
-    int done; /* atomic: 1 finished, 2 the lengths differ, 3 being copied */
+    int done;     /* atomic: 1 finished, 2 the lengths differ, 3 being copied */
+    bool at_most; /* a receive: fewer bytes may come */
     void *native[2];
 } td_request;
 
@@ -32,6 +35,10 @@ typedef struct td_transport_ops {
     td_status (*check)(td_comm *comm, int peer);
     /* Tells all others of the run that this rank has failed with this thread's sentence. */
     void (*fail)(td_comm *comm, td_status status);
+    /* Shows comm->card to that rank of the run, which shows its own if it waits (or has left). */
+    void (*show)(td_comm *comm, int world);
+    /* The newest card of that rank of the run; false: none. */
+    bool (*card)(td_comm *comm, int world, td_card *out);
     /* Fills out->impl; rank, size and world are filled in already. members: who is in the new
      * group (ranks of `comm`, in their new order), NULL where color is negative. */
     td_status (*split)(td_comm *comm, int color, int key, const int *members, td_comm *out);
@@ -45,7 +52,7 @@ typedef struct td_transport_ops {
     /* Begins one of the system's own collectives, where it has one for the call, which `test` then
      * follows; reductions of whole numbers alone, as their order is the system's. NULL: none. */
     td_status (*own)(td_comm *comm, const struct td_call *call, td_request *request);
-    bool one_memory;              /* ranks are threads: they may read each other's buffers */
+    bool one_memory; /* ranks are threads: they may read each other's buffers */
 } td_transport_ops;
 
 struct td_comm {
@@ -62,6 +69,12 @@ struct td_comm {
     uint64_t sequence;          /* collective operations begun */
     uint64_t bytes_sent, messages_sent;
     const char *operation;        /* under way, for messages */
+    td_card card;                 /* what this rank does in the group */
+    int within, step;             /* see td_comm_enter; 0: in no such operation */
+    uint64_t history;             /* of the collectives so far, see header.h */
+    struct td_greeting *greeting; /* of exchange.c, NULL before its first use */
+    bool greets;                  /* a collective is under way whose messages show its header */
+    bool spoiled;                 /* a wait has failed: messages may be left that nobody takes */
     struct td_recorder *recorder; /* of recorder.c, NULL: nothing is recorded */
     bool owns_recorder;           /* else it is the parent group's */
     struct td_record *record;     /* of the operation under way, or NULL */
@@ -115,8 +128,14 @@ typedef struct td_note {
  * is recorded) goes to td_comm_end with the operation's status, which that passes on. */
 struct td_record *td_comm_begin(td_comm *comm, td_note note);
 td_status td_comm_end(struct td_record *record, td_status status);
+/* From here on, operations that begin are parts of the one that has just begun: they get neither
+ * numbers nor entries of their own, and sentences name the whole. Returns what td_comm_leave takes
+ * to end that. */
+int td_comm_enter(td_comm *comm, int does);
+void td_comm_leave(td_comm *comm, int entered);
 
-/* Exchanges inside collectives: both, or one of them (peer -1: none), at once. */
+/* Exchanges inside collectives: both, or one of them (peer -1: none), at once. Under tags of
+ * collectives the header of the operation goes along, and a rank that runs another is told. */
 TD_MUST_CHECK td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int to,
                                          void *in, size_t in_bytes, int from, int tag);
 
@@ -125,6 +144,22 @@ TD_MUST_CHECK td_status td_comm_exchange(td_comm *comm, const void *out, size_t 
 /* Of a user's send or recv (`what`). */
 TD_MUST_CHECK td_status td_comm_check_peer(const td_comm *comm, const void *data, size_t bytes,
                                            int peer, int tag, const char *what);
+/* The headers of a collective whose messages are requests of its own: it sends one ahead to each
+ * peer that it has messages for, receives one ahead from each that it awaits messages of, and
+ * compares. A receive has room for what a peer sends that runs something else. */
+enum { TD_HELLO_BYTES = 56, TD_HELLO_INLINE = 4000 };
+enum { TD_HELLO_ROOM = TD_HELLO_BYTES + TD_HELLO_INLINE };
+TD_MUST_CHECK td_status td_hello_send(td_comm *comm, td_request *request, int peer,
+                                      char text[TD_HELLO_BYTES]);
+TD_MUST_CHECK td_status td_hello_receive(td_comm *comm, td_request *request, int peer,
+                                         char text[TD_HELLO_ROOM]);
+TD_MUST_CHECK td_status td_hello_compare(td_comm *comm, const td_request *received);
+
+/* Begins a collective whose messages show its header (comm->card.runs). */
+TD_MUST_CHECK td_status td_greeting_begin(td_comm *comm);
+/* What that rank of the group showed last, NULL: nothing. */
+const td_header *td_greeting_last(const td_comm *comm, int rank);
+void td_greeting_destroy(td_comm *comm);
 
 /* Reserved tags lie above the users'. */
 enum {
@@ -136,7 +171,8 @@ enum {
     TD_TAG_BYE = 1000006,
     TD_TAG_NODES = 1000007,
     TD_TAG_RESULTS = 1000008,
-    TD_TAG_SECOND_TREE = 1000009,
+    TD_TAG_LEAVE = 1000009,
+    TD_TAG_SECOND_TREE = 1000010,
     TD_TAG_KEYED = 1000016, /* to 1000020, see keyed_impl.h */
     TD_TAG_RANGES = 1000128,
     TD_TAG_END = 1600000

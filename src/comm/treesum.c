@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "comm/treesum_impl.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static int cut(int n, int parts, int part)
@@ -204,8 +205,40 @@ static td_status check_config(const td_comm *comm, const td_treesum_config *conf
     return TD_OK;
 }
 
-td_status td_treesum_create(td_comm *comm, const td_treesum_config *config, td_treesum **out)
+typedef struct shape {
+    int64_t count, leaves, lanes, leaf_values, ranges;
+} shape;
+
+static void describe(char *text, size_t room, const shape *s)
 {
+    snprintf(text, room,
+             "%lld floats (%lld leaves of %lld values, %lld lanes, at most %lld ranges)",
+             (long long)s->count, (long long)s->leaves, (long long)s->leaf_values,
+             (long long)s->lanes, (long long)s->ranges);
+}
+
+/* All ranks must ask for the same one. */
+static td_status compare_configs(td_comm *comm, const td_treesum_config *config)
+{
+    shape own = {(int64_t)config->count, config->leaves, config->lanes, config->leaf_values,
+                 config->most_ranges};
+    shape *all = td_calloc((size_t)comm->size, sizeof *all);
+    if (!all) return no_memory();
+    td_status status = td_comm_allgather(comm, &own, sizeof own, all);
+    for (int r = 0; r < comm->size && status == TD_OK; r++) {
+        char theirs[200], mine[200];
+        if (memcmp(&all[r], &own, sizeof own) == 0) continue;
+        describe(theirs, sizeof theirs, &all[r]), describe(mine, sizeof mine, &own);
+        status = td_fail(TD_ERR_ARG, "rank %d makes a tree sum of %s where rank %d makes one of %s",
+                         comm->world[r], theirs, comm->world[comm->rank], mine);
+    }
+    td_free(all);
+    return status;
+}
+
+static td_status create(td_comm *comm, const td_treesum_config *config, td_treesum **out)
+{
+    if (comm->size > 1) TD_TRY(compare_configs(comm, config));
     TD_TRY(check_config(comm, config)); /* the same everywhere */
     td_treesum *ts = td_calloc(1, sizeof *ts);
     if (!ts) return td_comm_agree(comm, no_memory());
@@ -230,6 +263,15 @@ td_status td_treesum_create(td_comm *comm, const td_treesum_config *config, td_t
 out:
     td_treesum_destroy(ts);
     return status;
+}
+
+td_status td_treesum_create(td_comm *comm, const td_treesum_config *config, td_treesum **out)
+{
+    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_TREESUM, 0, -1, -1, -1});
+    int entered = td_comm_enter(comm, TD_DOES_TREESUM);
+    td_status status = create(comm, config, out);
+    td_comm_leave(comm, entered);
+    return td_comm_end(record, status);
 }
 
 void td_treesum_destroy(td_treesum *ts)

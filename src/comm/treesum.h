@@ -24,8 +24,8 @@ typedef struct td_treesum_config {
     int most_ranges; /* posted in one step, at most (4096); default 64 */
 } td_treesum_config;
 
-/* Collective. TD_ERR_ARG when ranks outnumber leaves. A group of several hosts runs the steps of
- * one tree sum at a time. */
+/* Collective. TD_ERR_ARG when ranks outnumber leaves, or ask for different sums. A group of several
+ * hosts runs the steps of one tree sum at a time. */
 TD_MUST_CHECK td_status td_treesum_create(td_comm *comm, const td_treesum_config *config,
                                           td_treesum **out);
 void td_treesum_destroy(td_treesum *ts); /* NULL is fine; every rank, before its group ends */

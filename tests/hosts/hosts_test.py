@@ -22,9 +22,9 @@ PATIENCE_S = 120
 hosts = None  # three of them
 
 
-def comm_test(name):
+def comm_test(name, *words):
     """A test program of src/comm on the hosts; it says on rank 0 what failed."""
-    done = hosts.mpiexec([os.path.join(BUILD, f"comm_{name}_test"), "mpi"], text=True,
+    done = hosts.mpiexec([os.path.join(BUILD, f"comm_{name}_test"), "mpi", *words], text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE_S)
     if done.returncode != 0 or not re.search(r"PASSED  \] [1-9]", done.stdout):
         raise AssertionError(f"comm_{name}_test: exit {done.returncode}\n{done.stdout[-4000:]}")
@@ -45,6 +45,18 @@ class Ranks(unittest.TestCase):
 
     def test_treesum(self):
         comm_test("treesum")
+
+    def test_wrong_use_is_told(self):
+        comm_test("misuse", "another")  # roots, types, algorithms, ...
+
+    def test_a_killed_rank_is_named(self):
+        done = hosts.mpiexec([os.path.join(BUILD, "comm_misuse_test"), "alone", "killed"],
+                             options=["--with-ft", "ulfm"], text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, timeout=PATIENCE_S)
+        told = dict(re.findall(r"rank (\d): (TD_.*)", done.stdout))
+        self.assertEqual(sorted(told), ["0", "2", "3", "4", "5"])
+        for text in told.values():
+            self.assertRegex(text, "TD_ERR_PEER: .*rank 1 has died, seen by rank . in barrier")
 
 
 def make_data(folder, samples=160, side=6):

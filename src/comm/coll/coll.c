@@ -57,17 +57,6 @@ static const row table[] = {
     {TD_ALLREDUCE, "double-tree", MEASURED, ANY_ORDER, td_double_tree_allreduce},
     {TD_REDUCE_SCATTER, "pairwise", 0, TREE, td_pairwise_reduce_scatter},
     {TD_SCAN, "chain", 0, TREE, td_chain_scan},
-    /* inside a host nothing is faster */
-    {TD_BARRIER, "shared", 0, TREE, td_shared_run, td_shared_fits},
-    {TD_BROADCAST, "shared", 0, TREE, td_shared_run, td_shared_fits},
-    {TD_SCATTER, "shared", 0, TREE, td_shared_run, td_shared_fits},
-    {TD_GATHER, "shared", 0, TREE, td_shared_run, td_shared_fits},
-    {TD_ALLGATHER, "shared", 0, TREE, td_shared_run, td_shared_fits},
-    {TD_ALLTOALL, "shared", 0, TREE, td_shared_run, td_shared_fits},
-    {TD_REDUCE, "shared", 0, TREE, td_shared_run, td_shared_fits},
-    {TD_ALLREDUCE, "shared", 0, TREE, td_shared_run, td_shared_fits},
-    {TD_REDUCE_SCATTER, "shared", 0, TREE, td_shared_run, td_shared_fits},
-    {TD_SCAN, "shared", 0, TREE, td_shared_run, td_shared_fits},
     /* the system's own, for comparison */
     {TD_BARRIER, "mpi", MEASURED, TREE, td_own_run, td_own_fits},
     {TD_BROADCAST, "mpi", MEASURED, TREE, td_own_run, td_own_fits},
@@ -79,6 +68,17 @@ static const row table[] = {
     {TD_ALLREDUCE, "mpi", MEASURED, ANY_ORDER, td_own_run, td_own_fits},
     {TD_REDUCE_SCATTER, "mpi", MEASURED, ANY_ORDER, td_own_run, td_own_fits},
     {TD_SCAN, "mpi", MEASURED, ANY_ORDER, td_own_run, td_own_fits},
+    /* inside a host nothing is faster; the last rows, a row for each pattern */
+    {TD_BARRIER, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_BROADCAST, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_SCATTER, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_GATHER, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_ALLGATHER, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_ALLTOALL, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_REDUCE, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_ALLREDUCE, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_REDUCE_SCATTER, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_SCAN, "shared", 0, TREE, td_shared_run, td_shared_fits},
 };
 enum { ROWS = sizeof table / sizeof *table };
 
@@ -119,6 +119,11 @@ int td_coll_row(const td_comm *comm, td_pattern pattern, int algorithm)
     return -1;
 }
 
+const char *td_coll_name(int place)
+{
+    return place >= 0 && place < ROWS ? table[place].name : "?";
+}
+
 td_status td_coll_force(td_comm *comm, td_pattern pattern, const char *name)
 {
     comm->forced[pattern] = 0;
@@ -153,17 +158,31 @@ static bool serves(const row *r, const td_call *call)
     return !how->combine && (how->type == TD_I32 || how->type == TD_I64 || how->type == TD_U8);
 }
 
-td_status td_coll_run(td_comm *comm, const td_call *call)
+/* The place in the table that serves the call, -1: none. */
+static int choose(const td_comm *comm, const td_call *call, int wanted)
 {
-    if (comm->size == 1) return alone(call);
-    int wanted = preferred(comm, call);
-    if (wanted >= 0 && serves(&table[wanted], call)) return table[wanted].run(comm, call);
-    if (td_shared_fits(comm)) return td_shared_run(comm, call);
+    if (wanted >= 0 && serves(&table[wanted], call)) return wanted;
     for (int k = ROWS - 1; k >= 0; k--)
         if (fits(comm, &table[k], call->pattern) && table[k].from_bytes != MEASURED &&
             call->bytes >= table[k].from_bytes && serves(&table[k], call))
-            return table[k].run(comm, call);
-    return td_fail(TD_ERR_INTERNAL, "no algorithm for %s", td_does_names[call->pattern]);
+            return k;
+    return -1;
+}
+
+td_status td_coll_run(td_comm *comm, const td_call *call)
+{
+    if (comm->size == 1) return alone(call);
+    int place = choose(comm, call, preferred(comm, call)), first = 0;
+    if (place < 0)
+        return td_fail(TD_ERR_INTERNAL, "no algorithm for %s", td_does_names[call->pattern]);
+    td_algorithm *run = table[place].run;
+    while (table[first].pattern != call->pattern || table[first].run != run) first++;
+    td_header_of_call(comm, call, first);
+    if (run == td_shared_run) return run(comm, call); /* compares by itself */
+    TD_TRY(td_greeting_begin(comm));
+    td_status status = run(comm, call);
+    comm->greets = false;
+    return status;
 }
 
 void td_coll_release(td_comm *comm)
@@ -171,6 +190,7 @@ void td_coll_release(td_comm *comm)
     td_worker_destroy(comm);
     td_meet_destroy(comm);
     td_hosts_destroy(comm);
+    td_greeting_destroy(comm);
     td_free(comm->tuning);
     comm->tuning = NULL;
     td_recorder_close(comm);

@@ -47,6 +47,8 @@ TD_MUST_CHECK td_status td_coll_run(td_comm *comm, const td_call *call);
 /* The algorithms of a pattern that can serve this group, but for those that reduce whole numbers
  * alone: names, at most `room`; how many. */
 int td_coll_algorithms(const td_comm *comm, td_pattern pattern, const char **names, int room);
+/* The algorithm of a place in the table, "?": there is none. */
+const char *td_coll_name(int place);
 /* The table's row of an algorithm, for td_tuning_row; -1: none. */
 int td_coll_row(const td_comm *comm, td_pattern pattern, int algorithm);
 /* Has the pattern served by that algorithm, whatever the size, until told otherwise (NULL), but for

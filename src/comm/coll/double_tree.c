@@ -9,10 +9,9 @@
  * gives to the tops of both.
  *
  * Cost: n - 1 messages of each piece for a broadcast, 2 (n - 1) for all-reduce; the first piece of
- * a broadcast has come to all after at most 3 log2 n + 2 steps. Order of the all-reduce: not the tree of
- * ranks, so for whole numbers alone.
- * Source: Sanders, Speck, Traff, "Two-tree algorithms for full bandwidth broadcast, reduction and
- * scan", Parallel Computing 35, 2009. */
+ * a broadcast has come to all after at most 3 log2 n + 2 steps. Order of the all-reduce: not the
+ * tree of ranks, so for whole numbers alone. Source: Sanders, Speck, Traff, "Two-tree algorithms
+ * for full bandwidth broadcast, reduction and scan", Parallel Computing 35, 2009. */
 #include "comm/coll/coll.h"
 
 #include "base/alloc.h"
@@ -90,7 +89,7 @@ static td_status make_half(const td_comm *comm, const td_call *call, int tree, h
     h->bytes = tree ? call->bytes - middle : middle;
     h->piece = PIECE / unit * unit;
     h->pieces = (h->bytes + h->piece - 1) / h->piece;
-    h->tag = tree ? TD_TAG_SECOND_TREE : TD_TAG_COLLECTIVE;
+    h->tag = tree ? TD_TAG_SECOND_TREE : TD_TAG_NODES;
     h->down = td_calloc(h->pieces + 1, sizeof *h->down);
     h->out = td_calloc(h->pieces + 1, sizeof *h->out);
     if (!h->down || !h->out) return td_fail(TD_ERR_NOMEM, "no memory for two trees");
@@ -150,6 +149,60 @@ static td_status await_sends(td_comm *comm, half *h)
     return TD_OK;
 }
 
+/* --- headers, ahead of all else --- */
+
+enum { NEIGHBOURS = 6 };
+
+typedef struct greeting {
+    td_request in[NEIGHBOURS], out[NEIGHBOURS];
+    int from[NEIGHBOURS], to[NEIGHBOURS], ins, outs;
+    char text[NEIGHBOURS][TD_HELLO_ROOM], own[TD_HELLO_BYTES];
+} greeting;
+
+static void add(int *list, int *n, int rank)
+{
+    for (int k = 0; k < *n; k++)
+        if (list[k] == rank) return;
+    if (rank >= 0) list[(*n)++] = rank;
+}
+
+static td_status exchange_headers(td_comm *comm, greeting *g, const half *halves)
+{
+    for (int t = 0; t < 2; t++) {
+        add(g->from, &g->ins, halves[t].parent);
+        if (halves[t].up) add(g->to, &g->outs, halves[t].parent);
+        for (int c = 0; c < 2; c++) {
+            add(g->to, &g->outs, halves[t].child[c]);
+            if (halves[t].up) add(g->from, &g->ins, halves[t].child[c]);
+        }
+    }
+    for (int k = 0; k < g->ins; k++)
+        TD_TRY(td_hello_receive(comm, &g->in[k], g->from[k], g->text[k]));
+    for (int k = 0; k < g->outs; k++) TD_TRY(td_hello_send(comm, &g->out[k], g->to[k], g->own));
+    for (int k = 0; k < g->ins; k++) {
+        TD_TRY(td_comm_wait_request(comm, &g->in[k]));
+        TD_TRY(td_hello_compare(comm, &g->in[k]));
+    }
+    for (int k = 0; k < g->outs; k++) TD_TRY(td_comm_wait_request(comm, &g->out[k]));
+    return TD_OK;
+}
+
+static td_status greet(td_comm *comm, const half *halves)
+{
+    if (!comm->greets) return TD_OK;
+    greeting *g = td_calloc(1, sizeof *g);
+    if (!g) return td_fail(TD_ERR_NOMEM, "no memory for two trees");
+    td_status status = exchange_headers(comm, g, halves);
+    for (int k = 0; k < NEIGHBOURS && status != TD_OK; k++) {
+        td_request *both[] = {&g->in[k], &g->out[k]};
+        for (int i = 0; i < 2; i++)
+            if (both[i]->tag && __atomic_load_n(&both[i]->done, __ATOMIC_ACQUIRE) != 1)
+                comm->ops->cancel(comm, both[i]);
+    }
+    td_free(g);
+    return status;
+}
+
 /* --- broadcast --- */
 
 static int rank_of(int number, int root, int n)
@@ -183,6 +236,7 @@ td_status td_double_tree_broadcast(td_comm *comm, const td_call *call)
         TD_GOTO(make_half(comm, call, t, &halves[t]));
         place_broadcast(comm, call->root, t, &halves[t]);
     }
+    TD_GOTO(greet(comm, halves));
     for (size_t p = 0; p < halves[0].pieces || p < halves[1].pieces; p++)
         for (int t = 0; t < 2; t++)
             if (p < halves[t].pieces) TD_GOTO(pass_down(comm, &halves[t], p));
@@ -242,6 +296,7 @@ td_status td_double_tree_allreduce(td_comm *comm, const td_call *call)
         TD_GOTO(make_half(comm, call, t, &halves[t]));
         TD_GOTO(place_allreduce(comm, t, &halves[t]));
     }
+    TD_GOTO(greet(comm, halves));
     size_t most = halves[0].pieces > halves[1].pieces ? halves[0].pieces : halves[1].pieces;
     for (size_t p = 0; p < most + AHEAD; p++) /* results follow some pieces behind */
         for (int t = 0; t < 2; t++) {

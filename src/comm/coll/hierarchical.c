@@ -14,7 +14,7 @@
  * Reduce sends the results to the root's host alone. Broadcast goes down a chain of hosts: the root
  * stages, channel j passes slice j on. Up to SLOTS blocks are under way at once, so that memory and
  * network work at the same time; each stage takes the blocks in order, so that messages need no
- * number.
+ * number. Ahead of the first block's go headers (header.h), to each peer.
  *
  * Cost: with h hosts that hold k nodes each (hosts.h), a host sends (k + 1)(h - 1)/h of the vector
  * for all-reduce, the least possible for k = 1; each host of a broadcast but the last sends it
@@ -117,31 +117,17 @@ static void reach(job *j, td_host_stage stage, size_t blocks)
                      __ATOMIC_RELEASE);
 }
 
-static void show(job *j)
+/* Of this rank, or another, in the operation under way. */
+static td_header *shown(const job *j, int local)
 {
-    td_host_line *own = &j->h->lines[j->h->local];
-    bool reduces = j->call->pattern != TD_BROADCAST;
-    own->bytes = j->call->bytes;
-    own->pattern = (int32_t)j->call->pattern;
-    own->root = j->call->pattern == TD_ALLREDUCE ? 0 : j->call->root;
-    own->type = reduces ? (int32_t)j->call->how.type : 0;
-    own->op = reduces ? (int32_t)j->call->how.op : 0;
+    return &j->h->lines[local].shown[j->h->before % SLOTS];
 }
 
+/* Once that rank has staged the operation's first block. */
 static td_status compare(const job *j, int local)
 {
-    const td_host_line *own = &j->h->lines[j->h->local], *other = &j->h->lines[local];
-    if (own->bytes == other->bytes && own->pattern == other->pattern && own->root == other->root &&
-        own->type == other->type && own->op == other->op)
-        return TD_OK;
-    return td_fail(TD_ERR_ARG,
-                   "rank %d runs %s of %llu bytes where rank %d runs %s of %llu (operation %llu), "
-                   "or "
-                   "root, type or operation differ",
-                   j->comm->world[j->h->ranks[j->h->first[j->h->host] + local]],
-                   td_does_names[other->pattern], (unsigned long long)other->bytes,
-                   j->comm->world[j->comm->rank], td_does_names[own->pattern],
-                   (unsigned long long)own->bytes, (unsigned long long)j->comm->sequence);
+    int rank = j->h->ranks[j->h->first[j->h->host] + local];
+    return local == j->h->local ? TD_OK : td_header_compare(j->comm, rank, shown(j, local));
 }
 
 /* --- messages --- */
@@ -160,6 +146,20 @@ static td_status start(job *j, size_t block, bool sends, void *data, size_t coun
     return TD_OK;
 }
 
+/* Ahead of the first block: the header of the operation to that host, or from it. */
+static td_status hello(job *j, size_t block, bool sends, int host)
+{
+    if (block > 0) return TD_OK;
+    int slot = 0;
+    td_request *q = &j->h->requests[slot * j->h->request_room + j->used[slot]];
+    if (sends)
+        TD_TRY(td_hello_send(j->comm, q, peer_at(j, host), j->h->hello[j->h->count]));
+    else
+        TD_TRY(td_hello_receive(j->comm, q, peer_at(j, host), j->h->hello[host]));
+    j->used[slot]++;
+    return TD_OK;
+}
+
 /* Whether the block's first `wanted` requests are done. */
 static td_status requests_done(job *j, size_t block, int wanted, bool *all)
 {
@@ -167,9 +167,11 @@ static td_status requests_done(job *j, size_t block, int wanted, bool *all)
     td_request *q = &j->h->requests[slot * j->h->request_room];
     *all = false;
     for (; j->done[slot] < wanted; j->done[slot]++) {
+        const td_request *next = &q[j->done[slot]];
         bool done;
         TD_TRY(j->comm->ops->test(j->comm, &q[j->done[slot]], &done));
         if (!done) return TD_OK;
+        if (next->at_most) TD_TRY(td_hello_compare(j->comm, next));
     }
     *all = true;
     return TD_OK;
@@ -205,6 +207,8 @@ static td_status receive_reduction(job *j, size_t block)
 {
     td_hosts *h = j->h;
     span mine = piece_of(j, block, h->host);
+    for (int i = 0; i < h->count; i++)
+        if (i != h->host) TD_TRY(hello(j, block, false, i));
     for (int k = 0; k < j->nodes; k++)
         if (j->node[k].host != h->host)
             TD_TRY(start(j, block, false, td_hosts_received(h, block, k), mine.hi - mine.lo,
@@ -256,6 +260,7 @@ static td_status scatter_nodes(job *j, size_t block)
     for (int step = 1; step < j->h->count; step++) {
         int i = (j->h->host + step) % j->h->count;
         span theirs = piece_of(j, block, i);
+        TD_TRY(hello(j, block, true, i));
         add_nodes(j, block, theirs);
         for (int k = 0; k < j->nodes; k++)
             if (j->node[k].host == j->h->host)
@@ -310,9 +315,11 @@ static td_status receive_broadcast(job *j, size_t block)
 {
     span s = own_slice(j, block);
     int n = j->h->count;
-    if (link_of(j) > 0)
+    if (link_of(j) > 0) {
+        TD_TRY(hello(j, block, false, (j->h->host + n - 1) % n));
         TD_TRY(start(j, block, false, td_hosts_result(j->h, block) + s.lo * j->width, s.hi - s.lo,
                      (j->h->host + n - 1) % n, TD_TAG_NODES));
+    }
     j->awaited[block % SLOTS] = j->used[block % SLOTS];
     return TD_OK;
 }
@@ -332,6 +339,7 @@ static td_status pass_on(job *j, size_t block)
     int n = j->h->count;
     if (link_of(j) == 0 && block == 0) TD_TRY(compare(j, j->h->place[j->call->root]));
     if (link_of(j) == n - 1) return TD_OK;
+    TD_TRY(hello(j, block, true, (j->h->host + 1) % n));
     return start(j, block, true, td_hosts_result(j->h, block) + s.lo * j->width, s.hi - s.lo,
                  (j->h->host + 1) % n, TD_TAG_NODES);
 }
@@ -351,6 +359,7 @@ static td_status stage_next(job *j)
     size_t block = j->staged;
     int slot = (int)(block % SLOTS);
     j->used[slot] = j->awaited[slot] = j->done[slot] = 0;
+    if (block == 0) *shown(j, j->h->local) = j->comm->card.runs;
     if (j->h->local < j->channels) TD_TRY(j->does->receive(j, block));
     j->does->stage(j, block);
     reach(j, TD_STAGED, ++j->staged);
@@ -379,12 +388,14 @@ static td_status move_slices(job *j, bool *moved)
     return TD_OK;
 }
 
-static void copy_next(job *j)
+static td_status copy_next(job *j)
 {
+    if (j->copied == 0) TD_TRY(compare(j, 0)); /* which has finished it */
     size_t at = j->copied * j->most * j->width, bytes = elements(j, j->copied) * j->width;
     if (j->reads)
         td_kernels_best()->copy(bytes, td_hosts_result(j->h, j->copied), (char *)j->call->out + at);
     reach(j, TD_COPIED, ++j->copied);
+    return TD_OK;
 }
 
 /* *done: something has moved. */
@@ -395,7 +406,7 @@ static td_status advance(void *arg, bool *done)
     if (j->h->local < j->channels) TD_TRY(move_slices(j, &moved));
     if (j->copied < j->staged &&
         all_at(j, TD_FINISHED, j->channels, j->h->before + j->copied + 1)) {
-        copy_next(j);
+        TD_TRY(copy_next(j));
         moved = true;
     }
     if (j->staged < j->blocks && slot_free(j, j->staged)) {
@@ -455,7 +466,6 @@ static td_status begin(td_comm *comm, const td_call *call, const pattern *does, 
     j.blocks = (call->bytes / j.width + j.most - 1) / j.most;
     j.channels =
         td_hosts_channels(j.h, j.most * j.width < call->bytes ? j.most * j.width : call->bytes);
-    show(&j);
     td_status status = run(&j);
     if (status != TD_OK) withdraw(&j);
     j.h->before += j.blocks;

@@ -71,7 +71,7 @@ static td_status get_memory(td_hosts *h)
     size_t head = (size_t)h->size * sizeof(td_host_line);
     size_t bytes = head + TD_HOSTS_SLOTS * ((size_t)h->size + 1) * h->block;
     if (c->size > h->count) { /* some host shares: all take part */
-        td_region region;
+        td_region region = {0};
         h->shares = h->size > 1;
         TD_TRY(c->ops->shared_create(c, h->shares ? bytes : 1, &region));
         if (h->shares)
@@ -110,12 +110,13 @@ td_status td_hosts_of(td_comm *comm, td_hosts **out)
     if (h->block > pieces * TD_HOSTS_MESSAGE) h->block = pieces * TD_HOSTS_MESSAGE;
     h->piece_room = h->block / pieces > 2 * TD_HOSTS_PIECE ? h->block / pieces : 2 * TD_HOSTS_PIECE;
     h->piece_room = (h->piece_room + 2 * WIDEST + 4095) & ~(size_t)4095;
-    h->request_room = comm->size * h->count + comm->size + 2 * h->count;
+    h->request_room = comm->size * h->count + comm->size + 4 * h->count;
     h->received = td_alloc_aligned(TD_HOSTS_SLOTS * n * h->piece_room);
     h->requests = td_calloc(TD_HOSTS_SLOTS * (size_t)h->request_room, sizeof *h->requests);
+    h->hello = td_calloc((size_t)h->count + 1, sizeof *h->hello);
     h->parts = td_calloc(n, sizeof *h->parts);
     h->leaves = td_calloc(n, sizeof *h->leaves);
-    if (!h->received || !h->requests || !h->parts || !h->leaves) {
+    if (!h->received || !h->requests || !h->hello || !h->parts || !h->leaves) {
         status = no_memory(comm);
         goto out;
     }
@@ -137,6 +138,7 @@ void td_hosts_destroy(td_comm *comm)
         td_free(h->region.data);
     td_free(h->ranks), td_free(h->place), td_free(h->first), td_free(h->nodes);
     td_free(h->received), td_free(h->requests), td_free(h->parts), td_free(h->leaves);
+    td_free(h->hello);
     td_free(h);
     comm->over = NULL;
 }

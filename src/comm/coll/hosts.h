@@ -18,7 +18,7 @@
 
 enum {
     TD_HOSTS_SLOTS = 8,
-    TD_HOSTS_LINE = 128,
+    TD_HOSTS_LINE = 448,
     TD_HOSTS_MESSAGE = 48 << 10, /* the longest: under 64 KiB, Open MPI's TCP sends at once */
     TD_HOSTS_PIECE = 8 << 10     /* shorter ones are not cut further */
 };
@@ -31,9 +31,8 @@ typedef enum td_host_stage { TD_STAGED, TD_FINISHED, TD_COPIED, TD_HOST_STAGES }
 
 typedef struct td_host_line { /* written by its rank alone; stages are atomic */
     uint64_t stage[TD_HOST_STAGES];
-    uint64_t bytes;
-    int32_t pattern, root, type, op;
-    char pad[TD_HOSTS_LINE - 8 * (TD_HOST_STAGES + 1) - 16];
+    char pad[128 - 8 * TD_HOST_STAGES];
+    td_header shown[TD_HOSTS_SLOTS]; /* what runs; in the slot of its first block */
 } td_host_line;
 _Static_assert(sizeof(td_host_line) == TD_HOSTS_LINE, "a line of counters");
 
@@ -56,7 +55,8 @@ typedef struct td_hosts {
     char *received;       /* [SLOTS][comm->size][piece_room] */
     td_request *requests; /* [SLOTS][request_room] */
     int request_room;
-    const void **parts; /* [comm->size] scratch */
+    char (*hello)[TD_HELLO_ROOM]; /* [count] from each host; [count]: to all */
+    const void **parts;           /* [comm->size] scratch */
     int *leaves;
     uint64_t before; /* blocks of earlier operations */
 } td_hosts;

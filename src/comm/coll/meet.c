@@ -4,16 +4,9 @@
 #include "base/error.h"
 
 #include <sched.h>
-#include <stdio.h>
 
 enum { ARRIVED, REDUCED, DONE, STAGES };
 enum { SLOT = 4096, SLOTS = 2 * TD_MEET_BLOCK / SLOT, SHOWN = 64 };
-
-/* What a rank runs in a round. */
-typedef struct shown {
-    uint64_t bytes;
-    int32_t pattern, root, type, op;
-} shown;
 
 /* Written by its rank alone. Two cache lines: neighbours are fetched in pairs. */
 typedef struct line {
@@ -30,12 +23,11 @@ struct td_meet {
     td_region region; /* lines | bell | shown [size][SHOWN] | slots [size][SLOTS] */
     line *lines;
     td_bell *bell;
-    shown *shown;
+    td_header *headers; /* [size][SHOWN] what a rank runs in a round */
     char *slots;
     uint64_t round;
     size_t first, next;   /* slots: of this round, behind it */
     uint64_t used[SLOTS]; /* the round that took a slot last */
-    shown runs;           /* the call under way */
     uint64_t checked;     /* ranks whose operation has been compared, a bit each */
     int stage, only;      /* waited for */
     uint64_t wanted;
@@ -53,7 +45,7 @@ td_status td_meet_of(td_comm *comm, td_meet **out)
 {
     *out = comm->meet;
     if (comm->meet) return TD_OK;
-    size_t n = (size_t)comm->size, head = (n + 1) * sizeof(line) + n * SHOWN * sizeof(shown);
+    size_t n = (size_t)comm->size, head = (n + 1) * sizeof(line) + n * SHOWN * sizeof(td_header);
     head = (head + SLOT - 1) / SLOT * SLOT;
     td_meet *m = td_calloc(1, sizeof *m);
     if (!m) return td_fail(TD_ERR_NOMEM, "no memory for a group's meeting place");
@@ -65,7 +57,7 @@ td_status td_meet_of(td_comm *comm, td_meet **out)
     m->comm = comm;
     m->lines = m->region.data;
     m->bell = (td_bell *)(void *)(m->lines + n);
-    m->shown = (shown *)(void *)(m->lines + n + 1);
+    m->headers = (td_header *)(void *)(m->lines + n + 1);
     m->slots = (char *)m->region.data + head;
     *out = comm->meet = m;
     return TD_OK;
@@ -73,17 +65,23 @@ td_status td_meet_of(td_comm *comm, td_meet **out)
 
 /* --- what is run --- */
 
-static void describe(const shown *l, char *text, size_t room)
+static td_header *shown(const td_meet *m, int rank, uint64_t round)
 {
-    static const char *const types[] = {"f32", "f64", "i32", "i64", "u8", "f16", "bf16", "items"};
-    static const char *const ops[] = {"sum", "min", "max", "product", "own operation"};
-    int n = snprintf(text, room, "%s", td_does_names[l->pattern]);
-    if (l->type >= 0)
-        n += snprintf(text + n, room - (size_t)n, " (%s of %llu bytes of %s)", ops[l->op],
-                      (unsigned long long)l->bytes, types[l->type]);
-    else if (l->pattern != TD_BARRIER)
-        n += snprintf(text + n, room - (size_t)n, " of %llu bytes", (unsigned long long)l->bytes);
-    if (l->root >= 0) snprintf(text + n, room - (size_t)n, " with root %d", l->root);
+    return &m->headers[rank * SHOWN + (int)(round % SHOWN)];
+}
+
+/* The first operation in which that rank ran something else, if it has a round here still. */
+static td_status compare_past(const td_meet *m, int rank)
+{
+    td_comm *c = m->comm;
+    td_header now = c->card.runs;
+    uint64_t round = m->round > SHOWN / 2 ? m->round - SHOWN / 2 : 1;
+    while (round < m->round && td_header_same(shown(m, c->rank, round), shown(m, rank, round)))
+        round++;
+    c->card.runs = *shown(m, c->rank, round);
+    td_status status = td_header_compare(c, rank, shown(m, rank, round));
+    c->card.runs = now;
+    return status;
 }
 
 static td_status compare(td_meet *m, int rank)
@@ -91,38 +89,25 @@ static td_status compare(td_meet *m, int rank)
     uint64_t bit = (uint64_t)1 << rank;
     if (m->checked & bit) return TD_OK;
     m->checked |= bit;
-    const shown *own = &m->runs, other = m->shown[rank * SHOWN + (int)(m->round % SHOWN)];
-    if (other.pattern == own->pattern && other.root == own->root && other.type == own->type &&
-        other.op == own->op && other.bytes == own->bytes)
-        return TD_OK;
-    char mine[160], theirs[160];
-    describe(own, mine, sizeof mine);
-    describe(&other, theirs, sizeof theirs);
-    return td_fail(TD_ERR_ARG, "rank %d runs %s where rank %d runs %s (operation %llu)",
-                   m->comm->world[rank], theirs, m->comm->world[m->comm->rank], mine,
-                   (unsigned long long)m->comm->sequence);
+    const td_header *theirs = shown(m, rank, m->round), *own = &m->comm->card.runs;
+    if (td_header_same(own, theirs)) return TD_OK;
+    return theirs->history == own->history ? td_header_compare(m->comm, rank, theirs)
+                                           : compare_past(m, rank);
+}
+
+void td_meet_begin(td_meet *m)
+{
+    m->checked = (uint64_t)1 << m->comm->rank;
+}
+
+bool td_meet_last(const td_meet *m, int rank, td_header *out)
+{
+    uint64_t round = __atomic_load_n(&m->lines[rank].stage[ARRIVED], __ATOMIC_ACQUIRE);
+    *out = *shown(m, rank, round);
+    return round > 0;
 }
 
 /* --- rounds --- */
-
-void td_meet_begin(td_meet *m, const td_call *c)
-{
-    bool reduces = c->pattern >= TD_REDUCE,
-         rooted = c->pattern == TD_BROADCAST || c->pattern == TD_SCATTER ||
-                  c->pattern == TD_GATHER || c->pattern == TD_REDUCE;
-    m->checked = (uint64_t)1 << m->comm->rank;
-    m->runs = (shown){
-        .bytes = c->pattern == TD_ALLTOALL && c->parts ? 0 : c->bytes,
-        .pattern = (int32_t)c->pattern,
-        .root = rooted ? c->root : -1,
-        .type = !reduces         ? -1
-                : c->how.combine ? TD_BF16 + 1
-                                 : (int32_t)c->how.type,
-        .op = !reduces         ? -1
-              : c->how.combine ? TD_PROD + 1
-                               : (int32_t)c->how.op,
-    };
-}
 
 char *td_meet_block(td_meet *m, int rank)
 {
@@ -174,7 +159,7 @@ void td_meet_arrive(td_meet *m, const void *in, void *out)
 {
     line *own = &m->lines[m->comm->rank];
     own->in = in, own->out = out;
-    m->shown[m->comm->rank * SHOWN + (int)(m->round % SHOWN)] = m->runs;
+    *shown(m, m->comm->rank, m->round) = m->comm->card.runs;
     reach(m, ARRIVED);
 }
 

@@ -23,8 +23,10 @@ typedef struct td_meet td_meet;
 TD_MUST_CHECK td_status td_meet_of(td_comm *comm, td_meet **out);
 void td_meet_destroy(td_comm *comm);
 
-/* The call that the next rounds belong to. */
-void td_meet_begin(td_meet *meet, const td_call *call);
+/* The next rounds belong to the operation under way (comm->card.runs). */
+void td_meet_begin(td_meet *meet);
+/* What a rank showed last; false: nothing. */
+bool td_meet_last(const td_meet *meet, int rank, td_header *out);
 /* Begins a round with blocks of `bytes` (the same at all ranks), once this rank's is free. */
 TD_MUST_CHECK td_status td_meet_round(td_meet *meet, size_t bytes);
 /* A rank's block of this round. */

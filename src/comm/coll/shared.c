@@ -468,7 +468,7 @@ td_status td_shared_run(td_comm *comm, const td_call *call)
 {
     place p = {.comm = comm, .call = call, .rank = comm->rank, .size = comm->size};
     TD_TRY(td_meet_of(comm, &p.meet));
-    td_meet_begin(p.meet, call);
+    td_meet_begin(p.meet);
     td_status status = run(&p);
     if (status != TD_OK && comm->ops->one_memory) td_meet_withdraw(p.meet);
     return status;

@@ -47,6 +47,7 @@ typedef struct group {
     td_status failure;
     char sentence[SENTENCE];
     shared *shared; /* guarded by lock; memory not let go of yet */
+    td_card *cards; /* [size] guarded by lock; group 0: none shown */
 } group;
 
 static group *group_create(int size, group *run)
@@ -58,9 +59,16 @@ static group *group_create(int size, group *run)
         td_free(g);
         return NULL;
     }
+    td_card *cards = run ? NULL : td_calloc((size_t)size, sizeof *cards);
+    if (!run && !cards) {
+        td_free(boxes);
+        td_free(g);
+        return NULL;
+    }
     g->size = size;
     g->run = run ? run : g;
     g->boxes = boxes;
+    g->cards = cards;
     atomic_init(&g->members, size);
     pthread_mutex_init(&g->lock, NULL);
     for (int r = 0; r < size; r++) pthread_mutex_init(&boxes[r].lock, NULL);
@@ -76,6 +84,7 @@ static void group_destroy(group *g)
         td_free(s->data);
         td_free(s);
     }
+    td_free(g->cards);
     td_free(g->boxes);
     td_free(g);
 }
@@ -109,9 +118,9 @@ static void set_state(td_request *request, int state)
 /* The other's request may be gone as soon as its state says so. */
 static void copy(group *g, td_request *send, td_request *receive, int other)
 {
-    bool fits = send->bytes == receive->bytes;
+    bool fits = send->bytes == receive->bytes || (receive->at_most && send->bytes < receive->bytes);
     if (fits && send->bytes) memcpy(receive->data, send->data, send->bytes);
-    if (!fits) receive->native[0] = (void *)send->bytes;
+    receive->got = send->bytes;
     set_state(receive, fits ? FINISHED : MISFIT);
     set_state(send, FINISHED);
     td_bell_ring(&g->boxes[other].bell);
@@ -154,8 +163,8 @@ static td_status local_test(td_comm *comm, td_request *request, bool *done)
     *done = state == FINISHED;
     if (state == MISFIT)
         return td_fail(TD_ERR_PEER, "rank %d sent %zu bytes where rank %d expected %zu in %s",
-                       comm->world[request->peer], (size_t)request->native[0],
-                       comm->world[comm->rank], request->bytes, comm->operation);
+                       comm->world[request->peer], request->got, comm->world[comm->rank],
+                       request->bytes, comm->operation);
     return TD_OK;
 }
 
@@ -217,6 +226,25 @@ static void local_fail(td_comm *comm, td_status status)
     ring_all(run);
 }
 
+/* Cards lie where all look; nobody need be told. */
+static void local_show(td_comm *comm, int world)
+{
+    group *run = ((group *)comm->impl)->run;
+    (void)world;
+    pthread_mutex_lock(&run->lock);
+    run->cards[comm->world[comm->rank]] = comm->card;
+    pthread_mutex_unlock(&run->lock);
+}
+
+static bool local_card(td_comm *comm, int world, td_card *out)
+{
+    group *run = ((group *)comm->impl)->run;
+    pthread_mutex_lock(&run->lock);
+    *out = run->cards[world];
+    pthread_mutex_unlock(&run->lock);
+    return out->group != 0;
+}
+
 /* --- groups --- */
 
 /* The first member makes the group and hands its address to the others. */
@@ -276,19 +304,33 @@ static void free_shared(group *run, shared *s)
     td_free(s);
 }
 
+/* Between the first rank of a host and that one: the memory's address, and an answer, so that both
+ * see what the other runs. */
+static td_status hand_over(td_comm *comm, shared **s, int first, int rank)
+{
+    char answer = 0;
+    if (comm->rank == first) {
+        TD_TRY(td_comm_exchange(comm, s, sizeof *s, rank, NULL, 0, -1, TD_TAG_SHARED));
+        return td_comm_exchange(comm, NULL, 0, -1, &answer, 1, rank, TD_TAG_SHARED);
+    }
+    td_status got = td_comm_exchange(comm, NULL, 0, -1, s, sizeof *s, first, TD_TAG_SHARED);
+    if (got != TD_OK && got != TD_ERR_ARG) return got;
+    char why[SENTENCE];
+    snprintf(why, sizeof why, "%s", td_last_error());
+    td_status told = td_comm_exchange(comm, &answer, 1, first, NULL, 0, -1, TD_TAG_SHARED);
+    return got != TD_OK ? td_fail_again(got, why) : told;
+}
+
 /* The (perhaps pretended) host's first rank makes it and hands its address to the others. */
 static td_status local_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
     int first = 0;
     while (comm->host[first] != comm->host[comm->rank]) first++;
     shared *s = NULL;
-    if (comm->rank != first)
-        TD_TRY(td_comm_exchange(comm, NULL, 0, -1, &s, sizeof s, first, TD_TAG_SHARED));
-    else
-        s = make_shared(((group *)comm->impl)->run, bytes, comm->local_size);
-    for (int r = first + 1; r < comm->size && comm->rank == first; r++)
-        if (comm->host[r] == comm->host[first])
-            TD_TRY(td_comm_exchange(comm, &s, sizeof s, r, NULL, 0, -1, TD_TAG_SHARED));
+    if (comm->rank == first) s = make_shared(((group *)comm->impl)->run, bytes, comm->local_size);
+    for (int r = first + 1; r < comm->size; r++)
+        if (comm->host[r] == comm->host[first] && (comm->rank == first || comm->rank == r))
+            TD_TRY(hand_over(comm, &s, first, r));
     if (!s) return td_fail(TD_ERR_NOMEM, "no memory for %zu shared bytes", bytes);
     *out = (td_region){.data = s->data, .bytes = bytes, .handle = s};
     return TD_OK;
@@ -309,6 +351,8 @@ static const td_transport_ops local_ops = {
     .bell = local_bell,
     .check = local_check,
     .fail = local_fail,
+    .show = local_show,
+    .card = local_card,
     .split = local_split,
     .shared_create = local_shared_create,
     .shared_destroy = local_shared_destroy,

@@ -1,20 +1,15 @@
-/* Ranks are processes that mpiexec started. The only file that knows MPI.
+/* Ranks are processes that mpiexec started. This file and mpi_word.c alone
+ * know MPI.
  *
  * Built as a module of its own and loaded at run time; it calls the library through a table of
  * services. Messages are MPI_Isend and MPI_Irecv of bytes, tested, never waited for inside MPI, so
  * that every wait keeps its deadline. Memory shared inside a host is POSIX shared memory, mapped
- * by all and unlinked at once: unlike an MPI window it stays usable when a rank has died.
- *
- * A rank that fails tells all others by a message with a tag of its own, which their waits look
- * for; peers on the same host are also watched by their process ids. */
-#include "comm/transport/mpi_impl.h"
+ * by all and unlinked at once: unlike an MPI window it stays usable when a rank has died. */
+#include "comm/transport/mpi_group.h"
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#if __has_include(<mpi-ext.h>)
-#include <mpi-ext.h>
-#endif
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,66 +18,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SENTENCE = 1000, NAME = 64 };
+enum { NAME = 64 };
 
-typedef struct notice { /* a failed rank's message */
-    int rank, status;
-    char sentence[SENTENCE];
-} notice;
-
-typedef struct mpi_group {
-    MPI_Comm comm;
-    struct mpi_group *world; /* itself in the world: where failures are told */
-    /* of the world: */
-    int size, rank;
-    long *pid;      /* [size], 0: on another host */
-    notice *failed; /* NULL: none known */
-    notice *sent;   /* kept while its sends may be under way */
-    int looking;    /* atomic: some thread is in check */
-    int64_t last_look_ns;
-    int serial; /* of the next shared memory */
-} mpi_group;
-
-static const td_mpi_services *services;
-
-static const char *operation(const td_comm *comm)
-{
-    return comm->operation ? comm->operation : "a message";
-}
-
-static int in_world(const td_comm *comm, int rank)
-{
-    return comm->world && rank >= 0 ? comm->world[rank] : rank;
-}
-
-td_status td_mpi_error(int code, const td_comm *comm, int peer)
-{
-    char text[MPI_MAX_ERROR_STRING] = "";
-    int length, class = 0, me = in_world(comm, comm->rank), other = in_world(comm, peer);
-    MPI_Error_string(code, text, &length);
-    MPI_Error_class(code, &class);
-#ifdef MPIX_ERR_PROC_FAILED
-    if (class == MPIX_ERR_PROC_FAILED || class == MPIX_ERR_REVOKED) {
-        if (other < 0)
-            return services->fail(TD_ERR_PEER, "a rank has died, seen by rank %d in %s", me,
-                                  operation(comm));
-        return services->fail(TD_ERR_PEER, "rank %d has died, seen by rank %d in %s", other, me,
-                              operation(comm));
-    }
-#endif
-    return services->fail(TD_ERR_PEER, "MPI failed between ranks %d and %d in %s: %s", me, other,
-                          operation(comm), text);
-}
-
-const td_mpi_services *td_mpi_library(void)
-{
-    return services;
-}
-
-MPI_Comm td_mpi_handle(const td_comm *comm)
-{
-    return ((const mpi_group *)comm->impl)->comm;
-}
+const td_mpi_services *td_mpi_library;
 
 static td_status start(td_comm *comm, td_request *request, int code)
 {
@@ -92,13 +30,13 @@ static td_status start(td_comm *comm, td_request *request, int code)
 
 static td_status too_long(const td_request *request)
 {
-    return services->fail(TD_ERR_ARG, "a message of %zu bytes; one may have 2147483647",
-                          request->bytes);
+    return td_mpi_library->fail(TD_ERR_ARG, "a message of %zu bytes; one may have 2147483647",
+                                request->bytes);
 }
 
 static td_status mpi_isend(td_comm *comm, td_request *request)
 {
-    mpi_group *g = comm->impl;
+    td_mpi_group *g = comm->impl;
     if (request->bytes > 2147483647u) return too_long(request);
     return start(comm, request,
                  MPI_Isend(request->data, (int)request->bytes, MPI_BYTE, request->peer,
@@ -107,12 +45,25 @@ static td_status mpi_isend(td_comm *comm, td_request *request)
 
 static td_status mpi_irecv(td_comm *comm, td_request *request)
 {
-    mpi_group *g = comm->impl;
+    td_mpi_group *g = comm->impl;
     if (request->bytes > 2147483647u) return too_long(request);
     request->self = TD_MPI_RECEIVES; /* they know their length */
     return start(comm, request,
                  MPI_Irecv(request->data, (int)request->bytes, MPI_BYTE, request->peer,
                            request->tag, g->comm, td_mpi_native(request)));
+}
+
+/* A receive got another length than it has room for, or than it wants. */
+static td_status misfit(td_comm *comm, const td_request *request, size_t got)
+{
+    int other = td_mpi_in_run(comm, request->peer), me = td_mpi_in_run(comm, comm->rank);
+    if (got == request->bytes) /* this MPI does not say how much it was */
+        return td_mpi_library
+            ->fail(TD_ERR_PEER, "rank %d sent more than the %zu bytes that rank %d expected in %s",
+                   other, request->bytes, me, td_mpi_operation(comm));
+    return td_mpi_library->fail(TD_ERR_PEER,
+                                "rank %d sent %zu bytes where rank %d expected %zu in %s", other,
+                                got, me, request->bytes, td_mpi_operation(comm));
 }
 
 static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
@@ -125,13 +76,10 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
     if (code != MPI_SUCCESS) {
         int class = 0;
         MPI_Error_class(code, &class);
-        if (class == MPI_ERR_TRUNCATE)
-            return services->fail(TD_ERR_PEER,
-                                  "rank %d sent more than the %zu bytes that rank %d "
-                                  "expected in %s",
-                                  in_world(comm, request->peer), request->bytes,
-                                  in_world(comm, comm->rank), operation(comm));
-        return td_mpi_error(code, comm, request->peer);
+        if (class != MPI_ERR_TRUNCATE) return td_mpi_error(code, comm, request->peer);
+        request->done = 1;
+        MPI_Get_count(&status, MPI_BYTE, &got);
+        return misfit(comm, request, got > 0 ? (size_t)got : request->bytes);
     }
     *done = flag != 0;
     if (!flag) return TD_OK;
@@ -139,11 +87,9 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
     if (request->self == TD_MPI_OWN) free(request->native[1]);
     if (request->self != TD_MPI_RECEIVES) return TD_OK;
     MPI_Get_count(&status, MPI_BYTE, &got);
-    if ((size_t)got != request->bytes)
-        return services->fail(TD_ERR_PEER, "rank %d sent %d bytes where rank %d expected %zu in %s",
-                              in_world(comm, request->peer), got, in_world(comm, comm->rank),
-                              request->bytes, operation(comm));
-    return TD_OK;
+    request->got = (size_t)got;
+    bool fits = request->at_most ? request->got <= request->bytes : request->got == request->bytes;
+    return fits ? TD_OK : misfit(comm, request, request->got);
 }
 
 static void mpi_cancel(td_comm *comm, td_request *request)
@@ -156,77 +102,10 @@ static void mpi_cancel(td_comm *comm, td_request *request)
     request->done = 1;
 }
 
-/* --- failures --- */
-
-static void look_for_notices(mpi_group *w)
-{
-    int flag = 0;
-    MPI_Status status;
-    if (w->failed) return;
-    if (MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_FAILED, w->comm, &flag, &status) != MPI_SUCCESS || !flag)
-        return;
-    notice *n = calloc(1, sizeof *n);
-    if (!n) return;
-    MPI_Recv(n, sizeof *n, MPI_BYTE, status.MPI_SOURCE, TD_TAG_FAILED, w->comm, MPI_STATUS_IGNORE);
-    n->sentence[SENTENCE - 1] = 0;
-    __atomic_store_n(&w->failed, n, __ATOMIC_RELEASE);
-}
-
-static int dead_process(const mpi_group *w)
-{
-    for (int r = 0; r < w->size; r++)
-        if (r != w->rank && w->pid[r] && kill((pid_t)w->pid[r], 0) != 0 && errno == ESRCH) return r;
-    return -1;
-}
-
-static td_status mpi_check(td_comm *comm, int peer)
-{
-    (void)peer; /* a process that has left has told so, or is gone */
-    mpi_group *w = ((mpi_group *)comm->impl)->world;
-    int dead = -1;
-    if (!__atomic_exchange_n(&w->looking, 1, __ATOMIC_ACQUIRE)) { /* else another thread looks */
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        int64_t ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-        look_for_notices(w);
-        if (ns - w->last_look_ns >= 50000000) {
-            w->last_look_ns = ns;
-            dead = dead_process(w);
-        }
-        __atomic_store_n(&w->looking, 0, __ATOMIC_RELEASE);
-    }
-    const notice *failed = __atomic_load_n(&w->failed, __ATOMIC_ACQUIRE);
-    if (failed)
-        return services->fail(TD_ERR_PEER, "rank %d failed: %.900s", failed->rank,
-                              failed->sentence);
-    if (dead >= 0)
-        return services->fail(TD_ERR_PEER, "rank %d has died, seen by rank %d in %s", dead, w->rank,
-                              operation(comm));
-    return TD_OK;
-}
-
 static td_bell *mpi_bell(td_comm *comm)
 {
     (void)comm;
     return NULL; /* MPI has to be asked */
-}
-
-static void mpi_fail(td_comm *comm, td_status status)
-{
-    mpi_group *w = ((mpi_group *)comm->impl)->world;
-    if (w->sent || w->failed) return; /* told already, or only passing on */
-    w->sent = calloc(1, sizeof *w->sent);
-    if (!w->sent) return;
-    w->sent->rank = w->rank;
-    w->sent->status = (int)status;
-    snprintf(w->sent->sentence, SENTENCE, "%s", services->last_error());
-    for (int r = 0; r < w->size; r++) {
-        MPI_Request request;
-        if (r == w->rank) continue;
-        if (MPI_Isend(w->sent, sizeof *w->sent, MPI_BYTE, r, TD_TAG_FAILED, w->comm, &request) ==
-            MPI_SUCCESS)
-            MPI_Request_free(&request);
-    }
 }
 
 /* --- groups --- */
@@ -234,8 +113,8 @@ static void mpi_fail(td_comm *comm, td_status status)
 static td_status mpi_split(td_comm *comm, int color, int key, const int *members, td_comm *out)
 {
     (void)members; /* MPI orders them in the same way */
-    mpi_group *g = comm->impl, *child = calloc(1, sizeof *child);
-    if (!child) return services->fail(TD_ERR_NOMEM, "no memory for a group");
+    td_mpi_group *g = comm->impl, *child = calloc(1, sizeof *child);
+    if (!child) return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for a group");
     int code = MPI_Comm_split(g->comm, color < 0 ? MPI_UNDEFINED : color, key, &child->comm);
     if (code != MPI_SUCCESS || color < 0) {
         free(child);
@@ -253,19 +132,20 @@ static td_status map_shared(const char *name, bool create, size_t bytes, td_regi
 {
     int fd = shm_open(name, create ? O_RDWR | O_CREAT | O_EXCL : O_RDWR, 0600);
     if (fd < 0)
-        return services->fail(TD_ERR_IO, "shared memory %s cannot be opened: %s", name,
-                              strerror(errno));
+        return td_mpi_library->fail(TD_ERR_IO, "shared memory %s cannot be opened: %s", name,
+                                    strerror(errno));
     td_status status = TD_OK;
     void *at = MAP_FAILED;
     if (create && posix_fallocate(fd, 0, (off_t)bytes) != 0)
-        status = services->fail(TD_ERR_NOMEM,
-                                "%zu bytes of shared memory cannot be had in "
-                                "/dev/shm",
-                                bytes);
+        status = td_mpi_library->fail(TD_ERR_NOMEM,
+                                      "%zu bytes of shared memory cannot be had in "
+                                      "/dev/shm",
+                                      bytes);
     if (status == TD_OK) at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (status == TD_OK && at == MAP_FAILED)
-        status = services->fail(TD_ERR_NOMEM, "%zu bytes of shared memory cannot be mapped: %s",
-                                bytes, strerror(errno));
+        status =
+            td_mpi_library->fail(TD_ERR_NOMEM, "%zu bytes of shared memory cannot be mapped: %s",
+                                 bytes, strerror(errno));
     close(fd);
     if (status == TD_OK)
         *out = (td_region){.data = at, .bytes = bytes, .handle = at};
@@ -284,7 +164,7 @@ static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
     td_status mine = TD_OK;
     if (comm->rank == leader) {
         snprintf(name, sizeof name, "/tandem-%ld-%d", (long)getpid(),
-                 ((mpi_group *)comm->impl)->world->serial++);
+                 ((td_mpi_group *)comm->impl)->world->serial++);
         mine = map_shared(name, true, bytes, out);
         if (mine != TD_OK) name[0] = 0;
     }
@@ -292,32 +172,36 @@ static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
         if (comm->host[r] != comm->host[leader]) continue;
         td_status status = TD_OK;
         if (comm->rank == leader)
-            status = services->exchange(comm, name, NAME, r, NULL, 0, -1, TD_TAG_SHARED);
+            status = td_mpi_library->exchange(comm, name, NAME, r, NULL, 0, -1, TD_TAG_SHARED);
         else if (comm->rank == r)
-            status = services->exchange(comm, NULL, 0, -1, name, NAME, leader, TD_TAG_SHARED);
+            status = td_mpi_library->exchange(comm, NULL, 0, -1, name, NAME, leader, TD_TAG_SHARED);
         if (status != TD_OK) mine = status;
     }
     if (comm->rank != leader && mine == TD_OK)
         mine = name[0] ? map_shared(name, false, bytes, out)
-                       : services->fail(TD_ERR_NOMEM,
-                                        "rank %d could not make %zu bytes of shared "
-                                        "memory",
-                                        leader, bytes);
+                       : td_mpi_library->fail(TD_ERR_NOMEM,
+                                              "rank %d could not make %zu bytes of shared "
+                                              "memory",
+                                              leader, bytes);
     char answer = mine == TD_OK;
     for (int r = leader + 1; r < comm->size; r++) {
         char got = 0;
         if (comm->host[r] != comm->host[leader]) continue;
         td_status status = TD_OK;
         if (comm->rank == leader)
-            status = services->exchange(comm, NULL, 0, -1, &got, 1, r, TD_TAG_SHARED);
+            status = td_mpi_library->exchange(comm, NULL, 0, -1, &got, 1, r, TD_TAG_SHARED);
         else if (comm->rank == r)
-            status = services->exchange(comm, &answer, 1, leader, NULL, 0, -1, TD_TAG_SHARED);
+            status = td_mpi_library->exchange(comm, &answer, 1, leader, NULL, 0, -1, TD_TAG_SHARED);
         if (status != TD_OK)
             mine = status;
         else if (comm->rank == leader && !got && mine == TD_OK)
-            mine = services->fail(TD_ERR_NOMEM, "rank %d could not map the shared memory", r);
+            mine = td_mpi_library->fail(TD_ERR_NOMEM, "rank %d could not map the shared memory", r);
     }
     if (comm->rank == leader && name[0]) shm_unlink(name);
+    if (mine != TD_OK && out->handle) {
+        munmap(out->handle, out->bytes);
+        *out = (td_region){0};
+    }
     return mine;
 }
 
@@ -338,7 +222,7 @@ static void name_host(char name[TD_HOST_NAME])
     snprintf(name, TD_HOST_NAME, "%s %s", host, space);
 }
 
-static td_status exchange_names(mpi_group *g, td_comm *world, char **host_names)
+static td_status exchange_names(td_mpi_group *g, td_comm *world, char **host_names)
 {
     struct card {
         char host[TD_HOST_NAME];
@@ -349,7 +233,7 @@ static td_status exchange_names(mpi_group *g, td_comm *world, char **host_names)
     if (!all || !names || !g->pid) {
         free(all);
         free(names);
-        return services->fail(TD_ERR_NOMEM, "no memory for %d ranks", world->size);
+        return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for %d ranks", world->size);
     }
     name_host(own.host);
     int code = MPI_Allgather(&own, sizeof own, MPI_BYTE, all, sizeof own, MPI_BYTE, g->comm);
@@ -367,20 +251,21 @@ static td_status check_tags(MPI_Comm comm)
     int *most = NULL, known = 0;
     MPI_Comm_get_attr(comm, MPI_TAG_UB, &most, &known);
     if (known && *most >= TD_TAG_END) return TD_OK;
-    return services->fail(TD_ERR_UNSUPPORTED, "this MPI's tags end at %d; Tandem needs %d",
-                          known ? *most : 0, TD_TAG_END);
+    return td_mpi_library->fail(TD_ERR_UNSUPPORTED, "this MPI's tags end at %d; Tandem needs %d",
+                                known ? *most : 0, TD_TAG_END);
 }
 
 static td_status mpi_open(const td_mpi_services *given, td_comm *world, char **host_names)
 {
     int provided = 0, begun = 0;
-    services = given;
+    td_mpi_library = given;
     MPI_Initialized(&begun);
-    if (begun) return services->fail(TD_ERR_UNSUPPORTED, "MPI can be opened once in a process");
+    if (begun)
+        return td_mpi_library->fail(TD_ERR_UNSUPPORTED, "MPI can be opened once in a process");
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS)
-        return services->fail(TD_ERR_IO, "MPI could not be initialised");
-    mpi_group *g = calloc(1, sizeof *g);
-    if (!g) return services->fail(TD_ERR_NOMEM, "no memory for MPI's group");
+        return td_mpi_library->fail(TD_ERR_IO, "MPI could not be initialised");
+    td_mpi_group *g = calloc(1, sizeof *g);
+    if (!g) return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for MPI's group");
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_dup(MPI_COMM_WORLD, &g->comm);
     MPI_Comm_set_errhandler(g->comm, MPI_ERRORS_RETURN);
@@ -388,56 +273,36 @@ static td_status mpi_open(const td_mpi_services *given, td_comm *world, char **h
     MPI_Comm_size(g->comm, &world->size);
     g->world = g, g->rank = world->rank, g->size = world->size;
     world->impl = g;
+    bool memory = td_mpi_word_begin(g);
     world->one_thread = provided < MPI_THREAD_MULTIPLE;
     td_status status =
         provided < MPI_THREAD_SERIALIZED
-            ? services->fail(TD_ERR_UNSUPPORTED, "this MPI cannot be called by another thread than "
-                                                 "the first")
-            : check_tags(g->comm);
+            ? td_mpi_library->fail(TD_ERR_UNSUPPORTED,
+                                   "this MPI cannot be called by another thread than "
+                                   "the first")
+        : !memory ? td_mpi_library->fail(TD_ERR_NOMEM, "no memory for %d ranks", g->size)
+                  : check_tags(g->comm);
     return status == TD_OK ? exchange_names(g, world, host_names) : status;
-}
-
-/* After a failure, MPI_Finalize would wait for ranks that may be gone. So all say goodbye, and who
- * has heard it from everybody within half a second ends in order; else the process is left to exit
- * without, and mpiexec ends the rest. Meanwhile this rank's notices go out. */
-static bool say_goodbye(mpi_group *w)
-{
-    int heard = 0;
-    for (int r = 0; r < w->size; r++) {
-        MPI_Request request;
-        if (r != w->rank &&
-            MPI_Isend(NULL, 0, MPI_BYTE, r, TD_TAG_BYE, w->comm, &request) == MPI_SUCCESS)
-            MPI_Request_free(&request);
-    }
-    for (int i = 0; i < 250 && heard < w->size - 1; i++) {
-        int flag = 0;
-        MPI_Status status;
-        while (MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_BYE, w->comm, &flag, &status) == MPI_SUCCESS &&
-               flag) {
-            MPI_Recv(NULL, 0, MPI_BYTE, status.MPI_SOURCE, TD_TAG_BYE, w->comm, MPI_STATUS_IGNORE);
-            heard++;
-        }
-        look_for_notices(w);
-        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
-    }
-    return heard == w->size - 1;
 }
 
 static void mpi_close(td_comm *comm)
 {
-    mpi_group *g = comm->impl;
+    td_mpi_group *g = comm->impl;
     if (!g) return;
+    comm->card.waits = TD_LEFT;
     if (g->world != g) {
-        if (!g->world->failed && !g->world->sent) MPI_Comm_free(&g->comm); /* else it could wait */
+        /* After a failure it could wait; and its number would go to another group, to which
+         * messages would come that nobody took here. */
+        if (!g->world->failed && !g->world->sent && !comm->spoiled) MPI_Comm_free(&g->comm);
         free(g);
         return;
     }
-    if ((g->failed || g->sent) && !say_goodbye(g)) return;
+    bool failed = g->failed || g->sent || !g->known || !td_mpi_leave(g, &comm->card);
+    if (failed && (!g->known || !td_mpi_say_goodbye(g, &comm->card))) return;
     MPI_Comm_free(&g->comm);
     MPI_Finalize();
     free(g->pid);
-    free(g->failed);
-    free(g->sent);
+    td_mpi_word_end(g);
     free(g);
 }
 
@@ -495,8 +360,10 @@ static const td_transport_ops mpi_ops = {
     .test = mpi_test,
     .cancel = mpi_cancel,
     .bell = mpi_bell,
-    .check = mpi_check,
-    .fail = mpi_fail,
+    .check = td_mpi_check,
+    .fail = td_mpi_fail,
+    .show = td_mpi_show,
+    .card = td_mpi_card,
     .split = mpi_split,
     .shared_create = mpi_shared_create,
     .shared_destroy = mpi_shared_destroy,

@@ -1,6 +1,6 @@
 /* MPI's own collectives, non-blocking so that every wait keeps its deadline. */
 #include "comm/coll/coll.h"
-#include "comm/transport/mpi_impl.h"
+#include "comm/transport/mpi_group.h"
 
 #include <stdlib.h>
 
@@ -29,14 +29,14 @@ static td_status make_parts(const td_comm *comm, const td_call *call, int **out)
 {
     size_t n = (size_t)comm->size, at = 0, from = 0, unit = call->unit ? call->unit : 1;
     int *parts = calloc(4 * n, sizeof *parts);
-    if (!parts) return td_mpi_library()->fail(TD_ERR_NOMEM, "no memory for MPI's counts");
+    if (!parts) return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for MPI's counts");
     if (call->pattern == TD_REDUCE_SCATTER) unit = 1; /* elements */
     for (size_t r = 0; r < n; r++) {
         size_t give = call->parts ? call->parts[r] * unit : call->bytes;
         size_t take = call->takes ? call->takes[r] : give;
         if (at + give > INT32_MAX || from + take > INT32_MAX) {
             free(parts);
-            return td_mpi_library()->fail(TD_ERR_ARG, "MPI's own collectives move up to 2 GiB");
+            return td_mpi_library->fail(TD_ERR_ARG, "MPI's own collectives move up to 2 GiB");
         }
         parts[r] = (int)give, parts[n + r] = (int)at;
         parts[2 * n + r] = (int)take, parts[3 * n + r] = (int)from;
@@ -60,7 +60,7 @@ static bool in_place(const td_comm *comm, const td_call *call, const void *whole
 static int begin_reduction(const td_comm *comm, const td_call *call, MPI_Request *request,
                            const int *parts)
 {
-    MPI_Comm c = td_mpi_handle(comm);
+    MPI_Comm c = ((const td_mpi_group *)comm->impl)->comm;
     MPI_Datatype type = type_of(&call->how);
     MPI_Op op = op_of(&call->how);
     int count = (int)call->count;
@@ -78,7 +78,7 @@ static int begin_reduction(const td_comm *comm, const td_call *call, MPI_Request
 
 static int begin(const td_comm *comm, const td_call *call, MPI_Request *request, const int *parts)
 {
-    MPI_Comm c = td_mpi_handle(comm);
+    MPI_Comm c = ((const td_mpi_group *)comm->impl)->comm;
     size_t n = (size_t)comm->size;
     const int *give = parts, *give_at = parts + n, *take = parts + 2 * n, *take_at = parts + 3 * n;
     int root = call->root, own = parts[comm->rank];

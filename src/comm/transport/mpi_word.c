@@ -1,0 +1,291 @@
+/* What ranks of an MPI job tell each other beside their messages.
+ *
+ * A rank that fails tells all others by a message with a tag of its own, which their waits look
+ * for; peers on the same host are also watched by their process ids. Cards (header.h) go by the
+ * same tag: a rank asks with its own, and another that waits, or has left and waits for the job's
+ * end, answers with its own. A rank that computes answers nothing, so one question to each is under
+ * way at most. */
+#include "comm/transport/mpi_group.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { SENTENCE = 1000, LOOKS = 64 };
+enum { ASK_AGAIN_NS = 2000000000, STALE_NS = 200000000, LEFT_NS = 100000000 };
+
+struct td_mpi_notice {
+    int rank, status;
+    char sentence[SENTENCE];
+};
+
+typedef struct letter { /* a card on its way */
+    int32_t asks, unused;
+    td_card card;
+} letter;
+
+struct td_mpi_known {
+    td_card card;              /* group 0: none came */
+    int64_t came_ns, asked_ns; /* asked: and not answered yet, else 0 */
+    letter out[2];             /* an answer, a question */
+    MPI_Request sends[2];
+};
+
+const char *td_mpi_operation(const td_comm *comm)
+{
+    return comm->operation ? comm->operation : "a message";
+}
+
+int td_mpi_in_run(const td_comm *comm, int rank)
+{
+    return comm->world && rank >= 0 ? comm->world[rank] : rank;
+}
+
+td_status td_mpi_error(int code, const td_comm *comm, int peer)
+{
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length, class = 0, me = td_mpi_in_run(comm, comm->rank), other = td_mpi_in_run(comm, peer);
+    MPI_Error_string(code, text, &length);
+    MPI_Error_class(code, &class);
+#ifdef MPIX_ERR_PROC_FAILED
+    if (class == MPIX_ERR_PROC_FAILED || class == MPIX_ERR_REVOKED) {
+        if (other < 0)
+            return td_mpi_library->fail(TD_ERR_PEER, "a rank has died, seen by rank %d in %s", me,
+                                        td_mpi_operation(comm));
+        return td_mpi_library->fail(TD_ERR_PEER, "rank %d has died, seen by rank %d in %s", other,
+                                    me, td_mpi_operation(comm));
+    }
+#endif
+    return td_mpi_library->fail(TD_ERR_PEER, "MPI failed between ranks %d and %d in %s: %s", me,
+                                other, td_mpi_operation(comm), text);
+}
+
+/* --- failures, and cards --- */
+
+bool td_mpi_word_begin(td_mpi_group *w)
+{
+    w->known = calloc((size_t)w->size, sizeof *w->known);
+    for (int r = 0; w->known && r < w->size; r++)
+        w->known[r].sends[0] = w->known[r].sends[1] = MPI_REQUEST_NULL;
+    return w->known != NULL;
+}
+
+void td_mpi_word_end(td_mpi_group *w)
+{
+    free(w->failed);
+    free(w->sent);
+    free(w->known);
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static bool begin_looking(td_mpi_group *w)
+{
+    return !__atomic_exchange_n(&w->looking, 1, __ATOMIC_ACQUIRE);
+}
+
+static void end_looking(td_mpi_group *w)
+{
+    __atomic_store_n(&w->looking, 0, __ATOMIC_RELEASE);
+}
+
+/* False: the last one of its kind to that rank has not gone out yet. */
+static bool send_card(td_mpi_group *w, int rank, const td_card *card, bool asks)
+{
+    td_mpi_known *a = &w->known[rank];
+    MPI_Request *sends = &a->sends[asks];
+    int gone = 1;
+    if (*sends != MPI_REQUEST_NULL) MPI_Test(sends, &gone, MPI_STATUS_IGNORE);
+    if (!gone) return false;
+    a->out[asks] = (letter){.asks = asks, .card = *card};
+    return MPI_Isend(&a->out[asks], sizeof(letter), MPI_BYTE, rank, TD_TAG_FAILED, w->comm,
+                     sends) == MPI_SUCCESS;
+}
+
+static void take_card(td_mpi_group *w, int rank, const td_card *own)
+{
+    letter l;
+    if (MPI_Recv(&l, sizeof l, MPI_BYTE, rank, TD_TAG_FAILED, w->comm, MPI_STATUS_IGNORE) !=
+        MPI_SUCCESS)
+        return;
+    td_mpi_known *a = &w->known[rank];
+    a->card = l.card;
+    a->came_ns = now_ns();
+    if (l.asks)
+        send_card(w, rank, own, false);
+    else
+        a->asked_ns = 0;
+}
+
+/* Takes the messages of failures and cards that have come; answers with the own card. */
+static void td_mpi_look(td_mpi_group *w, const td_card *own)
+{
+    for (int k = 0; k < LOOKS && !w->failed; k++) {
+        int flag = 0, bytes = 0;
+        MPI_Status status;
+        if (MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_FAILED, w->comm, &flag, &status) != MPI_SUCCESS ||
+            !flag)
+            return;
+        MPI_Get_count(&status, MPI_BYTE, &bytes);
+        if (bytes == (int)sizeof(letter)) {
+            take_card(w, status.MPI_SOURCE, own);
+            continue;
+        }
+        td_mpi_notice *n = calloc(1, sizeof *n);
+        if (!n) return;
+        MPI_Recv(n, sizeof *n, MPI_BYTE, status.MPI_SOURCE, TD_TAG_FAILED, w->comm,
+                 MPI_STATUS_IGNORE);
+        n->sentence[SENTENCE - 1] = 0;
+        __atomic_store_n(&w->failed, n, __ATOMIC_RELEASE);
+    }
+}
+
+void td_mpi_show(td_comm *comm, int world)
+{
+    td_mpi_group *w = ((td_mpi_group *)comm->impl)->world;
+    if (world < 0 || world == w->rank || !begin_looking(w)) return;
+    td_mpi_known *a = &w->known[world];
+    int64_t now = now_ns();
+    if ((!a->asked_ns || now - a->asked_ns > ASK_AGAIN_NS) &&
+        send_card(w, world, &comm->card, true))
+        a->asked_ns = now;
+    end_looking(w);
+}
+
+/* A rank that does not answer is not where its card says. */
+bool td_mpi_card(td_comm *comm, int world, td_card *out)
+{
+    td_mpi_group *w = ((td_mpi_group *)comm->impl)->world;
+    if (!begin_looking(w)) return false;
+    const td_mpi_known *a = &w->known[world];
+    bool there = a->card.group != 0;
+    *out = a->card;
+    if (out->waits == TD_WAITS && a->asked_ns && now_ns() - a->asked_ns > STALE_NS)
+        out->waits = TD_WAITED;
+    end_looking(w);
+    return there;
+}
+
+static int dead_process(const td_mpi_group *w)
+{
+    for (int r = 0; r < w->size; r++)
+        if (r != w->rank && w->pid[r] && kill((pid_t)w->pid[r], 0) != 0 && errno == ESRCH) return r;
+    return -1;
+}
+
+td_status td_mpi_check(td_comm *comm, int peer)
+{
+    td_mpi_group *w = ((td_mpi_group *)comm->impl)->world;
+    int dead = -1;
+    bool left = false;
+    if (begin_looking(w)) { /* else another thread looks */
+        int64_t now = now_ns();
+        const td_mpi_known *a = peer >= 0 ? &w->known[td_mpi_in_run(comm, peer)] : NULL;
+        td_mpi_look(w, &comm->card);
+        /* Not at once: what it sent before may still be on its way. */
+        left = a && a->card.waits == TD_LEFT && now - a->came_ns > LEFT_NS;
+        if (now - w->last_look_ns >= 50000000) {
+            w->last_look_ns = now;
+            dead = dead_process(w);
+        }
+        end_looking(w);
+    }
+    const td_mpi_notice *failed = __atomic_load_n(&w->failed, __ATOMIC_ACQUIRE);
+    if (failed)
+        return td_mpi_library->fail(TD_ERR_PEER, "rank %d failed: %.900s", failed->rank,
+                                    failed->sentence);
+    if (dead >= 0)
+        return td_mpi_library->fail(TD_ERR_PEER, "rank %d has died, seen by rank %d in %s", dead,
+                                    w->rank, td_mpi_operation(comm));
+    if (left)
+        return td_mpi_library->fail(TD_ERR_PEER, "rank %d left while rank %d waited for it in %s",
+                                    td_mpi_in_run(comm, peer), w->rank, td_mpi_operation(comm));
+    return TD_OK;
+}
+
+void td_mpi_fail(td_comm *comm, td_status status)
+{
+    td_mpi_group *w = ((td_mpi_group *)comm->impl)->world;
+    if (w->sent || w->failed) return; /* told already, or only passing on */
+    w->sent = calloc(1, sizeof *w->sent);
+    if (!w->sent) return;
+    w->sent->rank = w->rank;
+    w->sent->status = (int)status;
+    snprintf(w->sent->sentence, SENTENCE, "%s", td_mpi_library->last_error());
+    for (int r = 0; r < w->size; r++) {
+        MPI_Request request;
+        if (r == w->rank) continue;
+        if (MPI_Isend(w->sent, sizeof *w->sent, MPI_BYTE, r, TD_TAG_FAILED, w->comm, &request) ==
+            MPI_SUCCESS)
+            MPI_Request_free(&request);
+    }
+}
+
+/* --- the end --- */
+
+bool td_mpi_say_goodbye(td_mpi_group *w, const td_card *own)
+{
+    int heard = 0;
+    for (int r = 0; r < w->size; r++) {
+        MPI_Request request;
+        if (r != w->rank &&
+            MPI_Isend(NULL, 0, MPI_BYTE, r, TD_TAG_BYE, w->comm, &request) == MPI_SUCCESS)
+            MPI_Request_free(&request);
+    }
+    for (int i = 0; i < 250 && heard < w->size - 1; i++) {
+        int flag = 0;
+        MPI_Status status;
+        while (MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_BYE, w->comm, &flag, &status) == MPI_SUCCESS &&
+               flag) {
+            MPI_Recv(NULL, 0, MPI_BYTE, status.MPI_SOURCE, TD_TAG_BYE, w->comm, MPI_STATUS_IGNORE);
+            heard++;
+        }
+        td_mpi_look(w, own);
+        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    }
+    return heard == w->size - 1;
+}
+
+/* One round of the wait for all to leave: this rank tells one and hears of another. */
+static bool leave_with(td_mpi_group *w, int to, int from, const td_card *own)
+{
+    MPI_Request requests[2];
+    int done = 0;
+    if (MPI_Irecv(NULL, 0, MPI_BYTE, from, TD_TAG_LEAVE, w->comm, &requests[0]) != MPI_SUCCESS)
+        return false;
+    if (MPI_Isend(NULL, 0, MPI_BYTE, to, TD_TAG_LEAVE, w->comm, &requests[1]) != MPI_SUCCESS)
+        return false;
+    for (int64_t begin = now_ns();;) {
+        if (MPI_Testall(2, requests, &done, MPI_STATUSES_IGNORE) != MPI_SUCCESS) return false;
+        if (done) return true;
+        int64_t now = now_ns();
+        if (now - begin < 1000000) {
+            sched_yield();
+            continue;
+        }
+        td_mpi_look(w, own);
+        if (w->failed) return false;
+        if (now - w->last_look_ns >= 50000000) {
+            w->last_look_ns = now;
+            if (dead_process(w) >= 0) return false;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+    }
+}
+
+/* A barrier by dissemination. */
+bool td_mpi_leave(td_mpi_group *w, const td_card *own)
+{
+    bool left = true;
+    for (int far = 1; far < w->size && left; far *= 2)
+        left = leave_with(w, (w->rank + far) % w->size, (w->rank - far + w->size) % w->size, own);
+    return left;
+}

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Wrong use that ends a job under mpiexec: a rank that stops, dies, fails, leaves or runs something
+else. The other ranks end with a sentence that names it and the operation, and nothing hangs; and
+"tandem diagnose" finds it in what they have recorded.
+
+    misuse_test.py BUILD MPIEXEC"""
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+BUILD, MPIEXEC = os.path.abspath(sys.argv[1]), sys.argv[2]
+PATIENCE_S = 60
+FLAGS = ["--with-ft", "ulfm", "--map-by", ":OVERSUBSCRIBE", "--mca", "osc", "^ucx", "-n", "4"]
+HERE, HOSTS = "0", "0,0,1,1"  # where ranks are pretended to be
+
+
+def told(kind, hosts, *run):
+    """What each rank was told: {rank: "STATUS: sentence"}."""
+    words = [MPIEXEC, *FLAGS, os.path.join(BUILD, "comm_misuse_test"), "alone", kind, *run]
+    env = dict(os.environ, TANDEM_FAKE_HOSTS=hosts)
+    for name in ("OMPI_ALLOW_RUN_AS_ROOT", "PRTE_ALLOW_RUN_AS_ROOT"):
+        env[name] = env[name + "_CONFIRM"] = "1"
+    done = subprocess.run(words, env=env, text=True, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE_S)
+    return {int(rank): text for rank, text in re.findall(r"rank (\d): (TD_.*)", done.stdout)}
+
+
+class Job(unittest.TestCase):
+    def all_say(self, kind, ranks, sentence, layouts=(HERE, HOSTS)):
+        for hosts in layouts:
+            with self.subTest(kind=kind, hosts=hosts):
+                texts = told(kind, hosts)
+                for rank in ranks:
+                    self.assertRegex(texts.get(rank, "nothing"), sentence)
+        return texts
+
+    def test_a_killed_rank(self):
+        self.all_say("killed", [0, 2, 3], "TD_ERR_PEER: .*rank 1 has died, seen by rank . in barrier")
+
+    def test_a_stopped_rank(self):
+        self.all_say("stopped", [0, 2, 3],
+                     r"waited more than 1000 ms for rank . in barrier \(operation 2\).*; "
+                     r"rank 1 (was last heard of in barrier \(operation 1\)|has not answered)")
+
+    def test_a_rank_that_fails(self):
+        texts = self.all_say("failing", [0, 2, 3],
+                             "TD_ERR_PEER: rank 1 failed: rank 1 read: line 7 is torn", [HOSTS])
+        self.assertRegex(texts[1], "TD_ERR_DATA")
+
+    def test_a_rank_that_leaves(self):
+        texts = self.all_say("leaving early", [0, 2, 3],
+                             "TD_ERR_PEER: .*rank 1 left while rank . waited for it in barrier")
+        self.assertEqual(texts[1], "TD_OK: ")
+
+    def test_a_rank_that_waits_for_one_that_left(self):
+        texts = self.all_say("receiving from one that left", [1],
+                             "TD_ERR_PEER: rank 0 left while rank 1 waited for it in recv", [HOSTS])
+        self.assertEqual([texts[r] for r in (0, 2, 3)], ["TD_OK: "] * 3)
+
+    def test_a_rank_that_runs_something_else(self):
+        self.all_say("maximum for sum", [0, 1, 2, 3],
+                     r"all-reduce \((max|sum) of 400 bytes of f32\) where rank . runs all-reduce",
+                     [HOSTS])
+
+
+class Diagnose(unittest.TestCase):
+    """Over hosts, after the job."""
+
+    def finds(self, kind, sentence):
+        with tempfile.TemporaryDirectory() as run:
+            os.mkdir(os.path.join(run, "recorder"))
+            told(kind, HOSTS, run)
+            done = subprocess.run([os.path.join(BUILD, "tandem"), "diagnose", run], text=True,
+                                  capture_output=True, check=True, timeout=PATIENCE_S)
+            self.assertRegex(done.stdout, sentence)
+
+    def test_who_stopped(self):
+        self.finds("stopped", r"rank 3 waited for rank 1 when operation 2 \(barrier\) failed")
+
+    def test_who_left(self):
+        self.finds("leaving early", "rank 1 has not come to operation 1 .*: it has run none")
+
+    def test_who_ran_something_else(self):
+        self.finds("maximum for sum", "rank 1 runs all-reduce 400 B f32 max where rank 0 runs "
+                                      r"all-reduce 400 B f32 sum \(operation 1\)")
+
+
+def main():
+    result = unittest.main(argv=sys.argv[:1], exit=False, verbosity=1).result
+    bad = len(result.failures) + len(result.errors)
+    print(f"[  PASSED  ] {max(result.testsRun - bad, 0)} test(s).")
+    if bad:
+        print(f"[  FAILED  ] {bad} test(s).")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
