@@ -41,6 +41,7 @@ static const row table[] = {
     {TD_GATHER, "linear", 0, TREE, td_linear_gather},
     {TD_ALLGATHER, "bruck", 0, TREE, td_bruck_allgather},
     {TD_ALLGATHER, "ring", 32768, TREE, td_ring_allgather},
+    {TD_ALLGATHER, "hierarchical", 65536, TREE, td_hierarchical_allgather, over_hosts},
     {TD_ALLTOALL, "bruck", 0, TREE, td_bruck_alltoall},
     {TD_ALLTOALL, "pairwise", 512, TREE, td_pairwise_alltoall},
     {TD_REDUCE, "pairwise", 0, TREE, td_pairwise_reduce},
@@ -56,6 +57,7 @@ static const row table[] = {
     {TD_ALLREDUCE, "hierarchical", 32768, TREE, td_hierarchical_reduce, over_hosts},
     {TD_ALLREDUCE, "double-tree", MEASURED, ANY_ORDER, td_double_tree_allreduce},
     {TD_REDUCE_SCATTER, "pairwise", 0, TREE, td_pairwise_reduce_scatter},
+    {TD_REDUCE_SCATTER, "hierarchical", 65536, TREE, td_hierarchical_reduce_scatter, over_hosts},
     {TD_SCAN, "chain", 0, TREE, td_chain_scan},
     /* the system's own, for comparison */
     {TD_BARRIER, "mpi", MEASURED, TREE, td_own_run, td_own_fits},
@@ -136,6 +138,13 @@ td_status td_coll_force(td_comm *comm, td_pattern pattern, const char *name)
                    name);
 }
 
+/* What the choice goes by. Ranks of an all-to-all of parts that differ have different sizes, and
+ * must choose the same. */
+static size_t size_of(const td_call *call)
+{
+    return call->pattern == TD_ALLTOALL && call->parts ? 1 << 20 : call->bytes;
+}
+
 /* The row that is forced on a call or was measured best for it, -1: neither. */
 static int preferred(const td_comm *comm, const td_call *call)
 {
@@ -143,7 +152,7 @@ static int preferred(const td_comm *comm, const td_call *call)
     int found = -1;
     for (int k = 0; comm->tuning && k < comm->tuning->count; k++) {
         const td_tuning_row *r = &comm->tuning->row[k];
-        if (r->pattern == call->pattern && call->bytes >= r->from_bytes) found = r->algorithm;
+        if (r->pattern == call->pattern && size_of(call) >= r->from_bytes) found = r->algorithm;
     }
     return found;
 }
@@ -152,7 +161,8 @@ static bool serves(const row *r, const td_call *call)
 {
     const td_reduction *how = &call->how;
     bool reduces = call->pattern >= TD_REDUCE;
-    if (r->run == td_own_run && call->bytes > INT32_MAX) return false; /* MPI counts in ints */
+    if (r->run == td_own_run && size_of(call) > INT32_MAX) return false; /* MPI counts in ints */
+    if (r->run == td_bruck_alltoall && call->parts) return false;
     if (!reduces || r->order == TREE) return true;
     if (r->order == TREE_IN_PARTS) return td_reduction_in_parts(how);
     return !how->combine && (how->type == TD_I32 || how->type == TD_I64 || how->type == TD_U8);
@@ -164,7 +174,7 @@ static int choose(const td_comm *comm, const td_call *call, int wanted)
     if (wanted >= 0 && serves(&table[wanted], call)) return wanted;
     for (int k = ROWS - 1; k >= 0; k--)
         if (fits(comm, &table[k], call->pattern) && table[k].from_bytes != MEASURED &&
-            call->bytes >= table[k].from_bytes && serves(&table[k], call))
+            size_of(call) >= table[k].from_bytes && serves(&table[k], call))
             return k;
     return -1;
 }

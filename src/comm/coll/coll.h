@@ -105,6 +105,8 @@ td_algorithm td_recursive_halving;
 bool td_recursive_fits(const td_comm *comm);
 td_algorithm td_hierarchical_reduce; /* hierarchical.c: reduce, all-reduce */
 td_algorithm td_hierarchical_broadcast;
+td_algorithm td_hierarchical_allgather; /* hierarchical_parts.c */
+td_algorithm td_hierarchical_reduce_scatter;
 /* For groups on one host, over memory that they share: any pattern. */
 bool td_shared_fits(const td_comm *comm);
 td_algorithm td_shared_run;

@@ -246,6 +246,8 @@ static void schedules_over_hosts_are_right(void **state)
         {"hierarchical all-reduce", TD_ALLREDUCE, td_hierarchical_reduce, NULL},
         {"hierarchical reduce", TD_REDUCE, td_hierarchical_reduce, NULL},
         {"hierarchical broadcast", TD_BROADCAST, td_hierarchical_broadcast, NULL},
+        {"hierarchical all-gather", TD_ALLGATHER, td_hierarchical_allgather, NULL},
+        {"hierarchical reduce-scatter", TD_REDUCE_SCATTER, td_hierarchical_reduce_scatter, NULL},
     };
     int host[24];
     for (int n = 2; n <= 24; n += 1 + n / 6)
