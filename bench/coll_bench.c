@@ -5,8 +5,11 @@
  * For each size the two take turns, ROUNDS times; a turn is as many calls as fit a few milliseconds
  * between two barriers, and counts as long as its slowest rank. Medians over the rounds. Every
  * result is checked. Bytes are those of the whole vector of a rank (all-gather, reduce-scatter,
- * all-to-all: all parts together). Prints TSV; then, for each pattern, the median and the least of
- * the ratios MPI / ours. A wrong result ends with status 1. */
+ * all-to-all: all parts together). The share is that of the machine's memory-copy bandwidth: of the
+ * time of the calls, what all ranks need to memcpy what the pattern must at least move into each
+ * rank (the vector; for all-reduce twice, as parts to add and as results). Prints TSV; then, for
+ * each pattern, the median and the least of the ratios MPI / ours. A wrong result ends with status
+ * 1. */
 #include "tandem/comm.h"
 
 #include <math.h>
@@ -145,21 +148,28 @@ static void mpi_barrier(bench *b)
     MPI_Barrier(MPI_COMM_WORLD);
 }
 
+static void copy_vector(bench *b)
+{
+    memcpy(b->out, b->in, b->count * 4);
+    __asm__ volatile("" ::"r"(b->out) : "memory");
+}
+
 typedef struct pattern {
     const char *name;
+    int moves; /* vectors, into each rank */
     void (*ours)(bench *b);
     void (*mpis)(bench *b);
     bool (*is)(const bench *b, size_t i); /* NULL: carries nothing */
 } pattern;
 
 static const pattern patterns[] = {
-    {"all-reduce", our_allreduce, mpi_allreduce, allreduce_is},
-    {"broadcast", our_broadcast, mpi_broadcast, broadcast_is},
-    {"all-gather", our_allgather, mpi_allgather, allgather_is},
-    {"reduce-scatter", our_reduce_scatter, mpi_reduce_scatter, reduce_scatter_is},
-    {"all-to-all", our_alltoall, mpi_alltoall, alltoall_is},
-    {"reduce", our_reduce, mpi_reduce, reduce_is},
-    {"barrier", our_barrier, mpi_barrier, NULL},
+    {"all-reduce", 2, our_allreduce, mpi_allreduce, allreduce_is},
+    {"broadcast", 1, our_broadcast, mpi_broadcast, broadcast_is},
+    {"all-gather", 1, our_allgather, mpi_allgather, allgather_is},
+    {"reduce-scatter", 1, our_reduce_scatter, mpi_reduce_scatter, reduce_scatter_is},
+    {"all-to-all", 1, our_alltoall, mpi_alltoall, alltoall_is},
+    {"reduce", 1, our_reduce, mpi_reduce, reduce_is},
+    {"barrier", 0, our_barrier, mpi_barrier, NULL},
 };
 enum { PATTERNS = sizeof patterns / sizeof *patterns };
 
@@ -209,11 +219,13 @@ static int calls_for(double seconds)
 /* One line; returns MPI's time over ours. */
 static double measure(bench *b, const pattern *p)
 {
-    double ours[ROUNDS], mpis[ROUNDS], ratio[ROUNDS];
+    double ours[ROUNDS], mpis[ROUNDS], ratio[ROUNDS], copies[ROUNDS];
     check(b, p, p->mpis, "MPI's");
     check(b, p, p->ours, "our");
     int n_ours = calls_for(turn(b, p->ours, 3)), n_mpis = calls_for(turn(b, p->mpis, 3));
+    int n_copies = calls_for(turn(b, copy_vector, 3));
     for (int k = 0; k < ROUNDS; k++) {
+        copies[k] = turn(b, copy_vector, n_copies) * p->moves;
         ours[k] = turn(b, p->ours, n_ours);
         mpis[k] = turn(b, p->mpis, n_mpis);
         ratio[k] = mpis[k] / ours[k];
@@ -221,8 +233,9 @@ static double measure(bench *b, const pattern *p)
     check(b, p, p->ours, "our");
     double r = median(ratio, ROUNDS), t = median(ours, ROUNDS);
     if (b->rank == 0)
-        printf("%s\t%zu\t%.2f\t%.2f\t%.2f\t%.2f\n", p->name, p->is ? b->count * 4 : 0, t * 1e6,
-               median(mpis, ROUNDS) * 1e6, r, p->is ? (double)b->count * 4 / t * 1e-9 : 0);
+        printf("%s\t%zu\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f\n", p->name, p->is ? b->count * 4 : 0,
+               t * 1e6, median(mpis, ROUNDS) * 1e6, r, p->is ? (double)b->count * 4 / t * 1e-9 : 0,
+               100 * median(copies, ROUNDS) / t);
     fflush(stdout);
     return r;
 }
@@ -259,7 +272,7 @@ int main(int argc, char **argv)
     b.in = malloc(most + 4096), b.out = malloc(most + 4096);
     b.counts = calloc((size_t)b.size, sizeof *b.counts);
     if (!b.in || !b.out || !b.counts || least < 4 || most < least) die("no memory, or wrong sizes");
-    if (b.rank == 0) printf("pattern\tbytes\tours us\tMPI us\tMPI/ours\tours GB/s\n");
+    if (b.rank == 0) printf("pattern\tbytes\tours us\tMPI us\tMPI/ours\tours GB/s\tcopy %%\n");
     for (int k = 0; k < PATTERNS; k++)
         if (!strcmp(wanted, "all") || !strcmp(wanted, patterns[k].name))
             run(&b, &patterns[k], least, most);

@@ -3,6 +3,7 @@
 (tests/hosts/hosts.py), first with links as fast as they go, then at 1 Gbit/s.
 
     bench/hosts_bench.py BUILD [PATTERN [LEAST [MOST]]] [--hosts 3] [--ranks 2] [--rate 1gbit]
+    bench/hosts_bench.py BUILD --overlap ...   bench/work_bench over the hosts
 
 Default: all-reduce, 64 KiB to 16 MiB. Prints coll_bench's table with two columns more where links
 are limited: the bound in microseconds, and the share of it that we reach. With h hosts no
@@ -37,11 +38,20 @@ def measure(args, rate):
         field = line.split("\t")
         if rate and field[0] == "pattern":
             line += "\tbound us\tbound/ours"
-        elif rate and len(field) == 6:
+        elif rate and len(field) == 7:
             bound = bound_us(field[0], float(field[1]), args.hosts, rate)
             if bound:
                 line += f"\t{bound:.2f}\t{bound / float(field[2]):.2f}"
         print(line, flush=True)
+
+
+def overlap(args):
+    words = [os.path.join(os.path.abspath(args.build), "bench", "work_bench"), "0",
+             str(args.most / 1e6)]
+    print(f"# {args.hosts} hosts of {args.ranks} ranks, {args.rate}", flush=True)
+    with Hosts(args.hosts, args.rate) as hosts:
+        print(hosts.mpiexec(words, args.ranks, stdout=subprocess.PIPE, text=True, check=True).stdout,
+              end="", flush=True)
 
 
 def main():
@@ -53,10 +63,14 @@ def main():
     parser.add_argument("--hosts", type=int, default=3)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rate", default="1gbit")
+    parser.add_argument("--overlap", action="store_true",
+                        help="instead: how much of an all-reduce of MOST bytes its rank computes through")
     args = parser.parse_args()
     try:
-        for rate in (None, args.rate):
+        for rate in () if args.overlap else (None, args.rate):
             measure(args, rate)
+        if args.overlap:
+            overlap(args)
     except Unavailable as e:
         print(f"hosts_bench: {e}", file=sys.stderr)
         return SKIP

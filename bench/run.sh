@@ -33,6 +33,9 @@ if [ -x "$build/bench/coll_bench" ]; then
         "$mpiexec" --map-by :OVERSUBSCRIBE --mca osc ^ucx -n $ranks "$build/bench/coll_bench"
     done
     echo
+    echo "# threads beside processes"
+    python3 bench/transports.py "$build/tandem" "$mpiexec" "${ROUNDS:-3}"
+    echo
     echo "# collectives beside Gloo"
     python3 bench/gloo.py "$build/tandem" .deps/torch/bin/python "$mpiexec" "${ROUNDS:-3}"
 fi

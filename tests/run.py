@@ -25,6 +25,7 @@ STEPS = {
     "tsan": ("build-tsan", ["-Db_sanitize=thread", "-Db_lundef=false",
                             "--buildtype=debugoptimized", "-Dmpi=disabled"], None, ["unit"],
              ["base/pool", "comm/comm", "comm/collective", "comm/work", "comm/misuse",
+              "comm/algorithms", "comm/keyed",
               "comm/treesum", "data/loader", "models/net", "train/train"]),
     "fuzz": ("build-fuzz", ["-Dfuzz=true", "-Dmpi=disabled", "-Db_lundef=false"], "clang",
              ["fuzz"], []),

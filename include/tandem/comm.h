@@ -8,7 +8,8 @@
  * No call hangs. One that waits for a peer ends, within the deadline, in TD_ERR_PEER (the peer has
  * died, left or failed) or TD_ERR_TIMEOUT (it is silent); the sentence names the rank and the
  * operation, and what is known of the rank: what it waits in itself, and for whom, or the operation
- * in which it was heard of last. Ranks in sentences are numbered in the whole run, also in groups made by split. */
+ * in which it was heard of last. Ranks in sentences are numbered in the whole run, also in groups
+ * made by split. */
 #ifndef TANDEM_COMM_H
 #define TANDEM_COMM_H
 
@@ -112,10 +113,10 @@ TD_API TD_MUST_CHECK td_status td_comm_recv(td_comm *comm, void *data, size_t by
  * in shared memory or takes a message of it, within about 20 ms where both wait and no message
  * comes. A rank that only gives (a root of a broadcast, say) may be told in a later operation of
  * the group; if it never awaits the others again, at the deadline or not at all. After an error the
- * group is fit only to be closed. Buffers that are read and written may not overlap except where it is said. Parts lie in rank
- * order, one behind the other; arrays of their sizes have an entry for each rank. A count of 0 is
- * fine. TD_ERR_ARG: a null buffer, a root out of range, a length beyond memory, overlapping
- * buffers. */
+ * group is fit only to be closed. Buffers that are read and written may not overlap except where it
+ * is said. Parts lie in rank order, one behind the other; arrays of their sizes have an entry for
+ * each rank. A count of 0 is fine. TD_ERR_ARG: a null buffer, a root out of range, a length beyond
+ * memory, overlapping buffers. */
 
 TD_API TD_MUST_CHECK td_status td_comm_barrier(td_comm *comm);
 TD_API TD_MUST_CHECK td_status td_comm_broadcast(td_comm *comm, void *data, size_t bytes, int root);
@@ -228,7 +229,20 @@ TD_API TD_MUST_CHECK td_status td_work_wait(td_work *work);
 /* Waits for it, if it is under way. NULL is fine. */
 TD_API void td_work_destroy(td_work *work);
 
+/* Messages as operations: no thread carries them out, so they keep no order with collectives; those
+ * between two ranks with one tag arrive in the order in which they were started, and fit the other
+ * side's blocking calls. Waited for by the thread that uses the group. The deadline counts from the
+ * wait. Not collective. */
+TD_API TD_MUST_CHECK td_status td_work_create_send(td_comm *comm, const void *data, size_t bytes,
+                                                   int to, int tag, td_work **out);
+TD_API TD_MUST_CHECK td_status td_work_create_recv(td_comm *comm, void *data, size_t bytes,
+                                                   int from, int tag, td_work **out);
+
 /* create and start; destroy it after the wait. */
+TD_API TD_MUST_CHECK td_status td_comm_start_send(td_comm *comm, const void *data, size_t bytes,
+                                                  int to, int tag, td_work **out);
+TD_API TD_MUST_CHECK td_status td_comm_start_recv(td_comm *comm, void *data, size_t bytes, int from,
+                                                  int tag, td_work **out);
 TD_API TD_MUST_CHECK td_status td_comm_start(td_comm *comm, const td_collective *what,
                                              td_work **out);
 

@@ -5,7 +5,14 @@
  * order that PyTorch's modules use (dense: [out][in]; conv: [out][in / groups][kh][kw]).
  *
  * A global batch is cut into leaves; a network computes the gradient sums of the tree nodes that
- * its leaves make (see tandem/comm.h), each leaf from its own samples alone. */
+ * its leaves make (see tandem/comm.h), each leaf from its own samples alone.
+ *
+ * Sample weights multiply a sample's loss and gradient, and the batch's sums are divided by the sum
+ * of its weights. Batch norm weighs likewise: a leaf's mean and variance are those of its samples
+ * under their weights (relative to each other), running statistics the mean of the leaves' under
+ * what each leaf weighs. So a sample of weight 2 counts as two, one of weight 0 as none, and
+ * weights that are all equal as none at all. The unbiased variance takes the samples for (sum w)^2
+ * / sum w^2 equal ones (Kish 1965). */
 #ifndef TANDEM_NET_H
 #define TANDEM_NET_H
 

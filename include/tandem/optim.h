@@ -39,8 +39,8 @@ TD_API void td_optim_destroy(td_optim *optim); /* NULL is fine */
 /* The rate of step number `step` (from 0). */
 TD_API double td_optim_rate(const td_optim *optim, uint64_t step);
 
-/* One step: params are moved against gradient * scale [params]; stat slots are averaged in. The
- * same bits whoever calls it. Allocates nothing. */
+/* One step: params are moved against gradient * scale [params]; stat slots are averaged in, unless
+ * scale is 0. The same bits whoever calls it. Allocates nothing. */
 TD_API void td_optim_step(td_optim *optim, uint64_t step, const float *gradient, float scale,
                           float *params);
 

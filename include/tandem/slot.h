@@ -22,7 +22,7 @@ typedef struct td_slot {
     size_t offset, count; /* in floats; offsets are multiples of 16 */
     size_t fan_in, fan_out;
     float initial;  /* norm and stat slots start here */
-    float momentum; /* stat slots: p = (1 - momentum) p + momentum * mean over samples */
+    float momentum; /* stat slots: p = (1 - momentum) p + momentum * weighted mean over samples */
 } td_slot;
 
 #endif

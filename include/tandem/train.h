@@ -14,7 +14,8 @@
 extern "C" {
 #endif
 
-/* Rows of one leaf; borrowed for the length of the call. */
+/* Rows of one leaf, or of a part of it where samples have weights; borrowed for the length of the
+ * call. */
 typedef struct td_leaf {
     size_t rows, features;
     const float *x;         /* [rows][features] */
@@ -23,12 +24,18 @@ typedef struct td_leaf {
     const uint64_t *sample; /* [rows], to key random streams */
 } td_leaf;
 
-/* Adds the gradient of the leaf's summed loss to gradient [params] (given as zeros) and returns the
- * summed loss. Must be a function of its arguments alone; called from several threads at once. */
+/* Adds the gradient of the rows' summed loss to gradient [params] (given as zeros) and returns the
+ * summed loss. Must be a function of its arguments alone, and add up: rows together make what they
+ * make one by one. Called from several threads at once.
+ *
+ * Sample weights are td_fit's to apply: where a data set has them, it asks for each run of rows of
+ * the same weight, multiplies what comes back, and leaves out rows of weight 0; each run costs a
+ * pass over the gradient. A sample of weight 2 counts as two. */
 typedef double td_gradient_fn(void *user, const td_leaf *leaf, const float *params,
                               float *gradient);
 
-/* Called on every rank at the end of an epoch, with the mean training loss; may be NULL. */
+/* Called on every rank at the end of an epoch, with the mean training loss (weighted, as samples
+ * are); may be NULL. */
 typedef void td_epoch_fn(void *user, uint64_t epoch, double loss);
 
 typedef struct td_fit_config {

@@ -260,13 +260,11 @@ out:
     return status;
 }
 
-td_status td_bench_comm(const td_job *job)
+td_status td_bench_comm(const td_job *job, td_status prepared)
 {
     td_comm_config config = {.deadline_ms = 60000};
-    if (job->min_bytes > job->max_bytes)
-        return td_fail(TD_ERR_ARG, "--min-bytes %llu is more than --max-bytes %llu",
-                       (unsigned long long)job->min_bytes, (unsigned long long)job->max_bytes);
-    if (td_comm_launched_by_mpi())
-        return td_comm_run_mpi(&config, run_rank, (void *)(uintptr_t)job);
-    return td_comm_run_local(job->workers, &config, run_rank, (void *)(uintptr_t)job);
+    if (prepared == TD_OK && job->min_bytes > job->max_bytes)
+        prepared = td_fail(TD_ERR_ARG, "--min-bytes %llu is more than --max-bytes %llu",
+                           (unsigned long long)job->min_bytes, (unsigned long long)job->max_bytes);
+    return td_cli_run(job->workers, &config, prepared, run_rank, (void *)(uintptr_t)job);
 }

@@ -129,11 +129,12 @@ td_status td_cmd_bench(int argc, char **argv)
     td_status status;
     td_arguments arguments = {.where = TD_JOB_BENCH};
     TD_TRY(td_job_init(&b.job));
-    TD_GOTO(td_options_parse(td_job_rows, &b.job, argc, argv, &arguments));
-    if (b.job.bench_comm) {
-        status = td_bench_comm(&b.job);
+    status = td_options_parse(td_job_rows, &b.job, argc, argv, &arguments);
+    if (status != TD_OK || b.job.bench_comm) { /* all ranks that mpiexec started; else one trains */
+        status = td_bench_comm(&b.job, status);
         goto out;
     }
+    if (td_cli_rank() != 0) goto out;
     TD_GOTO(make_data(&pixels, &labels, &b.data));
     TD_GOTO(td_net_model_create(&b.job, b.data, &b.model));
     TD_GOTO(td_comm_run_local(b.job.workers, NULL, run_rank, &b));

@@ -42,17 +42,8 @@ static void on_signal(int number)
 
 /* --- options --- */
 
-static td_status read_job_file(const char *path, td_job *job)
-{
-    char *text;
-    size_t size;
-    TD_TRY(td_read_file(path, &text, &size));
-    td_status status = td_options_read_yaml(td_job_rows, job, TD_JOB_FILE, path, text, size);
-    td_free(text);
-    return status;
-}
-
-/* A resumed run's job comes from its folder; only options of TD_JOB_PLACE may be given anew. */
+/* A resumed run's job comes from its folder; only options of TD_JOB_PLACE and TD_JOB_LENGTH may be
+ * given anew. */
 static td_status resume_job(td_job *job, const bool *given, int argc, char **argv)
 {
     char path[TD_PATH_MAX], *run = td_strdup(job->run ? job->run : "");
@@ -63,7 +54,7 @@ static td_status resume_job(td_job *job, const bool *given, int argc, char **arg
         return td_fail(TD_ERR_ARG, "--resume needs --run: name the run's folder");
     }
     for (int i = 0; td_job_rows[i].name; i++)
-        if (given[i] && !(td_job_rows[i].where & TD_JOB_PLACE)) {
+        if (given[i] && !(td_job_rows[i].where & (TD_JOB_PLACE | TD_JOB_LENGTH))) {
             status = td_fail(TD_ERR_ARG, "--%s cannot be changed when a run is resumed",
                              td_job_rows[i].flag ? td_job_rows[i].flag : td_job_rows[i].name);
             goto out;
@@ -75,7 +66,7 @@ static td_status resume_job(td_job *job, const bool *given, int argc, char **arg
         status = td_fail(TD_ERR_ARG, "--run %s holds no run to resume (no job.yaml)", run);
         goto out;
     }
-    TD_GOTO(read_job_file(path, job));
+    TD_GOTO(td_job_read_file(path, job));
     status = td_options_parse(td_job_rows, job, argc, argv, &again);
 out:
     td_free(run);
@@ -94,7 +85,7 @@ static td_status read_options(int argc, char **argv, td_job *job)
     } else if (first.rest_count) { /* the file first, then the flags over it */
         td_options_fini(td_job_rows, job);
         TD_TRY(td_job_init(job));
-        TD_TRY(read_job_file(file[0], job));
+        TD_TRY(td_job_read_file(file[0], job));
         TD_TRY(td_options_parse(td_job_rows, job, argc, argv, &first));
     }
     return td_job_check(job);

@@ -17,7 +17,7 @@ const td_command td_commands[] = {
     {"diagnose", 0, "diagnose RUN", "what each rank of a run is doing, or did last; who is missing",
      td_cmd_diagnose, false},
     {"bench", TD_JOB_BENCH, "bench [OPTIONS]", "training speed on data in memory", td_cmd_bench,
-     false},
+     true},
     {"doctor", 0, "doctor", "what this machine has: MPI, cores, memory", td_cmd_doctor, false},
     {"help", 0, "help [COMMAND]", "this text, or a command's options", td_cmd_help, false},
     {NULL, 0, NULL, NULL, NULL, false},

@@ -115,6 +115,26 @@ static td_status write_job(const td_job *job)
     return status;
 }
 
+/* A resumed run that is to last longer, or less long, says so in its job.yaml from now on; where it
+ * runs, this time, does not. */
+static td_status keep_length(const td_job *job)
+{
+    td_job kept;
+    char path[TD_PATH_MAX];
+    TD_TRY(td_path_join(path, job->run, ours[0]));
+    td_status status;
+    TD_GOTO(td_job_init(&kept));
+    TD_GOTO(td_job_read_file(path, &kept));
+    if (kept.epochs == job->epochs && kept.steps == job->steps) goto out;
+    kept.epochs = job->epochs, kept.steps = job->steps;
+    td_free(kept.run);
+    kept.run = td_strdup(job->run);
+    status = kept.run ? write_job(&kept) : td_fail(TD_ERR_NOMEM, "no memory for %s", path);
+out:
+    td_options_fini(td_job_rows, &kept);
+    return status;
+}
+
 /* As it was, without losing the sentence of what went wrong. */
 static td_status undo_for(const td_run_folder *f, td_status why)
 {
@@ -129,7 +149,7 @@ td_status td_run_folder_begin(void *folder)
     td_run_folder *f = folder;
     const td_job *job = f->job;
     TD_TRY(td_run_folder_check(job));
-    if (job->resume) return TD_OK;
+    if (job->resume) return keep_length(job);
     f->there = existing_length(job->run);
     td_status status = td_make_dirs(job->run);
     if (status != TD_OK) {

@@ -16,8 +16,8 @@ typedef struct td_run_folder {
 /* TD_ERR_ARG when the folder holds what a new run would replace, and the job does not say so. */
 TD_MUST_CHECK td_status td_run_folder_check(const td_job *job);
 
-/* For td_train_hooks; `folder` is a td_run_folder. Begin makes the folder and writes job.yaml; a
- * resumed run's stays as it is. */
+/* For td_train_hooks; `folder` is a td_run_folder. Begin makes the folder and writes job.yaml; in a
+ * resumed run's, how long it lasts may change. */
 TD_MUST_CHECK td_status td_run_folder_begin(void *folder);
 void td_run_folder_kept(void *folder);
 

@@ -90,8 +90,8 @@ void td_comm_fake_hosts(int *host, int size)
 
 /* --- point to point --- */
 
-static td_status check_peer(const td_comm *comm, const void *data, size_t bytes, int peer, int tag,
-                            const char *what)
+td_status td_comm_check_peer(const td_comm *comm, const void *data, size_t bytes, int peer, int tag,
+                             const char *what)
 {
     if (peer < 0 || peer >= comm->size)
         return td_fail(TD_ERR_ARG, "%s: rank %d is not one of 0..%d", what, peer, comm->size - 1);
@@ -104,7 +104,7 @@ static td_status check_peer(const td_comm *comm, const void *data, size_t bytes,
 
 td_status td_comm_send(td_comm *comm, const void *data, size_t bytes, int to, int tag)
 {
-    TD_TRY(check_peer(comm, data, bytes, to, tag, "send"));
+    TD_TRY(td_comm_check_peer(comm, data, bytes, to, tag, "send"));
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SEND, bytes, -1, -1, to});
     comm->card.runs.parts = (uint32_t)tag;
     return td_comm_end(record, td_comm_exchange(comm, data, bytes, to, NULL, 0, -1, tag));
@@ -112,7 +112,7 @@ td_status td_comm_send(td_comm *comm, const void *data, size_t bytes, int to, in
 
 td_status td_comm_recv(td_comm *comm, void *data, size_t bytes, int from, int tag)
 {
-    TD_TRY(check_peer(comm, data, bytes, from, tag, "recv"));
+    TD_TRY(td_comm_check_peer(comm, data, bytes, from, tag, "recv"));
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_RECV, bytes, -1, -1, from});
     comm->card.runs.parts = (uint32_t)tag;
     return td_comm_end(record, td_comm_exchange(comm, NULL, 0, -1, data, bytes, from, tag));

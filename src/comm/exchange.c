@@ -24,7 +24,8 @@
 
 #include <string.h>
 
-enum { INLINE = TD_HELLO_INLINE, MAGIC = 0x7d3a11ce, MOST = 1 << 30 };
+enum { INLINE = TD_HELLO_INLINE, MAGIC = 0x7d3a11ce };
+#define MOST TD_COMM_PIECE
 
 typedef struct hello {
     td_header header;
@@ -251,7 +252,6 @@ static td_status finish(exchange *e)
     return td_comm_wait(e->comm, -1, e->comm->ops->bell(e->comm), test, missing, e);
 }
 
-/* A transport's message ends at 2 GiB: longer ones go in pieces, of which both sides know. */
 td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,
                            size_t in_bytes, int from, int tag)
 {
@@ -273,5 +273,27 @@ td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int
 out:
     for (int k = 0; k < MESSAGES; k++)
         if (e.open[k]) comm->ops->cancel(comm, &e.request[k]);
+    return status;
+}
+
+/* --- single requests --- */
+
+typedef struct pending {
+    td_comm *comm;
+    td_request *request;
+} pending;
+
+static td_status test_request(void *arg, bool *done)
+{
+    pending *p = arg;
+    return p->comm->ops->test(p->comm, p->request, done);
+}
+
+td_status td_comm_wait_request(td_comm *comm, td_request *request)
+{
+    pending p = {comm, request};
+    td_status status =
+        td_comm_wait(comm, request->peer, comm->ops->bell(comm), test_request, NULL, &p);
+    if (status != TD_OK) comm->ops->cancel(comm, request);
     return status;
 }

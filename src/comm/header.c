@@ -41,6 +41,12 @@ void td_header_of_call(td_comm *comm, const td_call *call, int algorithm)
     comm->history = mixed ^ mixed >> 32;
 }
 
+bool td_does_alone(int does)
+{
+    return does == TD_DOES_SEND || does == TD_DOES_RECV ||
+           (does >= TD_DOES_PUSH && does <= TD_DOES_PUSH_PULL);
+}
+
 bool td_header_is_message(const td_header *h)
 {
     return h->does == TD_DOES_SEND || h->does == TD_DOES_RECV;
@@ -123,7 +129,7 @@ td_status td_header_compare(const td_comm *comm, int rank, const td_header *thei
 td_status td_card_judge(const td_comm *comm, int world, const td_card *card)
 {
     const td_header *own = &comm->card.runs, *theirs = &card->runs;
-    bool alone = td_header_is_message(own) || td_header_is_message(theirs);
+    bool alone = td_does_alone(own->does) || td_does_alone(theirs->does);
     if (card->group != comm->card.group || own->sequence != theirs->sequence || alone) return TD_OK;
     if (own->within && own->within == theirs->within && own->step != theirs->step)
         return TD_OK; /* one is ahead */
@@ -150,7 +156,7 @@ void td_card_describe(const td_comm *comm, const td_card *card, const td_header 
                      operation, card->ranks);
         } else {
             td_header_describe(comm, &card->runs, what, sizeof what);
-            if (!td_header_is_message(&card->runs))
+            if (!td_does_alone(card->runs.does))
                 snprintf(number, sizeof number, " (operation %llu)", operation);
         }
         snprintf(text, room, "%s in %s%s", card->waits == TD_WAITS ? "is" : "was last seen", what,

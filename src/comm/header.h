@@ -47,8 +47,10 @@ void td_header_of_call(td_comm *comm, const struct td_call *call, int algorithm)
 /* "all-reduce (sum of 400 bytes of f32)"; the root as a rank of the run. */
 void td_header_describe(const td_comm *comm, const td_header *header, char *text, size_t room);
 bool td_header_same(const td_header *a, const td_header *b);
-/* Whether it is a message of two ranks, which has no number in its group. */
-bool td_header_is_message(const td_header *header);
+/* Whether a rank does it without the others of its group, so that it has no number there: messages
+ * of two ranks, and keyed parts. */
+bool td_does_alone(int does);
+bool td_header_is_message(const td_header *header); /* of two ranks */
 /* TD_ERR_ARG with both, when that rank of the group runs something else than this one does. */
 TD_MUST_CHECK td_status td_header_compare(const td_comm *comm, int rank, const td_header *theirs);
 

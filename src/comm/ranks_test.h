@@ -22,7 +22,7 @@ static td_comm *mpi_world; /* NULL on threads */
     } while (0)
 
 /* Runs fn as every size of the transport. */
-static void on_all_sizes(td_rank_fn *fn, void *arg)
+__attribute__((unused)) static void on_all_sizes(td_rank_fn *fn, void *arg)
 {
     static const int sizes[] = {1, 2, 3, 5, 8};
     if (mpi_world) {

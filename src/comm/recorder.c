@@ -27,6 +27,9 @@ const char *const td_does_names[TD_DOES_END] = {
     [TD_DOES_SPLIT] = "split",
     [TD_DOES_SHARE] = "shared memory",
     [TD_DOES_TREESUM] = "tree sum",
+    [TD_DOES_PUSH] = "push",
+    [TD_DOES_PULL] = "pull",
+    [TD_DOES_PUSH_PULL] = "push and pull",
 };
 
 enum { HEAD = 4096, TIMED = 16, MOST = 1024 };
@@ -110,7 +113,7 @@ td_record *td_comm_begin(td_comm *comm, td_note note)
     if (comm->within)
         comm->step++;
     else
-        comm->sequence += note.does != TD_DOES_SEND && note.does != TD_DOES_RECV;
+        comm->sequence += !td_does_alone(note.does);
     comm->card.runs = (td_header){.sequence = comm->sequence,
                                   .bytes = note.bytes,
                                   .root = note.root,

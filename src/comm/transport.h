@@ -7,6 +7,8 @@
 #include "comm/header.h"
 #include "tandem/comm.h"
 
+struct td_call;
+
 /* An operation under way; storage is the caller's and must not move until it is done. */
 typedef struct td_request {
     struct td_request *next; /* for the transport's lists */
@@ -45,7 +47,12 @@ typedef struct td_transport_ops {
     td_status (*shared_create)(td_comm *comm, size_t bytes, td_region *out);
     void (*shared_destroy)(td_comm *comm, td_region *region);
     void (*close)(td_comm *comm); /* this rank leaves the group */
-    bool one_memory;              /* ranks are threads: they may read each other's buffers */
+    /* Lets others run while this rank waits, instead of time passing; NULL: time passes. */
+    td_status (*pause)(td_comm *comm);
+    /* Begins one of the system's own collectives, where it has one for the call, which `test` then
+     * follows; reductions of whole numbers alone, as their order is the system's. NULL: none. */
+    td_status (*own)(td_comm *comm, const struct td_call *call, td_request *request);
+    bool one_memory; /* ranks are threads: they may read each other's buffers */
 } td_transport_ops;
 
 struct td_comm {
@@ -93,6 +100,9 @@ typedef int td_wait_blame(void *arg);
 TD_MUST_CHECK td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *test,
                                      td_wait_blame *blame, void *arg);
 
+/* Until it is done; withdrawn on failure. */
+TD_MUST_CHECK td_status td_comm_wait_request(td_comm *comm, td_request *request);
+
 /* Operations beside the patterns of tandem/comm.h. */
 enum {
     TD_DOES_SEND = TD_PATTERNS,
@@ -101,6 +111,9 @@ enum {
     TD_DOES_SPLIT,
     TD_DOES_SHARE,
     TD_DOES_TREESUM,
+    TD_DOES_PUSH,
+    TD_DOES_PULL,
+    TD_DOES_PUSH_PULL,
     TD_DOES_END
 };
 extern const char *const td_does_names[TD_DOES_END];
@@ -126,6 +139,11 @@ void td_comm_leave(td_comm *comm, int entered);
 TD_MUST_CHECK td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int to,
                                          void *in, size_t in_bytes, int from, int tag);
 
+/* A message ends at so many bytes: longer ones go in pieces, of which both sides know. */
+#define TD_COMM_PIECE ((size_t)1 << 30)
+/* Of a user's send or recv (`what`). */
+TD_MUST_CHECK td_status td_comm_check_peer(const td_comm *comm, const void *data, size_t bytes,
+                                           int peer, int tag, const char *what);
 /* The headers of a collective whose messages are requests of its own: it sends one ahead to each
  * peer that it has messages for, receives one ahead from each that it awaits messages of, and
  * compares. A receive has room for what a peer sends that runs something else. */
@@ -154,6 +172,8 @@ enum {
     TD_TAG_NODES = 1000007,
     TD_TAG_RESULTS = 1000008,
     TD_TAG_LEAVE = 1000009,
+    TD_TAG_SECOND_TREE = 1000010,
+    TD_TAG_KEYED = 1000016, /* to 1000020, see keyed_impl.h */
     TD_TAG_RANGES = 1000128,
     TD_TAG_END = 1600000
 };
@@ -184,7 +204,7 @@ typedef struct td_mpi_module {
      * when that worked. Ends no MPI. */
     bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 6, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 7, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

@@ -110,7 +110,7 @@ static td_status too_late(td_comm *comm, int who)
     long long ms = comm->deadline_ms;
     int me = comm->world[comm->rank];
     char what[200], known[600] = "";
-    if (comm->operation && td_header_is_message(&comm->card.runs))
+    if (comm->operation && td_does_alone(comm->card.runs.does))
         td_header_describe(comm, &comm->card.runs, what, sizeof what);
     else
         snprintf(what, sizeof what, "%s (operation %llu)",
@@ -165,6 +165,11 @@ static td_status wait_for(waiting *w)
         bool done = false;
         TD_TRY(w->test(w->arg, &done));
         if (done) return TD_OK;
+        if (comm->ops->pause) {
+            TD_TRY(comm->ops->check(comm, w->peer));
+            TD_TRY(comm->ops->pause(comm));
+            continue;
+        }
         if (!comm->crowded && round < SPINS) {
             relax();
             continue;

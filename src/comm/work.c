@@ -1,10 +1,11 @@
-/* Operations under way beside their rank: a thread of the rank's, with a group of its own, carries
- * them out one after the other.
+/* Operations under way beside their rank: collectives are carried out one after the other by a
+ * thread of the rank's, with a group of its own; messages (message.c) by the transport.
  *
  * A group's first work makes both (so it is collective); the group's close ends them. The thread
  * runs the same algorithms as a blocking call, with the same deadlines; what it waits for it sleeps
  * for, as the rank needs the core. */
 #include "comm/coll/coll.h"
+#include "comm/message.h"
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -29,6 +30,7 @@ typedef struct td_worker {
 } td_worker;
 
 struct td_work {
+    td_message *message; /* NULL: a collective */
     td_worker *worker;
     td_call call;
     td_work *next; /* in the queue */
@@ -166,33 +168,43 @@ td_status td_work_create(td_comm *comm, const td_collective *what, td_work **out
 static bool fuses(const td_work *a, const td_work *b, size_t bytes)
 {
     const td_call *x = &a->call, *y = &b->call;
-    return a->worker == b->worker && x->pattern == TD_ALLREDUCE && y->pattern == TD_ALLREDUCE &&
-           !x->how.combine && !y->how.combine && x->how.type == y->how.type &&
-           x->how.op == y->how.op && x->bytes <= FUSE_EACH && y->bytes <= FUSE_EACH &&
-           bytes + y->bytes <= FUSE_ALL;
+    return !b->message && a->worker == b->worker && x->pattern == TD_ALLREDUCE &&
+           y->pattern == TD_ALLREDUCE && !x->how.combine && !y->how.combine &&
+           x->how.type == y->how.type && x->how.op == y->how.op && x->bytes <= FUSE_EACH &&
+           y->bytes <= FUSE_EACH && bytes + y->bytes <= FUSE_ALL;
 }
 
-static td_status check_idle(const td_work *work)
+static bool under_way(td_work *work)
 {
-    if (work->state != UNDER_WAY) return TD_OK;
-    return td_fail(TD_ERR_ARG, "%s: the operation is under way already",
-                   td_does_names[work->call.pattern]);
+    if (work->message) return td_message_under_way(work->message);
+    pthread_mutex_lock(&work->worker->lock);
+    bool is = work->state == UNDER_WAY;
+    pthread_mutex_unlock(&work->worker->lock);
+    return is;
+}
+
+static td_status check_idle(td_work *const *works, int k)
+{
+    if (under_way(works[k]))
+        return td_fail(TD_ERR_ARG, "%s: the operation is under way already",
+                       works[k]->message ? td_message_name(works[k]->message)
+                                         : td_does_names[works[k]->call.pattern]);
+    for (int earlier = 0; earlier < k; earlier++)
+        if (works[earlier] == works[k])
+            return td_fail(TD_ERR_ARG, "an operation is started twice at once");
+    return TD_OK;
 }
 
 td_status td_work_start_all(td_work *const *works, int count)
 {
-    for (int k = 0; k < count; k++) {
-        td_worker *w = works[k]->worker;
-        pthread_mutex_lock(&w->lock);
-        td_status status = check_idle(works[k]);
-        for (int earlier = 0; earlier < k && status == TD_OK; earlier++)
-            if (works[earlier] == works[k])
-                status = td_fail(TD_ERR_ARG, "an operation is started twice at once");
-        pthread_mutex_unlock(&w->lock);
-        if (status != TD_OK) return status;
-    }
+    for (int k = 0; k < count; k++) TD_TRY(check_idle(works, k));
     for (int k = 0; k < count;) {
         td_work *head = works[k], *end = head;
+        if (head->message) {
+            TD_TRY(td_message_start(head->message));
+            k++;
+            continue;
+        }
         td_worker *w = head->worker;
         size_t bytes = head->call.bytes;
         for (k++; k < count && fuses(head, works[k], bytes); k++) {
@@ -218,14 +230,12 @@ td_status td_work_start(td_work *work)
 
 bool td_work_done(td_work *work)
 {
-    pthread_mutex_lock(&work->worker->lock);
-    bool done = work->state != UNDER_WAY;
-    pthread_mutex_unlock(&work->worker->lock);
-    return done;
+    return work->message ? td_message_done(work->message) : !under_way(work);
 }
 
 td_status td_work_wait(td_work *work)
 {
+    if (work->message) return td_message_wait(work->message);
     td_worker *w = work->worker;
     pthread_mutex_lock(&w->lock);
     while (work->state == UNDER_WAY) pthread_cond_wait(&w->ended, &w->lock);
@@ -239,11 +249,63 @@ void td_work_destroy(td_work *work)
 {
     if (!work) return;
     if (td_work_wait(work) != TD_OK) td_error_clear();
+    td_free(work->message);
     td_free(work);
+}
+
+/* --- messages --- */
+
+static td_status create_message(td_comm *comm, bool sends, void *data, size_t bytes, int peer,
+                                int tag, td_work **out)
+{
+    td_work *work = td_calloc(1, sizeof *work);
+    if (!work) return td_fail(TD_ERR_NOMEM, "no memory for an operation");
+    td_status status = td_message_create(comm, sends, data, bytes, peer, tag, &work->message);
+    if (status != TD_OK) {
+        td_free(work);
+        return status;
+    }
+    *out = work;
+    return TD_OK;
+}
+
+td_status td_work_create_send(td_comm *comm, const void *data, size_t bytes, int to, int tag,
+                              td_work **out)
+{
+    return create_message(comm, true, (void *)(uintptr_t)data, bytes, to, tag, out);
+}
+
+td_status td_work_create_recv(td_comm *comm, void *data, size_t bytes, int from, int tag,
+                              td_work **out)
+{
+    return create_message(comm, false, data, bytes, from, tag, out);
+}
+
+/* A work that could not be started is not handed out. */
+static td_status start_new(td_status created, td_work **out)
+{
+    TD_TRY(created);
+    td_status status = td_work_start(*out);
+    if (status == TD_OK) return TD_OK;
+    td_free((*out)->message);
+    td_free(*out);
+    *out = NULL;
+    return status;
+}
+
+td_status td_comm_start_send(td_comm *comm, const void *data, size_t bytes, int to, int tag,
+                             td_work **out)
+{
+    return start_new(td_work_create_send(comm, data, bytes, to, tag, out), out);
+}
+
+td_status td_comm_start_recv(td_comm *comm, void *data, size_t bytes, int from, int tag,
+                             td_work **out)
+{
+    return start_new(td_work_create_recv(comm, data, bytes, from, tag, out), out);
 }
 
 td_status td_comm_start(td_comm *comm, const td_collective *what, td_work **out)
 {
-    TD_TRY(td_work_create(comm, what, out));
-    return td_work_start(*out);
+    return start_new(td_work_create(comm, what, out), out);
 }

@@ -91,6 +91,79 @@ static td_status patterns(td_comm *c, void *arg)
     return TD_OK;
 }
 
+/* Round a ring, beside a collective; the blocking calls of one side meet the works of the other. */
+static td_status messages(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { TAGS = 5, MOST = 30000 };
+    int n = td_comm_size(c), me = td_comm_rank(c), right = (me + 1) % n, left = (me + n - 1) % n;
+    if (n == 1) return TD_OK;
+    static const size_t bytes[TAGS] = {0, 1, 777, 4096, MOST};
+    char *give = td_malloc(MOST), *take = td_malloc(TAGS * MOST);
+    float one = 1, all = 0;
+    td_work *work[2 * TAGS + 1];
+    td_collective sum = {.pattern = TD_ALLREDUCE, .in = &one, .out = &all, .count = 1};
+    for (int k = 0; k < TAGS; k++) {
+        TD_TRY(td_work_create_recv(c, take + k * MOST, bytes[k], left, k, &work[k]));
+        TD_TRY(td_work_create_send(c, give, bytes[k], right, k, &work[2 * TAGS - 1 - k]));
+    }
+    TD_TRY(td_work_create(c, &sum, &work[2 * TAGS]));
+    for (int round = 0; round < 3; round++) {
+        memset(give, 10 * round + me, MOST);
+        memset(take, 255, TAGS * MOST);
+        TD_TRY(td_work_start_all(work, 2 * TAGS + 1));
+        CHECK(td_work_start(work[0]) == TD_ERR_ARG);
+        for (int k = 2 * TAGS; k >= 0; k--) TD_TRY(td_work_wait(work[k]));
+        for (int k = 0; k < TAGS; k++)
+            for (size_t i = 0; i < MOST; i++)
+                CHECK(take[k * MOST + (int)i] == (i < bytes[k] ? 10 * round + left : -1));
+        CHECK((int)all == n && td_work_done(work[0]));
+    }
+    for (int k = 0; k <= 2 * TAGS; k++) td_work_destroy(work[k]);
+    td_work *beside;
+    if (me % 2 == 0 && right % 2 == 1) { /* even ranks ask by works, odd ones block */
+        TD_TRY(td_comm_start_send(c, give, 100, right, 9, &beside));
+        while (!td_work_done(beside)) {
+        }
+        TD_TRY(td_work_wait(beside));
+        td_work_destroy(beside);
+    } else if (me % 2 == 1) {
+        TD_TRY(td_comm_recv(c, take, 100, left, 9));
+        CHECK(take[99] == 20 + left);
+    }
+    td_free(give), td_free(take);
+    return TD_OK;
+}
+
+static td_status misfit(td_comm *c, void *arg)
+{
+    (void)arg;
+    char data[64] = {0};
+    td_work *work;
+    CHECK(td_comm_start_send(c, data, 8, td_comm_size(c), 0, &work) == TD_ERR_ARG);
+    CHECK(td_comm_start_recv(c, NULL, 8, (td_comm_rank(c) + 1) % 2, 0, &work) == TD_ERR_ARG);
+    CHECK(td_comm_start_send(c, data, 8, (td_comm_rank(c) + 1) % 2, -1, &work) == TD_ERR_ARG);
+    td_error_clear();
+    if (td_comm_rank(c) == 1) {
+        TD_TRY(td_comm_send(c, data, 8, 0, 0));
+        nanosleep(&(struct timespec){.tv_nsec = 900000000}, NULL); /* alive, but silent */
+    } else if (td_comm_rank(c) == 0) {
+        TD_TRY(td_comm_start_recv(c, data, 9, 1, 0, &work));
+        while (!td_work_done(work)) {
+        }
+        CHECK(td_work_wait(work) == TD_ERR_PEER);
+        CHECK(strstr(td_last_error(), "rank 1 sent 8 bytes where rank 0 expected 9 in recv"));
+        td_error_clear();
+        td_work_destroy(work);
+        TD_TRY(td_comm_start_recv(c, data, 9, 1, 7, &work)); /* never sent */
+        CHECK(td_work_wait(work) == TD_ERR_TIMEOUT &&
+              strstr(td_last_error(), "for rank 1 in recv"));
+        td_error_clear();
+        td_work_destroy(work);
+    }
+    return TD_OK;
+}
+
 static td_status mistakes(td_comm *c, void *arg)
 {
     (void)arg;
@@ -142,6 +215,20 @@ static void every_pattern_runs_beside_its_rank(void **state)
     on_all_sizes(patterns, NULL);
 }
 
+static void messages_are_under_way_beside_collectives(void **state)
+{
+    (void)state;
+    on_all_sizes(messages, NULL);
+}
+
+static void a_message_that_does_not_fit_is_named(void **state)
+{
+    (void)state;
+    if (mpi_world) skip();
+    td_comm_config hasty = {.deadline_ms = 500};
+    assert_ok(td_comm_run_local(2, &hasty, misfit, NULL));
+}
+
 static void mistakes_are_refused(void **state)
 {
     (void)state;
@@ -160,6 +247,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(many_are_in_flight_at_once),
         cmocka_unit_test(every_pattern_runs_beside_its_rank),
+        cmocka_unit_test(messages_are_under_way_beside_collectives),
+        cmocka_unit_test(a_message_that_does_not_fit_is_named),
         cmocka_unit_test(mistakes_are_refused),
         cmocka_unit_test(a_failing_rank_ends_the_others_works),
     };

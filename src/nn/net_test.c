@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "base/rng.h"
 #include "base/test.h"
+#include "nn/reference_test.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -107,9 +108,46 @@ static const struct {
     {"conv:3,3 gelu pool:3,2 conv:3,2 tanh flatten dense:3", 2, 7, 7, TD_LOSS_SOFTMAX},
     {"conv:4,3 tanh res:4 tanh dense:2", 1, 4, 4, TD_LOSS_SOFTMAX},
     {"conv:4,3 tanh res:6,2 gap dense:2", 1, 4, 4, TD_LOSS_SOFTMAX},
+    {"conv:4,3,bias=0 bn relu res:4 res:6,2 gap dense:2", 1, 6, 6, TD_LOSS_SOFTMAX},
+    {"conv:4,3 relu pool:2 conv:5,3 relu pool:2 dense:6 relu dense:3", 2, 8, 8, TD_LOSS_SOFTMAX},
+    {"conv:4,3 pool:2 bn relu dense:3", 1, 6, 6, TD_LOSS_SOFTMAX},
     {"dense:9 relu dense:8 relu dense:3", 6, 1, 1, TD_LOSS_SOFTMAX},
 };
 enum { CASES = sizeof cases / sizeof *cases };
+
+/* A slot of the gradient against differences of the reference. */
+static void check_slot(const fixture *f, const td_net_pass *pass, const td_slot *slot,
+                       double *params, const char *what)
+{
+    const double step = 1e-6;
+    double error = 0, size = 0.2, margin; /* some gradients are 0 */
+    for (size_t i = slot->offset; i < slot->offset + slot->count; i++) {
+        double keep = params[i];
+        params[i] = keep + step;
+        double up = reference_loss(f->net, pass, params, &margin);
+        params[i] = keep - step;
+        double down = reference_loss(f->net, pass, params, &margin);
+        params[i] = keep;
+        double want = (up - down) / (2 * step);
+        error += fabs(want - ((double)f->nodes[0][i] + f->nodes[1][i])), size += fabs(want);
+    }
+    if (!(error <= 1e-4 * size)) fail_msg("%s: %s: off by %g of %g", what, slot->name, error, size);
+}
+
+static void check_gradient(fixture *f, const td_net_pass *pass, const char *what)
+{
+    size_t n = td_net_params(f->net), slots;
+    double margin, loss = loss_of(f, pass), *params = td_calloc(n, sizeof *params);
+    const td_slot *slot = td_net_slots(f->net, &slots);
+    for (size_t i = 0; i < n; i++) params[i] = f->params[i];
+    double want = reference_loss(f->net, pass, params, &margin);
+    if (!(fabs(loss - want) <= 1e-5 * fabs(want)))
+        fail_msg("%s: loss %g, expected %g", what, loss, want);
+    if (!(margin > 2e-5)) fail_msg("%s: a kink is near, by %g: draw other values", what, margin);
+    for (size_t s = 0; s < slots; s++)
+        if (slot[s].kind != TD_SLOT_STAT) check_slot(f, pass, &slot[s], params, what);
+    td_free(params);
+}
 
 static void gradients_agree_with_finite_differences(void **state)
 {
@@ -118,32 +156,25 @@ static void gradients_agree_with_finite_differences(void **state)
         fixture f;
         make(&f, cases[c].arch, cases[c].c, cases[c].h, cases[c].w, cases[c].loss);
         td_net_pass pass = pass_of(&f, cases[c].loss);
-        loss_of(&f, &pass);
-        size_t n = td_net_params(f.net), slots;
-        float *g = td_calloc(n, 4);
-        for (size_t i = 0; i < n; i++) g[i] = f.nodes[0][i] + f.nodes[1][i];
-        const td_slot *slot = td_net_slots(f.net, &slots);
-        for (size_t s = 0; s < slots; s++) {
-            if (slot[s].kind == TD_SLOT_STAT) continue;
-            double error = 0, size = 0.2; /* some gradients are 0 */
-            for (size_t i = slot[s].offset; i < slot[s].offset + slot[s].count; i++) {
-                const float step = 2e-3f;
-                float keep = f.params[i];
-                f.params[i] = keep + step;
-                double up = loss_of(&f, &pass);
-                f.params[i] = keep - step;
-                double down = loss_of(&f, &pass);
-                f.params[i] = keep;
-                double want = (up - down) / (2.0 * step);
-                error += fabs(want - g[i]), size += fabs(want);
-            }
-            /* ReLU and max pooling have kinks that a step may cross. */
-            bool kinks = strstr(cases[c].arch, "relu") || strstr(cases[c].arch, "res:") ||
-                         strstr(cases[c].arch, "pool:3");
-            if (error > (kinks ? 0.1 : 0.02) * size)
-                fail_msg("%s: %s: off by %g of %g", cases[c].arch, slot[s].name, error, size);
-        }
-        td_free(g);
+        check_gradient(&f, &pass, cases[c].arch);
+        clear(&f);
+    }
+}
+
+/* An image of one value makes every window a tie, for any parameters: the loss stays smooth, and
+ * its gradient is right only when one element of a window gets it, and gets all of it. */
+static void of_equal_values_one_gets_the_gradient(void **state)
+{
+    (void)state;
+    static const char *const archs[] = {"conv:3,1 pool:2 dense:3", "conv:3,1 tanh pool:3,2 dense:3",
+                                        "conv:4,1 pool:2 conv:3,1 relu pool:2 dense:3"};
+    for (size_t a = 0; a < sizeof archs / sizeof *archs; a++) {
+        enum { C = 2, PLANE = 25 };
+        fixture f;
+        make(&f, archs[a], C, 5, 5, TD_LOSS_SOFTMAX);
+        for (size_t i = 0; i < (size_t)MAX_ROWS * C * PLANE; i++) f.x[i] = f.x[i - i % PLANE];
+        td_net_pass pass = pass_of(&f, TD_LOSS_SOFTMAX);
+        check_gradient(&f, &pass, archs[a]);
         clear(&f);
     }
 }
@@ -184,57 +215,146 @@ static void leaves_together_or_alone_make_the_same_bits(void **state)
     }
 }
 
+static const float weights[][MAX_ROWS] = {
+    {1, 1, 1, 1, 1, 1, 1, 1, 1},
+    {.125f, .125f, .125f, .125f, .125f, .125f, .125f, .125f, .125f},
+    {1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000},
+    {3e-30f, 3e-30f, 3e-30f, 3e-30f, 3e-30f, 3e-30f, 3e-30f, 3e-30f, 3e-30f},
+    {3, 0, .5f, 2, 1, 1, 0, 0, 0},
+    {1, .25f, 0, 0, 0, 0, 2, 1, .001f},
+};
+enum { WEIGHTS = sizeof weights / sizeof *weights, EQUAL = 4 };
+
+/* Rows and whole leaves of weight 0 too. */
+static void gradients_of_weighted_batch_norm(void **state)
+{
+    (void)state;
+    static const char *const archs[] = {"conv:4,3,bias=0 bn tanh gap dense:3",
+                                        "bn conv:3,3 bn dense:3",
+                                        "dense:6 bn tanh dense:5 bn tanh dense:3",
+                                        "conv:4,3,bias=0 bn relu res:4 res:6,2 gap dense:3"};
+    for (size_t a = 0; a < sizeof archs / sizeof *archs; a++)
+        for (size_t w = 0; w < WEIGHTS; w++) {
+            fixture f;
+            if (w > 0 && w < EQUAL) continue;
+            make(&f, archs[a], 1, 4, 4, TD_LOSS_SOFTMAX);
+            td_net_pass pass = pass_of(&f, TD_LOSS_SOFTMAX);
+            pass.weight = weights[w];
+            check_gradient(&f, &pass, archs[a]);
+            clear(&f);
+        }
+}
+
+/* Gradient and statistics [2 nodes][params] of the fixture's rows under some weights. */
+static float *weighted_pass(const char *arch, const float *weight,
+                            double values[LEAVES * TD_LEAF_VALUES], size_t *count)
+{
+    fixture f;
+    make(&f, arch, 2, 4, 3, TD_LOSS_SOFTMAX);
+    td_net_pass pass = pass_of(&f, TD_LOSS_SOFTMAX);
+    pass.weight = weight;
+    loss_of(&f, &pass);
+    float *g = f.gradient;
+    f.gradient = NULL;
+    memcpy(values, f.values, sizeof f.values);
+    *count = 2 * td_net_params(f.net);
+    clear(&f);
+    return g;
+}
+
+static void weights_of_one_are_no_weights(void **state)
+{
+    (void)state;
+    for (int c = 0; c < 2; c++) {
+        const char *arch = c ? "dense:5 bn relu dense:3" : "conv:4,3 bn relu res:4 gap dense:3";
+        double a[LEAVES * TD_LEAF_VALUES], b[LEAVES * TD_LEAF_VALUES];
+        size_t n;
+        float *with = weighted_pass(arch, weights[0], a, &n);
+        float *without = weighted_pass(arch, NULL, b, &n);
+        assert_memory_equal(with, without, n * sizeof *with);
+        assert_memory_equal(a, b, sizeof a);
+        td_free(with);
+        td_free(without);
+    }
+}
+
+/* A plain row of weight 2 is two rows of weight 1, as far as its leaf's mean and variance go. */
+static void a_weight_of_two_is_the_row_twice(void **state)
+{
+    (void)state;
+    fixture f, g;
+    make(&f, "dense:4 bn tanh dense:3", 5, 1, 1, TD_LOSS_SOFTMAX);
+    make(&g, "dense:4 bn tanh dense:3", 5, 1, 1, TD_LOSS_SOFTMAX);
+    td_net_pass pass = pass_of(&f, TD_LOSS_SOFTMAX), twice = pass_of(&g, TD_LOSS_SOFTMAX);
+    static const size_t row[] = {0, 1, 1, 2, 4, 5, 5, 6, 8};
+    pass.weight = (const float[]){1, 2, 1, 0, 1, 2, 1, 0, 1};
+    twice.weight = NULL;
+    memcpy(g.leaf_row, (const size_t[]){0, 4, 7, 9}, sizeof g.leaf_row);
+    for (size_t r = 0; r < MAX_ROWS; r++) {
+        memcpy(g.x + r * 5, f.x + row[r] * 5, 5 * sizeof *g.x);
+        g.label[r] = f.label[row[r]];
+    }
+    loss_of(&f, &pass);
+    loss_of(&g, &twice);
+    size_t slots;
+    const td_slot *slot = td_net_slots(f.net, &slots);
+    for (size_t s = 0; s < slots; s++)
+        for (size_t i = slot[s].offset; i < slot[s].offset + slot[s].count; i++)
+            for (int node = 0; node < 2; node++)
+                if (slot[s].kind != TD_SLOT_STAT &&
+                    !(fabsf(f.nodes[node][i] - g.nodes[node][i]) < 1e-4f))
+                    fail_msg("%s: %g, expected %g", slot[s].name, (double)f.nodes[node][i],
+                             (double)g.nodes[node][i]);
+    clear(&f);
+    clear(&g);
+}
+
+/* What the leaf's weighted mean and unbiased variance of channel k add to the batch's. */
+static void add_leaf(const fixture *f, const float *weight, int leaf, size_t k, double sums[2])
+{
+    enum { C = 2, PLANE = 6 };
+    size_t begin = f->leaf_row[leaf], end = f->leaf_row[leaf + 1];
+    double total = 0, squares = 0, mean = 0, variance = 0;
+    for (size_t r = begin; r < end; r++) total += weight[r], squares += pow(weight[r], 2);
+    if (total == 0) return;
+    for (size_t i = begin * PLANE; i < end * PLANE; i++)
+        mean += weight[i / PLANE] / total * f->x[(i / PLANE * C + k) * PLANE + i % PLANE] / PLANE;
+    for (size_t i = begin * PLANE; i < end * PLANE; i++)
+        variance += weight[i / PLANE] / total *
+                    pow(f->x[(i / PLANE * C + k) * PLANE + i % PLANE] - mean, 2) / PLANE;
+    double n = total * total / squares * PLANE;
+    sums[0] += total * mean, sums[1] += total * variance * n / (n - 1);
+}
+
 /* Running statistics as the update averages them (sums over the batch's weight), against a plain
- * reference in double: rows count alike within a leaf, leaves by their weight; so weights that are
- * all equal, whatever they are, change nothing. */
+ * reference in double. Weights that are all equal, whatever they are, change nothing. */
 static void running_statistics_do_not_scale_with_weights(void **state)
 {
     (void)state;
-    enum { C = 2, PLANE = 6 };
-    static const float weights[][MAX_ROWS] = {
-        {0}, /* none */
-        {1, 1, 1, 1, 1, 1, 1, 1, 1},
-        {.125f, .125f, .125f, .125f, .125f, .125f, .125f, .125f, .125f},
-        {1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000},
-        {3, 0, .5f, 2, 1, 1, 0, 0, 0},
-    };
-    float none[2 * C] = {0};
-    for (size_t w = 0; w < sizeof weights / sizeof *weights; w++) {
+    enum { C = 2 };
+    float ones[2 * C] = {0};
+    for (size_t w = 0; w < WEIGHTS; w++) {
         fixture f;
         make(&f, "bn flatten dense:3", C, 2, 3, TD_LOSS_SOFTMAX);
         td_net_pass pass = pass_of(&f, TD_LOSS_SOFTMAX);
-        pass.weight = w ? weights[w] : NULL;
+        pass.weight = weights[w];
         loss_of(&f, &pass);
-        double total = 0, want[2 * C] = {0};
-        for (int l = 0; l < LEAVES; l++) {
-            size_t begin = f.leaf_row[l], end = f.leaf_row[l + 1];
-            double weight = 0, n = (double)(end - begin) * PLANE;
-            for (size_t r = begin; r < end; r++) weight += w ? weights[w][r] : 1;
-            total += weight;
-            for (size_t k = 0; k < C; k++) {
-                double mean = 0, square = 0;
-                for (size_t r = begin; r < end; r++)
-                    for (size_t i = 0; i < PLANE; i++) mean += f.x[(r * C + k) * PLANE + i] / n;
-                for (size_t r = begin; r < end; r++)
-                    for (size_t i = 0; i < PLANE; i++)
-                        square += pow(f.x[(r * C + k) * PLANE + i] - mean, 2);
-                want[k] += weight * mean;
-                want[C + k] += weight * square / (n - 1);
-            }
-        }
+        double total = 0;
+        for (size_t r = 0; r < MAX_ROWS; r++) total += weights[w][r];
         size_t slots;
         const td_slot *slot = td_net_slots(f.net, &slots);
-        for (size_t s = 2; s < 4; s++) {
-            assert_int_equal(slot[s].kind, TD_SLOT_STAT);
-            for (size_t k = 0; k < C; k++) {
-                size_t at = slot[s].offset + k, i = (s - 2) * C + k;
-                float sum = f.nodes[0][at] + f.nodes[1][at], average = sum * (float)(1 / total);
-                if (fabs(average - want[i] / total) > 1e-5)
-                    fail_msg("weights %zu, %s: %g, expected %g", w, slot[s].name, (double)average,
-                             want[i] / total);
-                if (w == 0) none[i] = average;
-                if (w == 1) assert_true(average == none[i]); /* to the bit */
-                if (w < 4) assert_true(fabsf(average - none[i]) < 1e-5f);
+        assert_int_equal(slot[2].kind, TD_SLOT_STAT);
+        for (size_t k = 0; k < C; k++) {
+            double want[2] = {0};
+            for (int l = 0; l < LEAVES; l++) add_leaf(&f, weights[w], l, k, want);
+            for (size_t s = 0; s < 2; s++) {
+                size_t at = slot[2 + s].offset + k;
+                float average = (f.nodes[0][at] + f.nodes[1][at]) * (float)(1 / total);
+                if (!(fabs(average - want[s] / total) <= 1e-5))
+                    fail_msg("weights %zu, %s: %g, expected %g", w, slot[2 + s].name,
+                             (double)average, want[s] / total);
+                if (w == 0) ones[s * C + k] = average;
+                if (w < EQUAL) assert_true(fabsf(average - ones[s * C + k]) < 1e-6f);
             }
         }
         clear(&f);
@@ -323,7 +443,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_agree_with_finite_differences),
+        cmocka_unit_test(of_equal_values_one_gets_the_gradient),
         cmocka_unit_test(leaves_together_or_alone_make_the_same_bits),
+        cmocka_unit_test(gradients_of_weighted_batch_norm),
+        cmocka_unit_test(weights_of_one_are_no_weights),
+        cmocka_unit_test(a_weight_of_two_is_the_row_twice),
         cmocka_unit_test(running_statistics_do_not_scale_with_weights),
         cmocka_unit_test(every_part_becomes_ready_once),
         cmocka_unit_test(presets_have_the_known_numbers_of_parameters),

@@ -195,7 +195,7 @@ void td_optim_step(td_optim *optim, uint64_t step, const float *gradient, float 
     for (size_t s = 0; s < optim->slot_count; s++) {
         const td_slot *slot = &optim->slots[s];
         if (slot->kind == TD_SLOT_STAT) {
-            average_in(slot, gradient, scale, params);
+            if (scale != 0) average_in(slot, gradient, scale, params); /* 0: no weight at all */
             continue;
         }
         u.n = slot->count;

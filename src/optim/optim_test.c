@@ -117,6 +117,20 @@ static void wrong_settings_are_named(void **state)
                  td_optim_create(&(td_optim_config){.schedule = "cosine"}, slots, 3, N, &o));
 }
 
+/* A batch whose samples all weigh nothing has no statistics to average in. */
+static void a_step_of_no_weight_leaves_statistics_alone(void **state)
+{
+    (void)state;
+    td_optim_config c = {0};
+    td_optim *optim;
+    float p[N], g[N] = {0};
+    for (int i = 0; i < N; i++) p[i] = (float)i;
+    assert_ok(td_optim_create(&c, slots, 3, N, &optim));
+    td_optim_step(optim, 0, g, 0, p);
+    for (int i = 0; i < N; i++) assert_true(p[i] == (float)i);
+    td_optim_destroy(optim);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -124,6 +138,7 @@ int main(void)
         cmocka_unit_test(clipping_scales_the_whole_gradient),
         cmocka_unit_test(schedules_pass_through_their_known_points),
         cmocka_unit_test(wrong_settings_are_named),
+        cmocka_unit_test(a_step_of_no_weight_leaves_statistics_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

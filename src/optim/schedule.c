@@ -79,6 +79,12 @@ td_status td_schedule_check(const td_optim_config *c)
     return TD_OK;
 }
 
+bool td_schedule_needs_total(const char *name)
+{
+    td_optim_config c = {.schedule = name};
+    return schedules[find(&c)].needs_total;
+}
+
 double td_schedule_rate(const td_optim_config *c, uint64_t step)
 {
     if (step < c->warmup) return c->lr * (double)(step + 1) / (double)c->warmup;

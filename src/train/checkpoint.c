@@ -82,10 +82,10 @@ static json_t *options_json(const td_job *job)
 static json_t *cursor_json(const td_train_state *s)
 {
     uint64_t n = s->per_epoch ? s->per_epoch : 1;
-    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "epoch", (json_int_t)(s->step / n),
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "epoch", (json_int_t)(s->step / n),
                      "step_in_epoch", (json_int_t)(s->step % n), "samples_seen",
                      (json_int_t)s->samples_seen, "samples", (json_int_t)s->samples,
-                     "steps_per_epoch", (json_int_t)s->per_epoch);
+                     "steps_per_epoch", (json_int_t)s->per_epoch, "steps", (json_int_t)s->total);
 }
 
 static json_t *state_json(const td_job *job, const td_task *task, const td_train_state *s)
@@ -171,17 +171,17 @@ static td_status check_options(const char *path, const td_job *job, const json_t
 
 static td_status read_cursor(const char *path, const json_t *cursor, td_train_state *s)
 {
-    json_int_t epoch, step, seen, samples, per_epoch;
-    if (!cursor) return TD_OK; /* of an earlier version */
-    if (json_unpack((json_t *)(uintptr_t)cursor, "{s:I, s:I, s:I, s:I, s:I}", "epoch", &epoch,
+    json_int_t epoch, step, seen, samples, per_epoch, total = 0; /* 0 of an earlier version */
+    if (!cursor) return TD_OK;                                   /* of a still earlier one */
+    if (json_unpack((json_t *)(uintptr_t)cursor, "{s:I, s:I, s:I, s:I, s:I, s?I}", "epoch", &epoch,
                     "step_in_epoch", &step, "samples_seen", &seen, "samples", &samples,
-                    "steps_per_epoch", &per_epoch) != 0 ||
+                    "steps_per_epoch", &per_epoch, "steps", &total) != 0 ||
         (per_epoch && (uint64_t)epoch * (uint64_t)per_epoch + (uint64_t)step != s->step))
         return td_fail(TD_ERR_CORRUPT,
                        "%s: the manifest's place in the data is not that of step %llu", path,
                        (unsigned long long)s->step);
     s->samples_seen = (uint64_t)seen, s->samples = (uint64_t)samples;
-    s->per_epoch = (uint64_t)per_epoch;
+    s->per_epoch = (uint64_t)per_epoch, s->total = (uint64_t)total;
     return TD_OK;
 }
 

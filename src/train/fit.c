@@ -1,4 +1,5 @@
-/* Training with a caller's own gradient: leaf sums are folded along the tree into node buffers. */
+/* Training with a caller's own gradient: leaf sums are folded along the tree into node buffers.
+ * The caller knows no weights: rows are handed over in runs of one weight. */
 #include "tandem/train.h"
 
 #include "base/alloc.h"
@@ -14,30 +15,53 @@ enum { DEPTH = 14 }; /* partial sums that may wait: leaves are at most 4,096 */
 typedef struct fit {
     const td_fit_config *config;
     size_t count, features;
-    float **stack; /* [threads]: [DEPTH][count] */
+    float **stack; /* [threads]: [DEPTH][count], and one of a run where samples have weights */
 } fit;
+
+/* Rows [begin, end) of the pass. */
+static td_leaf rows_of(const fit *f, const td_net_pass *pass, size_t begin, size_t end)
+{
+    return (td_leaf){
+        .rows = end - begin,
+        .features = f->features,
+        .x = pass->x + begin * f->features,
+        .label = pass->label ? pass->label + begin : NULL,
+        .target = pass->target ? pass->target + begin : NULL,
+        .sample = pass->sample + begin,
+    };
+}
+
+/* The gradient of a leaf in g [count], given as zeros, and its totals. A run of weight 1 that comes
+ * first needs no copy: weights of 1 give the bits of no weights. */
+static void gradient_of_leaf(const fit *f, int lane, const td_net_pass *pass, int l, float *g,
+                             double *values)
+{
+    double loss = 0, weights = 0;
+    bool untouched = true;
+    float *run = f->stack[lane] + DEPTH * f->count;
+    for (size_t r = pass->leaf_row[l], next, end = pass->leaf_row[l + 1]; r < end; r = next) {
+        float w = pass->weight ? pass->weight[r] : 1;
+        for (next = r + 1; next < end && (!pass->weight || pass->weight[next] == w);) next++;
+        weights += w * (double)(next - r);
+        if (w == 0) continue;
+        td_leaf leaf = rows_of(f, pass, r, next);
+        bool direct = untouched && w == 1;
+        if (!direct) memset(run, 0, f->count * sizeof *run);
+        loss += w * f->config->gradient(f->config->user, &leaf, pass->params, direct ? g : run);
+        for (size_t i = 0; !direct && i < f->count; i++) g[i] += w * run[i];
+        untouched = false;
+    }
+    values[TD_LEAF_LOSS] = loss, values[TD_LEAF_WEIGHT] = weights, values[TD_LEAF_CORRECT] = 0;
+}
 
 static td_status gradient(void *self, int lane, const td_net_pass *pass)
 {
     fit *f = self;
     size_t depth = 0, n = f->count;
     for (int l = 0; l < pass->leaves; l++) {
-        size_t begin = pass->leaf_row[l];
-        td_leaf leaf = {
-            .rows = pass->leaf_row[l + 1] - begin,
-            .features = f->features,
-            .x = pass->x + begin * f->features,
-            .label = pass->label ? pass->label + begin : NULL,
-            .target = pass->target ? pass->target + begin : NULL,
-            .sample = pass->sample + begin,
-        };
         float *g = f->stack[lane] + depth++ * n;
-        double *values = pass->leaf_values + (size_t)l * TD_LEAF_VALUES;
         memset(g, 0, n * sizeof *g);
-        values[TD_LEAF_LOSS] =
-            leaf.rows ? f->config->gradient(f->config->user, &leaf, pass->params, g) : 0;
-        values[TD_LEAF_WEIGHT] = (double)leaf.rows;
-        values[TD_LEAF_CORRECT] = 0;
+        gradient_of_leaf(f, lane, pass, l, g, pass->leaf_values + (size_t)l * TD_LEAF_VALUES);
         for (int m = 0; m < pass->merges[l]; m++) {
             float *newer = f->stack[lane] + --depth * n, *older = newer - n;
             td_kernels_best()->add(n, older, newer, older);
@@ -68,7 +92,7 @@ static td_status steps(const td_fit_config *c, td_strategy *strategy, td_loader 
                            (unsigned long long)step + 1);
         loss += totals.loss, weight += totals.weight;
         if (!b->last_in_epoch) continue;
-        if (c->epoch) c->epoch(c->user, b->epoch, loss / weight);
+        if (c->epoch) c->epoch(c->user, b->epoch, weight > 0 ? loss / weight : 0);
         loss = weight = 0;
     }
 }
@@ -90,9 +114,10 @@ td_status td_fit(td_comm *comm, const td_fit_config *config, size_t count, float
                     .rank = 1,
                     .shape = {count},
                     .count = count};
+    size_t depth = td_dataset_info(c.data)->has_weights ? DEPTH + 1 : DEPTH;
     f.stack = td_calloc((size_t)c.threads, sizeof *f.stack);
     for (int t = 0; f.stack && t < c.threads; t++)
-        if (!(f.stack[t] = td_calloc(DEPTH * count, sizeof(float)))) status = TD_ERR_NOMEM;
+        if (!(f.stack[t] = td_calloc(depth * count, sizeof(float)))) status = TD_ERR_NOMEM;
     if (!f.stack || status != TD_OK) status = td_fail(TD_ERR_NOMEM, "no memory for gradients");
     TD_GOTO(td_comm_agree(comm, status));
     td_oracle oracle = {&f, count, &slot, 1, gradient};

@@ -1,7 +1,9 @@
 /* The rows. See job.h. */
 #include "train/job.h"
 
+#include "base/alloc.h"
 #include "base/error.h"
+#include "base/fs.h"
 #include "tandem/data.h"
 #include "tandem/net.h"
 #include "tandem/optim.h"
@@ -93,9 +95,9 @@ const td_option td_job_rows[] = {
     {"schedule.final", "final-lr", TD_OPT_NUMBER, AT(final_lr), "0", "RATE",
      "cosine, linear: rate at the end", 0, 1e6, NULL, ALL},
     {"train.epochs", "epochs", TD_OPT_INT, AT(epochs), "5", "N", "passes over the data", 1, 1000000,
-     NULL, ALL},
+     NULL, ALL | TD_JOB_LENGTH},
     {"train.steps", "steps", TD_OPT_SIZE, AT(steps), "0", "N",
-     "stop after so many steps; 0: epochs decide", 0, 0, NULL, ALL | TD_JOB_BENCH},
+     "stop after so many steps; 0: epochs decide", 0, 0, NULL, ALL | TD_JOB_LENGTH | TD_JOB_BENCH},
     {"train.batch", "batch", TD_OPT_INT, AT(batch), "128", "N",
      "samples of a step, over all workers", 1, 16777216, NULL, ALL | TD_JOB_BENCH},
     {"train.leaves", "leaves", TD_OPT_INT, AT(leaves), "16", "N",
@@ -119,7 +121,8 @@ const td_option td_job_rows[] = {
     {"run", NULL, TD_OPT_TEXT, AT(run), NULL, "FOLDER", "where the run lives", 0, 0, NULL,
      TD_JOB_TRAIN | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_INSPECT},
     {"resume", NULL, TD_OPT_BOOL, AT(resume), "false", NULL,
-     "go on from the run's newest checkpoint", 0, 0, NULL, TD_JOB_TRAIN | TD_JOB_PLACE},
+     "go on from the run's newest checkpoint; a finished run with more --epochs", 0, 0, NULL,
+     TD_JOB_TRAIN | TD_JOB_PLACE},
     {"overwrite", NULL, TD_OPT_BOOL, AT(overwrite), "false", NULL,
      "replace what the folder holds of an older run", 0, 0, NULL, TD_JOB_TRAIN | TD_JOB_PLACE},
     {"checkpoint.every", "checkpoint-every", TD_OPT_SIZE, AT(checkpoint_every), "0", "STEPS",
@@ -159,6 +162,16 @@ td_status td_job_init(td_job *job)
 {
     memset(job, 0, sizeof *job);
     return td_options_init(td_job_rows, job);
+}
+
+td_status td_job_read_file(const char *path, td_job *job)
+{
+    char *text;
+    size_t size;
+    TD_TRY(td_read_file(path, &text, &size));
+    td_status status = td_options_read_yaml(td_job_rows, job, TD_JOB_FILE, path, text, size);
+    td_free(text);
+    return status;
 }
 
 td_status td_job_check(const td_job *job)

@@ -57,7 +57,8 @@ enum {
     TD_JOB_PREDICT = 8,
     TD_JOB_INSPECT = 16,
     TD_JOB_BENCH = 32,
-    TD_JOB_PLACE = 64 /* may differ when a run is resumed: changes nothing of the result */
+    TD_JOB_PLACE = 64,  /* may differ when a run is resumed: changes nothing of the result */
+    TD_JOB_LENGTH = 128 /* may differ then, too: how long the run lasts */
 };
 
 extern const td_option td_job_rows[];
@@ -65,6 +66,8 @@ extern const char *const td_job_patterns[];
 
 /* Defaults. Release with td_options_fini(td_job_rows, job). */
 TD_MUST_CHECK td_status td_job_init(td_job *job);
+/* Sets what the job file says. */
+TD_MUST_CHECK td_status td_job_read_file(const char *path, td_job *job);
 /* Rules between options. */
 TD_MUST_CHECK td_status td_job_check(const td_job *job);
 

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "monitor/progress.h"
+#include "optim/schedule.h"
 #include "train/checkpoint.h"
 
 #include <math.h>
@@ -26,6 +27,8 @@ typedef struct loop {
     td_train_state state;
     uint64_t per_epoch, last; /* steps */
     float *best;              /* parameters of the best evaluation, or NULL */
+    td_score score;           /* of the evaluation at step `measured` */
+    uint64_t measured;
     /* of the interval under way */
     int64_t interval_begin, input_ns;
     double loss, weight, correct;
@@ -213,41 +216,71 @@ static td_status write_checkpoint(loop *t)
     TD_TRY(check_params(t));
     if (t->first)
         status = td_checkpoint_write(t->job, t->task, td_strategy_optim(t->strategy), &t->state,
-                                     t->best);
+                                     t->state.has_best ? t->best : NULL);
     if (status == TD_OK && t->first && !t->kept && hooks && hooks->kept) hooks->kept(hooks->user);
     t->kept = true;
     return td_comm_agree(t->comm, status);
 }
 
-/* Evaluates at the end of an epoch; *finished when patience has run out. */
-static td_status evaluate(loop *t, bool *finished)
+/* --- evaluations ---
+ * One that --eval-every asks for counts: it is compared with the best, and patience waits for it.
+ * One that is made only because the run ends here chooses the model, but no checkpoint knows it: a
+ * run that goes on is then the longer run to the bit, which would not have evaluated here. */
+
+static bool evaluation_due(const loop *t)
 {
-    td_score score;
-    uint64_t epoch = (t->state.step + t->per_epoch - 1) / t->per_epoch;
+    uint64_t every = (uint64_t)t->job->eval_every * t->per_epoch;
+    return every && t->state.step % every == 0;
+}
+
+static td_status measure(loop *t)
+{
     TD_TRY(td_evaluate(t->comm, t->data->held, t->data->normalise, 512, t->job->leaves, t->task,
-                       t->task->params, &score));
+                       t->task->params, &t->score));
     TD_TRY(check_params(t));
-    if (score.weight > 0 && !isfinite(score.loss)) {
+    if (t->score.weight > 0 && !isfinite(t->score.loss)) {
         char what[64];
         snprintf(what, sizeof what, "the %.40s loss is", t->data->held_name);
         return diverged(t, what);
     }
-    t->state.loss = score.loss, t->state.accuracy = score.accuracy, t->state.scored = t->state.step;
-    if (isfinite(score.loss) && (!t->state.has_best || score.loss < t->state.best_loss)) {
-        t->state.has_best = true;
-        t->state.best_loss = score.loss, t->state.best_accuracy = score.accuracy;
-        t->state.best_step = t->state.step;
-        if (t->best) memcpy(t->best, t->task->params, t->task->oracle.params * sizeof *t->best);
-    }
-    uint64_t waited = (t->state.step - t->state.best_step + t->per_epoch - 1) / t->per_epoch;
-    *finished = t->job->patience && waited >= (uint64_t)t->job->patience;
+    t->measured = t->state.step;
+    return TD_OK;
+}
+
+static void take_score(loop *t)
+{
+    td_train_state *s = &t->state;
+    s->loss = t->score.loss, s->accuracy = t->score.accuracy, s->scored = s->step;
+    if (!isfinite(s->loss) || (s->has_best && s->loss >= s->best_loss)) return;
+    s->has_best = true;
+    s->best_loss = s->loss, s->best_accuracy = s->accuracy, s->best_step = s->step;
+    if (t->best) memcpy(t->best, t->task->params, t->task->oracle.params * sizeof *t->best);
+}
+
+/* The last evaluation that counted has waited too long for a better loss. */
+static bool out_of_patience(const loop *t)
+{
+    const td_train_state *s = &t->state;
+    uint64_t waited = (s->step - s->best_step + t->per_epoch - 1) / t->per_epoch;
+    return t->job->patience && s->scored == s->step && waited >= (uint64_t)t->job->patience;
+}
+
+static void say_out_of_patience(const loop *t, const char *more)
+{
+    td_progress_say(t->progress, "stopped: no better %s loss for %d epochs%s", t->data->held_name,
+                    t->job->patience, more);
+}
+
+static td_status evaluate(loop *t)
+{
+    TD_TRY(measure(t));
+    if (evaluation_due(t)) take_score(t);
     if (!t->first) return TD_OK;
+    uint64_t epoch = (t->state.step + t->per_epoch - 1) / t->per_epoch;
     td_status status = td_progress_evaluation(t->progress, epoch, t->state.step, t->data->held_name,
-                                              score.loss, score.accuracy, t->task->classes);
+                                              t->score.loss, t->score.accuracy, t->task->classes);
     if (status != TD_OK) td_warn("%s; the run goes on", td_last_error());
-    if (*finished)
-        td_progress_say(t->progress, "stopped: no better %s loss for %d epochs", t->data->held_name,
-                        t->job->patience);
+    if (out_of_patience(t)) say_out_of_patience(t, "");
     return TD_OK;
 }
 
@@ -279,7 +312,7 @@ static td_status save_model(loop *t)
 
 static td_status run(loop *t)
 {
-    bool finished = t->state.step >= t->last || t->state.finished;
+    bool finished = t->state.step >= t->last || out_of_patience(t);
     uint64_t since = 0;
     begin_interval(t);
     while (!finished) {
@@ -291,12 +324,9 @@ static td_status run(loop *t)
             TD_TRY(end_interval(t, since));
             since = 0;
         }
-        uint64_t epoch = t->state.step / t->per_epoch, every = (uint64_t)t->job->eval_every;
         bool stopped = totals.stop && !end;
-        if (t->data->held && !stopped && (end || (end_of_epoch && every && epoch % every == 0)))
-            TD_TRY(evaluate(t, &finished));
-        finished |= end;
-        t->state.finished = finished;
+        if (t->data->held && !stopped && (end || evaluation_due(t))) TD_TRY(evaluate(t));
+        t->state.finished = finished = end || out_of_patience(t);
         uint64_t ck = t->job->checkpoint_every;
         if (stopped || finished || (ck ? t->state.step % ck == 0 : end_of_epoch))
             TD_TRY(write_checkpoint(t));
@@ -306,6 +336,10 @@ static td_status run(loop *t)
                            "--resume\" goes on",
                            (unsigned long long)t->state.step, t->job->run);
         if (!finished && t->data->held && end_of_epoch) begin_interval(t);
+    }
+    if (t->data->held && t->state.scored != t->state.step) {
+        if (t->measured != t->state.step) TD_TRY(measure(t));
+        take_score(t);
     }
     return save_model(t);
 }
@@ -318,6 +352,28 @@ static void start_recorder(const loop *t)
     if (td_path_join(folder, t->job->run, "recorder") != TD_OK || td_make_dirs(folder) != TD_OK ||
         td_path_join(path, folder, name) != TD_OK || td_comm_record(t->comm, path) != TD_OK)
         td_error_clear();
+}
+
+/* Whether what is done so far can be the beginning of a run of this length. */
+static td_status check_length(const loop *t)
+{
+    const td_job *job = t->job;
+    const char *schedule = td_optim_schedule_names[job->schedule];
+    bool by_steps = job->steps && t->last == job->steps;
+    unsigned long long done = t->state.step, total = t->state.total, n = t->per_epoch;
+    unsigned long long asked = by_steps ? job->steps : (uint64_t)job->epochs;
+    const char *flag = by_steps ? "steps" : "epochs";
+    if (t->last < done)
+        return td_fail(TD_ERR_ARG,
+                       "--%s %llu is less than the %llu that the run has done; give more, or begin "
+                       "another run",
+                       flag, asked, by_steps ? done : (done + n - 1) / n);
+    if (total && total != t->last && td_schedule_needs_total(schedule))
+        return td_fail(TD_ERR_ARG,
+                       "--%s %llu cannot be changed: --schedule %s was laid out over %llu steps "
+                       "(%g epochs) when the run began; begin another run for another length",
+                       flag, asked, schedule, total, (double)total / (double)n);
+    return TD_OK;
 }
 
 /* Goes to the newest checkpoint; a run that was killed before its first one begins anew. */
@@ -336,7 +392,7 @@ static td_status restore(loop *t)
                        (unsigned long long)t->state.samples,
                        (unsigned long long)t->state.per_epoch);
     t->state.samples = samples, t->state.per_epoch = per_epoch;
-    return TD_OK;
+    return check_length(t);
 }
 
 /* All that a step needs, and where the run is. Writes nothing. */
@@ -358,11 +414,28 @@ static td_status make_ready(loop *t)
     t->state.samples = td_dataset_info(t->data->train)->samples;
     t->state.per_epoch = t->per_epoch;
     if (job->resume) status = restore(t);
+    t->state.total = t->last;
     if (status == TD_OK && t->state.step < t->last) {
         uint64_t part = t->state.step % t->per_epoch * (uint64_t)job->accumulate;
         status = td_loader_seek(t->loader, t->state.step / t->per_epoch, part);
     }
     return td_comm_agree(t->comm, status);
+}
+
+/* Where a resumed run is. */
+static void say_where(const loop *t)
+{
+    unsigned long long step = t->state.step;
+    if (!t->found)
+        td_progress_say(t->progress, "no checkpoint yet: the run begins anew at step 0");
+    else if (out_of_patience(t))
+        say_out_of_patience(t, "; nothing is left to do");
+    else if (t->state.step == t->last)
+        td_progress_say(t->progress,
+                        "the run has finished its %llu steps (%g epochs); nothing is left to do",
+                        step, (double)step / (double)t->per_epoch);
+    else
+        td_progress_say(t->progress, "resumed at step %llu", step);
 }
 
 /* The first writing. */
@@ -382,10 +455,7 @@ static td_status begin_run(loop *t)
     }
     TD_TRY(td_comm_agree(t->comm, status));
     start_recorder(t);
-    if (t->first && t->found)
-        td_progress_say(t->progress, "resumed at step %llu", (unsigned long long)t->state.step);
-    else if (t->first && job->resume)
-        td_progress_say(t->progress, "no checkpoint yet: the run begins anew at step 0");
+    if (t->first && job->resume) say_where(t);
     return TD_OK;
 }
 

@@ -9,53 +9,78 @@
 
 #include <string.h>
 
+/* What a reduction's order is: that of the tree with ranks as leaves; the same, but with partial
+ * results sent, which is not for half types; another, which is for whole numbers alone. */
+typedef enum order { TREE, TREE_IN_PARTS, ANY_ORDER } order;
+
 typedef struct row {
     td_pattern pattern;
     const char *name;
     size_t from_bytes; /* taken from this size on */
-    bool partial;      /* sends partial results: not for half types */
+    order order;
     td_algorithm *run;
     bool (*fits)(const td_comm *comm); /* NULL: any group */
 } row;
+
+#define MEASURED SIZE_MAX /* taken only where a measurement or the user says so */
 
 static bool over_hosts(const td_comm *comm)
 {
     return comm->hosts > 1;
 }
 
-/* The last row of a pattern that fits serves, unless a measurement says otherwise. All reductions
- * follow the tree with ranks as leaves (scan: the chain), so all give the same bits. */
+/* The last row of a pattern that fits serves, unless a measurement says otherwise. Reductions give
+ * the same bits by every row that carries the tree's order (scan: the chain's), and whole numbers
+ * by every row. */
 static const row table[] = {
-    {TD_BARRIER, "dissemination", 0, false, td_dissemination_barrier},
-    {TD_BROADCAST, "binomial", 0, false, td_binomial_broadcast},
-    {TD_BROADCAST, "hierarchical", 131072, false, td_hierarchical_broadcast, over_hosts},
-    {TD_SCATTER, "linear", 0, false, td_linear_scatter},
-    {TD_GATHER, "linear", 0, false, td_linear_gather},
-    {TD_ALLGATHER, "bruck", 0, false, td_bruck_allgather},
-    {TD_ALLGATHER, "ring", 32768, false, td_ring_allgather},
-    {TD_ALLTOALL, "pairwise", 0, false, td_pairwise_alltoall},
-    {TD_REDUCE, "pairwise", 0, false, td_pairwise_reduce},
-    {TD_REDUCE, "binomial", 0, true, td_binomial_reduce},
-    {TD_REDUCE, "hierarchical", 262144, false, td_hierarchical_reduce, over_hosts},
-    {TD_ALLREDUCE, "pairwise", 0, false, td_pairwise_allreduce},
-    {TD_ALLREDUCE, "binomial", 0, true, td_binomial_allreduce},
-    {TD_ALLREDUCE, "recursive-doubling", 0, true, td_recursive_doubling, td_recursive_fits},
-    {TD_ALLREDUCE, "pairwise", 16384, false, td_pairwise_allreduce},
-    {TD_ALLREDUCE, "recursive-halving", 4096, true, td_recursive_halving, td_recursive_fits},
-    {TD_ALLREDUCE, "hierarchical", 32768, false, td_hierarchical_reduce, over_hosts},
-    {TD_REDUCE_SCATTER, "pairwise", 0, false, td_pairwise_reduce_scatter},
-    {TD_SCAN, "chain", 0, false, td_chain_scan},
+    {TD_BARRIER, "dissemination", 0, TREE, td_dissemination_barrier},
+    {TD_BROADCAST, "binomial", 0, TREE, td_binomial_broadcast},
+    {TD_BROADCAST, "hierarchical", 131072, TREE, td_hierarchical_broadcast, over_hosts},
+    {TD_BROADCAST, "double-tree", MEASURED, TREE, td_double_tree_broadcast},
+    {TD_SCATTER, "linear", 0, TREE, td_linear_scatter},
+    {TD_GATHER, "linear", 0, TREE, td_linear_gather},
+    {TD_ALLGATHER, "bruck", 0, TREE, td_bruck_allgather},
+    {TD_ALLGATHER, "ring", 32768, TREE, td_ring_allgather},
+    {TD_ALLGATHER, "hierarchical", 65536, TREE, td_hierarchical_allgather, over_hosts},
+    {TD_ALLTOALL, "bruck", 0, TREE, td_bruck_alltoall},
+    {TD_ALLTOALL, "pairwise", 512, TREE, td_pairwise_alltoall},
+    {TD_REDUCE, "pairwise", 0, TREE, td_pairwise_reduce},
+    {TD_REDUCE, "binomial", 0, TREE_IN_PARTS, td_binomial_reduce},
+    {TD_REDUCE, "hierarchical", 262144, TREE, td_hierarchical_reduce, over_hosts},
+    {TD_ALLREDUCE, "pairwise", 0, TREE, td_pairwise_allreduce},
+    {TD_ALLREDUCE, "binomial", 0, TREE_IN_PARTS, td_binomial_allreduce},
+    {TD_ALLREDUCE, "recursive-doubling", 0, TREE_IN_PARTS, td_recursive_doubling,
+     td_recursive_fits},
+    {TD_ALLREDUCE, "pairwise", 16384, TREE, td_pairwise_allreduce},
+    {TD_ALLREDUCE, "recursive-halving", 4096, TREE_IN_PARTS, td_recursive_halving,
+     td_recursive_fits},
+    {TD_ALLREDUCE, "hierarchical", 32768, TREE, td_hierarchical_reduce, over_hosts},
+    {TD_ALLREDUCE, "double-tree", MEASURED, ANY_ORDER, td_double_tree_allreduce},
+    {TD_REDUCE_SCATTER, "pairwise", 0, TREE, td_pairwise_reduce_scatter},
+    {TD_REDUCE_SCATTER, "hierarchical", 65536, TREE, td_hierarchical_reduce_scatter, over_hosts},
+    {TD_SCAN, "chain", 0, TREE, td_chain_scan},
+    /* the system's own, for comparison */
+    {TD_BARRIER, "mpi", MEASURED, TREE, td_own_run, td_own_fits},
+    {TD_BROADCAST, "mpi", MEASURED, TREE, td_own_run, td_own_fits},
+    {TD_SCATTER, "mpi", MEASURED, TREE, td_own_run, td_own_fits},
+    {TD_GATHER, "mpi", MEASURED, TREE, td_own_run, td_own_fits},
+    {TD_ALLGATHER, "mpi", MEASURED, TREE, td_own_run, td_own_fits},
+    {TD_ALLTOALL, "mpi", MEASURED, TREE, td_own_run, td_own_fits},
+    {TD_REDUCE, "mpi", MEASURED, ANY_ORDER, td_own_run, td_own_fits},
+    {TD_ALLREDUCE, "mpi", MEASURED, ANY_ORDER, td_own_run, td_own_fits},
+    {TD_REDUCE_SCATTER, "mpi", MEASURED, ANY_ORDER, td_own_run, td_own_fits},
+    {TD_SCAN, "mpi", MEASURED, ANY_ORDER, td_own_run, td_own_fits},
     /* inside a host nothing is faster; the last rows, a row for each pattern */
-    {TD_BARRIER, "shared", 0, false, td_shared_run, td_shared_fits},
-    {TD_BROADCAST, "shared", 0, false, td_shared_run, td_shared_fits},
-    {TD_SCATTER, "shared", 0, false, td_shared_run, td_shared_fits},
-    {TD_GATHER, "shared", 0, false, td_shared_run, td_shared_fits},
-    {TD_ALLGATHER, "shared", 0, false, td_shared_run, td_shared_fits},
-    {TD_ALLTOALL, "shared", 0, false, td_shared_run, td_shared_fits},
-    {TD_REDUCE, "shared", 0, false, td_shared_run, td_shared_fits},
-    {TD_ALLREDUCE, "shared", 0, false, td_shared_run, td_shared_fits},
-    {TD_REDUCE_SCATTER, "shared", 0, false, td_shared_run, td_shared_fits},
-    {TD_SCAN, "shared", 0, false, td_shared_run, td_shared_fits},
+    {TD_BARRIER, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_BROADCAST, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_SCATTER, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_GATHER, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_ALLGATHER, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_ALLTOALL, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_REDUCE, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_ALLREDUCE, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_REDUCE_SCATTER, "shared", 0, TREE, td_shared_run, td_shared_fits},
+    {TD_SCAN, "shared", 0, TREE, td_shared_run, td_shared_fits},
 };
 enum { ROWS = sizeof table / sizeof *table };
 
@@ -76,7 +101,7 @@ int td_coll_algorithms(const td_comm *comm, td_pattern pattern, const char **nam
 {
     int n = 0;
     for (int k = 0; k < ROWS; k++) {
-        if (!fits(comm, &table[k], pattern)) continue;
+        if (!fits(comm, &table[k], pattern) || table[k].order == ANY_ORDER) continue;
         bool known = false;
         for (int i = 0; i < n && i < room; i++) known = known || !strcmp(names[i], table[k].name);
         if (known) continue;
@@ -113,6 +138,13 @@ td_status td_coll_force(td_comm *comm, td_pattern pattern, const char *name)
                    name);
 }
 
+/* What the choice goes by. Ranks of an all-to-all of parts that differ have different sizes, and
+ * must choose the same. */
+static size_t size_of(const td_call *call)
+{
+    return call->pattern == TD_ALLTOALL && call->parts ? 1 << 20 : call->bytes;
+}
+
 /* The row that is forced on a call or was measured best for it, -1: neither. */
 static int preferred(const td_comm *comm, const td_call *call)
 {
@@ -120,19 +152,29 @@ static int preferred(const td_comm *comm, const td_call *call)
     int found = -1;
     for (int k = 0; comm->tuning && k < comm->tuning->count; k++) {
         const td_tuning_row *r = &comm->tuning->row[k];
-        if (r->pattern == call->pattern && call->bytes >= r->from_bytes) found = r->algorithm;
+        if (r->pattern == call->pattern && size_of(call) >= r->from_bytes) found = r->algorithm;
     }
     return found;
+}
+
+static bool serves(const row *r, const td_call *call)
+{
+    const td_reduction *how = &call->how;
+    bool reduces = call->pattern >= TD_REDUCE;
+    if (r->run == td_own_run && size_of(call) > INT32_MAX) return false; /* MPI counts in ints */
+    if (r->run == td_bruck_alltoall && call->parts) return false;
+    if (!reduces || r->order == TREE) return true;
+    if (r->order == TREE_IN_PARTS) return td_reduction_in_parts(how);
+    return !how->combine && (how->type == TD_I32 || how->type == TD_I64 || how->type == TD_U8);
 }
 
 /* The place in the table that serves the call, -1: none. */
 static int choose(const td_comm *comm, const td_call *call, int wanted)
 {
-    bool halves = call->pattern >= TD_REDUCE && !td_reduction_in_parts(&call->how);
-    if (wanted >= 0 && !(table[wanted].partial && halves)) return wanted;
+    if (wanted >= 0 && serves(&table[wanted], call)) return wanted;
     for (int k = ROWS - 1; k >= 0; k--)
-        if (fits(comm, &table[k], call->pattern) && call->bytes >= table[k].from_bytes &&
-            !(table[k].partial && halves))
+        if (fits(comm, &table[k], call->pattern) && table[k].from_bytes != MEASURED &&
+            size_of(call) >= table[k].from_bytes && serves(&table[k], call))
             return k;
     return -1;
 }
@@ -140,17 +182,13 @@ static int choose(const td_comm *comm, const td_call *call, int wanted)
 td_status td_coll_run(td_comm *comm, const td_call *call)
 {
     if (comm->size == 1) return alone(call);
-    int wanted = preferred(comm, call);
-    if (wanted < 0 && td_shared_fits(comm)) {
-        td_header_of_call(comm, call, ROWS - TD_PATTERNS + (int)call->pattern);
-        return td_shared_run(comm, call);
-    }
-    int place = choose(comm, call, wanted), first = 0;
+    int place = choose(comm, call, preferred(comm, call)), first = 0;
     if (place < 0)
         return td_fail(TD_ERR_INTERNAL, "no algorithm for %s", td_does_names[call->pattern]);
     td_algorithm *run = table[place].run;
     while (table[first].pattern != call->pattern || table[first].run != run) first++;
     td_header_of_call(comm, call, first);
+    if (run == td_shared_run) return run(comm, call); /* compares by itself */
     TD_TRY(td_greeting_begin(comm));
     td_status status = run(comm, call);
     comm->greets = false;

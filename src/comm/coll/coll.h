@@ -44,14 +44,16 @@ TD_MUST_CHECK td_status td_call_make(const td_comm *comm, const td_collective *w
 TD_MUST_CHECK td_status td_call_run(td_comm *comm, const td_call *call);
 /* Chooses an algorithm and runs it. */
 TD_MUST_CHECK td_status td_coll_run(td_comm *comm, const td_call *call);
-/* The algorithms of a pattern that can serve this group: names, at most `room`; how many. */
+/* The algorithms of a pattern that can serve this group, but for those that reduce whole numbers
+ * alone: names, at most `room`; how many. */
 int td_coll_algorithms(const td_comm *comm, td_pattern pattern, const char **names, int room);
 /* The algorithm of a place in the table, "?": there is none. */
 const char *td_coll_name(int place);
 /* The table's row of an algorithm, for td_tuning_row; -1: none. */
 int td_coll_row(const td_comm *comm, td_pattern pattern, int algorithm);
-/* Has the pattern served by that algorithm, whatever the size, until told otherwise (NULL). The
- * same at all ranks. TD_ERR_ARG: there is none of that name, or it cannot serve this group. */
+/* Has the pattern served by that algorithm, whatever the size, until told otherwise (NULL), but for
+ * calls that it cannot serve. The same at all ranks. TD_ERR_ARG: there is none of that name, or it
+ * cannot serve this group. */
 TD_MUST_CHECK td_status td_coll_force(td_comm *comm, td_pattern pattern, const char *name);
 
 /* What a measurement found best: from so many bytes on, that algorithm. tuning.c */
@@ -87,6 +89,11 @@ td_algorithm td_ring_allgather; /* ring.c */
 td_algorithm td_linear_gather;  /* linear.c */
 td_algorithm td_linear_scatter;
 td_algorithm td_chain_scan;
+td_algorithm td_bruck_alltoall;
+td_algorithm td_double_tree_broadcast; /* double_tree.c */
+td_algorithm td_double_tree_allreduce; /* whole numbers alone: not in the tree's order */
+td_algorithm td_own_run;               /* own.c: the transport's */
+bool td_own_fits(const td_comm *comm);
 td_algorithm td_pairwise_alltoall; /* pairwise.c */
 td_algorithm td_pairwise_reduce_scatter;
 td_algorithm td_pairwise_reduce;
@@ -98,6 +105,8 @@ td_algorithm td_recursive_halving;
 bool td_recursive_fits(const td_comm *comm);
 td_algorithm td_hierarchical_reduce; /* hierarchical.c: reduce, all-reduce */
 td_algorithm td_hierarchical_broadcast;
+td_algorithm td_hierarchical_allgather; /* hierarchical_parts.c */
+td_algorithm td_hierarchical_reduce_scatter;
 /* For groups on one host, over memory that they share: any pattern. */
 bool td_shared_fits(const td_comm *comm);
 td_algorithm td_shared_run;

@@ -56,7 +56,7 @@ typedef struct td_hosts {
     td_request *requests; /* [SLOTS][request_room] */
     int request_room;
     char (*hello)[TD_HELLO_ROOM]; /* [count] from each host; [count]: to all */
-    const void **parts;            /* [comm->size] scratch */
+    const void **parts;           /* [comm->size] scratch */
     int *leaves;
     uint64_t before; /* blocks of earlier operations */
 } td_hosts;

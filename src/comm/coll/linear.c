@@ -1,6 +1,6 @@
-/* One rank and each of the others in turn: gather, scatter, scan.
+/* One rank and each of the others in turn: gather, scatter; scan, each with the next ones.
  * Cost: gather and scatter n - 1 messages at the root, each of one part; scan up to n - 1 messages
- * a rank, each of the whole vector. */
+ * a rank, each of the whole vector, in n - 1 steps. */
 #include "comm/coll/coll.h"
 
 #include "base/alloc.h"
@@ -53,14 +53,12 @@ td_status td_chain_scan(td_comm *comm, const td_call *call)
     }
     for (size_t r = 0; r < n; r++) part[r] = room + r * call->bytes;
     if (call->bytes) memcpy(room + (n - 1) * call->bytes, call->in, call->bytes);
-    for (int r = 0; r < comm->size; r++) { /* rank r's part goes to all above it */
-        if (r == comm->rank)
-            for (int to = r + 1; to < comm->size; to++)
-                TD_GOTO(td_comm_exchange(comm, part[r], call->bytes, to, NULL, 0, -1,
-                                         TD_TAG_COLLECTIVE));
-        else if (r < comm->rank)
-            TD_GOTO(td_comm_exchange(comm, NULL, 0, -1, room + (size_t)r * call->bytes, call->bytes,
-                                     r, TD_TAG_COLLECTIVE));
+    for (int k = 1; k < comm->size; k++) { /* every part goes to all above it */
+        int to = comm->rank + k < comm->size ? comm->rank + k : -1;
+        int from = comm->rank - k; /* below 0: nobody */
+        char *at = from < 0 ? NULL : room + (size_t)from * call->bytes;
+        TD_GOTO(td_comm_exchange(comm, part[comm->rank], call->bytes, to, at, call->bytes,
+                                 from < 0 ? -1 : from, TD_TAG_COLLECTIVE));
     }
     td_reduction_chain(&call->how, part, (int)n, call->count, call->out);
 out:

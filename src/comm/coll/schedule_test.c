@@ -1,104 +1,124 @@
-/* Every schedule over messages on every number of ranks from 2 to 64: the right result, and exactly
- * the messages and bytes that its file says, over all ranks together. */
+/* Every schedule over messages, simulated on every number of ranks from 1 to 64: the right result,
+ * and exactly the messages, the bytes and the steps one after the other that its file says. */
 #include "comm/coll/coll.h"
+#include "comm/transport/simulated.h"
 
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/test.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
+enum { AT_MOST = 1 << 20 };
 enum { MOST_RANKS = 64, MOST_COUNT = 3 * MOST_RANKS + 1 };
 
-/* n ranks, log2 of n rounded up, bytes of the vector (of a part), bytes of the root's part. */
+typedef struct shape {
+    uint64_t n, rounds; /* ranks; log2 of n rounded up */
+    uint64_t bytes;     /* of the vector, or of a part */
+    uint64_t root_part; /* bytes of the root's n-th of the vector */
+    bool root0;         /* the root is rank 0 */
+    bool power;         /* n is a power of two */
+} shape;
+
 typedef struct cost {
-    uint64_t messages, bytes;
+    uint64_t messages, bytes; /* of all ranks */
+    uint64_t steps;           /* messages one after the other; or AT_MOST + a bound */
 } cost;
 
 typedef struct schedule {
     const char *name;
     td_pattern pattern;
     td_algorithm *run;
-    cost (*cost)(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t root_part, bool root0);
+    cost (*cost)(shape s);
 } schedule;
 
-static cost dissemination(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part, bool root0)
+static cost dissemination(shape s)
 {
-    (void)bytes, (void)part, (void)root0;
-    return (cost){n * rounds, n * rounds};
+    return (cost){s.n * s.rounds, s.n * s.rounds, s.rounds};
 }
-static cost one_to_each(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part, bool root0)
+static cost tree_down(shape s)
 {
-    (void)rounds, (void)part, (void)root0;
-    return (cost){n - 1, (n - 1) * bytes};
+    return (cost){s.n - 1, (s.n - 1) * s.bytes, s.rounds};
 }
-static cost each_to_each(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part, bool root0)
+static cost one_by_one(shape s)
 {
-    (void)rounds, (void)part, (void)root0;
-    return (cost){n * (n - 1), n * (n - 1) * bytes};
+    return (cost){s.n - 1, (s.n - 1) * s.bytes, s.n - 1};
 }
-static cost vector_scattered(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part, bool root0)
+static cost each_to_each(shape s)
 {
-    (void)rounds, (void)part, (void)root0;
-    return (cost){n * (n - 1), (n - 1) * bytes};
+    return (cost){s.n * (s.n - 1), s.n * (s.n - 1) * s.bytes, s.n - 1};
 }
-static cost tree_up(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part, bool root0)
+static cost vector_scattered(shape s)
 {
-    (void)rounds, (void)part;
-    return (cost){n - 1 + !root0, (n - 1 + !root0) * bytes};
+    return (cost){s.n * (s.n - 1), (s.n - 1) * s.bytes, s.n - 1};
 }
-static cost tree_up_and_down(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part, bool root0)
+static cost tree_up(shape s)
 {
-    (void)rounds, (void)part, (void)root0;
-    return (cost){2 * (n - 1), 2 * (n - 1) * bytes};
+    uint64_t more = !s.root0;
+    return (cost){s.n - 1 + more, (s.n - 1 + more) * s.bytes, s.rounds + more};
 }
-static cost scattered_and_gathered(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part,
-                                   bool root0)
+static cost tree_up_and_down(shape s)
 {
-    (void)rounds, (void)part, (void)root0;
-    return (cost){2 * n * (n - 1), 2 * (n - 1) * bytes};
+    return (cost){2 * (s.n - 1), 2 * (s.n - 1) * s.bytes, 2 * s.rounds};
 }
-static cost scattered_to_root(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part,
-                              bool root0)
+static cost scattered_and_gathered(shape s)
 {
-    (void)rounds, (void)root0;
-    return (cost){n * (n - 1) + n - 1, (n - 1) * bytes + bytes - part};
+    return (cost){2 * s.n * (s.n - 1), 2 * (s.n - 1) * s.bytes, 2 * (s.n - 1)};
 }
-static cost each_to_later(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part, bool root0)
+static cost scattered_to_root(shape s)
 {
-    (void)rounds, (void)part, (void)root0;
-    return (cost){n * (n - 1) / 2, n * (n - 1) / 2 * bytes};
+    return (cost){s.n * (s.n - 1) + s.n - 1, (s.n - 1) * s.bytes + s.bytes - s.root_part,
+                  2 * (s.n - 1)};
+}
+static cost each_to_later(shape s)
+{
+    return (cost){s.n * (s.n - 1) / 2, s.n * (s.n - 1) / 2 * s.bytes, s.n - 1};
+}
+static cost log_messages(shape s)
+{
+    return (cost){s.n * s.rounds, s.n * (s.n - 1) * s.bytes, s.rounds};
+}
+static cost doubled(shape s)
+{
+    return (cost){s.n * s.rounds, s.n * s.rounds * s.bytes, s.rounds};
+}
+static cost halved_and_doubled(shape s)
+{
+    return (cost){2 * s.n * s.rounds, 2 * (s.n - 1) * s.bytes, 2 * s.rounds};
 }
 
-static cost log_messages(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part, bool root0)
+static cost log_parts(shape s) /* part i moves once for each bit of i */
 {
-    (void)part, (void)root0;
-    return (cost){n * rounds, n * (n - 1) * bytes};
+    uint64_t moves = 0;
+    for (uint64_t i = 1; i < s.n; i++) moves += (uint64_t)__builtin_popcountll(i);
+    return (cost){s.n * s.rounds, s.n * moves * s.bytes, s.rounds};
 }
-static cost doubled(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part, bool root0)
+/* Vectors of these trials are of two pieces, one for each tree (of one where a piece is empty). */
+static cost two_trees(shape s)
 {
-    (void)part, (void)root0;
-    return (cost){n * rounds, n * rounds * bytes};
+    uint64_t pieces = s.bytes < 2 ? s.bytes : 2;
+    return (cost){pieces * (s.n - 1), (s.n - 1) * s.bytes, AT_MOST + 3 * s.rounds + 2};
 }
-static cost halved_and_doubled(uint64_t n, uint64_t rounds, uint64_t bytes, uint64_t part,
-                               bool root0)
+static cost two_trees_up_and_down(shape s)
 {
-    (void)part, (void)root0;
-    return (cost){2 * n * rounds, 2 * (n - 1) * bytes};
+    uint64_t pieces = s.bytes < 8 ? s.bytes / 4 : 2;
+    return (cost){2 * pieces * (s.n - 1), 2 * (s.n - 1) * s.bytes, AT_MOST + 6 * s.rounds + 2};
 }
 
 static const schedule schedules[] = {
     {"dissemination barrier", TD_BARRIER, td_dissemination_barrier, dissemination},
-    {"binomial broadcast", TD_BROADCAST, td_binomial_broadcast, one_to_each},
-    {"linear scatter", TD_SCATTER, td_linear_scatter, one_to_each},
-    {"linear gather", TD_GATHER, td_linear_gather, one_to_each},
+    {"binomial broadcast", TD_BROADCAST, td_binomial_broadcast, tree_down},
+    {"double-tree broadcast", TD_BROADCAST, td_double_tree_broadcast, two_trees},
+    {"linear scatter", TD_SCATTER, td_linear_scatter, one_by_one},
+    {"linear gather", TD_GATHER, td_linear_gather, one_by_one},
     {"ring all-gather", TD_ALLGATHER, td_ring_allgather, each_to_each},
     {"bruck all-gather", TD_ALLGATHER, td_bruck_allgather, log_messages},
     {"recursive-doubling all-reduce", TD_ALLREDUCE, td_recursive_doubling, doubled},
     {"recursive-halving all-reduce", TD_ALLREDUCE, td_recursive_halving, halved_and_doubled},
     {"pairwise all-to-all", TD_ALLTOALL, td_pairwise_alltoall, each_to_each},
+    {"bruck all-to-all", TD_ALLTOALL, td_bruck_alltoall, log_parts},
+    {"double-tree all-reduce", TD_ALLREDUCE, td_double_tree_allreduce, two_trees_up_and_down},
     {"binomial reduce", TD_REDUCE, td_binomial_reduce, tree_up},
     {"pairwise reduce", TD_REDUCE, td_pairwise_reduce, scattered_to_root},
     {"binomial all-reduce", TD_ALLREDUCE, td_binomial_allreduce, tree_up_and_down},
@@ -112,7 +132,6 @@ typedef struct trial {
     const schedule *schedule;
     int root;
     size_t count; /* int32s of the vector, or of a part */
-    atomic_ullong messages, bytes;
 } trial;
 
 static int32_t element(int rank, size_t i)
@@ -171,10 +190,8 @@ static td_status run_trial(td_comm *comm, void *arg)
         for (int r = 0; r < n; r++) parts[r] = t->count / (size_t)n;
         call.parts = parts, call.unit = 4;
     }
-    uint64_t messages = comm->messages_sent, bytes = comm->bytes_sent;
+    if (!t->schedule->cost) TD_GOTO(td_greeting_begin(comm)); /* headers would be counted */
     TD_GOTO(t->schedule->run(comm, &call));
-    atomic_fetch_add(&t->messages, comm->messages_sent - messages);
-    atomic_fetch_add(&t->bytes, comm->bytes_sent - bytes);
     for (size_t i = 0; i < most && status == TD_OK; i++)
         if (expected(t, n, me, i, &want) && out[i] != want)
             status = td_fail(TD_ERR_INTERNAL, "%s: rank %d of %d has %d at %zu, not %d",
@@ -185,33 +202,87 @@ out:
     return status;
 }
 
+static void check_schedule(const schedule *which, int n, int k)
+{
+    bool parts = which->pattern == TD_REDUCE_SCATTER, power = (n & (n - 1)) == 0;
+    if ((which->run == td_recursive_doubling || which->run == td_recursive_halving) && !power)
+        return;
+    trial t = {.schedule = which,
+               .root = (n * 5 + k) % n,
+               .count = parts ? (size_t)(3 * n) : (size_t)(n % 7 + n / 3)};
+    uint64_t lo = (uint64_t)t.root * t.count / (uint64_t)n,
+             hi = (uint64_t)(t.root + 1) * t.count / (uint64_t)n;
+    shape s = {.n = (uint64_t)n,
+               .bytes = t.count * 4,
+               .root_part = (hi - lo) * 4,
+               .root0 = t.root == 0,
+               .power = power};
+    while ((1 << s.rounds) < n) s.rounds++;
+    td_simulation sim = {.latency = 1};
+    assert_ok(td_comm_simulate(n, &sim, run_trial, &t));
+    cost want = which->cost(s);
+    uint64_t steps = (uint64_t)sim.time;
+    bool right = want.steps < AT_MOST ? steps == want.steps : steps <= want.steps - AT_MOST;
+    if (sim.messages != want.messages || sim.bytes != want.bytes || !right)
+        fail_msg("%s on %d ranks: %llu messages, %llu bytes, %llu steps; %llu, %llu and %llu are "
+                 "right",
+                 which->name, n, (unsigned long long)sim.messages, (unsigned long long)sim.bytes,
+                 (unsigned long long)steps, (unsigned long long)want.messages,
+                 (unsigned long long)want.bytes, (unsigned long long)(want.steps % AT_MOST));
+}
+
 static void schedules_cost_what_they_say(void **state)
 {
     (void)state;
-    for (int n = 2; n <= MOST_RANKS; n++)
-        for (int k = 0; k < SCHEDULES; k++) {
-            bool parts = schedules[k].pattern == TD_REDUCE_SCATTER;
-            bool two = schedules[k].run == td_recursive_doubling ||
-                       schedules[k].run == td_recursive_halving;
-            if (two && (n & (n - 1))) continue; /* for powers of two */
-            trial t = {.schedule = &schedules[k],
-                       .root = (n * 5 + k) % n,
-                       .count = parts ? (size_t)(3 * n) : (size_t)(n % 7 + n / 3)};
-            uint64_t rounds = 0, lo = (uint64_t)t.root * t.count / (uint64_t)n,
-                     hi = (uint64_t)(t.root + 1) * t.count / (uint64_t)n;
-            while ((1 << rounds) < n) rounds++;
-            assert_ok(td_comm_run_local(n, NULL, run_trial, &t));
-            cost want =
-                schedules[k].cost((uint64_t)n, rounds, t.count * 4, (hi - lo) * 4, t.root == 0);
-            if (atomic_load(&t.messages) != want.messages || atomic_load(&t.bytes) != want.bytes)
-                fail_msg("%s on %d ranks: %llu messages, %llu bytes; %llu and %llu are right",
-                         schedules[k].name, n, atomic_load(&t.messages), atomic_load(&t.bytes),
-                         (unsigned long long)want.messages, (unsigned long long)want.bytes);
+    for (int n = 1; n <= MOST_RANKS; n++)
+        for (int k = 0; k < SCHEDULES; k++) check_schedule(&schedules[k], n, k);
+}
+
+/* Hosts of several ranks, adjacent, dealt in turn and of unequal size. */
+static void schedules_over_hosts_are_right(void **state)
+{
+    (void)state;
+    static const schedule over_hosts[] = {
+        {"hierarchical all-reduce", TD_ALLREDUCE, td_hierarchical_reduce, NULL},
+        {"hierarchical reduce", TD_REDUCE, td_hierarchical_reduce, NULL},
+        {"hierarchical broadcast", TD_BROADCAST, td_hierarchical_broadcast, NULL},
+        {"hierarchical all-gather", TD_ALLGATHER, td_hierarchical_allgather, NULL},
+        {"hierarchical reduce-scatter", TD_REDUCE_SCATTER, td_hierarchical_reduce_scatter, NULL},
+    };
+    int host[24];
+    for (int n = 2; n <= 24; n += 1 + n / 6)
+        for (int layout = 0; layout < 3; layout++) {
+            for (int r = 0; r < n; r++)
+                host[r] = layout == 0 ? 3 * r / n : layout == 1 ? r % 3 : r < n / 4 ? 0 : 1 + r % 2;
+            for (size_t k = 0; k < sizeof over_hosts / sizeof *over_hosts; k++) {
+                trial t = {.schedule = &over_hosts[k],
+                           .root = (n * 5 + (int)k) % n,
+                           .count = (size_t)(n * n * 40)};
+                td_simulation sim = {.host = host, .latency = 1};
+                assert_ok(td_comm_simulate(n, &sim, run_trial, &t));
+            }
         }
+}
+
+static td_status wait_in_vain(td_comm *comm, void *arg)
+{
+    int32_t x = 0;
+    (void)arg;
+    return td_comm_recv(comm, &x, sizeof x, (comm->rank + 1) % comm->size, 1);
+}
+
+static void ranks_that_wait_for_each_other_are_found(void **state)
+{
+    (void)state;
+    td_simulation sim = {.latency = 1};
+    assert_fails(TD_ERR_TIMEOUT, "no rank can go on",
+                 td_comm_simulate(5, &sim, wait_in_vain, NULL));
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(schedules_cost_what_they_say)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(schedules_cost_what_they_say),
+                                       cmocka_unit_test(schedules_over_hosts_are_right),
+                                       cmocka_unit_test(ranks_that_wait_for_each_other_are_found)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,18 +1,14 @@
-/* Tuning files, and that every algorithm of a pattern gives the same bits. */
+/* Tuning files. */
 #include "comm/coll/coll.h"
 
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/fs.h"
-#include "base/rng.h"
 #include "base/test.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-enum { N = 30011, MOST = 16 };
 
 static char path[64];
 
@@ -22,47 +18,6 @@ static char path[64];
             return td_fail(TD_ERR_INTERNAL, "line %d: %s (%s)", __LINE__, #condition,              \
                            td_last_error());                                                       \
     } while (0)
-
-/* Float sums by each algorithm, forced, are those of the default. */
-static td_status same_bits(td_comm *c, void *arg)
-{
-    (void)arg;
-    int n = td_comm_size(c), me = td_comm_rank(c);
-    size_t all = N / (size_t)n * (size_t)n, counts[64];
-    float *in = td_malloc(N * 4), *want = td_calloc(N, 4), *got = td_calloc(N, 4);
-    td_rng rng;
-    td_rng_init(&rng, 5, TD_RNG_TEST, (uint64_t)me, 0);
-    for (size_t i = 0; i < N; i++) in[i] = td_rng_normal(&rng);
-    for (int r = 0; r < n; r++) counts[r] = all / (size_t)n;
-    for (int p = 0; p < TD_PATTERNS; p++) {
-        const char *names[MOST];
-        int algorithms = td_coll_algorithms(c, (td_pattern)p, names, MOST);
-        td_collective what = {.pattern = (td_pattern)p,
-                              .in = in,
-                              .out = want,
-                              .bytes = all / (size_t)n * 4,
-                              .count = N,
-                              .type = TD_F32,
-                              .op = TD_SUM,
-                              .parts = p == TD_REDUCE_SCATTER ? counts : NULL};
-        td_collective other = what;
-        other.out = got;
-        if (p == TD_BROADCAST && me == 0) what.out = other.out = NULL;
-        CHECK(algorithms >= 1);
-        memset(want, 0, N * 4);
-        TD_TRY(td_comm_run(c, &what));
-        for (int k = 0; k < algorithms; k++) {
-            memset(got, 0, N * 4);
-            TD_TRY(td_coll_force(c, (td_pattern)p, names[k]));
-            TD_TRY(td_comm_run(c, &other));
-            CHECK(!memcmp(want, got, N * 4));
-        }
-        TD_TRY(td_coll_force(c, (td_pattern)p, NULL));
-        CHECK(td_coll_force(c, (td_pattern)p, "carrier-pigeon") == TD_ERR_ARG);
-    }
-    td_free(in), td_free(want), td_free(got);
-    return TD_OK;
-}
 
 static td_status round_trip(td_comm *c, void *arg)
 {
@@ -120,17 +75,6 @@ static td_status damaged(td_comm *c, void *arg)
     return TD_OK;
 }
 
-static void every_algorithm_gives_the_same_bits(void **state)
-{
-    (void)state;
-    static const char *const hosts[] = {"0", "0,0,1,1", "0,1,2,2", "0,1,0,1", "0,1,2,3,4,5,6,7"};
-    for (int h = 0; h < 5; h++) {
-        setenv("TANDEM_FAKE_HOSTS", hosts[h], 1);
-        for (int n = 2; n <= 5; n++) assert_ok(td_comm_run_local(n, NULL, same_bits, NULL));
-    }
-    unsetenv("TANDEM_FAKE_HOSTS");
-}
-
 static void tuning_files(void **state)
 {
     (void)state;
@@ -144,7 +88,6 @@ static void tuning_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_algorithm_gives_the_same_bits),
         cmocka_unit_test(tuning_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

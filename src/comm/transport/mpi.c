@@ -22,13 +22,6 @@ enum { NAME = 64 };
 
 const td_mpi_services *td_mpi_library;
 
-/* An MPI_Request is kept in the request's two words. */
-static MPI_Request *native(td_request *request)
-{
-    _Static_assert(sizeof(MPI_Request) <= sizeof request->native, "room for an MPI request");
-    return (MPI_Request *)(void *)request->native;
-}
-
 static td_status start(td_comm *comm, td_request *request, int code)
 {
     request->done = code != MPI_SUCCESS;
@@ -47,17 +40,17 @@ static td_status mpi_isend(td_comm *comm, td_request *request)
     if (request->bytes > 2147483647u) return too_long(request);
     return start(comm, request,
                  MPI_Isend(request->data, (int)request->bytes, MPI_BYTE, request->peer,
-                           request->tag, g->comm, native(request)));
+                           request->tag, g->comm, td_mpi_native(request)));
 }
 
 static td_status mpi_irecv(td_comm *comm, td_request *request)
 {
     td_mpi_group *g = comm->impl;
     if (request->bytes > 2147483647u) return too_long(request);
-    request->self = 1; /* receives know their length */
+    request->self = TD_MPI_RECEIVES; /* they know their length */
     return start(comm, request,
                  MPI_Irecv(request->data, (int)request->bytes, MPI_BYTE, request->peer,
-                           request->tag, g->comm, native(request)));
+                           request->tag, g->comm, td_mpi_native(request)));
 }
 
 /* A receive got another length than it has room for, or than it wants. */
@@ -79,7 +72,7 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
     if (request->done) return TD_OK;
     int flag = 0, got = 0;
     MPI_Status status;
-    int code = MPI_Test(native(request), &flag, &status);
+    int code = MPI_Test(td_mpi_native(request), &flag, &status);
     if (code != MPI_SUCCESS) {
         int class = 0;
         MPI_Error_class(code, &class);
@@ -91,7 +84,8 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
     *done = flag != 0;
     if (!flag) return TD_OK;
     request->done = 1;
-    if (request->self != 1) return TD_OK;
+    if (request->self == TD_MPI_OWN) free(request->native[1]);
+    if (request->self != TD_MPI_RECEIVES) return TD_OK;
     MPI_Get_count(&status, MPI_BYTE, &got);
     request->got = (size_t)got;
     bool fits = request->at_most ? request->got <= request->bytes : request->got == request->bytes;
@@ -101,9 +95,10 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
 static void mpi_cancel(td_comm *comm, td_request *request)
 {
     (void)comm;
-    if (request->done || *native(request) == MPI_REQUEST_NULL) return;
-    MPI_Cancel(native(request));
-    MPI_Request_free(native(request));
+    if (request->done || *td_mpi_native(request) == MPI_REQUEST_NULL) return;
+    if (request->self == TD_MPI_OWN) return; /* MPI cannot withdraw it: what it holds is lost */
+    MPI_Cancel(td_mpi_native(request));
+    MPI_Request_free(td_mpi_native(request));
     request->done = 1;
 }
 
@@ -359,6 +354,7 @@ static void mpi_version(char text[256])
 
 static const td_transport_ops mpi_ops = {
     .name = "mpi",
+    .own = td_mpi_own,
     .isend = mpi_isend,
     .irecv = mpi_irecv,
     .test = mpi_test,

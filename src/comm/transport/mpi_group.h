@@ -1,5 +1,5 @@
-/* What the two files of the MPI module share: mpi.c has messages, groups and memory; mpi_word.c has
- * word of failures, cards, and the wait for all to leave. */
+/* What the files of the MPI module share: mpi.c has messages, groups and memory; mpi_word.c has
+ * word of failures, cards, and the wait for all to leave; mpi_own.c has MPI's own collectives. */
 #ifndef TD_COMM_TRANSPORT_MPI_GROUP_H
 #define TD_COMM_TRANSPORT_MPI_GROUP_H
 
@@ -27,6 +27,17 @@ typedef struct td_mpi_group {
     int serial; /* of the next shared memory */
 } td_mpi_group;
 
+/* Who a request is: td_request.self. */
+enum { TD_MPI_SENDS, TD_MPI_RECEIVES, TD_MPI_OWN };
+
+/* An MPI_Request is kept in the request's first word; the second holds memory that one of MPI's own
+ * collectives reads while it is under way. */
+static inline MPI_Request *td_mpi_native(td_request *request)
+{
+    _Static_assert(sizeof(MPI_Request) <= sizeof request->native[0], "room for an MPI request");
+    return (MPI_Request *)(void *)request->native;
+}
+
 /* The library's, given when MPI is opened. */
 extern const td_mpi_services *td_mpi_library;
 
@@ -43,6 +54,9 @@ td_status td_mpi_check(td_comm *comm, int peer);
 void td_mpi_fail(td_comm *comm, td_status status);
 void td_mpi_show(td_comm *comm, int world);
 bool td_mpi_card(td_comm *comm, int world, td_card *out);
+
+/* As in td_transport_ops; mpi_own.c. */
+td_status td_mpi_own(td_comm *comm, const struct td_call *call, td_request *request);
 
 /* Until all ranks are about to end, as MPI_Finalize would wait, but answering those who still wait
  * for this one. False: some rank has failed; see td_mpi_say_goodbye. */

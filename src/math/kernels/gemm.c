@@ -7,7 +7,7 @@
  * van de Geijn, "Anatomy of high-performance matrix multiplication", TOMS 2008. */
 #include "math/kernels/table.h"
 
-enum { KC = 256, MC = 264 };
+enum { KC = 400, MC = 264 };
 enum { GM = MR / 2, GRAD_BLOCK = TD_DENSE_GRAD_BLOCK }; /* the gradient's tile: GM rows, twice */
 
 /* acc[i][..] += a[i][p] * b[p][..] for p in 0..k-1; acc is [m][NR] in memory. */
@@ -148,6 +148,7 @@ void TD_K(gemm)(const td_gemm *g)
 {
     float panel[KC * NR] __attribute__((aligned(64)));
     float acc[MC * NR] __attribute__((aligned(64)));
+    size_t blocks = (g->k + KC - 1) / KC;
     for (size_t i0 = 0; i0 < g->m; i0 += MC) {
         size_t mc = g->m - i0 < MC ? g->m - i0 : MC;
         size_t tiles = (mc + MR - 1) / MR;
@@ -156,8 +157,8 @@ void TD_K(gemm)(const td_gemm *g)
             for (size_t i = 0; i < mc; i++)
                 for (size_t q = 0; q < NR; q++)
                     acc[i * NR + q] = g->bias_row ? g->bias_row[i0 + i] : 0;
-            for (size_t p0 = 0; p0 < g->k; p0 += KC) {
-                size_t kc = g->k - p0 < KC ? g->k - p0 : KC;
+            for (size_t b = 0; b < blocks; b++) { /* of nearly equal depth */
+                size_t p0 = b * g->k / blocks, kc = (b + 1) * g->k / blocks - p0;
                 pack_panel(g, p0, kc, j, n, panel);
                 const float *a = g->a + i0 * g->a_row + p0 * g->a_col;
                 for (size_t t = 0; t < tiles; t++) { /* tiles of nearly equal height */
@@ -186,43 +187,79 @@ TD_INLINE void grad_row(const int m, bool first, const float *d, const float *x,
     }
 }
 
-/* Two leaves of at least one row each that are added next go side by side, so that only their sum
- * leaves the registers. */
-TD_INLINE void grad_pair(const int m, const size_t *row, const float *dy, const float *x,
-                         vf acc[GM][2])
+/* Where the sums of a leaf, or of two, go: one tile of the stack for each panel of x. */
+typedef struct grad_step {
+    size_t panels, x_panel; /* floats from panel to panel */
+    size_t level;           /* floats from one sum of the stack to the next */
+    int merges;             /* sums that are added: `to` is the lowest of them */
+    float *to;
+} grad_step;
+
+/* Adds the stack's sums, from the top, and leaves the result on it. */
+TD_INLINE void grad_store(const int m, const grad_step *s, float *to, vf acc[GM][2])
 {
-    vf other[GM][2];
-    size_t rows = row[1] - row[0], rows1 = row[2] - row[1], both = rows < rows1 ? rows : rows1;
-    size_t next_d = rows * (size_t)m, next_x = rows * NR; /* from a row to that of the other leaf */
-    const float *d = dy + row[0] * (size_t)m, *end = x + (row[0] + both) * NR;
-    x += row[0] * NR;
-    grad_row(m, true, d, x, acc);
-    grad_row(m, true, d + next_d, x + next_x, other);
-#pragma GCC unroll 1 /* more of it spills registers */
-    for (d += m, x += NR; x != end; d += m, x += NR) {
-        grad_row(m, false, d, x, acc);
-        grad_row(m, false, d + next_d, x + next_x, other);
+    for (const float *top = to + (size_t)s->merges * s->level; top != to;) {
+        top -= s->level;
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            acc[i][0] = v_add(v_load(top + i * NR), acc[i][0]);
+            acc[i][1] = v_add(v_load(top + i * NR + V_W), acc[i][1]);
+        }
     }
-    for (size_t r = both; r < rows; r++, d += m, x += NR) grad_row(m, false, d, x, acc);
-    for (size_t r = both; r < rows1; r++, d += m, x += NR)
-        grad_row(m, false, d + next_d, x + next_x, other);
 #pragma GCC unroll 16
     for (int i = 0; i < m; i++) {
-        acc[i][0] = v_add(acc[i][0], other[i][0]);
-        acc[i][1] = v_add(acc[i][1], other[i][1]);
+        v_store(to + i * NR, acc[i][0]);
+        v_store(to + i * NR + V_W, acc[i][1]);
     }
 }
 
-TD_INLINE void grad_single(const int m, const size_t *row, const float *dy, const float *x,
-                           vf acc[GM][2])
+/* Two leaves of `rows` rows each that are added next go side by side, so that only their sum
+ * leaves the registers. `straight` is a constant: rows without a loop, whose end the processor
+ * would guess wrong once a tile (a tenth of the time at 8 rows); 0: any number of rows. */
+TD_INLINE void grad_pair(const int m, const grad_step *s, size_t rows, const size_t straight,
+                         const float *dy, const float *x)
 {
-    if (row[0] == row[1]) {
-        for (int i = 0; i < m; i++) acc[i][0] = acc[i][1] = v_set1(0);
-        return;
+    const size_t next_d = rows * (size_t)m, next_x = rows * NR; /* to that of the other leaf */
+    float *to = s->to;
+    for (size_t j = s->panels; j-- > 0; x += s->x_panel, to += m * NR) {
+        vf acc[GM][2], other[GM][2];
+        const float *d = dy, *at = x, *end = x + next_x;
+        grad_row(m, true, d, at, acc);
+        grad_row(m, true, d + next_d, at + next_x, other);
+#pragma GCC unroll 8
+        for (size_t r = 1; r < straight; r++) {
+            d += m, at += NR;
+            grad_row(m, false, d, at, acc);
+            grad_row(m, false, d + next_d, at + next_x, other);
+            __asm__ volatile("" ::: "memory"); /* loads moved ahead would spill registers */
+        }
+#pragma GCC unroll 1
+        for (d += m, at += NR; !straight && at != end; d += m, at += NR) {
+            grad_row(m, false, d, at, acc);
+            grad_row(m, false, d + next_d, at + next_x, other);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < m; i++) {
+            acc[i][0] = v_add(acc[i][0], other[i][0]);
+            acc[i][1] = v_add(acc[i][1], other[i][1]);
+        }
+        grad_store(m, s, to, acc);
     }
-    grad_row(m, true, dy + row[0] * (size_t)m, x + row[0] * NR, acc);
-    for (size_t r = row[0] + 1; r < row[1]; r++)
-        grad_row(m, false, dy + r * (size_t)m, x + r * NR, acc);
+}
+
+TD_INLINE void grad_single(const int m, const grad_step *s, size_t rows, const float *dy,
+                           const float *x)
+{
+    float *to = s->to;
+    for (size_t j = s->panels; j-- > 0; x += s->x_panel, to += m * NR) {
+        vf acc[GM][2];
+        if (rows == 0)
+            for (int i = 0; i < m; i++) acc[i][0] = acc[i][1] = v_set1(0);
+        else
+            grad_row(m, true, dy, x, acc);
+        for (size_t r = 1; r < rows; r++) grad_row(m, false, dy + r * (size_t)m, x + r * NR, acc);
+        grad_store(m, s, to, acc);
+    }
 }
 
 /* Tiles of the gradient, all leaves: m outputs by `panels` times NR inputs, panel by panel within
@@ -231,34 +268,26 @@ TD_INLINE void grad_single(const int m, const size_t *row, const float *dy, cons
 TD_INLINE void grad_tiles(const int m, const td_dense_grad *g, size_t panels, const float *dy,
                           const float *x, float *stack)
 {
-    size_t rows = g->leaf_row[g->leaves], level = panels * (size_t)m * NR;
-    for (int leaf = 0, depth = 0; leaf < g->leaves; leaf++) {
-        const size_t *row = g->leaf_row + leaf;
-        bool pair = g->merges[leaf] == 0 && leaf + 1 < g->leaves && g->merges[leaf + 1] > 0 &&
-                    row[0] < row[1] && row[1] < row[2];
-        int merges = pair ? g->merges[++leaf] - 1 : g->merges[leaf];
-        depth += 1 - merges;
-        float *to = stack + (size_t)(depth - 1) * level;
-        for (size_t j = 0; j < panels; j++, to += m * NR) {
-            vf acc[GM][2];
-            if (pair)
-                grad_pair(m, row, dy, x + j * rows * NR, acc);
-            else
-                grad_single(m, row, dy, x + j * rows * NR, acc);
-            for (int k = merges; k-- > 0;) {
-                const float *top = to + (size_t)k * level;
-#pragma GCC unroll 16
-                for (int i = 0; i < m; i++) {
-                    acc[i][0] = v_add(v_load(top + i * NR), acc[i][0]);
-                    acc[i][1] = v_add(v_load(top + i * NR + V_W), acc[i][1]);
-                }
-            }
-#pragma GCC unroll 16
-            for (int i = 0; i < m; i++) {
-                v_store(to + i * NR, acc[i][0]);
-                v_store(to + i * NR + V_W, acc[i][1]);
-            }
-        }
+    const size_t *row = g->leaf_row;
+    grad_step s = {.panels = panels,
+                   .x_panel = row[g->leaves] * NR,
+                   .level = panels * (size_t)m * NR};
+    for (int leaf = 0, depth = 0, taken; leaf < g->leaves; leaf += taken) {
+        size_t at = row[leaf], rows = row[leaf + 1] - at;
+        bool pair = rows > 0 && g->merges[leaf] == 0 && leaf + 1 < g->leaves &&
+                    g->merges[leaf + 1] > 0 && row[leaf + 2] - row[leaf + 1] == rows;
+        taken = 1 + pair;
+        s.merges = pair ? g->merges[leaf + 1] - 1 : g->merges[leaf];
+        depth += 1 - s.merges;
+        s.to = stack + (size_t)(depth - 1) * s.level;
+        if (pair && rows == 8)
+            grad_pair(m, &s, 8, 8, dy + at * (size_t)m, x + at * NR);
+        else if (pair && rows == 4)
+            grad_pair(m, &s, 4, 4, dy + at * (size_t)m, x + at * NR);
+        else if (pair)
+            grad_pair(m, &s, rows, 0, dy + at * (size_t)m, x + at * NR);
+        else
+            grad_single(m, &s, rows, dy + at * (size_t)m, x + at * NR);
     }
 }
 
@@ -296,17 +325,42 @@ static void pack_inputs(const td_dense_grad *g, size_t rows, size_t j, float *pa
     for (size_t r = 0; r < rows; r++) copy_row(panel + r * NR, g->x + r * g->in + j, n);
 }
 
+/* Rows begin.. of dy's columns, turned: to is [rows][m] for the tile's m columns. */
+static void pack_outputs(const td_dense_grad *g, size_t rows, size_t begin, size_t m, float *to)
+{
+    const float *from = g->dy + begin;
+    if (m == GM) {
+        for (size_t r = 0; r < rows; r++, from += g->out, to += GM)
+            for (size_t o = 0; o < GM; o++) to[o] = from[o];
+        return;
+    }
+    for (size_t r = 0; r < rows; r++, from += g->out)
+        for (size_t o = 0; o < m; o++) *to++ = from[o];
+}
+
+/* The stack's sums of a tile to rows begin.. of the nodes, columns j0 to j0 + width. */
+static void store_nodes(const td_dense_grad *g, size_t begin, size_t m, size_t j0, size_t width,
+                        const float *stack)
+{
+    size_t panels = (width + NR - 1) / NR;
+    for (int node = nodes_left(g), k = 0; k < node; k++, stack += panels * m * NR)
+        for (size_t i = 0; i < m; i++) {
+            float *to = g->nodes[k] + (begin + i) * g->in + j0;
+            const float *from = stack + i * NR;
+            size_t j = 0;
+            for (; j + NR <= width; j += NR, from += m * NR) copy_row(to + j, from, NR);
+            if (j < width) copy_row(to + j, from, width - j);
+        }
+}
+
 void TD_K(dense_grad)(const td_dense_grad *g)
 {
     float stack[TD_DENSE_GRAD_DEPTH * GM * GRAD_BLOCK] __attribute__((aligned(64)));
     size_t rows = g->leaf_row[g->leaves], tiles = (g->out + GM - 1) / GM;
-    int nodes = nodes_left(g);
     float *packed_dy = g->scratch, *panel = g->scratch + rows * g->out;
     for (size_t t = 0; t < tiles; t++) {
         size_t begin = t * g->out / tiles, end = (t + 1) * g->out / tiles;
-        float *to = packed_dy + begin * rows;
-        for (size_t r = 0; r < rows; r++)
-            for (size_t o = begin; o < end; o++) *to++ = g->dy[r * g->out + o];
+        pack_outputs(g, rows, begin, end - begin, packed_dy + begin * rows);
     }
     /* Blocks of columns: their panels stay in L1, and a tile's rows are written in runs of several
      * cache lines. */
@@ -318,11 +372,7 @@ void TD_K(dense_grad)(const td_dense_grad *g)
         for (size_t t = 0; t < tiles; t++) {
             size_t begin = t * g->out / tiles, m = (t + 1) * g->out / tiles - begin;
             grad_tiles_of((int)m, g, panels, packed_dy + begin * rows, panel, stack);
-            for (size_t k = 0; k < (size_t)nodes * m; k++) /* node k / m, its row k % m */
-                for (size_t j = 0; j < panels; j++)
-                    copy_row(g->nodes[k / m] + (begin + k % m) * g->in + j0 + j * NR,
-                             stack + ((k / m * panels + j) * m + k % m) * NR,
-                             width - j * NR < NR ? width - j * NR : NR);
+            store_nodes(g, begin, m, j0, width, stack);
         }
     }
 }

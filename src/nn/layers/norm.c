@@ -2,9 +2,12 @@
  *
  * Batch norm (Ioffe and Szegedy 2015) takes its statistics from one leaf at a time: a leaf is
  * computed by one thread from its own samples, so the statistics do not know how many workers
- * there are. Running statistics travel with the gradient: each leaf hands in its mean and unbiased
- * variance, times what its rows weigh together, and the update divides by what the batch weighs
- * (nn/layer.h, TD_SLOT_STAT). Within a leaf all rows count alike, in training and in these.
+ * there are. Sample weights count in them as they do in the loss: mean and variance are weighted,
+ * with weights that only matter relative to each other, so a row of weight 2 stands for two rows. A
+ * row of weight 0 takes no part: it leaves as the shift, and no gradient passes it. Running
+ * statistics travel with the gradient: each leaf hands in its mean and unbiased variance, times
+ * what its rows weigh together, and the update divides by what the batch weighs (nn/layer.h,
+ * TD_SLOT_STAT).
  *
  * Layer norm (Ba et al. 2016) normalises each row over all its features. */
 #include "nn/layers/layers.h"
@@ -73,37 +76,80 @@ static float *statistics(td_layer_run *run, int leaf) /* mean, variance, 1/devia
     return run->keep + run->pass->rows * size + run->pass->leaf_row[leaf] * 3 * c;
 }
 
+/* The rows of a leaf, and how they count. */
+typedef struct part {
+    const float *weight; /* of its rows, or NULL: 1 each */
+    size_t begin, rows;
+    double total; /* of the weights */
+    double alike; /* rows of equal weight that would tell as much: total^2 / sum of squares (Kish
+                     1965) */
+} part;
+
+static part part_of(const td_net_pass *pass, int leaf)
+{
+    size_t begin = pass->leaf_row[leaf], rows = pass->leaf_row[leaf + 1] - begin;
+    double total = 0, squares = 0;
+    const float *weight = pass->weight ? pass->weight + begin : NULL;
+    for (size_t r = 0; r < rows; r++) {
+        double w = weight ? (double)weight[r] : 1;
+        total += w, squares += w * w;
+    }
+    return (part){weight, begin, rows, total, squares > 0 ? total * total / squares : 0};
+}
+
+/* A row's weight where the leaf's mean weight is 1. Weights that are all equal give 1. */
+static float relative_weight(const part *p, size_t row)
+{
+    if (!p->weight) return 1;
+    return p->weight[row] > 0 ? (float)(p->weight[row] * ((double)p->rows / p->total)) : 0;
+}
+
+/* Mean and variance [c] of a leaf's elements x [rows][plane][c]. */
+static void leaf_statistics(const part *p, size_t plane, size_t c, const float *x, float *mean,
+                            float *variance)
+{
+    float share = 1.f / (float)(p->rows * plane);
+    memset(mean, 0, c * sizeof *mean);
+    memset(variance, 0, c * sizeof *variance);
+    for (size_t r = 0; r < p->rows; r++) {
+        float w = relative_weight(p, r);
+        for (size_t i = r * plane; w > 0 && i < (r + 1) * plane; i++)
+            for (size_t k = 0; k < c; k++) mean[k] += w * x[i * c + k];
+    }
+    for (size_t k = 0; k < c; k++) mean[k] *= share;
+    for (size_t r = 0; r < p->rows; r++) {
+        float w = relative_weight(p, r);
+        for (size_t i = r * plane; w > 0 && i < (r + 1) * plane; i++)
+            for (size_t k = 0; k < c; k++) {
+                float d = x[i * c + k] - mean[k];
+                variance[k] += w * (d * d);
+            }
+    }
+    for (size_t k = 0; k < c; k++) variance[k] *= share;
+}
+
 static void normalise_leaf(td_layer_run *run, int leaf)
 {
     const td_layer *layer = run->layer;
-    size_t c = layer->input.c, size = td_shape_size(layer->input);
-    size_t begin = run->pass->leaf_row[leaf], rows = run->pass->leaf_row[leaf + 1] - begin;
-    size_t n = rows * (size / c);
-    if (n == 0) return;
-    const float *x = run->x + begin * size;
-    float *hat = run->keep + begin * size, *y = run->y + begin * size;
+    size_t c = layer->input.c, size = td_shape_size(layer->input), plane = size / c;
+    part p = part_of(run->pass, leaf);
+    const float *x = run->x + p.begin * size;
+    float *hat = run->keep + p.begin * size, *y = run->y + p.begin * size;
     float *mean = statistics(run, leaf), *variance = mean + c, *inverse = variance + c;
     const float *scale = td_layer_param(run, 0), *shift = td_layer_param(run, 1);
-    float share = 1.f / (float)n, epsilon = epsilon_of(layer);
-    memset(mean, 0, 2 * c * sizeof *mean);
-    for (size_t i = 0; i < n; i++)
-        for (size_t k = 0; k < c; k++) mean[k] += x[i * c + k];
-    for (size_t k = 0; k < c; k++) mean[k] *= share;
-    for (size_t i = 0; i < n; i++)
-        for (size_t k = 0; k < c; k++) {
-            float d = x[i * c + k] - mean[k];
-            variance[k] += d * d;
-        }
-    for (size_t k = 0; k < c; k++) {
-        variance[k] *= share;
-        inverse[k] = 1.f / sqrtf(variance[k] + epsilon);
+    float epsilon = epsilon_of(layer);
+    if (p.rows == 0) return;
+    leaf_statistics(&p, plane, c, x, mean, variance);
+    for (size_t k = 0; k < c; k++) inverse[k] = 1.f / sqrtf(variance[k] + epsilon);
+    for (size_t r = 0; r < p.rows; r++) {
+        bool counts = relative_weight(&p, r) > 0;
+        for (size_t i = r * plane; i < (r + 1) * plane; i++)
+            for (size_t k = 0; k < c; k++) {
+                float h = counts ? (x[i * c + k] - mean[k]) * inverse[k] : 0;
+                hat[i * c + k] = h;
+                y[i * c + k] = h * scale[k] + shift[k];
+            }
     }
-    for (size_t i = 0; i < n; i++)
-        for (size_t k = 0; k < c; k++) {
-            float h = (x[i * c + k] - mean[k]) * inverse[k];
-            hat[i * c + k] = h;
-            y[i * c + k] = h * scale[k] + shift[k];
-        }
 }
 
 static void batch_forward(td_layer_run *run)
@@ -123,45 +169,39 @@ static void batch_forward(td_layer_run *run)
     }
 }
 
-/* What a leaf's rows weigh together, as the loss counts it: their number where they have no
- * weights. */
-static float leaf_weight(const td_net_pass *pass, int leaf)
-{
-    double sum = 0;
-    for (size_t r = pass->leaf_row[leaf]; r < pass->leaf_row[leaf + 1]; r++)
-        sum += pass->weight ? pass->weight[r] : 1;
-    return (float)sum;
-}
-
 /* g: scale, shift, mean and variance, [c] each. */
 static void batch_gradient(td_layer_run *run, int leaf, float *g)
 {
     const td_layer *layer = run->layer;
-    size_t c = layer->input.c, size = td_shape_size(layer->input);
-    size_t begin = run->pass->leaf_row[leaf], rows = run->pass->leaf_row[leaf + 1] - begin;
-    size_t n = rows * (size / c);
-    if (n == 0) return;
-    const float *dy = run->dy + begin * size, *hat = run->keep + begin * size;
+    size_t c = layer->input.c, size = td_shape_size(layer->input), plane = size / c;
+    part p = part_of(run->pass, leaf);
+    const float *dy = run->dy + p.begin * size, *hat = run->keep + p.begin * size;
     const float *mean = statistics(run, leaf), *variance = mean + c, *inverse = variance + c;
     const float *scale = td_layer_param(run, 0);
     float *dscale = g, *dshift = g + c;
-    for (size_t i = 0; i < n; i++)
+    if (p.rows == 0) return;
+    for (size_t i = 0; i < p.rows * plane; i++)
         for (size_t k = 0; k < c; k++) {
             dscale[k] += dy[i * c + k] * hat[i * c + k];
             dshift[k] += dy[i * c + k];
         }
-    float unbiased = n > 1 ? (float)n / (float)(n - 1) : 1.f, weight = leaf_weight(run->pass, leaf);
+    /* Below two elements' worth there is little to correct: 1 for one, 2 for two. */
+    double n = p.alike * (double)plane;
+    float unbiased = n < 2 ? (float)n : (float)n / (float)(n - 1), weight = (float)p.total;
     for (size_t k = 0; k < c; k++) {
         g[2 * c + k] = mean[k] * weight;
         g[3 * c + k] = variance[k] * unbiased * weight;
     }
     if (!run->dx) return;
-    float *dx = run->dx + begin * size, share = 1.f / (float)n;
-    for (size_t i = 0; i < n; i++)
-        for (size_t k = 0; k < c; k++) {
-            float d = dy[i * c + k] - share * (dshift[k] + hat[i * c + k] * dscale[k]);
-            dx[i * c + k] = scale[k] * inverse[k] * d;
-        }
+    float *dx = run->dx + p.begin * size, share = 1.f / (float)(p.rows * plane);
+    for (size_t r = 0; r < p.rows; r++) {
+        float part_of_mean = share * relative_weight(&p, r);
+        for (size_t i = r * plane; i < (r + 1) * plane; i++)
+            for (size_t k = 0; k < c; k++) {
+                float d = dy[i * c + k] - part_of_mean * (dshift[k] + hat[i * c + k] * dscale[k]);
+                dx[i * c + k] = scale[k] * inverse[k] * d;
+            }
+    }
 }
 
 static void write_batch(td_layer_run *run, const float *g, float *node)

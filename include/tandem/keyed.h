@@ -1,0 +1,93 @@
+/* Tandem: push and pull of keyed parts, what parameter servers ride on.
+ *
+ * Some ranks of a group are servers; each key belongs to one of them. Every rank, servers too, may
+ * push parts to their servers and pull parts from them whenever it likes: only opening, finishing
+ * and destroying are collective. What a push does and a pull gives is up to the servers' function.
+ *
+ * Requests of one rank to one server are served in the order in which they were started; requests
+ * of different ranks in the order in which they arrive, one at a time. A rank that is a server
+ * serves from a thread of its own, also while the rank computes. Source: Li et al., "Scaling
+ * distributed machine learning with the parameter server", OSDI 2014, section 3.
+ *
+ * Cost of a request, for each other rank that owns keys of it: 2 messages there (values of more
+ * than 16 KiB: 3) and 1 back (2 with values); 8 bytes a key besides the values, 16 where parts
+ * differ in size. */
+#ifndef TANDEM_KEYED_H
+#define TANDEM_KEYED_H
+
+#include "tandem/comm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct td_keyed td_keyed;
+
+typedef enum td_keyed_does { TD_PUSH = 1, TD_PULL = 2, TD_PUSH_PULL = 3 } td_keyed_does;
+
+/* What a server is asked: its keys of one request, in the order of the request. */
+typedef struct td_keyed_request {
+    int from; /* rank that asks */
+    td_keyed_does does;
+    const uint64_t *keys; /* [count] */
+    size_t count;
+    const size_t *sizes; /* [count] bytes of each part; NULL: all of the channel's width */
+    const void *in;      /* pushed parts, one behind the other; 64-byte aligned unless its own */
+    void *out;           /* room for pulled parts, zeroed, laid out alike */
+    size_t bytes;        /* of either, 0 where it is not asked for */
+} td_keyed_request;
+
+/* TD_OK, or a failure with its sentence, which the asker's wait then gives; the channel stays
+ * usable. */
+typedef td_status td_keyed_serve_fn(void *user, const td_keyed_request *request);
+/* The server, 0..servers-1, that holds a key; the same at all ranks. */
+typedef int td_keyed_owner_fn(void *user, uint64_t key, int servers);
+
+typedef struct td_keyed_config {
+    const int *servers;       /* their ranks, all different; NULL: all ranks */
+    int server_count;         /* with servers */
+    size_t width;             /* bytes of a part where a request gives no sizes */
+    td_keyed_owner_fn *owner; /* NULL: a hash of the key */
+    td_keyed_serve_fn *serve; /* called by one thread at a time; needed at servers */
+    void *user;               /* of both functions */
+} td_keyed_config;
+
+/* Collective. Borrows nothing but `user`. TD_ERR_ARG, TD_ERR_NOMEM, TD_ERR_UNSUPPORTED (an MPI that
+ * only one thread may call). */
+TD_API TD_MUST_CHECK td_status td_keyed_open(td_comm *comm, const td_keyed_config *config,
+                                             td_keyed **out);
+
+/* Parts to be moved; parts lie one behind the other in the order of their keys. */
+typedef struct td_parts {
+    const uint64_t *keys; /* [count], in any order; read by the start only */
+    size_t count;
+    const size_t *sizes; /* [count] bytes of each; NULL: the channel's width; read by the start */
+    const void *in;      /* to push */
+    void *out;           /* to be filled by a pull */
+} td_parts;
+
+/* Begins a request; *ticket (never 0) is its number. `in` may not change and `out` not be used
+ * until it has been waited for. At most 1 GiB of values to a server. TD_ERR_ARG, TD_ERR_NOMEM. */
+TD_API TD_MUST_CHECK td_status td_keyed_start(td_keyed *keyed, td_keyed_does does,
+                                              const td_parts *parts, uint64_t *ticket);
+/* Whether its wait would return at once. */
+TD_API bool td_keyed_done(td_keyed *keyed, uint64_t ticket);
+/* Until all its servers have answered; 0: all requests under way. What a server's function failed
+ * with; TD_ERR_PEER, TD_ERR_TIMEOUT: the channel is then fit only to be destroyed. */
+TD_API TD_MUST_CHECK td_status td_keyed_wait(td_keyed *keyed, uint64_t ticket);
+
+/* start and wait. */
+TD_API TD_MUST_CHECK td_status td_keyed_push(td_keyed *keyed, const td_parts *parts);
+TD_API TD_MUST_CHECK td_status td_keyed_pull(td_keyed *keyed, const td_parts *parts);
+
+/* Waits for this rank's requests, and at servers until all ranks have called it. Nothing can be
+ * started afterwards. What the service failed with. */
+TD_API TD_MUST_CHECK td_status td_keyed_finish(td_keyed *keyed);
+/* At once; requests under way are given up, and other ranks' too unless all have finished. Before
+ * the group is closed. NULL is fine. */
+TD_API void td_keyed_destroy(td_keyed *keyed);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,124 @@
+/* Every algorithm of a pattern gives the same bits: see ranks_test.h. Threads pretend to be on
+ * several hosts as well. */
+#include "comm/ranks_test.h"
+
+#include "base/rng.h"
+#include "comm/coll/coll.h"
+
+enum { N = 30011, MOST = 16 };
+
+/* Float sums by each algorithm, forced, are those of the default. */
+static td_status same_bits(td_comm *c, void *arg)
+{
+    (void)arg;
+    int n = td_comm_size(c), me = td_comm_rank(c);
+    size_t all = N / (size_t)n * (size_t)n, counts[64];
+    float *in = td_malloc(N * 4), *want = td_calloc(N, 4), *got = td_calloc(N, 4);
+    td_rng rng;
+    td_rng_init(&rng, 5, TD_RNG_TEST, (uint64_t)me, 0);
+    for (size_t i = 0; i < N; i++) in[i] = td_rng_normal(&rng);
+    for (int r = 0; r < n; r++) counts[r] = all / (size_t)n;
+    for (int p = 0; p < TD_PATTERNS; p++) {
+        const char *names[MOST];
+        int algorithms = td_coll_algorithms(c, (td_pattern)p, names, MOST);
+        td_collective what = {.pattern = (td_pattern)p,
+                              .in = in,
+                              .out = want,
+                              .bytes = all / (size_t)n * 4,
+                              .count = N,
+                              .type = TD_F32,
+                              .op = TD_SUM,
+                              .parts = p == TD_REDUCE_SCATTER ? counts : NULL};
+        td_collective other = what;
+        other.out = got;
+        if (p == TD_BROADCAST && me == 0) what.out = other.out = NULL;
+        CHECK(algorithms >= 1);
+        memset(want, 0, N * 4);
+        TD_TRY(td_comm_run(c, &what));
+        for (int k = 0; k < algorithms; k++) {
+            memset(got, 0, N * 4);
+            TD_TRY(td_coll_force(c, (td_pattern)p, names[k]));
+            TD_TRY(td_comm_run(c, &other));
+            CHECK(!memcmp(want, got, N * 4));
+        }
+        TD_TRY(td_coll_force(c, (td_pattern)p, NULL));
+        CHECK(td_coll_force(c, (td_pattern)p, "carrier-pigeon") == TD_ERR_ARG);
+    }
+    td_free(in), td_free(want), td_free(got);
+    return TD_OK;
+}
+
+/* Algorithms of another order serve whole numbers, with the same result, and nothing else. */
+static td_status whole_numbers(td_comm *c, void *arg)
+{
+    (void)arg;
+    static const char *const names[] = {"double-tree", "mpi"};
+    int n = td_comm_size(c), me = td_comm_rank(c);
+    size_t counts[64];
+    float *floats = td_malloc(N * 4);
+    int32_t *in = td_malloc(N * 4), *want = td_calloc(N, 4), *got = td_calloc(N, 4);
+    for (size_t i = 0; i < N; i++)
+        in[i] = (int32_t)(i % 7919) * (me + 3), floats[i] = (float)in[i] / 7;
+    for (int r = 0; r < n; r++) counts[r] = (size_t)(r * 5 % 3) * (N / (size_t)n / 3);
+    for (int p = TD_REDUCE; p <= TD_SCAN; p++)
+        for (int type = TD_F32; type <= TD_I32; type++) {
+            td_collective what = {.pattern = (td_pattern)p,
+                                  .in = type == TD_F32 ? (void *)floats : in,
+                                  .out = want,
+                                  .count = N,
+                                  .type = (td_type)type,
+                                  .op = TD_SUM,
+                                  .root = n - 1,
+                                  .parts = p == TD_REDUCE_SCATTER ? counts : NULL};
+            if (type == TD_F64) continue;
+            memset(want, 0, N * 4);
+            TD_TRY(td_comm_run(c, &what));
+            for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+                if (td_coll_force(c, (td_pattern)p, names[k]) != TD_OK) continue;
+                memset(got, 0, N * 4);
+                what.out = got;
+                TD_TRY(td_comm_run(c, &what));
+                CHECK(!memcmp(want, got, N * 4));
+            }
+            td_error_clear();
+            TD_TRY(td_coll_force(c, (td_pattern)p, NULL));
+        }
+    td_free(in), td_free(floats), td_free(want), td_free(got);
+    return TD_OK;
+}
+
+/* On threads: one host, and ranks adjacent, dealt in turn and each on a host of its own. */
+static void on_all_hosts(td_rank_fn *fn)
+{
+    static const char *const hosts[] = {"0", "0,0,1,1", "0,1,2,2", "0,1,0,1", "0,1,2,3,4,5,6,7"};
+    if (mpi_world) {
+        assert_ok(td_comm_agree(mpi_world, fn(mpi_world, NULL)));
+        return;
+    }
+    for (int h = 0; h < 5; h++) {
+        setenv("TANDEM_FAKE_HOSTS", hosts[h], 1);
+        for (int n = 2; n <= 5; n++) assert_ok(td_comm_run_local(n, NULL, fn, NULL));
+    }
+    unsetenv("TANDEM_FAKE_HOSTS");
+}
+
+static void every_algorithm_gives_the_same_bits(void **state)
+{
+    (void)state;
+    on_all_hosts(same_bits);
+}
+
+static void other_orders_serve_whole_numbers_alone(void **state)
+{
+    (void)state;
+    on_all_hosts(whole_numbers);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_algorithm_gives_the_same_bits),
+        cmocka_unit_test(other_orders_serve_whole_numbers_alone),
+    };
+    return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
+}

@@ -1,0 +1,15 @@
+/* The system's own collectives (MPI's), behind the same deadlines as ours. Cost and order are the
+ * system's. */
+#include "comm/coll/coll.h"
+
+bool td_own_fits(const td_comm *comm)
+{
+    return comm->ops->own != NULL;
+}
+
+td_status td_own_run(td_comm *comm, const td_call *call)
+{
+    td_request request = {.peer = -1};
+    td_status status = comm->ops->own(comm, call, &request);
+    return status == TD_OK ? td_comm_wait_request(comm, &request) : status;
+}

@@ -1,0 +1,524 @@
+/* The asking side of push and pull. See tandem/keyed.h and keyed_impl.h. */
+#include "comm/keyed_impl.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* A request's part at one server. Values that lie together in the user's memory are moved from and
+ * to there, others through a copy. */
+typedef struct share {
+    int server;
+    size_t first, last; /* of its keys in the request */
+    size_t offset;      /* of its first part in the user's memory */
+    bool together;
+    td_keyed_head head;
+    td_keyed_answer answer;
+    char *body;         /* keys, sizes, and values that go with them or do not lie together */
+    char *out;          /* where pulled values arrive */
+    size_t put, filled; /* keys and bytes, so far */
+    td_request request[5];
+    int requests;
+} share;
+
+typedef struct td_ticket {
+    struct td_ticket *next;
+    uint64_t number;
+    td_keyed_does does;
+    td_parts parts;
+    int *owner;    /* [count] */
+    size_t *sizes; /* a copy where parts differ: the user's may go */
+    share *shares; /* [share_count] */
+    int *share_of; /* [server_count] */
+    int share_count;
+    size_t bytes;
+} td_ticket;
+
+static const char *name_of(td_keyed_does does)
+{
+    return td_does_names[TD_DOES_PUSH + (int)does - 1];
+}
+
+/* --- opening --- */
+
+static int hashed(uint64_t key, int servers) /* the finaliser of splitmix64 */
+{
+    key = (key ^ (key >> 30)) * 0xbf58476d1ce4e5b9u;
+    key = (key ^ (key >> 27)) * 0x94d049bb133111ebu;
+    key ^= key >> 31;
+    return (int)(((key >> 32) * (uint64_t)servers) >> 32);
+}
+
+static td_status check_config(const td_comm *comm, const td_keyed_config *c)
+{
+    if (comm->one_thread)
+        return td_fail(TD_ERR_UNSUPPORTED, "this MPI may be called by one thread only: keyed parts "
+                                           "cannot be served beside their rank");
+    int n = c->servers ? c->server_count : comm->size, self = c->servers ? -1 : comm->rank;
+    if (n < 1 || n > comm->size)
+        return td_fail(TD_ERR_ARG, "keyed parts: %d servers in a group of %d ranks", n, comm->size);
+    for (int s = 0; c->servers && s < n; s++) {
+        int rank = c->servers[s];
+        if (rank < 0 || rank >= comm->size)
+            return td_fail(TD_ERR_ARG, "keyed parts: server %d is rank %d, not one of 0..%d", s,
+                           rank, comm->size - 1);
+        for (int t = 0; t < s; t++)
+            if (c->servers[t] == rank)
+                return td_fail(TD_ERR_ARG, "keyed parts: rank %d is server %d and server %d", rank,
+                               t, s);
+        if (rank == comm->rank) self = s;
+    }
+    if (self >= 0 && !c->serve)
+        return td_fail(TD_ERR_ARG, "keyed parts: rank %d is a server without a function to serve",
+                       comm->world[comm->rank]);
+    return TD_OK;
+}
+
+static td_status create(td_comm *comm, const td_keyed_config *config, td_keyed **out)
+{
+    TD_TRY(check_config(comm, config));
+    int n = config->servers ? config->server_count : comm->size;
+    td_keyed *k = td_calloc(1, sizeof *k);
+    int *servers = td_calloc((size_t)n, sizeof *servers);
+    if (!k || !servers) {
+        td_free(k), td_free(servers);
+        return td_fail(TD_ERR_NOMEM, "no memory for keyed parts");
+    }
+    k->config = *config;
+    k->config.server_count = n;
+    k->servers = servers;
+    k->self = -1;
+    for (int s = 0; s < n; s++) {
+        servers[s] = config->servers ? config->servers[s] : s;
+        if (servers[s] == comm->rank) k->self = s;
+    }
+    k->last = &k->first;
+    pthread_mutex_init(&k->serving, NULL);
+    *out = k;
+    return TD_OK;
+}
+
+td_status td_keyed_open(td_comm *comm, const td_keyed_config *config, td_keyed **out)
+{
+    td_keyed *k = NULL;
+    td_status status = td_comm_agree(comm, create(comm, config, &k));
+    if (status == TD_OK) status = td_comm_split(comm, 0, comm->rank, &k->comm);
+    if (status == TD_OK) {
+        k->comm->crowded = sysconf(_SC_NPROCESSORS_ONLN) < 2 * comm->local_size;
+        if (k->self >= 0 && comm->size > 1) status = td_keyed_serve_begin(k);
+        status = td_comm_agree(k->comm, status);
+    }
+    if (status != TD_OK) {
+        td_keyed_destroy(k);
+        return status;
+    }
+    *out = k;
+    return TD_OK;
+}
+
+/* --- making a request --- */
+
+static void ticket_free(td_ticket *t)
+{
+    if (!t) return;
+    for (int s = 0; s < t->share_count; s++) {
+        td_free(t->shares[s].body);
+        if (!t->shares[s].together) td_free(t->shares[s].out);
+    }
+    td_free(t->shares), td_free(t->share_of), td_free(t->owner), td_free(t->sizes);
+    td_free(t);
+}
+
+static size_t size_of(const td_keyed *k, const td_ticket *t, size_t i)
+{
+    return t->sizes ? t->sizes[i] : k->config.width;
+}
+
+/* Which server holds which key, and how much of the request each has. */
+static td_status deal(td_keyed *k, td_ticket *t)
+{
+    size_t n = t->parts.count, at = 0;
+    int servers = k->config.server_count;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t key = t->parts.keys[i];
+        int s = servers == 1      ? 0
+                : k->config.owner ? k->config.owner(k->config.user, key, servers)
+                                  : hashed(key, servers);
+        if (s < 0 || s >= servers)
+            return td_fail(TD_ERR_ARG, "%s: key %llu belongs to server %d, not one of 0..%d",
+                           name_of(t->does), (unsigned long long)key, s, servers - 1);
+        if (t->share_of[s] == 0) {
+            t->share_of[s] = ++t->share_count;
+            t->shares[t->share_count - 1] = (share){.server = s, .first = i, .offset = at};
+        }
+        t->owner[i] = t->share_of[s] - 1;
+        share *mine = &t->shares[t->owner[i]];
+        size_t bytes = size_of(k, t, i);
+        mine->last = i;
+        mine->head.count++;
+        if (!td_add(at, bytes, &at) || at > PTRDIFF_MAX)
+            return td_fail(TD_ERR_ARG, "%s: the parts are more than memory holds",
+                           name_of(t->does));
+        mine->head.in_bytes += bytes; /* of either direction, until seal */
+    }
+    t->bytes = at;
+    return TD_OK;
+}
+
+/* Heads and rooms. */
+static td_status seal(td_keyed *k, td_ticket *t)
+{
+    const size_t most = (size_t)1 << 30;
+    for (int s = 0; s < t->share_count; s++) {
+        share *h = &t->shares[s];
+        size_t bytes = h->head.in_bytes;
+        if (bytes > most || h->head.count > most / 16)
+            return td_fail(TD_ERR_ARG,
+                           "%s: %zu bytes of %zu keys go to rank %d; one request may move 1 GiB "
+                           "and 67,108,864 keys to a server",
+                           name_of(t->does), bytes, (size_t)h->head.count,
+                           k->comm->world[k->servers[h->server]]);
+        h->together = h->last - h->first + 1 == h->head.count;
+        h->head.does = t->does;
+        h->head.sized = t->sizes != NULL;
+        h->head.in_bytes = t->does & TD_PUSH ? bytes : 0;
+        h->head.out_bytes = t->does & TD_PULL ? bytes : 0;
+        h->head.apart = h->head.in_bytes > TD_KEYED_INLINE;
+        size_t keys = h->head.count * (t->sizes ? 16 : 8);
+        bool copied = h->head.in_bytes && !(h->together && h->head.apart);
+        h->body = td_alloc_aligned(keys + (copied ? bytes : 0));
+        if (h->head.out_bytes)
+            h->out = h->together ? (char *)t->parts.out + h->offset : td_alloc_aligned(bytes);
+        if (!h->body || (h->head.out_bytes && !h->out))
+            return td_fail(TD_ERR_NOMEM, "no memory for a %s of %zu bytes", name_of(t->does),
+                           bytes);
+    }
+    return TD_OK;
+}
+
+static bool copies_in(const share *h)
+{
+    return h->head.in_bytes && !(h->together && h->head.apart);
+}
+
+static char *values_of(const share *h)
+{
+    return h->body + h->head.count * (h->head.sized ? 16 : 8);
+}
+
+/* Keys, sizes and values to where they are sent from. */
+static void fill(td_keyed *k, td_ticket *t)
+{
+    const char *in = t->parts.in;
+    for (size_t i = 0, at = 0; i < t->parts.count; i++) {
+        share *h = &t->shares[t->owner[i]];
+        size_t bytes = size_of(k, t, i);
+        uint64_t *keys = (uint64_t *)(void *)h->body;
+        keys[h->put] = t->parts.keys[i];
+        if (h->head.sized) keys[h->head.count + h->put] = bytes;
+        if (copies_in(h)) memcpy(values_of(h) + h->filled, in + at, bytes);
+        h->put++;
+        h->filled += bytes;
+        at += bytes;
+    }
+}
+
+/* --- sending it --- */
+
+static td_status post(td_keyed *k, share *h, bool sends, void *data, size_t bytes, int kind)
+{
+    const td_transport_ops *ops = k->comm->ops;
+    td_request *r = &h->request[h->requests];
+    *r = (td_request){.data = data,
+                      .bytes = bytes,
+                      .peer = k->servers[h->server],
+                      .tag = TD_TAG_KEYED + kind};
+    TD_TRY(sends ? ops->isend(k->comm, r) : ops->irecv(k->comm, r));
+    h->requests++;
+    if (sends) k->comm->bytes_sent += bytes;
+    return TD_OK;
+}
+
+/* See keyed_impl.h for the messages. */
+static td_status send_share(td_keyed *k, const td_ticket *t, share *h)
+{
+    const td_keyed_head *head = &h->head;
+    TD_TRY(post(k, h, false, &h->answer, sizeof h->answer, 3));
+    if (head->out_bytes) TD_TRY(post(k, h, false, h->out, head->out_bytes, 4));
+    TD_TRY(post(k, h, true, &h->head, sizeof h->head, 0));
+    TD_TRY(post(k, h, true, h->body, td_keyed_body(head), 1));
+    if (!head->apart) return TD_OK;
+    const char *user = (const char *)t->parts.in + h->offset;
+    char *values = h->together ? (char *)(uintptr_t)user : values_of(h);
+    return post(k, h, true, values, head->in_bytes, 2);
+}
+
+/* A server's own keys need no message. */
+static void serve_self(td_keyed *k, const td_ticket *t, share *h)
+{
+    const uint64_t *keys = (const uint64_t *)(const void *)h->body;
+    const char *user = (const char *)t->parts.in + (t->parts.in ? h->offset : 0);
+    bool push = t->does & TD_PUSH, pull = t->does & TD_PULL;
+    td_keyed_request request = {
+        .from = k->comm->rank,
+        .does = t->does,
+        .keys = keys,
+        .count = h->head.count,
+        .sizes = h->head.sized ? (const size_t *)(keys + h->head.count) : NULL,
+        .in = push ? (copies_in(h) ? values_of(h) : user) : NULL,
+        .out = pull ? h->out : NULL,
+        .bytes = push ? h->head.in_bytes : h->head.out_bytes,
+    };
+    if (h->head.out_bytes) memset(h->out, 0, h->head.out_bytes);
+    td_keyed_call(k, &request, &h->answer);
+}
+
+static void cancel(td_keyed *k, td_ticket *t)
+{
+    for (int s = 0; s < t->share_count; s++)
+        for (int r = 0; r < t->shares[s].requests; r++)
+            k->comm->ops->cancel(k->comm, &t->shares[s].request[r]);
+}
+
+static bool has_values(const td_keyed *k, const td_parts *p)
+{
+    if (!p->sizes) return p->count && k->config.width;
+    for (size_t i = 0; i < p->count; i++)
+        if (p->sizes[i]) return true;
+    return false;
+}
+
+static td_status check_parts(const td_keyed *k, td_keyed_does does, const td_parts *p)
+{
+    if (does < TD_PUSH || does > TD_PUSH_PULL)
+        return td_fail(TD_ERR_ARG, "keyed parts: %d is neither push nor pull", (int)does);
+    if (k->finished) return td_fail(TD_ERR_ARG, "%s: the channel has been finished", name_of(does));
+    if (k->broken) return td_fail(TD_ERR_PEER, "%s: the channel lost a rank before", name_of(does));
+    if (p->count && !p->keys)
+        return td_fail(TD_ERR_ARG, "%s: no keys for %zu parts", name_of(does), p->count);
+    if (has_values(k, p) && ((does & TD_PUSH && !p->in) || (does & TD_PULL && !p->out)))
+        return td_fail(TD_ERR_ARG, "%s: no buffer for %zu parts", name_of(does), p->count);
+    return TD_OK;
+}
+
+static td_status make(td_keyed *k, td_keyed_does does, const td_parts *parts, td_ticket **out)
+{
+    size_t n = parts->count, servers = (size_t)k->config.server_count;
+    td_ticket *t = td_calloc(1, sizeof *t);
+    td_status status = TD_OK;
+    if (!t) return td_fail(TD_ERR_NOMEM, "no memory for a request");
+    t->does = does;
+    t->parts = *parts;
+    t->owner = td_calloc(n + 1, sizeof *t->owner);
+    t->shares = td_calloc(servers < n ? servers : n + 1, sizeof *t->shares);
+    t->share_of = td_calloc(servers, sizeof *t->share_of);
+    if (parts->sizes) t->sizes = td_calloc(n + 1, sizeof *t->sizes);
+    if (!t->owner || !t->shares || !t->share_of || (parts->sizes && !t->sizes))
+        status = td_fail(TD_ERR_NOMEM, "no memory for a request of %zu keys", n);
+    if (status == TD_OK && t->sizes) memcpy(t->sizes, parts->sizes, n * sizeof *t->sizes);
+    if (status == TD_OK) status = deal(k, t);
+    if (status == TD_OK) status = seal(k, t);
+    if (status == TD_OK) fill(k, t);
+    if (status != TD_OK) {
+        ticket_free(t);
+        return status;
+    }
+    *out = t;
+    return TD_OK;
+}
+
+td_status td_keyed_start(td_keyed *k, td_keyed_does does, const td_parts *parts, uint64_t *ticket)
+{
+    td_ticket *t = NULL;
+    TD_TRY(check_parts(k, does, parts));
+    TD_TRY(make(k, does, parts, &t));
+    td_status status = TD_OK;
+    share *own = NULL;
+    for (int s = 0; s < t->share_count && status == TD_OK; s++)
+        if (t->shares[s].server == k->self)
+            own = &t->shares[s];
+        else
+            status = send_share(k, t, &t->shares[s]);
+    if (status != TD_OK) {
+        cancel(k, t);
+        ticket_free(t);
+        k->broken = true;
+        return status;
+    }
+    if (own) serve_self(k, t, own);
+    t->number = *ticket = ++k->tickets;
+    *k->last = t;
+    k->last = &t->next;
+    return TD_OK;
+}
+
+/* --- its end --- */
+
+typedef struct waiting {
+    td_keyed *keyed;
+    td_ticket *ticket;
+    int missing; /* rank, or -1 */
+} waiting;
+
+static td_status test_ticket(void *arg, bool *done)
+{
+    waiting *w = arg;
+    w->missing = -1;
+    *done = true;
+    for (int s = 0; s < w->ticket->share_count; s++)
+        for (int r = 0; r < w->ticket->shares[s].requests; r++) {
+            td_request *request = &w->ticket->shares[s].request[r];
+            bool one = false;
+            TD_TRY(w->keyed->comm->ops->test(w->keyed->comm, request, &one));
+            if (!one && *done) w->missing = request->peer;
+            *done = *done && one;
+        }
+    return TD_OK;
+}
+
+static int missing_server(void *arg)
+{
+    return ((waiting *)arg)->missing;
+}
+
+/* Pulled parts that do not lie together go to their places. */
+static void scatter(const td_keyed *k, td_ticket *t)
+{
+    char *out = t->parts.out;
+    for (int s = 0; s < t->share_count; s++) t->shares[s].filled = 0;
+    for (size_t i = 0, at = 0; i < t->parts.count; i++) {
+        share *h = &t->shares[t->owner[i]];
+        size_t bytes = size_of(k, t, i);
+        if (!h->together && bytes) memcpy(out + at, h->out + h->filled, bytes);
+        h->filled += bytes;
+        at += bytes;
+    }
+}
+
+static td_status verdict(const td_keyed *k, const td_ticket *t)
+{
+    for (int s = 0; s < t->share_count; s++) {
+        const share *h = &t->shares[s];
+        if (h->answer.status == TD_OK) continue;
+        td_status status = td_fail_again((td_status)h->answer.status, h->answer.sentence);
+        return td_fail_within(status, "%s at rank %d: ", name_of(t->does),
+                              k->comm->world[k->servers[h->server]]);
+    }
+    return TD_OK;
+}
+
+static td_status wait_ticket(td_keyed *k, td_ticket **place)
+{
+    td_ticket *t = *place;
+    waiting w = {k, t, -1};
+    td_note note = {TD_DOES_PUSH + (int)t->does - 1, t->bytes, -1, -1, -1};
+    struct td_record *record = td_comm_begin(k->comm, note);
+    td_status status =
+        td_comm_wait(k->comm, -1, k->comm->ops->bell(k->comm), test_ticket, missing_server, &w);
+    if (status != TD_OK) {
+        k->broken = true;
+        cancel(k, t);
+    } else {
+        if (t->does & TD_PULL) scatter(k, t);
+        status = verdict(k, t);
+    }
+    *place = t->next;
+    if (k->last == &t->next) k->last = place;
+    ticket_free(t);
+    return td_comm_end(record, status);
+}
+
+static td_ticket **find(td_keyed *k, uint64_t number)
+{
+    td_ticket **at = &k->first;
+    while (*at && (*at)->number != number) at = &(*at)->next;
+    return at;
+}
+
+bool td_keyed_done(td_keyed *k, uint64_t ticket)
+{
+    bool done = true;
+    waiting w = {k, *find(k, ticket), -1};
+    if (w.ticket && test_ticket(&w, &done) != TD_OK) done = true; /* the wait meets it again */
+    return done;
+}
+
+td_status td_keyed_wait(td_keyed *k, uint64_t ticket)
+{
+    if (ticket) {
+        td_ticket **at = find(k, ticket);
+        if (*at) return wait_ticket(k, at);
+        return td_fail(TD_ERR_ARG, "keyed parts: no request %llu is under way",
+                       (unsigned long long)ticket);
+    }
+    td_status worst = TD_OK;
+    char sentence[512] = "";
+    while (k->first) {
+        td_status status = wait_ticket(k, &k->first);
+        if (status == TD_OK || worst != TD_OK) continue;
+        worst = status;
+        strncpy(sentence, td_last_error(), sizeof sentence - 1);
+    }
+    return worst == TD_OK ? TD_OK : td_fail_again(worst, sentence);
+}
+
+static td_status start_and_wait(td_keyed *k, td_keyed_does does, const td_parts *parts)
+{
+    uint64_t ticket;
+    TD_TRY(td_keyed_start(k, does, parts, &ticket));
+    return td_keyed_wait(k, ticket);
+}
+
+td_status td_keyed_push(td_keyed *k, const td_parts *parts)
+{
+    return start_and_wait(k, TD_PUSH, parts);
+}
+
+td_status td_keyed_pull(td_keyed *k, const td_parts *parts)
+{
+    return start_and_wait(k, TD_PULL, parts);
+}
+
+/* --- closing --- */
+
+static td_status say_goodbye(td_keyed *k)
+{
+    td_keyed_head head = {0};
+    for (int s = 0; s < k->config.server_count; s++)
+        if (s != k->self)
+            TD_TRY(td_comm_exchange(k->comm, &head, sizeof head, k->servers[s], NULL, 0, -1,
+                                    TD_TAG_KEYED));
+    return TD_OK;
+}
+
+td_status td_keyed_finish(td_keyed *k)
+{
+    if (k->finished) return TD_OK;
+    td_status status = td_keyed_wait(k, 0);
+    bool whole = !k->broken;
+    k->finished = true;
+    if (whole) {
+        td_status said = say_goodbye(k);
+        whole = said == TD_OK;
+        if (status == TD_OK) status = said;
+    }
+    td_status served = td_keyed_serve_end(k, whole);
+    return status != TD_OK ? status : served;
+}
+
+void td_keyed_destroy(td_keyed *k)
+{
+    if (!k) return;
+    for (td_ticket *t = k->first, *next; t; t = next) {
+        next = t->next;
+        cancel(k, t);
+        ticket_free(t);
+    }
+    if (td_keyed_serve_end(k, false) != TD_OK) td_error_clear();
+    td_comm_close(k->comm);
+    pthread_mutex_destroy(&k->serving);
+    td_free(k->servers);
+    td_free(k);
+}

@@ -1,0 +1,248 @@
+/* The serving side of push and pull: a thread that takes requests as they arrive.
+ *
+ * Of each other rank one request is in hand at a time: its head, then the rest of it, then the
+ * answer on its way back. Rooms grow to the largest request seen and are kept. */
+#include "comm/keyed_impl.h"
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+
+#include <string.h>
+#include <unistd.h>
+
+typedef enum client_state { AT_HEAD, AT_BODY, ANSWERING, GONE } client_state;
+
+typedef struct room {
+    char *data;
+    size_t bytes;
+} room;
+
+typedef struct client {
+    int rank;
+    client_state state;
+    td_keyed_head head;
+    td_keyed_answer answer;
+    room body, in, out;
+    td_request request[2];
+    int requests;
+} client;
+
+struct td_keyed_service {
+    td_keyed *keyed;
+    td_comm comm; /* the serving thread's handle */
+    pthread_t thread;
+    client *clients; /* [count] */
+    int count;
+    atomic_int ending; /* 1: when all clients are gone, 2: at once */
+    int64_t ending_ns;
+    td_status status;
+    char sentence[512];
+    bool moved;
+};
+
+void td_keyed_call(td_keyed *k, const td_keyed_request *request, td_keyed_answer *answer)
+{
+    pthread_mutex_lock(&k->serving);
+    td_status status = k->config.serve(k->config.user, request);
+    pthread_mutex_unlock(&k->serving);
+    answer->status = (int32_t)status;
+    if (status != TD_OK) {
+        strncpy(answer->sentence, td_last_error(), TD_KEYED_SENTENCE - 1);
+        answer->sentence[TD_KEYED_SENTENCE - 1] = 0;
+        td_error_clear();
+    }
+}
+
+static td_status make_room(room *r, size_t bytes)
+{
+    if (bytes <= r->bytes) return TD_OK;
+    td_free(r->data);
+    r->bytes = 0;
+    r->data = td_alloc_aligned(bytes);
+    if (!r->data) return td_fail(TD_ERR_NOMEM, "no memory for a request of %zu bytes", bytes);
+    r->bytes = bytes;
+    return TD_OK;
+}
+
+/* --- one client --- */
+
+static td_status receive(td_keyed_service *s, client *c, void *data, size_t bytes, int tag)
+{
+    td_request *r = &c->request[c->requests];
+    *r = (td_request){.data = data, .bytes = bytes, .peer = c->rank, .tag = tag};
+    TD_TRY(s->comm.ops->irecv(&s->comm, r));
+    c->requests++;
+    return TD_OK;
+}
+
+static td_status send(td_keyed_service *s, client *c, void *data, size_t bytes, int tag)
+{
+    td_request *r = &c->request[c->requests];
+    *r = (td_request){.data = data, .bytes = bytes, .peer = c->rank, .tag = tag};
+    TD_TRY(s->comm.ops->isend(&s->comm, r));
+    c->requests++;
+    return TD_OK;
+}
+
+static td_status await_head(td_keyed_service *s, client *c)
+{
+    c->state = AT_HEAD;
+    c->requests = 0;
+    return receive(s, c, &c->head, sizeof c->head, TD_TAG_KEYED);
+}
+
+static td_status await_body(td_keyed_service *s, client *c)
+{
+    const td_keyed_head *h = &c->head;
+    c->requests = 0;
+    if (h->count == 0) {
+        c->state = GONE;
+        return TD_OK;
+    }
+    c->state = AT_BODY;
+    TD_TRY(make_room(&c->body, td_keyed_body(h)));
+    TD_TRY(make_room(&c->in, h->apart || h->in_bytes ? h->in_bytes : 0));
+    TD_TRY(make_room(&c->out, h->out_bytes));
+    TD_TRY(receive(s, c, c->body.data, td_keyed_body(h), TD_TAG_KEYED + 1));
+    return h->apart ? receive(s, c, c->in.data, h->in_bytes, TD_TAG_KEYED + 2) : TD_OK;
+}
+
+static td_status answer(td_keyed_service *s, client *c)
+{
+    const td_keyed_head *h = &c->head;
+    const uint64_t *keys = (const uint64_t *)(const void *)c->body.data;
+    _Static_assert(sizeof(size_t) == sizeof(uint64_t), "sizes travel as they lie in memory");
+    if (h->in_bytes && !h->apart) /* behind the keys: to where it is aligned */
+        memcpy(c->in.data, c->body.data + td_keyed_body(h) - h->in_bytes, h->in_bytes);
+    if (h->out_bytes) memset(c->out.data, 0, h->out_bytes);
+    td_keyed_request request = {
+        .from = c->rank,
+        .does = (td_keyed_does)h->does,
+        .keys = keys,
+        .count = h->count,
+        .sizes = h->sized ? (const size_t *)(keys + h->count) : NULL,
+        .in = h->does & TD_PUSH ? c->in.data : NULL,
+        .out = h->does & TD_PULL ? c->out.data : NULL,
+        .bytes = h->does & TD_PUSH ? h->in_bytes : h->out_bytes,
+    };
+    c->answer = (td_keyed_answer){0};
+    td_keyed_call(s->keyed, &request, &c->answer);
+    c->state = ANSWERING;
+    c->requests = 0;
+    TD_TRY(send(s, c, &c->answer, sizeof c->answer, TD_TAG_KEYED + 3));
+    return h->out_bytes ? send(s, c, c->out.data, h->out_bytes, TD_TAG_KEYED + 4) : TD_OK;
+}
+
+static td_status advance(td_keyed_service *s, client *c)
+{
+    for (int k = 0; k < c->requests; k++) {
+        bool done = false;
+        TD_TRY(s->comm.ops->test(&s->comm, &c->request[k], &done));
+        if (!done) return TD_OK;
+    }
+    s->moved = true;
+    switch (c->state) {
+    case AT_HEAD: return await_body(s, c);
+    case AT_BODY: return answer(s, c);
+    case ANSWERING: return await_head(s, c);
+    case GONE: break;
+    }
+    return TD_OK;
+}
+
+/* --- the thread --- */
+
+/* *done: something has moved, or there is nothing left to do. */
+static td_status test_clients(void *arg, bool *done)
+{
+    td_keyed_service *s = arg;
+    int ending = atomic_load(&s->ending), left = 0, waited_for = -1;
+    s->moved = false;
+    for (int k = 0; k < s->count && ending < 2; k++) {
+        client *c = &s->clients[k];
+        if (c->state != GONE) TD_TRY(advance(s, c));
+        if (c->state != GONE) left++, waited_for = c->rank;
+    }
+    *done = s->moved || ending == 2 || (ending && !left);
+    if (!ending || *done) return TD_OK;
+    int64_t now = td_clock_ns();
+    if (!s->ending_ns) s->ending_ns = now;
+    if (now - s->ending_ns > s->keyed->comm->deadline_ms * 1000000)
+        return td_fail(TD_ERR_TIMEOUT,
+                       "rank %d waited more than %lld ms for rank %d to finish its pushes and "
+                       "pulls",
+                       s->comm.world[s->comm.rank], (long long)s->keyed->comm->deadline_ms,
+                       s->comm.world[waited_for]);
+    return TD_OK;
+}
+
+static bool all_gone(const td_keyed_service *s)
+{
+    for (int k = 0; k < s->count; k++)
+        if (s->clients[k].state != GONE) return false;
+    return true;
+}
+
+static void *serve_main(void *arg)
+{
+    td_keyed_service *s = arg;
+    td_status status = TD_OK;
+    for (int k = 0; k < s->count && status == TD_OK; k++) status = await_head(s, &s->clients[k]);
+    while (status == TD_OK) {
+        int ending = atomic_load(&s->ending);
+        if (ending == 2 || (ending && all_gone(s))) break;
+        status = td_comm_wait(&s->comm, -1, s->comm.ops->bell(&s->comm), test_clients, NULL, s);
+    }
+    for (int k = 0; k < s->count; k++)
+        for (int r = 0; r < s->clients[k].requests; r++)
+            s->comm.ops->cancel(&s->comm, &s->clients[k].request[r]);
+    if (status != TD_OK && status != TD_ERR_PEER) s->comm.ops->fail(&s->comm, status);
+    s->status = status;
+    if (status != TD_OK) strncpy(s->sentence, td_last_error(), sizeof s->sentence - 1);
+    return NULL;
+}
+
+td_status td_keyed_serve_begin(td_keyed *k)
+{
+    td_keyed_service *s = td_calloc(1, sizeof *s);
+    client *clients = td_calloc((size_t)k->comm->size, sizeof *clients);
+    if (!s || !clients) {
+        td_free(s), td_free(clients);
+        return td_fail(TD_ERR_NOMEM, "no memory to serve keyed parts");
+    }
+    s->keyed = k;
+    s->clients = clients;
+    for (int r = 0; r < k->comm->size; r++)
+        if (r != k->comm->rank) clients[s->count++].rank = r;
+    s->comm = *k->comm;
+    s->comm.operation = "serving keyed parts";
+    s->comm.record = NULL;
+    s->comm.recorder = NULL;
+    s->comm.deadline_ms = INT64_MAX / 2000000; /* a server may be idle for long */
+    atomic_init(&s->ending, 0);
+    if (pthread_create(&s->thread, NULL, serve_main, s) != 0) {
+        td_free(s), td_free(clients);
+        return td_fail(TD_ERR_NOMEM, "the thread that serves keyed parts could not be started");
+    }
+    k->service = s;
+    return TD_OK;
+}
+
+td_status td_keyed_serve_end(td_keyed *k, bool patiently)
+{
+    td_keyed_service *s = k->service;
+    if (!s) return TD_OK;
+    k->service = NULL;
+    atomic_store(&s->ending, patiently ? 1 : 2);
+    pthread_join(s->thread, NULL);
+    td_status status = s->status == TD_OK ? TD_OK : td_fail_again(s->status, s->sentence);
+    for (int c = 0; c < s->count; c++) {
+        td_free(s->clients[c].body.data);
+        td_free(s->clients[c].in.data);
+        td_free(s->clients[c].out.data);
+    }
+    td_free(s->clients);
+    td_free(s);
+    return status;
+}

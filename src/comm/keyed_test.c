@@ -1,0 +1,365 @@
+/* Push and pull of keyed parts: see ranks_test.h. The oracle is a table that every rank keeps by
+ * itself; values are whole numbers, so that sums do not depend on their order. */
+#include "comm/ranks_test.h"
+
+#include "base/rng.h"
+#include "tandem/keyed.h"
+
+enum { KEYS = 300 };
+
+/* --- a server's table: parts of any size, a push adds --- */
+
+typedef struct table {
+    double *part[KEYS];
+    size_t values[KEYS];
+    int asked, slow_ms;
+    bool out_of_order;
+} table;
+
+static td_status serve(void *user, const td_keyed_request *q)
+{
+    table *t = user;
+    const char *in = q->in;
+    char *out = q->out;
+    t->asked++;
+    if (t->slow_ms) nanosleep(&(struct timespec){.tv_nsec = t->slow_ms * 1000000L}, NULL);
+    size_t all = 0;
+    for (size_t i = 0; i < q->count; i++) {
+        size_t bytes = q->sizes ? q->sizes[i] : 16, n = bytes / sizeof(double);
+        if (q->keys[i] >= KEYS)
+            return td_fail(TD_ERR_ARG, "key %llu is not in the table",
+                           (unsigned long long)q->keys[i]);
+        double **part = &t->part[q->keys[i]];
+        if (!*part) *part = td_calloc(n + 1, sizeof **part), t->values[q->keys[i]] = n;
+        if (t->values[q->keys[i]] != n) return td_fail(TD_ERR_ARG, "another size than before");
+        for (size_t v = 0; v < n; v++) {
+            double d;
+            if (q->does & TD_PUSH) memcpy(&d, in + all + v * sizeof d, sizeof d), (*part)[v] += d;
+            if (q->does & TD_PULL) memcpy(out + all + v * sizeof d, &(*part)[v], sizeof d);
+        }
+        all += bytes;
+    }
+    return all == q->bytes ? TD_OK : td_fail(TD_ERR_INTERNAL, "the parts are not the bytes");
+}
+
+static void table_free(table *t)
+{
+    for (int k = 0; k < KEYS; k++) td_free(t->part[k]);
+}
+
+static int by_range(void *user, uint64_t key, int servers)
+{
+    (void)user;
+    return key < KEYS ? (int)(key * (uint64_t)servers / KEYS) : 0;
+}
+
+/* Parts of key k have k % most values; bigger ones are sent apart. */
+typedef struct layout {
+    size_t most; /* 0: all of 2 values */
+    bool range, one_server, some_servers;
+    size_t keys; /* of a request */
+} layout;
+
+static size_t values_of(const layout *l, uint64_t key)
+{
+    return l->most ? key % l->most : 2;
+}
+
+/* What rank r pushes in a round. Returns values in all. */
+static size_t make_push(const layout *l, int r, int round, uint64_t *keys, size_t *sizes,
+                        double *in)
+{
+    td_rng rng;
+    size_t n = 0;
+    td_rng_init(&rng, 5, TD_RNG_TEST, (uint64_t)r, (uint64_t)round);
+    uint64_t begin = td_rng_u32(&rng) % KEYS;
+    for (size_t i = 0; i < l->keys; i++) {
+        keys[i] = l->range ? (begin + i) % KEYS : td_rng_u32(&rng) % KEYS;
+        size_t values = values_of(l, keys[i]);
+        sizes[i] = values * sizeof(double);
+        for (size_t v = 0; v < values; v++) in[n++] = (double)(td_rng_u32(&rng) % 1000);
+    }
+    return n;
+}
+
+static td_status open_table(td_comm *c, const layout *l, table *t, td_keyed **out)
+{
+    int size = td_comm_size(c), one[] = {size - 1}, some[] = {size / 2, 0};
+    td_keyed_config config = {.width = 16, .serve = serve, .user = t};
+    if (l->range) config.owner = by_range;
+    if (l->one_server) config.servers = one, config.server_count = 1;
+    if (l->some_servers && size > 1) config.servers = some, config.server_count = 2;
+    return td_keyed_open(c, &config, out);
+}
+
+static td_status pushes_add_up(td_comm *c, void *arg)
+{
+    const layout *l = arg;
+    enum { ROUNDS = 4 };
+    int size = td_comm_size(c);
+    table mine = {0};
+    td_keyed *keyed;
+    size_t room = l->keys * (l->most ? l->most : 2) + 1;
+    uint64_t *keys = td_calloc(KEYS + l->keys, sizeof *keys);
+    size_t *sizes = td_calloc(KEYS + l->keys, sizeof *sizes);
+    double *in = td_calloc(room, sizeof *in), *want[KEYS], *got;
+    for (int k = 0; k < KEYS; k++)
+        want[k] = td_calloc(values_of(l, (uint64_t)k) + 1, sizeof(double));
+    TD_TRY(open_table(c, l, &mine, &keyed));
+    for (int round = 0; round < ROUNDS; round++) {
+        make_push(l, td_comm_rank(c), round, keys, sizes, in);
+        td_parts parts = {keys, l->keys, l->most ? sizes : NULL, in, NULL};
+        TD_TRY(td_keyed_push(keyed, &parts));
+    }
+    TD_TRY(td_comm_barrier(c));
+    for (int r = 0; r < size; r++)
+        for (int round = 0; round < ROUNDS; round++) {
+            make_push(l, r, round, keys, sizes, in);
+            for (size_t i = 0, at = 0; i < l->keys; at += sizes[i++] / sizeof(double))
+                for (size_t v = 0; v < sizes[i] / sizeof(double); v++)
+                    want[keys[i]][v] += in[at + v];
+        }
+    size_t all = 0, at = 0;
+    for (size_t k = 0; k < KEYS; k++) {
+        keys[k] = (k * 7) % KEYS; /* every key once, in another order */
+        sizes[k] = values_of(l, keys[k]) * sizeof(double);
+        all += sizes[k];
+    }
+    got = td_malloc(all + 1);
+    memset(got, 255, all);
+    td_parts parts = {keys, KEYS, l->most ? sizes : NULL, NULL, got};
+    TD_TRY(td_keyed_pull(keyed, &parts));
+    for (size_t k = 0; k < KEYS; at += sizes[k++] / sizeof(double))
+        CHECK(!memcmp(got + at, want[keys[k]], sizes[k]));
+    TD_TRY(td_keyed_finish(keyed));
+    td_keyed_destroy(keyed);
+    for (int k = 0; k < KEYS; k++) td_free(want[k]);
+    td_free(keys), td_free(sizes), td_free(in), td_free(got);
+    table_free(&mine);
+    return TD_OK;
+}
+
+static void pushes_of_all_ranks_add_up(void **state)
+{
+    (void)state;
+    layout layouts[] = {{.keys = 100},
+                        {.keys = 1, .range = true},
+                        {.keys = KEYS, .range = true},
+                        {.keys = 57, .one_server = true},
+                        {.keys = 40, .most = 13, .some_servers = true},
+                        {.keys = 80, .most = 400},
+                        {.keys = 280, .most = 300, .range = true, .one_server = true}};
+    for (size_t k = 0; k < sizeof layouts / sizeof *layouts; k++)
+        on_all_sizes(pushes_add_up, &layouts[k]);
+}
+
+/* --- order, several at once, push and pull in one --- */
+
+static td_status in_flight(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { N = 24, EACH = 60 };
+    table mine = {0};
+    td_keyed *keyed;
+    layout l = {.keys = EACH};
+    uint64_t keys[EACH], ticket[2 * N];
+    int rank = td_comm_rank(c), size = td_comm_size(c);
+    double one[2 * EACH], *got = td_calloc(N * 2 * EACH, sizeof *got), both[2 * EACH];
+    TD_TRY(open_table(c, &l, &mine, &keyed));
+    size_t n = 0; /* this rank's own keys: nobody else changes them */
+    for (uint64_t k = 0; k < KEYS && n < EACH; k++)
+        if (k % (uint64_t)size == (uint64_t)rank) keys[n++] = k;
+    for (size_t i = 0; i < 2 * n; i++) one[i] = 1;
+    for (int k = 0; k < N; k++) {
+        td_parts push = {keys, n, NULL, one, NULL},
+                 pull = {keys, n, NULL, NULL, got + k * 2 * EACH};
+        TD_TRY(td_keyed_start(keyed, TD_PUSH, &push, &ticket[2 * k]));
+        TD_TRY(td_keyed_start(keyed, TD_PULL, &pull, &ticket[2 * k + 1]));
+    }
+    for (int k = N; k-- > 0;) { /* the last first: answers keep their places */
+        TD_TRY(td_keyed_wait(keyed, ticket[2 * k + 1]));
+        for (size_t i = 0; i < 2 * n; i++) CHECK(got[k * 2 * EACH + (int)i] == k + 1);
+        CHECK(td_keyed_done(keyed, ticket[2 * k]));
+    }
+    TD_TRY(td_keyed_wait(keyed, 0));
+    td_parts parts = {keys, n, NULL, one, both};
+    uint64_t t;
+    TD_TRY(td_keyed_start(keyed, TD_PUSH_PULL, &parts, &t));
+    TD_TRY(td_keyed_wait(keyed, t));
+    for (size_t i = 0; i < 2 * n; i++) CHECK(both[i] == N + 1);
+    td_parts nothing = {NULL, 0, NULL, NULL, NULL};
+    TD_TRY(td_keyed_push(keyed, &nothing));
+    TD_TRY(td_keyed_wait(keyed, 0));
+    CHECK(td_keyed_wait(keyed, 9999) == TD_ERR_ARG);
+    TD_TRY(td_keyed_finish(keyed));
+    CHECK(td_keyed_push(keyed, &parts) == TD_ERR_ARG);
+    td_keyed_destroy(keyed);
+    td_free(got);
+    table_free(&mine);
+    return TD_OK;
+}
+
+static void a_rank_sees_its_own_pushes_in_their_order(void **state)
+{
+    (void)state;
+    on_all_sizes(in_flight, NULL);
+}
+
+/* --- failures --- */
+
+static td_status refused(td_comm *c, void *arg)
+{
+    (void)arg;
+    table mine = {0};
+    td_keyed *keyed;
+    layout l = {.one_server = true, .keys = 1};
+    uint64_t good = 3, bad = KEYS + 5;
+    double in[2] = {1, 2}, out[2] = {7, 7};
+    char who[64];
+    TD_TRY(open_table(c, &l, &mine, &keyed));
+    td_parts parts = {&bad, 1, NULL, in, out};
+    CHECK(td_keyed_push(keyed, &parts) == TD_ERR_ARG);
+    snprintf(who, sizeof who, "push at rank %d: key 305", td_comm_size(c) - 1);
+    CHECK(strstr(td_last_error(), who));
+    CHECK(td_keyed_pull(keyed, &parts) == TD_ERR_ARG);
+    CHECK(out[0] == 0); /* what a refused pull gives is nothing */
+    parts.keys = &good;
+    TD_TRY(td_keyed_push(keyed, &parts));
+    TD_TRY(td_comm_barrier(c));
+    TD_TRY(td_keyed_pull(keyed, &parts));
+    CHECK(out[0] == td_comm_size(c) && out[1] == 2 * td_comm_size(c));
+    TD_TRY(td_keyed_finish(keyed));
+    td_keyed_destroy(keyed);
+    table_free(&mine);
+    return TD_OK;
+}
+
+static void a_servers_refusal_reaches_who_asked(void **state)
+{
+    (void)state;
+    on_all_sizes(refused, NULL);
+}
+
+static int nobody(void *user, uint64_t key, int servers)
+{
+    (void)user, (void)key;
+    return servers;
+}
+
+static td_status misused(td_comm *c, void *arg)
+{
+    (void)arg;
+    int size = td_comm_size(c), twice[] = {0, 0}, beyond[] = {size};
+    td_keyed *keyed = NULL;
+    table mine = {0};
+    uint64_t key = 1;
+    td_keyed_config config = {.width = 16};
+    CHECK(td_keyed_open(c, &config, &keyed) == TD_ERR_ARG);
+    CHECK(strstr(td_last_error(), "without a function"));
+    config.serve = serve, config.user = &mine, config.servers = beyond, config.server_count = 1;
+    CHECK(td_keyed_open(c, &config, &keyed) == TD_ERR_ARG);
+    config.servers = twice, config.server_count = 2;
+    CHECK(td_keyed_open(c, &config, &keyed) == TD_ERR_ARG);
+    config.servers = NULL, config.owner = nobody;
+    TD_TRY(td_keyed_open(c, &config, &keyed));
+    double in[2] = {0};
+    td_parts parts = {&key, 1, NULL, in, NULL}, bare = {&key, 1, NULL, NULL, NULL};
+    CHECK(td_keyed_pull(keyed, &parts) == TD_ERR_ARG);
+    CHECK(strstr(td_last_error(), "no buffer"));
+    CHECK(td_keyed_push(keyed, &bare) == TD_ERR_ARG);
+    if (size > 1) CHECK(td_keyed_push(keyed, &parts) == TD_ERR_ARG); /* the owner is no server */
+    bare.keys = NULL;
+    CHECK(td_keyed_push(keyed, &bare) == TD_ERR_ARG);
+    CHECK(td_keyed_start(keyed, (td_keyed_does)7, &parts, &key) == TD_ERR_ARG);
+    td_error_clear();
+    TD_TRY(td_keyed_finish(keyed));
+    td_keyed_destroy(keyed);
+    table_free(&mine);
+    return TD_OK;
+}
+
+static void misuse_is_named(void **state)
+{
+    (void)state;
+    on_all_sizes(misused, NULL);
+}
+
+/* Rank 1, the server, is too slow, or fails, while the others wait for it. */
+static td_status lost(td_comm *c, void *arg)
+{
+    bool slow = *(bool *)arg;
+    table mine = {.slow_ms = slow ? 900 : 0};
+    td_keyed *keyed;
+    int server[] = {1};
+    td_keyed_config config = {server, 1, 16, NULL, serve, &mine};
+    uint64_t key = 1;
+    double in[2] = {0};
+    td_parts parts = {&key, 1, NULL, in, in};
+    TD_TRY(td_keyed_open(c, &config, &keyed));
+    td_status status = TD_OK;
+    if (td_comm_rank(c) == 1 && !slow) {
+        status = td_fail(TD_ERR_IO, "the disk is full");
+    } else if (td_comm_rank(c) == 0) {
+        td_status waited = td_keyed_push(keyed, &parts);
+        if (slow)
+            CHECK(waited == TD_ERR_TIMEOUT && strstr(td_last_error(), "for rank 1 in push"));
+        else
+            CHECK(waited == TD_ERR_PEER && strstr(td_last_error(), "rank 1 failed: the disk"));
+        CHECK(td_keyed_push(keyed, &parts) == TD_ERR_PEER);
+        td_error_clear();
+    }
+    if (slow && td_comm_rank(c) == 1) nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+    td_keyed_destroy(keyed);
+    table_free(&mine);
+    return status;
+}
+
+static void a_lost_server_ends_the_wait(void **state)
+{
+    (void)state;
+    td_comm_config hasty = {.deadline_ms = 300};
+    bool slow = false;
+    if (mpi_world) return;
+    assert_int_equal(td_comm_run_local(2, &hasty, lost, &slow), TD_ERR_IO);
+    slow = true;
+    assert_ok(td_comm_run_local(2, &hasty, lost, &slow));
+}
+
+/* One rank gives up with requests under way. */
+static td_status abandoned(td_comm *c, void *arg)
+{
+    (void)arg;
+    table mine = {0};
+    td_keyed *keyed;
+    layout l = {.keys = 50, .most = 200};
+    uint64_t *keys = td_calloc(KEYS, sizeof *keys), ticket;
+    size_t *sizes = td_calloc(KEYS, sizeof *sizes);
+    double *in = td_calloc(l.keys * l.most, sizeof *in);
+    TD_TRY(open_table(c, &l, &mine, &keyed));
+    make_push(&l, 1, 1, keys, sizes, in);
+    td_parts parts = {keys, l.keys, sizes, in, NULL};
+    for (int k = 0; k < 5; k++) TD_TRY(td_keyed_start(keyed, TD_PUSH, &parts, &ticket));
+    td_keyed_destroy(keyed);
+    td_free(keys), td_free(sizes), td_free(in);
+    table_free(&mine);
+    return TD_OK;
+}
+
+static void requests_can_be_given_up(void **state)
+{
+    (void)state;
+    if (!mpi_world) on_all_sizes(abandoned, NULL); /* processes would leave messages unread */
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pushes_of_all_ranks_add_up),
+        cmocka_unit_test(a_rank_sees_its_own_pushes_in_their_order),
+        cmocka_unit_test(a_servers_refusal_reaches_who_asked),
+        cmocka_unit_test(misuse_is_named),
+        cmocka_unit_test(a_lost_server_ends_the_wait),
+        cmocka_unit_test(requests_can_be_given_up),
+    };
+    return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
+}

@@ -1,0 +1,119 @@
+/* Messages under way: as many requests of the transport as the message has pieces, all begun at
+ * once. The transport moves them; whoever asks or waits only looks. */
+#include "comm/message.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#include <string.h>
+
+struct td_message {
+    td_comm *comm;
+    char *data;
+    size_t bytes;
+    int peer, tag, pieces;
+    bool sends, started;
+    td_status failed; /* as td_message_done saw it, for the wait */
+    char sentence[512];
+    td_request request[]; /* [pieces] */
+};
+
+const char *td_message_name(const td_message *m)
+{
+    return td_does_names[m->sends ? TD_DOES_SEND : TD_DOES_RECV];
+}
+
+td_status td_message_create(td_comm *comm, bool sends, void *data, size_t bytes, int peer, int tag,
+                            td_message **out)
+{
+    TD_TRY(td_comm_check_peer(comm, data, bytes, peer, tag, sends ? "send" : "recv"));
+    size_t pieces = bytes ? (bytes - 1) / TD_COMM_PIECE + 1 : 1;
+    td_message *m = td_calloc(1, sizeof *m + pieces * sizeof m->request[0]);
+    if (!m) return td_fail(TD_ERR_NOMEM, "no memory for a message");
+    *m = (td_message){.comm = comm,
+                      .data = data,
+                      .bytes = bytes,
+                      .peer = peer,
+                      .tag = tag,
+                      .pieces = (int)pieces,
+                      .sends = sends};
+    *out = m;
+    return TD_OK;
+}
+
+static void cancel(td_message *m, int pieces)
+{
+    for (int k = 0; k < pieces; k++) m->comm->ops->cancel(m->comm, &m->request[k]);
+    m->started = false;
+}
+
+td_status td_message_start(td_message *m)
+{
+    td_status (*post)(td_comm *, td_request *) =
+        m->sends ? m->comm->ops->isend : m->comm->ops->irecv;
+    size_t at = 0;
+    for (int k = 0; k < m->pieces; k++) {
+        size_t left = m->bytes - at, bytes = left < TD_COMM_PIECE ? left : TD_COMM_PIECE;
+        m->request[k] = (td_request){.data = m->data ? m->data + at : NULL,
+                                     .bytes = bytes,
+                                     .peer = m->peer,
+                                     .tag = m->tag};
+        td_status status = post(m->comm, &m->request[k]);
+        if (status != TD_OK) {
+            cancel(m, k);
+            return status;
+        }
+        at += bytes;
+    }
+    m->started = true;
+    m->failed = TD_OK;
+    if (m->sends) m->comm->bytes_sent += m->bytes, m->comm->messages_sent++;
+    return TD_OK;
+}
+
+bool td_message_under_way(const td_message *m)
+{
+    return m->started;
+}
+
+static td_status test_pieces(void *arg, bool *done)
+{
+    td_message *m = arg;
+    *done = true;
+    for (int k = 0; k < m->pieces; k++) {
+        bool one = false;
+        TD_TRY(m->comm->ops->test(m->comm, &m->request[k], &one));
+        *done = *done && one;
+    }
+    return TD_OK;
+}
+
+bool td_message_done(td_message *m)
+{
+    bool done = true;
+    const char *before = m->comm->operation;
+    if (!m->started) return true;
+    m->comm->operation = td_message_name(m);
+    if (m->failed == TD_OK && (m->failed = test_pieces(m, &done)) != TD_OK) {
+        strncpy(m->sentence, td_last_error(), sizeof m->sentence - 1);
+        td_error_clear();
+    }
+    done = done || m->failed != TD_OK;
+    m->comm->operation = before;
+    return done;
+}
+
+td_status td_message_wait(td_message *m)
+{
+    if (!m->started) return TD_OK;
+    td_note note = {m->sends ? TD_DOES_SEND : TD_DOES_RECV, m->bytes, -1, -1, m->peer};
+    struct td_record *record = td_comm_begin(m->comm, note);
+    m->comm->card.runs.parts = (uint32_t)m->tag;
+    td_status status =
+        m->failed != TD_OK
+            ? td_fail_again(m->failed, m->sentence)
+            : td_comm_wait(m->comm, m->peer, m->comm->ops->bell(m->comm), test_pieces, NULL, m);
+    if (status != TD_OK) cancel(m, m->pieces);
+    m->started = false;
+    return td_comm_end(record, status);
+}

@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""What a run does to its folder, and what it trusts there."""
+import json
+import os
+import subprocess
+import unittest
+
+from harness import (DATA, MPIEXEC, TOP, TRAIN, digest, listing, main, metrics, new_run, ranks,
+                     tandem, train)
+
+
+class Folders(unittest.TestCase):
+    """What a run does to its folder, and what it leaves alone."""
+
+    # Found by the options' rules, the data's reader, the plan, the memory, and the first steps.
+    MISTAKES = (["--optimizer", "zork"], ["--init", "foo"], ["--shift", "13"], ["--batch", "0"],
+                ["--shuffle", "leaf", "--leaves", "64", "--batch", "32"],
+                ["--drop-last", "--batch", "500"], ["--label-kind", "zork"],
+                ["--model", "dense:3"], ["--lr", "1e5", "--model", "mlp", "--epochs", "9",
+                                         "--checkpoint-every", "1000"])
+
+    def fails(self, *words, prefix=(), code=2):
+        done = tandem("train", "--data", DATA, "--quiet", *words, prefix=prefix, expect=code)
+        self.assertEqual(done.stderr.count("tandem: "), 1, done.stderr)
+        return done.stderr
+
+    def test_a_mistake_makes_no_folder(self):
+        for words in self.MISTAKES:
+            run = new_run()
+            self.fails(*words, "--run", os.path.join(run, "deep", "down"))
+            self.assertFalse(os.path.exists(run), words)
+
+    def test_a_mistake_replaces_nothing(self):
+        run = train()
+        with open(os.path.join(run, "mine"), "w") as f:
+            f.write("notes")
+        before = listing(run)
+        for words in self.MISTAKES:
+            self.fails("--run", run, "--overwrite", *words)
+            self.assertEqual(listing(run), before, words)
+        train("--overwrite", run=run, model="softmax")
+        after = listing(run)
+        self.assertEqual(after["mine"], b"notes")
+        self.assertNotEqual(after["model/model.safetensors"], before["model/model.safetensors"])
+        self.assertFalse(any(name.startswith("replaced") for name in after))
+
+    @unittest.skipUnless(MPIEXEC, "no MPI")
+    def test_nor_do_mistakes_under_mpi(self):
+        for words in (["--data", "/no/such"], ["--shift", "13"], self.MISTAKES[-1]):
+            run = new_run()
+            self.fails(*words, "--run", run, prefix=ranks(3), code=1 if "/no/such" in words else 2)
+            self.assertFalse(os.path.exists(run), words)
+        run = train()
+        before = listing(run)
+        self.fails("--run", run, "--overwrite", "--shift", "13", prefix=ranks(2))
+        self.assertIn("already holds a run", self.fails("--run", run, prefix=ranks(2)))
+        self.assertEqual(listing(run), before)
+
+    def test_what_is_not_a_run_is_not_replaced(self):
+        for name in ("model", "checkpoints", "metrics.jsonl"):
+            run = train()
+            for other in ("job.yaml", "model", "checkpoints", "metrics.jsonl", "recorder"):
+                if other != name:
+                    subprocess.run(["rm", "-r", os.path.join(run, other)], check=True)
+            before = listing(run)
+            self.assertIn(f'holds "{name}"', self.fails("--run", run))
+            self.assertEqual(listing(run), before)
+            train("--overwrite", run=run)
+
+    def test_a_run_killed_before_its_first_checkpoint_begins_anew(self):
+        want = digest(train())
+        run = train()
+        for name in ("model", "checkpoints"):
+            subprocess.run(["rm", "-r", os.path.join(run, name)], check=True)
+        done = tandem("train", "--run", run, "--resume")
+        self.assertIn("no checkpoint yet: the run begins anew at step 0", done.stdout)
+        self.assertEqual(digest(run), want)
+        steps = [(m["step"], "eval" in m) for m in metrics(run)]
+        self.assertEqual(len(steps), len(set(steps)))
+
+    def test_metrics_count_what_there_is_and_go_on_where_the_run_does(self):
+        words = ["--epochs", "4", "--metrics-every", "1"]
+        whole = train(*words, "--accumulate", "3")
+        self.assertEqual(sum(m.get("samples", 0) for m in metrics(whole)), 4 * TRAIN)
+        run = train(*words, "--accumulate", "3", "--checkpoint-every", "5", "--keep-checkpoints", "99")
+        for name in os.listdir(os.path.join(run, "checkpoints")):
+            if int(name.split("-")[1]) > 10:
+                subprocess.run(["rm", "-r", os.path.join(run, "checkpoints", name)], check=True)
+        with open(os.path.join(run, "metrics.jsonl"), "a") as f:
+            f.write('{"step":27,"lo')  # torn
+        tandem("train", "--run", run, "--resume", "--quiet")
+        key = lambda m: (m["step"], m.get("eval"), m["loss"], m.get("samples"))
+        self.assertEqual([key(m) for m in metrics(run)], [key(m) for m in metrics(whole)])
+
+    def test_resume_trusts_no_edited_job(self):
+        run = train("--epochs", "3", "--workers", "2")
+        job = os.path.join(run, "job.yaml")
+        with open(job) as f:
+            text = f.read()
+        for name, old, new in (("train.batch", "batch: 32", "batch: 31"),
+                               ("optimizer.lr", "lr: 0.05", "lr: 0.06"),
+                               ("train.leaves", "leaves: 16", "leaves: 8"),
+                               ("augment.flip", "flip: false", "flip: true"),
+                               ("data.holdout", "holdout: 0", "holdout: 0.1")):
+            self.assertIn(old, text)
+            with open(job, "w") as f:
+                f.write(text.replace(old, new))
+            done = tandem("train", "--run", run, "--resume", expect=2)
+            self.assertIn(f"was written with {name} ", done.stderr)
+        before = digest(run)
+        with open(job, "w") as f:
+            f.write(text.replace("workers: 2", "workers: 1"))
+        tandem("train", "--run", run, "--resume", "--quiet", "--threads", "2")
+        self.assertEqual(digest(run), before)
+
+    def test_resume_wants_the_data_that_it_began_with(self):
+        path = os.path.join(TOP, "grows.csv")
+        with open(path, "w") as f:
+            f.writelines(f"{i % 2},{i % 7},{i % 5}\n" for i in range(100))
+        run = new_run()
+        tandem("train", "--data", path, "--model", "softmax", "--run", run, "--quiet")
+        with open(path, "a") as f:
+            f.write("1,2,3\n")
+        self.assertIn("101 training samples", tandem("train", "--run", run, "--resume", expect=2).stderr)
+
+    def test_a_flip_in_a_manifest_is_noticed(self):
+        run = train()
+        newest = sorted(os.listdir(os.path.join(run, "checkpoints")))[-1]
+        manifest = os.path.join(run, "checkpoints", newest, "manifest.json")
+        with open(manifest) as f:
+            text = f.read()
+        content = json.loads(text)
+        step = content["state"]["step"]
+        self.assertEqual(content["state"]["cursor"],
+                         {"epoch": 2, "step_in_epoch": 0, "samples_seen": 2 * TRAIN,
+                          "samples": TRAIN, "steps_per_epoch": step // 2, "steps": step})
+        with open(manifest, "w") as f:
+            f.write(text.replace(f'"step": {step}', f'"step": {step - 1}'))
+        self.assertIn("is damaged", tandem("train", "--run", run, "--resume", expect=2).stderr)
+        content["state"]["step"] = step - 1
+        del content["xxh64"]  # as earlier versions wrote it
+        with open(manifest, "w") as f:
+            json.dump(content, f)
+        self.assertIn(f"its manifest is of step {step - 1}",
+                      tandem("train", "--run", run, "--resume", expect=2).stderr)
+
+
+if __name__ == "__main__":
+    main()

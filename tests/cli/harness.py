@@ -1,0 +1,96 @@
+"""What the tests of the program share: small images to train on, with a bright patch per class, in
+IDX files; the program itself; and a count at the end. Usage of a test: NAME_test.py TANDEM [MPIEXEC]"""
+import gzip
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+TANDEM, MPIEXEC = os.path.abspath(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
+SIDE, CLASSES, TRAIN, TEST = 12, 4, 203, 50
+TEMPORARY = tempfile.TemporaryDirectory()
+TOP = TEMPORARY.name
+DATA = os.path.join(TOP, "data")
+PRESETS = ["softmax", "mlp", "lenet", "resnet20"]
+RUNS = 0
+
+
+def make_split(prefix, n, seed):
+    state = seed
+    pixels, labels = bytearray(), bytearray()
+    for i in range(n):
+        label = i % CLASSES
+        labels.append(label)
+        for y in range(SIDE):
+            for x in range(SIDE):
+                state = (state * 1103515245 + 12345) % 2**31
+                inside = (y >= SIDE // 2) == (label >= 2) and (x >= SIDE // 2) == (label % 2 == 1)
+                pixels.append((state >> 16) % 128 + (100 if inside else 0))
+    with gzip.open(os.path.join(DATA, prefix + "-images-idx3-ubyte.gz"), "wb") as f:
+        f.write(struct.pack(">IIII", 2051, n, SIDE, SIDE) + bytes(pixels))
+    with gzip.open(os.path.join(DATA, prefix + "-labels-idx1-ubyte.gz"), "wb") as f:
+        f.write(struct.pack(">II", 2049, n) + bytes(labels))
+
+
+def tandem(*words, expect=0, prefix=()):
+    done = subprocess.run([*prefix, TANDEM, *words], text=True, capture_output=True, timeout=120)
+    if done.returncode != expect:
+        raise AssertionError(f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def new_run():
+    global RUNS
+    RUNS += 1
+    return os.path.join(TOP, f"run{RUNS}")
+
+
+def train(*words, run=None, prefix=(), model="mlp", epochs=2):
+    run = run or new_run()
+    tandem("train", "--data", DATA, "--model", model, "--epochs", str(epochs), "--batch", "32",
+           "--lr", "0.05", "--momentum", "0.9", "--run", run, "--quiet", *words, prefix=prefix)
+    return run
+
+
+def digest(run):
+    with open(os.path.join(run, "model", "model.safetensors"), "rb") as f:
+        return hashlib.sha256(f.read()).hexdigest()
+
+
+def ranks(n):
+    return (MPIEXEC, "--map-by", ":OVERSUBSCRIBE", "-n", str(n))
+
+
+def listing(folder):
+    """Every file below the folder with its content."""
+    found = {}
+    for at, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(at, name), "rb") as f:
+                found[os.path.relpath(os.path.join(at, name), folder)] = f.read()
+    return found
+
+
+def metrics(run):
+    with open(os.path.join(run, "metrics.jsonl")) as f:
+        return [json.loads(line) for line in f]
+
+
+def main():
+    """Runs the tests of the script that was started."""
+    os.makedirs(DATA)
+    make_split("train", TRAIN, 1)
+    make_split("t10k", TEST, 2)
+    result = unittest.main(argv=sys.argv[:1], exit=False, verbosity=1).result
+    bad = len(result.failures) + len(result.errors)
+    print(f"[  PASSED  ] {result.testsRun - bad - len(result.skipped)} test(s).")
+    if result.skipped:
+        print(f"[  SKIPPED ] {len(result.skipped)} test(s).")
+    if bad:
+        print(f"[  FAILED  ] {bad} test(s).")
+    TEMPORARY.cleanup()
+    sys.exit(1 if bad else 0)

@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""A sentence for every mistake."""
+import json
+import os
+import subprocess
+import sys
+import unittest
+
+from harness import DATA, TANDEM, TOP, main, new_run, tandem, train
+
+
+class Mistakes(unittest.TestCase):
+    def says(self, text, *words, code=2):
+        done = tandem(*words, expect=code)
+        self.assertIn(text, done.stderr)
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+
+    def job(self, *words, run=None):
+        return ["train", "--data", DATA, "--run", run or new_run(), "--quiet", *words]
+
+    def test_options(self):
+        self.says("did you mean --epochs?", *self.job("--epoch", "3"))
+        self.says("did you mean \"train\"?", "trian")
+        self.says("--batch must be", *self.job("--batch", "0"))
+        self.says("--workers 17 is more than the 16 leaves", *self.job("--workers", "17"))
+        self.says("not a number", *self.job("--lr", "fast"))
+        self.says("--optimizer: \"sdg\" is not one of sgd,", *self.job("--optimizer", "sdg"))
+        self.says("does not fit an image", *self.job("--model", "conv:4,13,pad=0 dense:0"))
+        self.says("where the data asks for", *self.job("--model", "dense:3"))
+        self.says("--run is missing", "train", "--data", DATA)
+        self.says("--data is missing", "train", "--run", new_run())
+
+    def test_data(self):
+        empty = os.path.join(TOP, "empty")
+        os.makedirs(empty, exist_ok=True)
+        self.says("empty", "train", "--data", empty, "--run", new_run())
+        self.says("/no/such", "train", "--data", "/no/such", "--run", new_run(), code=1)
+        torn = os.path.join(TOP, "torn")
+        os.makedirs(torn, exist_ok=True)
+        for name in os.listdir(DATA):
+            with open(os.path.join(DATA, name), "rb") as f:
+                whole = f.read()
+            with open(os.path.join(torn, name), "wb") as f:
+                f.write(whole[:len(whole) // 2] if name.startswith("train-im") else whole)
+        self.says("train-images", "train", "--data", torn, "--run", new_run())
+
+    def test_divergence(self):
+        self.says("the loss is no longer a number", *self.job("--lr", "1e5", "--epochs", "40"))
+
+    def test_divergence_that_the_training_loss_does_not_show(self):
+        path = os.path.join(TOP, "large.csv")
+        for size, lr, says in (("e18", "1e5", "a parameter is no longer a number at step 1"),
+                               ("e16", "1", "the held-out loss is no longer a number at step 1")):
+            run = new_run()
+            with open(path, "w") as f:
+                f.writelines(f"1{size},{1 + i % 7}{size}\n" for i in range(100))
+            self.says(says, "train", "--data", path, "--label-kind", "value", "--model", "dense:0",
+                      "--normalise", "none", "--holdout", "0.2", "--steps", "1", "--lr", lr,
+                      "--run", run, "--quiet")
+            self.assertFalse(os.path.exists(run))
+
+    def test_a_damaged_description_of_the_data(self):
+        run = train()
+        manifest = os.path.join(run, "model", "manifest.json")
+        with open(manifest) as f:
+            content = json.load(f)
+        content["state"]["schema"]["shape"] = []
+        with open(manifest, "w") as f:
+            json.dump(content, f)
+        self.says("manifest.json is damaged: its checksum", "eval", "--run", run, "--data", DATA)
+        del content["xxh64"]  # as earlier versions wrote it
+        with open(manifest, "w") as f:
+            json.dump(content, f)
+        self.says("description of the training data is damaged", "eval", "--run", run, "--data", DATA)
+
+    def test_folders(self):
+        run = train()
+        self.says("already holds a run", *self.job(run=run))
+        self.says("no job.yaml", "train", "--run", new_run(), "--resume")
+        self.says("holds no model", "eval", "--run", DATA, "--data", DATA)
+        self.says("cannot be changed", "train", "--run", run, "--resume", "--lr", "1")
+        file = os.path.join(TOP, "plain")
+        open(file, "w").close()
+        self.says("plain", *self.job(run=os.path.join(file, "run")), code=1)
+
+    def test_damaged_checkpoints(self):
+        run = train()
+        newest = sorted(os.listdir(os.path.join(run, "checkpoints")))[-1]
+        path = os.path.join(run, "checkpoints", newest, "state.safetensors")
+        with open(path, "rb") as f:
+            whole = f.read()
+        with open(path, "wb") as f:
+            f.write(whole[:-1])
+        self.says("cut off", "train", "--run", run, "--resume")
+        with open(path, "wb") as f:
+            f.write(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        self.says("checksum", "train", "--run", run, "--resume")
+        with open(path, "wb") as f:
+            f.write(whole)
+        job = os.path.join(run, "job.yaml")
+        with open(job) as f:
+            text = f.read()
+        with open(job, "w") as f:
+            f.write(text.replace("'mlp'", "'lenet'"))
+        self.says("is a checkpoint of the architecture", "train", "--run", run, "--resume")
+        with open(job, "w") as f:
+            f.write(text + "nonsense: 1\n")
+        self.says("unknown option \"nonsense\"", "train", "--run", run, "--resume")
+
+    def test_a_full_disk_leaves_nothing_half_written(self):
+        run = new_run()
+        code = ("import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200000, 200000));"
+                "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+                "os.execv(sys.argv[1], sys.argv[1:])")
+        done = subprocess.run([sys.executable, "-c", code, TANDEM, *self.job(run=run)],
+                              capture_output=True, text=True)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("cannot write", done.stderr)
+        self.assertEqual([n for n in os.listdir(os.path.join(run, "checkpoints"))], [])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""The commands, one after the other, as a user meets them."""
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import time
+import unittest
+
+from harness import (CLASSES, DATA, MPIEXEC, SIDE, TANDEM, TEST, TOP, digest, main, new_run, ranks,
+                     tandem, train)
+
+
+class Program(unittest.TestCase):
+    def test_train_eval_predict_inspect(self):
+        run = train(epochs=12)
+        last = tandem("eval", "--run", run, "--data", DATA).stdout.splitlines()[-1].split()
+        self.assertEqual((last[0], last[2]), ("accuracy", "loss"))
+        self.assertGreater(float(last[1]), 0.9)
+        again = tandem("eval", "--run", run, "--data", DATA, "--workers", "3").stdout.splitlines()[-1]
+        self.assertEqual(again.split(), last)
+        lines = tandem("predict", "--run", run, "--data", DATA).stdout.split()
+        self.assertEqual(len(lines), TEST)
+        right = sum(int(p) == i % CLASSES for i, p in enumerate(lines)) / TEST
+        self.assertAlmostEqual(right, float(last[1]), places=4)
+        for line in tandem("predict", "--run", run, "--data", DATA, "--proba").stdout.splitlines():
+            self.assertAlmostEqual(sum(map(float, line.split())), 1, places=4)
+        self.assertIn("1.weight", tandem("inspect", run).stdout)
+
+    def test_a_run_holds_what_it_promises(self):
+        run = train("--metrics-every", "2")
+        with open(os.path.join(run, "metrics.jsonl")) as f:
+            lines = [json.loads(line) for line in f]
+        for key in ("step", "loss", "forward_s", "backward_s", "wait_s", "move_s", "update_s",
+                    "input_s", "bytes_sent", "samples"):
+            self.assertIn(key, lines[0])
+        with open(os.path.join(run, "model", "model.safetensors"), "rb") as f:
+            length = struct.unpack("<Q", f.read(8))[0]
+            header = json.loads(f.read(length))
+        self.assertEqual(header["1.weight"]["shape"], [256, SIDE * SIDE])
+        self.assertIn("lr: 0.05", open(os.path.join(run, "job.yaml")).read())
+
+    def test_bench_times_every_collective(self):
+        done = tandem("bench", "--comm", "all", "--workers", "3", "--max-bytes", "4096", "--json")
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual(len({row["pattern"] for row in rows}), 10)
+        self.assertTrue(all(row["right"] and row["us"] > 0 for row in rows))
+        tandem("bench", "--comm", "scan", "--workers", "2", "--max-bytes", "64")
+        tandem("bench", "--comm", "scan", "--min-bytes", "64", "--max-bytes", "4", expect=2)
+
+    @unittest.skipUnless(MPIEXEC, "no mpiexec")
+    def test_bench_runs_between_the_ranks_of_mpiexec(self):
+        done = tandem("bench", "--comm", "barrier", prefix=ranks(3))
+        self.assertIn("3 ranks on 1 hosts, transport mpi", done.stdout)
+        tuning = os.path.join(TOP, "tuning")
+        tandem("bench", "--comm", "broadcast", "--min-bytes", "64", "--max-bytes", "64", "--tune", tuning,
+               prefix=ranks(2))
+        run = train("--tuning", tuning, prefix=ranks(2))
+        self.assertEqual(digest(run), digest(train()))
+        for words in (("--comm", "zork"), ("--comm", "scan", "--min-bytes", "64", "--max-bytes", "4")):
+            done = tandem("bench", *words, prefix=ranks(2), expect=2)
+            self.assertEqual(done.stderr.count("tandem: "), 1, done.stderr)
+        done = tandem("bench", "--model", "softmax", "--steps", "2", prefix=ranks(2))
+        self.assertEqual(done.stdout.count("samples/s"), 1)
+
+    def test_diagnose_lays_the_ranks_side_by_side(self):
+        run = train("--workers", "3")
+        done = tandem("diagnose", run)
+        self.assertIn("all ranks have ended", done.stdout)
+        self.assertEqual(done.stdout.count("ended"), 4)
+        with open(os.path.join(run, "recorder", "rank-1"), "r+b") as f:
+            f.write(b"x")
+        self.assertIn("rank-1 is not a record", tandem("diagnose", run, expect=2).stderr)
+        self.assertIn("holds no record", tandem("diagnose", TOP, expect=2).stderr)
+        self.assertIn("tandem diagnose RUN", tandem("diagnose", expect=2).stderr)
+
+    @unittest.skipUnless(MPIEXEC, "no mpiexec")
+    def test_a_stopped_rank_is_named(self):
+        run = new_run()
+        job = subprocess.Popen(
+            [*ranks(3), TANDEM, "train", "--data", DATA, "--model", "lenet", "--epochs", "10000",
+             "--run", run, "--quiet", "--deadline", "3"], stderr=subprocess.PIPE, text=True)
+        record = os.path.join(run, "recorder", "rank-2")
+        while not os.path.exists(record) or os.path.getsize(record) == 0:
+            self.assertIsNone(job.poll())
+            time.sleep(0.05)
+        time.sleep(0.5)
+        with open(record, "rb") as f:
+            stopped = struct.unpack_from("=q", f.read(64), 24)[0]
+        os.kill(stopped, signal.SIGUSR1)
+        time.sleep(0.2)
+        os.kill(stopped, signal.SIGSTOP)
+        try:  # it may have been stopped before the operation that the others wait in, or inside
+            named = "rank 2 has not come to operation|waits for rank 2 inside operation"
+            for _ in range(40):
+                time.sleep(0.05)
+                text = tandem("diagnose", run).stdout
+                if re.search(named, text):
+                    break
+            self.assertRegex(text, named)
+            time.sleep(3.5)
+            os.kill(stopped, signal.SIGCONT)
+            _, errors = job.communicate(timeout=60)
+        finally:
+            job.kill()
+            for rank in range(3):
+                with open(os.path.join(run, "recorder", f"rank-{rank}"), "rb") as f:
+                    pid = struct.unpack_from("=q", f.read(64), 24)[0]
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        self.assertEqual(job.returncode, 1)
+        self.assertRegex(errors, "waited more than 3000 ms for rank 2 in ")
+        self.assertRegex(errors, "rank 2 of 3, step [0-9]+: ")
+
+    def test_a_job_file_and_flags_say_the_same(self):
+        want = digest(train())
+        path = os.path.join(TOP, "job.yaml")
+        with open(path, "w") as f:
+            f.write(f"data:\n  path: {DATA}\nmodel: {{arch: mlp}}\ntrain: {{epochs: 9, batch: 32}}\n"
+                    "optimizer: {name: sgd, lr: 0.9, momentum: 0.9}\n")
+        run = new_run()
+        tandem("train", path, "--set", "optimizer.lr=0.05", "--epochs", "2", "--run", run, "--quiet")
+        self.assertEqual(digest(run), want)
+
+    def test_help_lists_options(self):
+        self.assertIn("--optimizer", tandem("help", "train").stdout)
+        self.assertIn(".TH TANDEM", tandem("help", "man").stdout)
+        self.assertIn("complete -F", tandem("help", "completion").stdout)
+        self.assertIn("tandem train", tandem().stdout)
+
+    def test_tables_train_too(self):
+        path = os.path.join(TOP, "table.csv")
+        with open(path, "w") as f:
+            f.write("colour,size,label\n")
+            for i in range(300):
+                f.write(f"{'red' if i % 3 else 'blue'},{i % 7},{'yes' if i % 3 else 'no'}\n")
+        run = new_run()
+        tandem("train", "--data", path, "--label", "label", "--model", "dense:8 relu dense:0",
+               "--epochs", "5", "--lr", "0.1", "--run", run, "--quiet")
+        last = tandem("eval", "--run", run, "--data", path).stdout.split()
+        self.assertGreater(float(last[1]), 0.99)
+        self.assertEqual(tandem("predict", "--run", run, "--data", path).stdout.split()[:2], ["no", "yes"])
+
+
+if __name__ == "__main__":
+    main()

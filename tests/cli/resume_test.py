@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""Runs that are stopped and go on, and finished runs that go on for longer."""
+import os
+import signal
+import subprocess
+import time
+import unittest
+
+from harness import (DATA, MPIEXEC, TANDEM, digest, listing, main, metrics, new_run, ranks, tandem,
+                     train)
+
+
+class Interrupted(unittest.TestCase):
+    def stop_and_resume(self, number, resume_words):
+        long = ["--model", "lenet", "--epochs", "8"]
+        want = digest(train(*long))
+        run = new_run()
+        job = subprocess.Popen([TANDEM, "train", "--data", DATA, *long, "--batch", "32", "--lr",
+                                "0.05", "--momentum", "0.9", "--run", run, "--workers", "2",
+                                "--checkpoint-every", "3", "--quiet"], stderr=subprocess.PIPE)
+        while not os.path.exists(os.path.join(run, "checkpoints", "step-000000003")):
+            time.sleep(0.005)
+            if job.poll() is not None:
+                break
+        job.send_signal(number)
+        code = job.wait(60)
+        job.stderr.close()
+        self.assertIn(code, (128 + number, 0))
+        tandem("train", "--run", run, "--resume", "--quiet", *resume_words)
+        self.assertEqual(digest(run), want)
+
+    def test_a_run_stopped_by_sigterm_goes_on_with_more_workers(self):
+        self.stop_and_resume(signal.SIGTERM, ["--workers", "5"])
+
+    def test_a_run_stopped_by_sigint_goes_on_with_one(self):
+        self.stop_and_resume(signal.SIGINT, ["--workers", "1", "--threads", "2"])
+
+    def test_a_killed_run_goes_on_from_its_checkpoint(self):
+        want = digest(train("--epochs", "6"))
+        run = train("--epochs", "6", "--checkpoint-every", "4", "--keep-checkpoints", "99")
+        for name in os.listdir(os.path.join(run, "checkpoints")):
+            if int(name.split("-")[1]) > 8:
+                subprocess.run(["rm", "-r", os.path.join(run, "checkpoints", name)], check=True)
+        subprocess.run(["rm", "-r", os.path.join(run, "model")], check=True)
+        tandem("train", "--run", run, "--resume", "--quiet", "--workers", "3")
+        self.assertEqual(digest(run), want)
+
+
+class Length(unittest.TestCase):
+    """A finished run goes on for longer, to the bits of a run that was longer from the start."""
+
+    def resume(self, run, *words, **more):
+        return tandem("train", "--run", run, "--resume", *words, **more)
+
+    def same_state(self, run, other):
+        """Models and newest checkpoints, to the byte."""
+        self.assertEqual(digest(run), digest(other))
+        states = []
+        for folder in (run, other):
+            files = listing(os.path.join(folder, "checkpoints"))
+            newest = max(files)
+            states.append((newest, files[newest], files[newest.replace("state.safetensors",
+                                                                       "manifest.json")]))
+        self.assertEqual(states[0], states[1])
+
+    def test_more_epochs(self):
+        for words in ([], ["--optimizer", "adam", "--lr", "0.002", "--warmup", "1.5"],
+                      ["--schedule", "step", "--step-every", "1.5", "--accumulate", "2"],
+                      ["--model", "conv:4,3 bn relu pool:2 dropout:0.2 dense:0", "--shift", "1"]):
+            want, run = train(*words, epochs=5), train(*words, epochs=2)
+            self.resume(run, "--epochs", "3", "--quiet", "--workers", "3")
+            self.resume(run, "--epochs", "5", "--quiet")
+            self.same_state(run, want)
+            with open(os.path.join(run, "job.yaml")) as f, open(os.path.join(want, "job.yaml")) as g:
+                self.assertEqual(f.read(), g.read())
+            self.assertIn("finished its 35 steps (5 epochs); nothing is left", self.resume(run).stdout)
+
+    def test_more_steps(self):
+        want = train("--steps", "20", epochs=9)
+        run = train("--steps", "9", epochs=9)
+        self.resume(run, "--steps", "20", "--quiet")
+        self.same_state(run, want)
+        self.resume(run, "--steps", "0", "--epochs", "4", "--quiet")
+        self.same_state(run, train(epochs=4))
+
+    @unittest.skipUnless(MPIEXEC, "no MPI")
+    def test_more_epochs_under_mpi(self):
+        run = train(epochs=2)
+        self.resume(run, "--epochs", "4", "--quiet", prefix=ranks(3))
+        self.same_state(run, train(epochs=4))
+        done = self.resume(run, "--epochs", "3", "--quiet", prefix=ranks(2), expect=2)
+        self.assertEqual(done.stderr.count("less than the 4 that the run has done"), 1, done.stderr)
+
+    def test_the_best_model_is_the_longer_runs(self):
+        """At the shorter run's end there is an evaluation that the longer one has not, here the best
+        of all."""
+        for lr, seed, first, then in (("0.3", "3", 3, 4), ("0.5", "1", 1, 2)):
+            words = ["--holdout", "0.2", "--eval-every", "2", "--lr", lr, "--seed", seed]
+            want, run = train(*words, epochs=then), train(*words, epochs=first)
+            best = min(m["loss"] for m in metrics(want) if "eval" in m)
+            self.assertLess(metrics(run)[-1]["loss"], best)
+            self.resume(run, "--epochs", str(then), "--quiet")
+            self.same_state(run, want)
+
+    def test_early_stopping_stays_where_it_was(self):
+        words = ["--holdout", "0.2", "--patience", "2", "--lr", "0.3", "--model", "mlp"]
+        want = train(*words, epochs=60)
+        stopped = max(m["step"] for m in metrics(want))
+        per_epoch = max(m["step"] for m in metrics(train("--holdout", "0.2", epochs=1)))
+        self.assertLess(stopped, 60 * per_epoch)
+        for epochs in (stopped // per_epoch - 1, 60):
+            run = train(*words, epochs=epochs)
+            before = digest(run)
+            done = self.resume(run, "--epochs", "90")
+            self.assertIn("stopped: no better held-out loss for 2 epochs", done.stdout)
+            self.assertEqual("nothing is left to do" in done.stdout, epochs == 60)
+            self.assertEqual(max(m["step"] for m in metrics(run)), stopped)
+            self.assertEqual(digest(run), digest(want))
+            self.assertTrue(epochs != 60 or digest(run) == before)
+
+    def test_a_finished_run_stays_as_it_is(self):
+        for words in ([], ["--holdout", "0.2", "--eval-every", "2", "--schedule", "cosine"]):
+            run = train(*words, epochs=3)
+            before = listing(run)
+            for again in ((), ("--epochs", "3"), ("--workers", "2")):
+                self.assertIn("finished its", self.resume(run, *again).stdout)
+                after = listing(run)
+                for name in before:
+                    if not name.startswith("recorder"):
+                        self.assertEqual(after[name], before[name], name)
+
+    def test_what_is_done_cannot_be_taken_back(self):
+        run = train(epochs=3)
+        before = listing(run)
+        for words, says in ((["--epochs", "2"], "--epochs 2 is less than the 3 that the run has done"),
+                            (["--steps", "20"], "--steps 20 is less than the 21 that the run has done")):
+            self.assertIn(says, self.resume(run, *words, expect=2).stderr)
+            self.assertEqual(listing(run), before)
+
+    def test_a_schedule_over_the_whole_run_keeps_its_length(self):
+        for schedule in ("cosine", "linear"):
+            run = train("--schedule", schedule, epochs=3)
+            before = listing(run)
+            done = self.resume(run, "--epochs", "5", expect=2)
+            self.assertIn(f"--epochs 5 cannot be changed: --schedule {schedule} was laid out over "
+                          "21 steps (3 epochs)", done.stderr)
+            self.assertEqual(listing(run), before)
+
+
+if __name__ == "__main__":
+    main()
