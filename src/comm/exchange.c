@@ -13,8 +13,8 @@
  * that it agrees on, so the next one that it finds is a hello, of that rank's next operation with
  * it.
  *
- * Cost: a copy of short payloads at both ends; for longer ones a message of 56 bytes, per peer and
- * operation.
+ * Cost, per peer and operation: a copy of the payload at both ends, which up to INLINE costs less
+ * than another message; for longer ones a message of 56 bytes.
  * Not seen here: that two ranks disagree of which neither awaits a message of the other (such as
  * two roots). Their next operation tells, or the cards of those who wait (wait.c). */
 #include "comm/transport.h"
