@@ -38,4 +38,10 @@ if [ -x "$build/bench/coll_bench" ]; then
     echo
     echo "# collectives beside Gloo"
     python3 bench/gloo.py "$build/tandem" .deps/torch/bin/python "$mpiexec" "${ROUNDS:-3}"
+    echo
+    echo "# several hosts on this machine"
+    for pattern in all-reduce broadcast all-gather reduce-scatter; do
+        python3 bench/hosts_bench.py "$build" $pattern || [ $? = 77 ]
+    done
+    python3 bench/hosts_bench.py "$build" --hosts 2 --ranks 1 --overlap || [ $? = 77 ]
 fi

@@ -2,7 +2,7 @@
 """The local transport (ranks are threads) beside the mpi transport (ranks are processes), in one
 run, alternating: every pattern and size of "tandem bench --comm".
 
-    transports.py TANDEM MPIEXEC [ROUNDS [RANKS ...]]
+    transports.py TANDEM MPIEXEC [ROUNDS [MOST [RANKS ...]]]      default 5 rounds, to 4 MiB, 2 4
 
 Prints TSV with the medians over the rounds and the median ratio mpi / local of each pattern and
 size; then, for each pattern, the least and the median ratio over the sizes."""
@@ -13,10 +13,10 @@ import sys
 
 TANDEM, MPIEXEC = sys.argv[1:3]
 ROUNDS = int(sys.argv[3]) if len(sys.argv) > 3 else 5
-RANKS = [int(n) for n in sys.argv[4:]] or [2, 4]
+MOST = sys.argv[4] if len(sys.argv) > 4 else str(4 << 20)
+RANKS = [int(n) for n in sys.argv[5:]] or [2, 4]
 PATTERNS = ("barrier", "broadcast", "scatter", "gather", "all-gather", "all-to-all", "reduce",
             "all-reduce", "reduce-scatter", "scan")
-MOST = 4 << 20
 
 
 def measure(command):
@@ -30,7 +30,7 @@ def main():
     print("ranks\tpattern\tbytes\tlocal us\tmpi us\tmpi/local")
     for ranks in RANKS:
         for pattern in PATTERNS:
-            words = [TANDEM, "bench", "--comm", pattern, "--max-bytes", str(MOST), "--json"]
+            words = [TANDEM, "bench", "--comm", pattern, "--max-bytes", MOST, "--json"]
             turns = []
             for _ in range(ROUNDS):
                 turns.append((measure(words + ["--workers", str(ranks)]),

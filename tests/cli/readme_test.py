@@ -234,9 +234,12 @@ class MakeTargets(unittest.TestCase):
                 program = f"{module} mpiexec --map-by :OVERSUBSCRIBE --mca osc ^ucx -n 2 {program}"
             if name != "coll_bench" or MPIEXEC:
                 self.assertGreater(len(run(f"{program} {words}").splitlines()), 1)
-        self.assertEqual(set(re.findall(r"bench/(\w+)\.py", text)), {"train", "footprint", "gloo"})
+        self.assertEqual(set(re.findall(r"bench/(\w+)\.py", text)),
+                         {"train", "footprint", "gloo", "transports", "hosts_bench"})
         run(f'{sys.executable} {ROOT}/bench/footprint.py "{TANDEM}" {SMALL}')
-        for name in ("train", "gloo", "gloo_ranks", "torch_train"):  # need PyTorch
+        if MPIEXEC:
+            run(f'{sys.executable} {ROOT}/bench/transports.py "{TANDEM}" "{MPIEXEC}" 1 64 2')
+        for name in ("train", "gloo", "gloo_ranks", "torch_train", "hosts_bench"):  # need PyTorch, or hosts
             compile(read(f"bench/{name}.py"), name, "exec")
 
     def test_install_and_the_example_in_c(self):
