@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "comm/coll/coll.h"
+#include "comm/transport/requests.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -91,25 +92,6 @@ static void group_destroy(group *g)
 
 /* --- messages --- */
 
-/* Finds and unlinks the oldest request of the list that fits. */
-static td_request *take_match(td_request **list, int self, int peer, int tag)
-{
-    for (; *list; list = &(*list)->next) {
-        td_request *r = *list;
-        if (r->self != self || r->peer != peer || r->tag != tag) continue;
-        *list = r->next;
-        return r;
-    }
-    return NULL;
-}
-
-static void append(td_request **list, td_request *request)
-{
-    while (*list) list = &(*list)->next;
-    request->next = NULL;
-    *list = request;
-}
-
 static void set_state(td_request *request, int state)
 {
     __atomic_store_n(&request->done, state, __ATOMIC_RELEASE);
@@ -118,9 +100,8 @@ static void set_state(td_request *request, int state)
 /* The other's request may be gone as soon as its state says so. */
 static void copy(group *g, td_request *send, td_request *receive, int other)
 {
-    bool fits = send->bytes == receive->bytes || (receive->at_most && send->bytes < receive->bytes);
+    bool fits = td_requests_fit(send, receive);
     if (fits && send->bytes) memcpy(receive->data, send->data, send->bytes);
-    receive->got = send->bytes;
     set_state(receive, fits ? FINISHED : MISFIT);
     set_state(send, FINISHED);
     td_bell_ring(&g->boxes[other].bell);
@@ -134,13 +115,13 @@ static td_status post(td_comm *comm, td_request *request, bool sends)
     request->self = comm->rank;
     request->done = OPEN;
     pthread_mutex_lock(&box->lock);
-    td_request *match =
-        take_match(sends ? &box->receives : &box->sends, request->peer, comm->rank, request->tag);
+    td_request *match = td_requests_take(sends ? &box->receives : &box->sends, request->peer,
+                                         comm->rank, request->tag);
     if (match) {
         set_state(match, COPYING);
         request->done = COPYING;
     } else {
-        append(sends ? &box->sends : &box->receives, request);
+        td_requests_append(sends ? &box->sends : &box->receives, request);
     }
     pthread_mutex_unlock(&box->lock);
     if (match) copy(g, sends ? request : match, sends ? match : request, request->peer);
@@ -171,12 +152,7 @@ static td_status local_test(td_comm *comm, td_request *request, bool *done)
 static void unlink_request(inbox *box, const td_request *request)
 {
     pthread_mutex_lock(&box->lock);
-    for (int k = 0; k < 2; k++)
-        for (td_request **list = k ? &box->sends : &box->receives; *list; list = &(*list)->next)
-            if (*list == request) {
-                *list = request->next;
-                break;
-            }
+    for (int k = 0; k < 2; k++) td_requests_remove(k ? &box->sends : &box->receives, request);
     pthread_mutex_unlock(&box->lock);
 }
 

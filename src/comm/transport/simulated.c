@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "comm/coll/coll.h"
+#include "comm/transport/requests.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -121,30 +122,11 @@ static double time_of(const td_request *r)
     return at;
 }
 
-static td_request *take_match(td_request **list, int self, int peer, int tag)
-{
-    for (; *list; list = &(*list)->next) {
-        td_request *r = *list;
-        if (r->self != self || r->peer != peer || r->tag != tag) continue;
-        *list = r->next;
-        return r;
-    }
-    return NULL;
-}
-
-static void append(td_request **list, td_request *request)
-{
-    while (*list) list = &(*list)->next;
-    request->next = NULL;
-    *list = request;
-}
-
 enum { OPEN, FINISHED, MISFIT };
 
 static void copy(simulated *s, td_request *send, td_request *receive)
 {
-    bool fits = send->bytes == receive->bytes || (receive->at_most && send->bytes < receive->bytes);
-    receive->got = send->bytes;
+    bool fits = td_requests_fit(send, receive);
     if (fits && send->bytes) memcpy(receive->data, send->data, send->bytes);
     double at = time_of(send);
     if (at > time_of(receive)) set_time(receive, at);
@@ -168,11 +150,11 @@ static td_status sim_isend(td_comm *comm, td_request *request)
     request->done = OPEN;
     s->what->messages++;
     s->what->bytes += request->bytes;
-    td_request *match = take_match(&to->receives, request->peer, comm->rank, request->tag);
+    td_request *match = td_requests_take(&to->receives, request->peer, comm->rank, request->tag);
     if (match)
         copy(s, request, match);
     else
-        append(&to->sends, request);
+        td_requests_append(&to->sends, request);
     return TD_OK;
 }
 
@@ -182,11 +164,11 @@ static td_status sim_irecv(td_comm *comm, td_request *request)
     set_time(request, me->now);
     request->self = comm->rank;
     request->done = OPEN;
-    td_request *match = take_match(&me->sends, request->peer, comm->rank, request->tag);
+    td_request *match = td_requests_take(&me->sends, request->peer, comm->rank, request->tag);
     if (match)
         copy(comm->impl, match, request);
     else
-        append(&me->receives, request);
+        td_requests_append(&me->receives, request);
     return TD_OK;
 }
 
@@ -205,13 +187,8 @@ static td_status sim_test(td_comm *comm, td_request *request, bool *done)
 static void sim_cancel(td_comm *comm, td_request *request)
 {
     simulated *s = comm->impl;
-    td_request **lists[] = {&s->rank[request->peer].sends, &s->rank[comm->rank].receives};
-    for (int k = 0; k < 2; k++)
-        for (td_request **at = lists[k]; *at; at = &(*at)->next)
-            if (*at == request) {
-                *at = request->next;
-                break;
-            }
+    td_requests_remove(&s->rank[request->peer].sends, request);
+    td_requests_remove(&s->rank[comm->rank].receives, request);
 }
 
 /* --- the rest of a transport --- */
