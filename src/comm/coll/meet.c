@@ -6,7 +6,9 @@
 #include <sched.h>
 
 enum { ARRIVED, REDUCED, DONE, STAGES };
-enum { SLOT = 4096, SLOTS = 2 * TD_MEET_BLOCK / SLOT, SHOWN = 64 };
+enum { SLOT = 4096, HEAD = 64, MOST_SLOTS = TD_MEET_BLOCK / SLOT + 1, SMALL = 2 };
+enum { SLOTS = 2 * MOST_SLOTS + SMALL, SHOWN = 64 };
+_Static_assert(sizeof(td_header) <= HEAD, "a header goes ahead of what is staged");
 
 /* Written by its rank alone. Two cache lines: neighbours are fetched in pairs. */
 typedef struct line {
@@ -20,7 +22,9 @@ _Static_assert(sizeof(line) == 128, "a line of counters");
 
 struct td_meet {
     td_comm *comm;
-    td_region region; /* lines | bell | shown [size][SHOWN] | slots [size][SLOTS] */
+    /* lines | bell | shown [size][SHOWN] | slots [size][SLOTS]; a block is header | what is staged
+     */
+    td_region region;
     line *lines;
     td_bell *bell;
     td_header *headers; /* [size][SHOWN] what a rank runs in a round */
@@ -70,6 +74,11 @@ static td_header *shown(const td_meet *m, int rank, uint64_t round)
     return &m->headers[rank * SHOWN + (int)(round % SHOWN)];
 }
 
+static td_header *head_of(const td_meet *m, int rank)
+{
+    return (td_header *)(void *)(m->slots + ((size_t)rank * SLOTS + m->first) * SLOT);
+}
+
 /* The first operation in which that rank ran something else, if it has a round here still. */
 static td_status compare_past(const td_meet *m, int rank)
 {
@@ -90,7 +99,7 @@ static td_status compare(td_meet *m, int rank)
     if (m->checked & bit) return TD_OK;
     m->checked |= bit;
     const td_header *theirs = shown(m, rank, m->round), *own = &m->comm->card.runs;
-    if (td_header_same(own, theirs)) return TD_OK;
+    if (td_header_same(own, head_of(m, rank))) return TD_OK;
     return theirs->history == own->history ? td_header_compare(m->comm, rank, theirs)
                                            : compare_past(m, rank);
 }
@@ -111,7 +120,7 @@ bool td_meet_last(const td_meet *m, int rank, td_header *out)
 
 char *td_meet_block(td_meet *m, int rank)
 {
-    return m->slots + ((size_t)rank * SLOTS + m->first) * SLOT;
+    return (char *)head_of(m, rank) + HEAD;
 }
 
 static void reach(td_meet *m, int stage)
@@ -120,12 +129,24 @@ static void reach(td_meet *m, int stage)
     td_bell_ring(m->bell);
 }
 
+static uint64_t stage_of(const td_meet *m, int rank, int stage)
+{
+    return __atomic_load_n(&m->lines[rank].stage[stage], __ATOMIC_ACQUIRE);
+}
+
+/* Who has arrived in a later round is done. */
+static bool has_come(const td_meet *m, int rank)
+{
+    return stage_of(m, rank, m->stage) >= m->wanted ||
+           (m->stage == DONE && stage_of(m, rank, ARRIVED) > m->wanted);
+}
+
 static int missing(void *arg)
 {
     td_meet *m = arg;
     int from = m->only < 0 ? 0 : m->only, to = m->only < 0 ? m->comm->size : m->only + 1;
     for (int r = from; r < to; r++)
-        if (__atomic_load_n(&m->lines[r].stage[m->stage], __ATOMIC_ACQUIRE) < m->wanted) return r;
+        if (!has_come(m, r)) return r;
     return -1;
 }
 
@@ -144,7 +165,7 @@ static td_status wait_for(td_meet *m, int stage, int only, uint64_t round)
 
 td_status td_meet_round(td_meet *m, size_t bytes)
 {
-    size_t slots = (bytes + SLOT - 1) / SLOT;
+    size_t slots = (HEAD + bytes + SLOT - 1) / SLOT;
     uint64_t last = ++m->round < SHOWN ? 0 : m->round - SHOWN; /* to be done with */
     m->first = m->next + slots > SLOTS ? 0 : m->next;
     m->next = m->first + slots;
@@ -159,7 +180,7 @@ void td_meet_arrive(td_meet *m, const void *in, void *out)
 {
     line *own = &m->lines[m->comm->rank];
     own->in = in, own->out = out;
-    *shown(m, m->comm->rank, m->round) = m->comm->card.runs;
+    *head_of(m, m->comm->rank) = *shown(m, m->comm->rank, m->round) = m->comm->card.runs;
     reach(m, ARRIVED);
 }
 
@@ -184,6 +205,14 @@ td_status td_meet_reduced(td_meet *m)
 void td_meet_done(td_meet *m)
 {
     reach(m, DONE);
+}
+
+/* The ring is more than twice as long as the largest block, so the next round never takes the
+ * memory of a small one before it: those who wait for that wait for rounds that somebody has gone
+ * on from. */
+void td_meet_leave(td_meet *m)
+{
+    if (m->next - m->first > SMALL) reach(m, DONE);
 }
 
 td_status td_meet_all_done(td_meet *m)

@@ -39,6 +39,9 @@ TD_MUST_CHECK td_status td_meet_arrived(td_meet *meet, int rank);
 void td_meet_reduce(td_meet *meet);
 TD_MUST_CHECK td_status td_meet_reduced(td_meet *meet);
 void td_meet_done(td_meet *meet);
+/* The same where nobody waits for it in this round: need not be said of short blocks, because who
+ * arrives in the next round is done with this one. */
+void td_meet_leave(td_meet *meet);
 TD_MUST_CHECK td_status td_meet_all_done(td_meet *meet);
 
 /* What a rank shows (threads of one process only), to be used between td_meet_look and

@@ -119,7 +119,7 @@ static td_status spread_window(place *p, const stream *s, size_t at, size_t wind
         if (at < bytes)
             copy(stream_to(s, r) + at, td_meet_block(p->meet, r), smaller(bytes - at, BLOCK));
     }
-    td_meet_done(p->meet);
+    td_meet_leave(p->meet);
     return TD_OK;
 }
 
@@ -219,7 +219,7 @@ static td_status deal_out(place *p, deal *d, size_t most, take_fn *take)
         td_meet_arrive(p->meet, NULL, NULL);
         TD_TRY(td_meet_arrived(p->meet, d->all_write ? -1 : p->call->root));
         TD_TRY(take(p, d, at, at < mine ? smaller(mine - at, d->window) : 0));
-        td_meet_done(p->meet);
+        td_meet_leave(p->meet);
     }
     return TD_OK;
 }
@@ -264,7 +264,7 @@ static td_status tell_parts(place *p, size_t *most)
                              p->comm->world[r], (unsigned long long)gives[p->rank],
                              p->comm->world[p->rank], p->call->takes[r]);
     }
-    td_meet_done(p->meet);
+    td_meet_leave(p->meet);
     return status;
 }
 
@@ -331,7 +331,7 @@ static td_status fold_whole(place *p)
         for (int r = 0; r < p->size; r++) part[r] = td_meet_block(p->meet, r);
         td_reduction_fold(&c->how, part, p->size, c->count, c->out);
     }
-    td_meet_done(p->meet);
+    td_meet_leave(p->meet);
     return TD_OK;
 }
 
@@ -364,7 +364,7 @@ static td_status reduce_window(place *p, size_t at, size_t count)
             give(c, out + from, td_meet_block(p->meet, r) + from, to - from);
         }
     }
-    td_meet_done(p->meet);
+    td_meet_leave(p->meet);
     return TD_OK;
 }
 
@@ -425,7 +425,7 @@ static td_status scan(place *p)
             part[r] = td_meet_block(p->meet, r);
         }
         td_reduction_chain(&c->how, part, p->rank + 1, count, (char *)c->out + at * width);
-        td_meet_done(p->meet);
+        td_meet_leave(p->meet);
     }
     return TD_OK;
 }
@@ -435,7 +435,7 @@ static td_status barrier(place *p)
     TD_TRY(td_meet_round(p->meet, 0));
     td_meet_arrive(p->meet, NULL, NULL);
     TD_TRY(td_meet_arrived(p->meet, -1));
-    td_meet_done(p->meet);
+    td_meet_leave(p->meet);
     return TD_OK;
 }
 
