@@ -43,7 +43,7 @@ typedef struct group {
     inbox *boxes;       /* [size] */
     struct group *run;  /* the group of all ranks: where failures are told */
     /* of the run: */
-    pthread_mutex_t lock; /* guards the sentence while it is written */
+    pthread_mutex_t lock; /* guards failure and sentence */
     atomic_int failed;    /* rank + 1 of the first failure, 0: none */
     td_status failure;
     char sentence[SENTENCE];
@@ -175,8 +175,13 @@ static td_status local_check(td_comm *comm, int peer)
 {
     group *g = comm->impl, *run = g->run;
     int failed = atomic_load(&run->failed);
-    if (failed && failed - 1 != comm->world[comm->rank])
-        return td_fail(TD_ERR_PEER, "rank %d failed: %.900s", failed - 1, run->sentence);
+    if (failed && failed - 1 != comm->world[comm->rank]) {
+        pthread_mutex_lock(&run->lock);
+        td_status status = td_fail(TD_ERR_PEER, "rank %d failed: %.900s",
+                                   atomic_load(&run->failed) - 1, run->sentence);
+        pthread_mutex_unlock(&run->lock);
+        return status;
+    }
     if (peer < 0) return TD_OK;
     if (atomic_load(&g->boxes[peer].left) || atomic_load(&run->boxes[comm->world[peer]].left))
         return td_fail(TD_ERR_PEER, "rank %d left while rank %d waited for it in %s",
@@ -193,7 +198,9 @@ static void local_fail(td_comm *comm, td_status status)
 {
     group *run = ((group *)comm->impl)->run;
     pthread_mutex_lock(&run->lock);
-    if (!atomic_load(&run->failed)) {
+    /* What a failure made elsewhere may be told before it. */
+    bool cause = run->failure == TD_ERR_PEER && status != TD_ERR_PEER;
+    if (!atomic_load(&run->failed) || cause) {
         run->failure = status;
         snprintf(run->sentence, sizeof run->sentence, "%s", td_last_error());
         atomic_store(&run->failed, comm->world[comm->rank] + 1);
