@@ -28,7 +28,8 @@ case ${1:-} in
 demo) need dataset-fashion-mnist test -e /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz ;;
 fuzz)
     need clang sh -c 'command -v clang'
-    need libclang-rt-14-dev sh -c 'echo "int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d && n > 9 && 0; }" |
+    version=$(clang -dumpversion 2>/dev/null | cut -d. -f1)
+    need "libclang-rt-${version:-14}-dev" sh -c 'echo "int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d && n > 9 && 0; }" |
         clang -fsanitize=fuzzer,address -x c - -o .deps/probe && rm -f .deps/probe'
     ;;
 hosts) need iproute2 sh -c 'command -v ip && command -v tc' ;;

@@ -96,6 +96,8 @@ static td_status read_options(int argc, char **argv, td_job *job)
 static td_status open_data(session *s)
 {
     td_data_config config;
+    if (s->job.label && !strcmp(s->job.label, "none"))
+        return td_fail(TD_ERR_ARG, "--label none leaves nothing to learn; name the label column");
     TD_TRY(td_cli_data_config(&s->job, TD_SPLIT_TRAIN, NULL, &config));
     TD_TRY(td_dataset_open(&config, &s->whole));
     s->train = s->whole;
@@ -159,9 +161,10 @@ td_status td_cmd_train(int argc, char **argv)
     comm.deadline_ms = (int64_t)s.job.deadline_s * 1000;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGUSR2, &action, NULL); /* mpiexec passes it on and waits */
     status = td_cli_run(s.job.workers, &comm, status, run_rank, &s);
     close_session(&s);
     if (status != TD_ERR_INTERRUPTED) return status;
     if (!quiet && *td_last_error()) fprintf(stderr, "tandem: %s\n", td_last_error());
-    exit(128 + (stop_signal ? stop_signal : SIGTERM));
+    exit(128 + (stop_signal == SIGINT ? SIGINT : SIGTERM));
 }

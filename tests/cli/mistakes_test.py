@@ -43,6 +43,15 @@ class Mistakes(unittest.TestCase):
             with open(os.path.join(torn, name), "wb") as f:
                 f.write(whole[:len(whole) // 2] if name.startswith("train-im") else whole)
         self.says("train-images", "train", "--data", torn, "--run", new_run())
+        wide, table = os.path.join(TOP, "wide.svm"), os.path.join(TOP, "table.csv")
+        with open(wide, "w") as f:
+            f.write("1 1:2\n0 2147483647:1\n")
+        self.says("on 2147483647 inputs needs", "train", "--data", wide, "--model", "dense:0", "--workers",
+                  "16", "--batch", "16", "--run", new_run(), code=1)
+        with open(table, "w") as f:
+            f.write("a,label\n1,0\n2,1\n")
+        self.says("--label none leaves nothing to learn", "train", "--data", table, "--label", "none",
+                  "--model", "dense:0", "--run", new_run())
 
     def test_divergence(self):
         self.says("the loss is no longer a number", *self.job("--lr", "1e5", "--epochs", "40"))

@@ -6,28 +6,42 @@ import subprocess
 import time
 import unittest
 
-from harness import (DATA, MPIEXEC, TANDEM, digest, listing, main, metrics, new_run, ranks, tandem,
+from harness import (DATA, MPIEXEC, PRESETS, TANDEM, digest, listing, main, metrics, new_run, ranks, tandem,
                      train)
 
 
 class Interrupted(unittest.TestCase):
-    def stop_and_resume(self, number, resume_words):
-        long = ["--model", "lenet", "--epochs", "8"]
+    def stop_and_resume(self, number, resume_words, model="lenet", prefix=(), status=None):
+        """The run is long, so that the signal finds it at work."""
+        long = ["--model", model, "--epochs", "40", "--steps", "60"]
         want = digest(train(*long))
         run = new_run()
-        job = subprocess.Popen([TANDEM, "train", "--data", DATA, *long, "--batch", "32", "--lr",
-                                "0.05", "--momentum", "0.9", "--run", run, "--workers", "2",
-                                "--checkpoint-every", "3", "--quiet"], stderr=subprocess.PIPE)
+        job = subprocess.Popen([*prefix, TANDEM, "train", "--data", DATA, *long, "--batch", "32",
+                                "--lr", "0.05", "--momentum", "0.9", "--run", run,
+                                "--checkpoint-every", "3", "--quiet",
+                                *([] if prefix else ["--workers", "2"])],
+                               stderr=subprocess.PIPE)
         while not os.path.exists(os.path.join(run, "checkpoints", "step-000000003")):
-            time.sleep(0.005)
-            if job.poll() is not None:
-                break
+            time.sleep(0.001)
+            self.assertIsNone(job.poll())
         job.send_signal(number)
         code = job.wait(60)
         job.stderr.close()
-        self.assertIn(code, (128 + number, 0))
+        if code == 0:  # it was done before the signal came
+            self.assertEqual(digest(run), want)
+            return False
+        self.assertEqual(code, status or 128 + number)
         tandem("train", "--run", run, "--resume", "--quiet", *resume_words)
         self.assertEqual(digest(run), want)
+        return True
+
+    def test_every_preset_goes_on_with_another_number_of_workers(self):
+        stopped = [self.stop_and_resume(signal.SIGINT, ["--workers", "3"], model) for model in PRESETS]
+        self.assertIn(True, stopped)
+
+    @unittest.skipUnless(MPIEXEC, "no MPI")
+    def test_ranks_of_mpiexec_stop_by_sigusr2(self):
+        self.stop_and_resume(signal.SIGUSR2, ["--workers", "2"], "resnet20", ranks(2), 143)
 
     def test_a_run_stopped_by_sigterm_goes_on_with_more_workers(self):
         self.stop_and_resume(signal.SIGTERM, ["--workers", "5"])

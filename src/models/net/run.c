@@ -6,6 +6,7 @@
 #include "models/net/save.h"
 
 #include <string.h>
+#include <unistd.h>
 
 struct td_net_place {
     const td_net_model *model;
@@ -113,11 +114,31 @@ static size_t lane_rows(const td_job *job, int size)
     return most_leaves * ((batch + leaves - 1) / leaves);
 }
 
+/* What the system would promise and not have: parameters, their nodes, the sum, the rule's state
+ * (two at most) and a checkpoint's copy, and four batches, of all ranks of this machine. */
+static td_status check_memory(const td_comm *comm, const td_job *job, const td_net *net,
+                              size_t rows, const td_data_info *data)
+{
+    double ranks = td_comm_local_size(comm), lanes = job->threads;
+    double params = (double)td_net_params(net) * sizeof(float);
+    double most = (double)rows * lanes, samples = (double)data->samples; /* of a batch */
+    double batch = (most < samples ? most : samples) * (double)data->features * sizeof(float);
+    double need = ranks * (params * (lanes + 3) + 4 * batch) + params;
+    double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    if (need <= have || have <= 0) return TD_OK;
+    return td_fail(TD_ERR_NOMEM,
+                   "a model of %zu parameters on %zu inputs needs %.1f GB with %d workers on this "
+                   "machine, which has %.1f GB",
+                   td_net_params(net), data->features, need * 1e-9, (int)ranks, have * 1e-9);
+}
+
 td_status td_net_model_train(td_comm *comm, const td_job *job, const td_train_data *data,
                              const td_net_model *model, const volatile int *stop)
 {
     td_net_place *place = NULL;
     size_t n = td_net_params(model->net), rows = lane_rows(job, td_comm_size(comm));
+    TD_TRY(td_comm_agree(comm,
+                         check_memory(comm, job, model->net, rows, td_dataset_info(data->train))));
     float *params = td_alloc_aligned(n * sizeof *params);
     td_status status = params ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %zu parameters", n);
     if (status == TD_OK) status = td_net_place_create(model, job->threads, rows, true, &place);
