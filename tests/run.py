@@ -18,7 +18,7 @@ if os.getuid() == 0:
 
 # name: (build folder, meson options, compiler, suites, names of tests or all of the suites)
 STEPS = {
-    "release": ("build", [], None, ["unit", "mpi", "hosts", "cli"], []),
+    "release": ("build", [], None, ["unit", "mpi", "hosts", "cli", "docs"], []),
     "asan": ("build-asan", ["-Db_sanitize=address,undefined", "-Db_lundef=false",
                             "--buildtype=debugoptimized", "-Dmpi=disabled"], None,
              ["unit", "cli"], []),
