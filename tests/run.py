@@ -20,8 +20,7 @@ if os.getuid() == 0:
 STEPS = {
     "release": ("build", [], None, ["unit", "mpi", "hosts", "cli", "docs"], []),
     "asan": ("build-asan", ["-Db_sanitize=address,undefined", "-Db_lundef=false",
-                            "--buildtype=debugoptimized", "-Dmpi=disabled"], None,
-             ["unit", "cli"], []),
+                            "--buildtype=debugoptimized"], None, ["unit", "mpi", "cli"], []),
     "tsan": ("build-tsan", ["-Db_sanitize=thread", "-Db_lundef=false",
                             "--buildtype=debugoptimized", "-Dmpi=disabled"], None, ["unit"],
              ["base/pool", "comm/comm", "comm/collective", "comm/work", "comm/misuse",
