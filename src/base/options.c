@@ -79,6 +79,26 @@ static td_status set_number(const td_option *row, void *config, const char *what
     return TD_OK;
 }
 
+static td_status set_period(const td_option *row, void *config, const char *what, const char *text)
+{
+    static const char units[] = "smh";
+    static const uint64_t seconds[] = {1, 60, 3600};
+    char *end;
+    errno = 0;
+    unsigned long long n = strtoull(text, &end, 10);
+    const char *unit = *end ? strchr(units, *end) : NULL;
+    if (end == text || text[0] < '0' || text[0] > '9' || (*end && (!unit || end[1])))
+        return td_fail(TD_ERR_ARG,
+                       "%s: \"%s\" is neither a number of steps nor a time such as 30s, 5m or 1h",
+                       what, text);
+    if (errno == ERANGE || n > 1000000000000)
+        return td_fail(TD_ERR_ARG, "%s must be at most 1000000000000, not %s", what, text);
+    if (unit && n == 0) return td_fail(TD_ERR_ARG, "%s must be at least 1s, not %s", what, text);
+    *(td_period *)field(row, config) =
+        unit ? (td_period){.seconds = n * seconds[unit - units]} : (td_period){.steps = n};
+    return TD_OK;
+}
+
 static td_status set_bool(const td_option *row, void *config, const char *what, const char *text)
 {
     static const char *const yes[] = {"true", "yes", "on", "1"}, *const no[] = {"false", "no",
@@ -108,6 +128,7 @@ static td_status find_choice(const td_option *row, const char *what, const char 
 td_status td_option_set(const td_option *row, void *config, const char *what, const char *text)
 {
     if (row->type == TD_OPT_BOOL) return set_bool(row, config, what, text);
+    if (row->type == TD_OPT_PERIOD) return set_period(row, config, what, text);
     if (row->type == TD_OPT_CHOICE) return find_choice(row, what, text, field(row, config));
     if (row->type != TD_OPT_TEXT) return set_number(row, config, what, text);
     int known;
@@ -132,6 +153,14 @@ void td_option_text(const td_option *row, const void *config, char *text, size_t
         int digits = 6; /* the fewest that read back as the same number */
         do snprintf(text, room, "%.*g", digits, *(const double *)at);
         while (strtod(text, NULL) != *(const double *)at && ++digits <= 17);
+        break;
+    }
+    case TD_OPT_PERIOD: {
+        const td_period *p = at;
+        if (p->seconds)
+            snprintf(text, room, "%llus", (unsigned long long)p->seconds);
+        else
+            snprintf(text, room, "%llu", (unsigned long long)p->steps);
         break;
     }
     case TD_OPT_TEXT: {

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 typedef enum td_option_type {
@@ -16,9 +17,15 @@ typedef enum td_option_type {
     TD_OPT_INT,    /* int */
     TD_OPT_SIZE,   /* uint64_t */
     TD_OPT_NUMBER, /* double */
+    TD_OPT_PERIOD, /* td_period */
     TD_OPT_TEXT,   /* char *, owned */
     TD_OPT_CHOICE  /* int: index into choices */
 } td_option_type;
+
+/* "100" (steps), or "30s", "5m", "1h". */
+typedef struct td_period {
+    uint64_t steps, seconds; /* one of them, or neither */
+} td_period;
 
 typedef struct td_option {
     const char *name; /* in job files: "optimizer.lr" */

@@ -12,6 +12,7 @@ typedef struct config {
     bool flip, quiet;
     int batch, any, header;
     uint64_t steps, seed;
+    td_period every;
     double lr, beta;
     char *path, *rule;
     int shuffle;
@@ -34,6 +35,8 @@ static const td_option rows[] = {
      A | B},
     {"train.steps", "steps", TD_OPT_SIZE, AT(steps), "0", "N", "steps", 0, 0, NULL, A},
     {"train.seed", "seed", TD_OPT_SIZE, AT(seed), "1", "N", "seed", 1, 1e15, NULL, A},
+    {"checkpoint.every", "every", TD_OPT_PERIOD, AT(every), "0", "PERIOD", "between checkpoints", 0,
+     0, NULL, A},
     {"any", NULL, TD_OPT_INT, AT(any), NULL, "N", "any whole number", 0, 0, NULL, A},
     {"quiet", NULL, TD_OPT_BOOL, AT(quiet), "true", NULL, "say less", 0, 0, NULL, B},
     {NULL, NULL, TD_OPT_BOOL, 0, NULL, NULL, NULL, 0, 0, NULL, 0},
@@ -99,6 +102,35 @@ static void defaults_are_those_of_the_rows(void **state)
     td_options_fini(rows, &c);
     assert_null(c.rule);
     td_options_fini(rows, &c); /* twice is fine */
+}
+
+static void periods(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        uint64_t steps, seconds;
+        const char *written;
+    } good[] = {{"0", 0, 0, "0"},
+                {"250", 250, 0, "250"},
+                {"30s", 0, 30, "30s"},
+                {"5m", 0, 300, "300s"},
+                {"2h", 0, 7200, "7200s"}};
+    static const char *const bad[] = {"",    "s",   "-5",   "-5s", "5x",
+                                      "5 m", "5ms", "1.5h", "1e3", "0s"};
+    char text[64];
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        assert_ok(set("checkpoint.every", good[i].text));
+        assert_int_equal(c.every.steps, good[i].steps);
+        assert_int_equal(c.every.seconds, good[i].seconds);
+        td_option_text(td_option_by_name(rows, "checkpoint.every"), &c, text, sizeof text);
+        assert_string_equal(text, good[i].written);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_fails(TD_ERR_ARG, i + 1 < sizeof bad / sizeof *bad ? "is neither" : "at least 1s",
+                     set("checkpoint.every", bad[i]));
+    assert_fails(TD_ERR_ARG, "at most", set("checkpoint.every", "99999999999999999999"));
+    assert_int_equal(c.every.seconds, 7200); /* what was refused changes nothing */
 }
 
 static void values_of_every_type(void **state)
@@ -366,6 +398,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(defaults_are_those_of_the_rows),
+        TEST(periods),
         TEST(values_of_every_type),
         TEST(bad_values_change_nothing),
         TEST(flags_in_all_their_forms),

@@ -3,7 +3,6 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "ckpt/json.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -13,38 +12,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
-
-/* XXH64, in hexadecimal, of a manifest that does not hold it yet: compact, keys in order. */
-static td_status manifest_digest(const json_t *root, char digest[20])
-{
-    char *text = NULL;
-    TD_TRY(td_json_text(root, JSON_COMPACT | JSON_SORT_KEYS | JSON_REAL_PRECISION(17), &text));
-    snprintf(digest, 20, "%016" PRIx64, (uint64_t)XXH64(text, strlen(text), 0));
-    td_free(text);
-    return TD_OK;
-}
-
-static td_status write_manifest(const char *folder, const char *kind, json_t *state,
-                                const char *file, uint64_t hash, uint64_t bytes)
-{
-    char path[TD_PATH_MAX], digest[20];
-    TD_TRY(td_path_join(path, folder, "manifest.json"));
-    snprintf(digest, sizeof digest, "%016" PRIx64, hash);
-    json_t *root =
-        json_pack("{s:i, s:s, s:O, s:[{s:s, s:I, s:s}]}", "tandem", 1, "kind", kind, "state", state,
-                  "files", "name", file, "bytes", (json_int_t)bytes, "xxh64", digest);
-    char *text = NULL;
-    td_status status = manifest_digest(root, digest);
-    if (status == TD_OK && json_object_set_new(root, "xxh64", json_string(digest)) != 0)
-        status = td_fail(TD_ERR_NOMEM, "no memory for %s", path);
-    if (status == TD_OK)
-        status = td_json_text(root, JSON_INDENT(1) | JSON_REAL_PRECISION(17), &text);
-    if (status == TD_OK) status = td_write_file(path, text, strlen(text));
-    td_free(text);
-    json_decref(root);
-    return status;
-}
 
 /* path = folder with suffix behind. */
 static td_status beside(char path[TD_PATH_MAX], const char *folder, const char *suffix)
@@ -87,114 +54,161 @@ td_status td_bundle_replace(const char *fresh, const char *folder, bool exchange
     return td_remove_tree(behind);
 }
 
+td_status td_bundle_part(const char *folder, char part[TD_PATH_MAX])
+{
+    TD_TRY(beside(part, folder, ".part"));
+    return td_make_dirs(part);
+}
+
+td_status td_bundle_drop(const char *folder)
+{
+    char part[TD_PATH_MAX];
+    TD_TRY(beside(part, folder, ".part"));
+    return td_remove_tree(part);
+}
+
+/* As td_bundle_drop, without losing the sentence of what went wrong. */
+static td_status drop_for(const char *folder, td_status why)
+{
+    char sentence[1024];
+    snprintf(sentence, sizeof sentence, "%s", td_last_error());
+    if (td_bundle_drop(folder) != TD_OK) td_error_clear();
+    return td_fail_again(why, sentence);
+}
+
+/* Removes what is none of the bundle's files: of writers that died. */
+static td_status remove_strangers(const char *part, const char *file, size_t n)
+{
+    char path[TD_PATH_MAX], name[TD_BUNDLE_NAME];
+    td_status status = TD_OK;
+    DIR *dir = opendir(part);
+    if (!dir) return td_fail_errno("cannot open folder %s", part);
+    for (struct dirent *e; status == TD_OK && (e = readdir(dir));) {
+        bool ours = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
+        for (size_t i = 0; i < n && !ours; i++) {
+            td_bundle_file_name(file, i, n, name);
+            ours = !strcmp(name, e->d_name);
+        }
+        if (!ours) status = td_path_join(path, part, e->d_name);
+        if (!ours && status == TD_OK) status = td_remove_tree(path);
+    }
+    closedir(dir);
+    return status;
+}
+
+td_status td_bundle_seal(const char *folder, const char *kind, json_t *state, const char *file,
+                         const td_bundle_file *files, size_t n)
+{
+    char part[TD_PATH_MAX];
+    TD_TRY(beside(part, folder, ".part"));
+    td_status status;
+    TD_GOTO(remove_strangers(part, file, n));
+    TD_GOTO(td_manifest_write(part, kind, state, file, files, n));
+    TD_GOTO(td_sync_dir(part));
+    status = td_bundle_replace(part, folder, true);
+out:
+    return status == TD_OK ? TD_OK : drop_for(folder, status);
+}
+
 td_status td_bundle_write(const char *folder, const char *kind, json_t *state, const char *file,
                           const td_tensor *tensors, size_t n)
 {
-    char temporary[TD_PATH_MAX], path[TD_PATH_MAX];
-    uint64_t hash, bytes;
+    char part[TD_PATH_MAX], path[TD_PATH_MAX];
+    td_bundle_file one;
     td_status status;
-    TD_TRY(beside(temporary, folder, ".part"));
-    TD_TRY(td_remove_tree(temporary));
-    TD_TRY(td_make_dirs(temporary));
-    TD_GOTO(td_path_join(path, temporary, file));
-    TD_GOTO(td_safetensors_write(path, tensors, n, &hash, &bytes));
-    TD_GOTO(write_manifest(temporary, kind, state, file, hash, bytes));
-    TD_GOTO(td_sync_dir(temporary));
-    status = td_bundle_replace(temporary, folder, true);
+    TD_TRY(td_bundle_drop(folder));
+    TD_GOTO(td_bundle_part(folder, part));
+    TD_GOTO(td_path_join(path, part, file));
+    TD_GOTO(td_safetensors_write(path, tensors, n, &one.hash, &one.bytes));
+    return td_bundle_seal(folder, kind, state, file, &one, 1);
 out:
-    if (status != TD_OK && td_remove_tree(temporary) != TD_OK) return status;
-    return status;
+    return drop_for(folder, status);
 }
 
-/* Takes the checksum out of the manifest and compares it. One without it is of an earlier version,
- * but then it holds nothing else that is not known. */
-static td_status check_digest(const char *path, json_t *root)
+static td_status open_file(const char *path, const td_bundle_file *told, td_safetensors **out)
 {
-    char there[20], digest[20];
-    const json_t *held = json_object_get(root, "xxh64");
-    if (held && json_is_string(held)) {
-        snprintf(there, sizeof there, "%s", json_string_value(held));
-        if (json_object_del(root, "xxh64") != 0) return TD_ERR_INTERNAL;
-        TD_TRY(manifest_digest(root, digest));
-        if (strcmp(there, digest) != 0)
-            return td_fail(TD_ERR_CORRUPT,
-                           "%s is damaged: its checksum is %s where it says %s itself", path,
-                           digest, there);
-    }
-    if (json_object_size(root) != 4)
-        return td_fail(TD_ERR_CORRUPT, "%s is not a manifest of Tandem, or is damaged", path);
+    td_mapping map;
+    TD_TRY(td_map_file(path, &map));
+    uint64_t there = map.size;
+    td_unmap(&map);
+    if (there != told->bytes)
+        return td_fail(TD_ERR_CORRUPT,
+                       "%s is cut off or damaged: it has %" PRIu64 " bytes where "
+                       "its manifest says %" PRIu64,
+                       path, there, told->bytes);
+    TD_TRY(td_safetensors_open(path, out));
+    if (td_safetensors_hash(*out) != told->hash)
+        return td_fail(TD_ERR_CORRUPT,
+                       "%s is damaged: its checksum is %016" PRIx64 " where its "
+                       "manifest says %016" PRIx64,
+                       path, td_safetensors_hash(*out), told->hash);
     return TD_OK;
-}
-
-td_status td_manifest_parse(const char *path, const char *text, size_t size, const char *kind,
-                            const char *file, json_t **out_state, uint64_t *out_hash,
-                            uint64_t *out_bytes)
-{
-    json_error_t error;
-    int version;
-    const char *kind_there, *name, *digest;
-    json_t *state;
-    json_int_t bytes;
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
-    if (!root)
-        return td_fail(TD_ERR_CORRUPT, "%s:%d: not a manifest: %s", path, error.line, error.text);
-    td_status status = TD_OK;
-    if (json_unpack(root, "{s:i, s:s, s:o, s:[{s:s, s:I, s:s}]}", "tandem", &version, "kind",
-                    &kind_there, "state", &state, "files", "name", &name, "bytes", &bytes, "xxh64",
-                    &digest) != 0 ||
-        !json_is_object(state))
-        status = td_fail(TD_ERR_CORRUPT, "%s is not a manifest of Tandem, or is damaged", path);
-    else if (version != 1)
-        status = td_fail(TD_ERR_CORRUPT, "%s is of format %d; this Tandem reads format 1", path,
-                         version);
-    else if (strcmp(kind_there, kind) != 0 || strcmp(name, file) != 0)
-        status = td_fail(TD_ERR_CORRUPT, "%s describes a %.40s, not a %s", path, kind_there, kind);
-    else
-        status = check_digest(path, root);
-    if (status == TD_OK) {
-        *out_state = json_incref(state);
-        *out_hash = strtoull(digest, NULL, 16);
-        *out_bytes = (uint64_t)bytes;
-    }
-    json_decref(root);
-    return status;
 }
 
 static td_status open_folder(const char *folder, const char *kind, const char *file, td_bundle *out)
 {
-    char path[TD_PATH_MAX], *text = NULL;
+    char path[TD_PATH_MAX], name[TD_BUNDLE_NAME], *text = NULL;
     size_t size;
-    uint64_t hash, bytes;
+    td_manifest m = {0};
     td_bundle b = {0};
     td_status status;
     TD_GOTO(td_path_join(path, folder, "manifest.json"));
     TD_GOTO(td_read_file(path, &text, &size));
-    TD_GOTO(td_manifest_parse(path, text, size, kind, file, &b.state, &hash, &bytes));
-    TD_GOTO(td_path_join(path, folder, file));
-    td_mapping map;
-    TD_GOTO(td_map_file(path, &map));
-    uint64_t there = map.size;
-    td_unmap(&map);
-    if (there != bytes) {
-        status = td_fail(TD_ERR_CORRUPT,
-                         "%s is cut off or damaged: it has %" PRIu64 " bytes where "
-                         "its manifest says %" PRIu64,
-                         path, there, bytes);
+    TD_GOTO(td_manifest_parse(path, text, size, kind, file, &m));
+    b.state = json_incref(m.state);
+    b.file = td_calloc(m.count, sizeof *b.file);
+    if (!b.file) {
+        status = td_fail(TD_ERR_NOMEM, "no memory to read %s", folder);
         goto out;
     }
-    TD_GOTO(td_safetensors_open(path, &b.tensors));
-    if (td_safetensors_hash(b.tensors) != hash)
-        status = td_fail(TD_ERR_CORRUPT,
-                         "%s is damaged: its checksum is %016" PRIx64 " where its "
-                         "manifest says %016" PRIx64,
-                         path, td_safetensors_hash(b.tensors), hash);
+    for (b.count = 0; b.count < m.count;) {
+        td_bundle_file_name(file, b.count, m.count, name);
+        TD_GOTO(td_path_join(path, folder, name));
+        size_t i = b.count++; /* closed with the others, where it was opened but is damaged */
+        TD_GOTO(open_file(path, &m.files[i], &b.file[i]));
+    }
 out:
     td_free(text);
+    td_manifest_free(&m);
     if (status == TD_OK)
         *out = b;
     else
         td_bundle_close(&b);
     return status;
+}
+
+/* Whether `entry` is "NAME[begin:end]". */
+static bool is_slice(const char *entry, const char *name, size_t *begin, size_t *end)
+{
+    size_t n = strlen(name);
+    unsigned long long from, to;
+    int length = 0;
+    if (strncmp(entry, name, n) != 0 || entry[n] != '[') return false;
+    if (sscanf(entry + n, "[%llu:%llu]%n", &from, &to, &length) != 2 || entry[n + (size_t)length])
+        return false;
+    *begin = from, *end = to;
+    return length > 0;
+}
+
+td_status td_bundle_read(const td_bundle *b, const char *name, size_t rows, size_t count,
+                         float *out)
+{
+    size_t done = 0, begin, end, width = rows ? count / rows : 0;
+    for (size_t f = 0; f < b->count; f++)
+        if (td_safetensors_has(b->file[f], name))
+            return td_safetensors_read(b->file[f], name, count, out);
+    for (size_t f = 0; f < b->count; f++) {
+        const char *entry = NULL;
+        for (void *at = NULL; (entry = td_safetensors_next(b->file[f], &at));) {
+            if (!is_slice(entry, name, &begin, &end) || begin != done || end < begin || end > rows)
+                continue;
+            TD_TRY(
+                td_safetensors_read(b->file[f], entry, (end - begin) * width, out + begin * width));
+            done = end;
+        }
+    }
+    if (rows && done == rows) return TD_OK;
+    return td_safetensors_read(b->file[0], name, count, out); /* it is not there: the sentence */
 }
 
 bool td_bundle_exists(const char *folder)
@@ -230,7 +244,8 @@ td_status td_bundle_open(const char *folder, const char *kind, const char *file,
 
 void td_bundle_close(td_bundle *b)
 {
-    td_safetensors_close(b->tensors);
+    for (size_t i = 0; i < b->count; i++) td_safetensors_close(b->file[i]);
+    td_free(b->file);
     json_decref(b->state);
     *b = (td_bundle){0};
 }
@@ -245,9 +260,9 @@ static long long number_of(const char *name, const char *prefix, const char *suf
     return end != name + n + 1 && !strcmp(end, suffix) && number >= 0 ? number : -1;
 }
 
-/* The highest number below `limit`, and its folder; -1 when there is none. */
-static td_status highest(const char *folder, const char *prefix, long long limit,
-                         long long *out_number, char out[TD_PATH_MAX])
+/* The highest number below `below`, and its folder; `found` false when there is none. */
+static td_status highest(const char *folder, const char *prefix, uint64_t below, bool *found,
+                         uint64_t *out_number, char out[TD_PATH_MAX])
 {
     DIR *dir = opendir(folder);
     long long best = -1;
@@ -255,24 +270,27 @@ static td_status highest(const char *folder, const char *prefix, long long limit
     for (struct dirent *e; dir && (e = readdir(dir));) {
         bool old = number_of(e->d_name, prefix, ".old") >= 0;
         long long number = number_of(e->d_name, prefix, old ? ".old" : "");
-        if (number <= best || number >= limit) continue;
+        if (number <= best || (uint64_t)number >= below) continue;
         best = number;
         snprintf(name, sizeof name, "%.*s", (int)strlen(e->d_name) - (old ? 4 : 0), e->d_name);
     }
     if (dir) closedir(dir);
-    *out_number = best;
-    return best < 0 ? TD_OK : td_path_join(out, folder, name);
+    *found = best >= 0;
+    if (!*found) return TD_OK;
+    *out_number = (uint64_t)best;
+    return td_path_join(out, folder, name);
 }
 
-td_status td_bundle_newest(const char *folder, const char *prefix, char out[TD_PATH_MAX])
+td_status td_bundle_newest(const char *folder, const char *prefix, uint64_t below,
+                           uint64_t *out_number, char out[TD_PATH_MAX])
 {
-    long long number;
-    TD_TRY(highest(folder, prefix, INT64_MAX, &number, out));
-    if (number >= 0) return TD_OK;
+    bool found;
+    TD_TRY(highest(folder, prefix, below, &found, out_number, out));
+    if (found) return TD_OK;
     return td_fail(TD_ERR_DATA, "%s holds no %s to go on from", folder, prefix);
 }
 
-static td_status prune_parts(const char *folder, const char *prefix)
+td_status td_bundle_prune_parts(const char *folder, const char *prefix)
 {
     char path[TD_PATH_MAX];
     DIR *dir = opendir(folder);
@@ -289,15 +307,13 @@ static td_status prune_parts(const char *folder, const char *prefix)
 td_status td_bundle_prune(const char *folder, const char *prefix, int keep)
 {
     char path[TD_PATH_MAX], old[TD_PATH_MAX];
-    long long limit = INT64_MAX;
-    TD_TRY(prune_parts(folder, prefix));
+    uint64_t number = UINT64_MAX;
     for (int kept = 0;; kept++) {
-        long long number;
-        TD_TRY(highest(folder, prefix, limit, &number, path));
-        if (number < 0) return TD_OK;
+        bool found;
+        TD_TRY(highest(folder, prefix, number, &found, &number, path));
+        if (!found) return TD_OK;
         TD_TRY(beside(old, path, ".old"));
         if (kept >= keep || td_path_exists(path)) TD_TRY(td_remove_tree(old));
         if (kept >= keep) TD_TRY(td_remove_tree(path));
-        limit = number;
     }
 }

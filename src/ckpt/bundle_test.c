@@ -65,7 +65,7 @@ static void assert_holds(const char *where, int step, const float *data)
     assert_ok(open_bundle(where, &b));
     assert_int_equal(json_integer_value(json_object_get(b.state, "step")), step);
     assert_true(json_real_value(json_object_get(b.state, "loss")) == 0.1);
-    assert_ok(td_safetensors_read(b.tensors, "w", 4, out));
+    assert_ok(td_bundle_read(&b, "w", 2, 4, out));
     assert_memory_equal(out, data, sizeof out);
     td_bundle_close(&b);
 }
@@ -196,6 +196,107 @@ static void one_without_a_checksum_opens(void **state)
     assert_holds(path, 1, weight);
 }
 
+/* --- bundles of several files --- */
+
+enum { ROWS = 5, WIDTH = 3, FILES = 3 };
+static const size_t cut[FILES + 1] = {0, 1, 3, 5}; /* rows of "w" in each file */
+
+/* Also "b", whole, in the last file. */
+static td_status write_files(const char *where, const float *w, size_t until)
+{
+    char part[TD_PATH_MAX], name[TD_BUNDLE_NAME], slice[32];
+    td_bundle_file files[FILES];
+    TD_TRY(td_bundle_part(where, part));
+    for (size_t f = 0; f < until; f++) {
+        snprintf(slice, sizeof slice, "w[%zu:%zu]", cut[f], cut[f + 1]);
+        size_t rows = cut[f + 1] - cut[f];
+        td_tensor t[2] = {{.name = slice,
+                           .rank = 2,
+                           .shape = {rows, WIDTH},
+                           .data = w + cut[f] * WIDTH,
+                           .count = rows * WIDTH},
+                          {.name = "b", .rank = 1, .shape = {2}, .data = other, .count = 2}};
+        td_bundle_file_name(file_name, f, FILES, name);
+        TD_TRY(td_safetensors_write(in(part, name), t, f + 1 == FILES ? 2 : 1, &files[f].hash,
+                                    &files[f].bytes));
+    }
+    if (until < FILES) return TD_OK;
+    json_t *state = json_pack("{s:i}", "step", 3);
+    if (!state) return TD_ERR_NOMEM;
+    td_status status = td_bundle_seal(where, "checkpoint", state, file_name, files, FILES);
+    json_decref(state);
+    return status;
+}
+
+static void several_files_read_as_one(void **state)
+{
+    (void)state;
+    float w[ROWS * WIDTH], out[ROWS * WIDTH], b[2];
+    td_bundle bundle;
+    for (int i = 0; i < ROWS * WIDTH; i++) w[i] = (float)i;
+    assert_ok(write_files(path, w, 2)); /* a writer died: what is there is none */
+    assert_false(td_bundle_exists(path));
+    assert_ok(td_write_file(in(folder, "step-1.part/state.safetensors.Xy"), "torn", 4));
+    assert_ok(write_files(path, w, FILES));
+    assert_int_equal(entries(path), FILES + 1);
+    assert_int_equal(entries(folder), 1);
+    assert_ok(open_bundle(path, &bundle));
+    assert_ok(td_bundle_read(&bundle, "w", ROWS, ROWS * WIDTH, out));
+    assert_memory_equal(out, w, sizeof w);
+    assert_ok(td_bundle_read(&bundle, "b", 2, 2, b));
+    assert_memory_equal(b, other, sizeof b);
+    assert_fails(TD_ERR_CORRUPT, "has no tensor w",
+                 td_bundle_read(&bundle, "w", ROWS + 1, (ROWS + 1) * WIDTH, out));
+    assert_fails(TD_ERR_CORRUPT, "has no tensor x", td_bundle_read(&bundle, "x", 1, 1, out));
+    assert_fails(TD_ERR_CORRUPT, "elements where", td_bundle_read(&bundle, "w", ROWS, ROWS, out));
+    td_bundle_close(&bundle);
+}
+
+static void a_flip_or_a_loss_in_any_file_is_noticed(void **state)
+{
+    (void)state;
+    float w[ROWS * WIDTH] = {0};
+    char name[TD_BUNDLE_NAME], *whole;
+    size_t size;
+    td_bundle b;
+    for (size_t f = 0; f < FILES; f++) {
+        assert_ok(write_files(path, w, FILES));
+        td_bundle_file_name(file_name, f, FILES, name);
+        assert_ok(td_read_file(in(path, name), &whole, &size));
+        for (size_t i = 0; i < size; i++) {
+            whole[i] ^= 0x10;
+            put(name, whole, size);
+            assert_fails(TD_ERR_CORRUPT, name, open_bundle(path, &b));
+            whole[i] ^= 0x10;
+        }
+        put(name, whole, size - 1);
+        assert_fails(TD_ERR_CORRUPT, "cut off", open_bundle(path, &b));
+        td_free(whole);
+        assert_ok(td_remove_tree(in(path, name)));
+        assert_fails(TD_ERR_IO, name, open_bundle(path, &b));
+    }
+}
+
+static td_status try_files(void *arg)
+{
+    float out[ROWS * WIDTH];
+    td_bundle b;
+    TD_TRY(td_bundle_drop(path));
+    td_status status = write_files(path, arg, FILES);
+    if (status == TD_OK) status = open_bundle(path, &b);
+    if (status != TD_OK) return status;
+    status = td_bundle_read(&b, "w", ROWS, ROWS * WIDTH, out);
+    td_bundle_close(&b);
+    return status;
+}
+
+static void memory_may_run_out_over_several_files(void **state)
+{
+    (void)state;
+    float w[ROWS * WIDTH] = {0};
+    assert_survives_no_memory(try_files, w);
+}
+
 static void misleading_manifests_are_refused(void **state)
 {
     (void)state;
@@ -208,16 +309,19 @@ static void misleading_manifests_are_refused(void **state)
         {"{\"tandem\":1,\"kind\":\"checkpoint\",\"state\":{}}", "not a manifest"},
         {"{\"tandem\":1,\"kind\":\"checkpoint\",\"state\":3," FILES "}", "not a manifest"},
         {"{\"tandem\":1,\"kind\":\"checkpoint\",\"state\":{},\"files\":[]}", "not a manifest"},
+        {"{\"tandem\":1,\"kind\":\"checkpoint\",\"state\":{},\"files\":[7]}", "not a manifest"},
+        {"{\"tandem\":1,\"kind\":\"checkpoint\",\"state\":{},\"files\":[{\"name\":"
+         "\"../state.safetensors\",\"bytes\":8,\"xxh64\":\"00\"}]}",
+         "not a bundle with state.safetensors"},
         {"{\"tandem\":2,\"kind\":\"checkpoint\",\"state\":{}," FILES "}", "format 2"},
         {"{\"tandem\":1,\"kind\":\"model\",\"state\":{}," FILES "}", "describes a model"},
         {"{\"tandem\":1,\"tandem\":1,\"kind\":\"checkpoint\",\"state\":{}," FILES "}", "duplicate"},
     };
-    json_t *out;
-    uint64_t hash, bytes;
+    td_manifest out;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         assert_fails(TD_ERR_CORRUPT, cases[i].says,
                      td_manifest_parse("mem", cases[i].text, strlen(cases[i].text), "checkpoint",
-                                       file_name, &out, &hash, &bytes));
+                                       file_name, &out));
 #undef FILES
 }
 
@@ -227,14 +331,23 @@ static void the_newest_is_that_of_the_highest_number(void **state)
     static const char *const names[] = {"step-9",   "step-000000010", "step-2",  "step-x", "step-",
                                         "steps-99", "step-11.part",   "step--5", "other"};
     char newest[TD_PATH_MAX], where[TD_PATH_MAX];
-    assert_fails(TD_ERR_DATA, "holds no step", td_bundle_newest(folder, "step", newest));
-    assert_fails(TD_ERR_DATA, "/no/such", td_bundle_newest("/no/such", "step", newest));
+    uint64_t number;
+    assert_fails(TD_ERR_DATA, "holds no step",
+                 td_bundle_newest(folder, "step", UINT64_MAX, &number, newest));
+    assert_fails(TD_ERR_DATA, "/no/such",
+                 td_bundle_newest("/no/such", "step", UINT64_MAX, &number, newest));
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         assert_ok(td_path_join(where, folder, names[i]));
         assert_ok(write_bundle(where, (int)i, weight));
     }
-    assert_ok(td_bundle_newest(folder, "step", newest));
+    assert_ok(td_bundle_newest(folder, "step", UINT64_MAX, &number, newest));
     assert_string_equal(newest, in(folder, "step-000000010"));
+    assert_int_equal(number, 10);
+    assert_ok(td_bundle_newest(folder, "step", 9, &number, newest));
+    assert_string_equal(newest, in(folder, "step-2"));
+    assert_fails(TD_ERR_DATA, "holds no step",
+                 td_bundle_newest(folder, "step", 2, &number, newest));
+    assert_ok(td_bundle_newest(folder, "step", UINT64_MAX, &number, newest));
     assert_ok(td_bundle_prune(folder, "step", 2));
     assert_true(td_path_exists(in(folder, "step-9")));
     assert_true(td_path_exists(in(folder, "step-000000010")));
@@ -249,12 +362,13 @@ static void a_torn_newest_is_told(void **state)
 {
     (void)state;
     char newest[TD_PATH_MAX], part[TD_PATH_MAX];
+    uint64_t number;
     td_bundle b;
     assert_ok(write_bundle(path, 1, weight));
     assert_ok(td_path_join(part, folder, "step-2.part"));
     assert_ok(td_make_dirs(part));
     assert_ok(td_write_file(in(part, file_name), "torn", 4));
-    assert_ok(td_bundle_newest(folder, "step", newest));
+    assert_ok(td_bundle_newest(folder, "step", UINT64_MAX, &number, newest));
     assert_string_equal(newest, path);
     assert_ok(td_path_join(newest, folder, "step-2"));
     assert_ok(write_bundle(newest, 2, other)); /* over what was left */
@@ -273,7 +387,9 @@ static void what_unfinished_writes_left_is_pruned(void **state)
     assert_ok(td_path_join(part, folder, "step-7.part"));
     assert_ok(td_make_dirs(part));
     assert_ok(td_write_file(in(part, file_name), "torn", 4));
-    assert_ok(td_bundle_prune(folder, "step", 2));
+    assert_ok(td_bundle_prune(folder, "step", 2)); /* somebody may be writing it */
+    assert_int_equal(entries(folder), 2);
+    assert_ok(td_bundle_prune_parts(folder, "step"));
     assert_int_equal(entries(folder), 1);
     assert_holds(path, 1, weight);
 }
@@ -308,6 +424,7 @@ static void an_old_one_is_found_when_its_writer_died(void **state)
 {
     (void)state;
     char old[TD_PATH_MAX], newest[TD_PATH_MAX];
+    uint64_t number;
     assert_ok(td_path_join(old, folder, "step-1.old"));
     for (int again = 0; again < 2; again++) {
         assert_ok(td_remove_tree(path));
@@ -316,7 +433,7 @@ static void an_old_one_is_found_when_its_writer_died(void **state)
         assert_int_equal(rename(path, old), 0);
         assert_true(td_bundle_exists(path));
         assert_holds(path, 1, weight);
-        assert_ok(td_bundle_newest(folder, "step", newest));
+        assert_ok(td_bundle_newest(folder, "step", UINT64_MAX, &number, newest));
         assert_string_equal(newest, path);
         assert_ok(td_bundle_prune(folder, "step", 1));
         assert_holds(path, 1, weight);
@@ -383,7 +500,7 @@ static td_status write_or_watch(void *arg, int lane)
         w->missing += !td_path_exists(path);
         TD_TRY(open_bundle(path, &b));
         first = json_integer_value(json_object_get(b.state, "step")) == 1 ? weight[0] : other[0];
-        status = td_safetensors_read(b.tensors, "w", 4, out);
+        status = td_bundle_read(&b, "w", 2, 4, out);
         td_bundle_close(&b);
         if (status == TD_OK && out[0] != first) return td_fail(TD_ERR_CORRUPT, "two bundles mixed");
         w->opened++;
@@ -493,6 +610,9 @@ int main(void)
         cmocka_unit_test_setup(no_cut_and_no_flip_of_the_tensors_passes, empty),
         cmocka_unit_test_setup(no_cut_of_the_manifest_passes, empty),
         cmocka_unit_test_setup(one_without_a_checksum_opens, empty),
+        cmocka_unit_test_setup(several_files_read_as_one, empty),
+        cmocka_unit_test_setup(a_flip_or_a_loss_in_any_file_is_noticed, empty),
+        cmocka_unit_test_setup(memory_may_run_out_over_several_files, empty),
         cmocka_unit_test_setup(misleading_manifests_are_refused, empty),
         cmocka_unit_test_setup(the_newest_is_that_of_the_highest_number, empty),
         cmocka_unit_test_setup(a_torn_newest_is_told, empty),

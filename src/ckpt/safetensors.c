@@ -197,6 +197,17 @@ uint64_t td_safetensors_bytes(const td_safetensors *f)
     return f->size;
 }
 
+bool td_safetensors_has(const td_safetensors *f, const char *name)
+{
+    return json_object_get(f->header, name) != NULL;
+}
+
+const char *td_safetensors_next(const td_safetensors *f, void **at)
+{
+    *at = *at ? json_object_iter_next(f->header, *at) : json_object_iter(f->header);
+    return *at ? json_object_iter_key(*at) : NULL;
+}
+
 td_status td_safetensors_read(const td_safetensors *f, const char *name, size_t count, float *out)
 {
     json_int_t begin, end;

@@ -27,6 +27,10 @@ void td_safetensors_close(td_safetensors *file); /* NULL is fine */
 uint64_t td_safetensors_hash(const td_safetensors *file);
 uint64_t td_safetensors_bytes(const td_safetensors *file);
 
+bool td_safetensors_has(const td_safetensors *file, const char *name);
+/* The name of the first tensor (*at NULL) or of the one behind the last call's; NULL at the end. */
+const char *td_safetensors_next(const td_safetensors *file, void **at);
+
 /* Copies a tensor's floats. TD_ERR_CORRUPT when it is missing or has another number of elements:
  * the sentence names file and tensor. */
 TD_MUST_CHECK td_status td_safetensors_read(const td_safetensors *file, const char *name,

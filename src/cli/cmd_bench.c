@@ -67,7 +67,7 @@ static td_status measure(td_comm *comm, bench *b, td_strategy *strategy, td_load
         TD_TRY(td_loader_next(loader, &batch));
         td_rows rows = {batch->rows,   batch->x,        batch->label, batch->target, batch->weight,
                         batch->sample, batch->leaf_row, batch->epoch, SIDE * SIDE};
-        TD_TRY(td_strategy_add(strategy, params, &rows, false));
+        TD_TRY(td_strategy_add(strategy, params, &rows, (td_notes){0}));
         TD_TRY(td_strategy_update(strategy, step, params, &totals));
     }
     if (td_comm_rank(comm) != 0) return TD_OK;

@@ -120,13 +120,14 @@ td_status td_progress_interval(td_progress *p, const td_interval *i)
              "{\"step\":%llu,\"epoch\":%llu,\"loss\":%s,\"accuracy\":%.6g,\"lr\":%.9g,"
              "\"samples\":%llu,\"seconds\":%.6g,\"samples_per_s\":%.6g,\"input_s\":%.6g,"
              "\"forward_s\":%.6g,\"backward_s\":%.6g,\"wait_s\":%.6g,\"move_s\":%.6g,"
-             "\"update_s\":%.6g,\"bytes_sent\":%llu,\"workers\":%d,\"wait_least_s\":%.6g,"
+             "\"update_s\":%.6g,\"checkpoint_s\":%.6g,\"bytes_sent\":%llu,\"workers\":%d,\"wait_"
+             "least_s\":%.6g,"
              "\"wait_most_s\":%.6g}",
              (unsigned long long)i->step, (unsigned long long)i->epoch, loss, i->accuracy, i->lr,
              (unsigned long long)i->samples, i->seconds,
              i->seconds > 0 ? (double)i->samples / i->seconds : 0, i->input, i->forward,
-             i->backward, i->wait, i->move, i->update, (unsigned long long)i->bytes_sent,
-             i->workers, i->fastest_wait, i->slowest_wait);
+             i->backward, i->wait, i->move, i->update, i->checkpoint,
+             (unsigned long long)i->bytes_sent, i->workers, i->fastest_wait, i->slowest_wait);
     if (!p->quiet && !p->json) show(p, i);
     return write_json(p, line);
 }

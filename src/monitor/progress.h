@@ -16,6 +16,7 @@ typedef struct td_interval {
     bool classes; /* accuracy means something */
     uint64_t samples, bytes_sent;
     double seconds, input, forward, backward, wait, move, update;
+    double checkpoint; /* that steps were held up for checkpoints */
     double lr, eta;
     int workers;
     double slowest_wait, fastest_wait; /* over ranks: the one that waited least was waited for */

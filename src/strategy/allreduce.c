@@ -17,7 +17,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum { LEAF_STOP = TD_LEAF_VALUES, LEAF_WIDTH };
+enum { LEAF_STOP = TD_LEAF_VALUES, LEAF_CHECKPOINT, LEAF_WRITING, LEAF_WIDTH };
 
 typedef struct lane {
     td_strategy *strategy;
@@ -44,7 +44,7 @@ struct td_strategy {
     td_totals totals;
     const float *params; /* of the add under way */
     const td_rows *rows;
-    bool stop;
+    td_notes notes;
     int64_t compute_ns, update_ns;
 };
 
@@ -214,7 +214,9 @@ static td_status run_lane(void *arg, int index)
     for (int k = 0; k < leaves; k++) {
         double *to = td_treesum_leaf(s->sum, l->begin + k);
         memcpy(to, values + k * TD_LEAF_VALUES, TD_LEAF_VALUES * sizeof *to);
-        to[LEAF_STOP] = s->stop;
+        to[LEAF_STOP] = s->notes.stop;
+        to[LEAF_CHECKPOINT] = s->notes.checkpoint;
+        to[LEAF_WRITING] = s->notes.writing;
     }
     atomic_store_explicit(&l->ready, 0, memory_order_release);
     return TD_OK;
@@ -240,13 +242,15 @@ static void add_totals(td_strategy *s)
     s->totals.loss += sums[TD_LEAF_LOSS];
     s->totals.weight += sums[TD_LEAF_WEIGHT];
     s->totals.correct += sums[TD_LEAF_CORRECT];
-    s->totals.stop |= sums[LEAF_STOP] > 0;
+    s->totals.any.stop |= sums[LEAF_STOP] > 0;
+    s->totals.any.checkpoint |= sums[LEAF_CHECKPOINT] > 0;
+    s->totals.any.writing |= sums[LEAF_WRITING] > 0;
 }
 
-td_status td_strategy_add(td_strategy *s, const float *params, const td_rows *rows, bool stop)
+td_status td_strategy_add(td_strategy *s, const float *params, const td_rows *rows, td_notes notes)
 {
     if (s->parts) TD_TRY(keep_part(s));
-    s->params = params, s->rows = rows, s->stop = stop;
+    s->params = params, s->rows = rows, s->notes = notes;
     s->next = 0;
     for (int i = 0; i < s->config.lanes; i++)
         atomic_store_explicit(&s->lanes[i].ready, s->oracle.params, memory_order_relaxed);

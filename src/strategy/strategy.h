@@ -38,10 +38,17 @@ typedef struct td_rows {
     size_t features;
 } td_rows;
 
+/* What ranks tell each other along with a gradient: whether any of them says so. */
+typedef struct td_notes {
+    bool stop;       /* it was asked to stop */
+    bool checkpoint; /* its clock asks for a checkpoint */
+    bool writing;    /* its part of a checkpoint is still being written */
+} td_notes;
+
 /* Totals over the whole batch, the same at every rank. */
 typedef struct td_totals {
     double loss, weight, correct;
-    bool stop; /* some rank was asked to stop */
+    td_notes any;
 } td_totals;
 
 typedef struct td_step_times {
@@ -57,9 +64,9 @@ void td_strategy_destroy(td_strategy *strategy);
 /* This rank's leaves of a global batch. */
 void td_strategy_leaves(const td_strategy *strategy, int *begin, int *end);
 
-/* Adds one part of a batch; `stop` asks all ranks to stop after this step. */
+/* Adds one part of a batch. */
 TD_MUST_CHECK td_status td_strategy_add(td_strategy *strategy, const float *params,
-                                        const td_rows *rows, bool stop);
+                                        const td_rows *rows, td_notes notes);
 /* Ends the step: updates params, and gives the totals of all parts. */
 TD_MUST_CHECK td_status td_strategy_update(td_strategy *strategy, uint64_t step, float *params,
                                            td_totals *out);

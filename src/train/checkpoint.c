@@ -4,39 +4,37 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "data/schema.h"
 
 #include <stdio.h>
 #include <string.h>
 
-static const char file_name[] = "state.safetensors";
+enum { STEP_NAME = 32 };
 
-enum { NAME = 128, STEP_NAME = 32 };
-
-/* The arrays of a checkpoint: prefix and floats. */
-typedef struct part {
-    const char *prefix;
-    float *data;
-} part;
-
-static int parts_of(const td_task *task, td_optim *optim, float *best, part parts[4])
+void td_checkpoint_layout(const td_job *job, const td_task *task, td_optim *optim, float *best,
+                          td_layout *out)
 {
     int n = 0;
-    parts[n++] = (part){"", task->params};
+    out->array[n++] = (td_array){"", task->params};
     for (int i = 0; i < td_optim_states(optim); i++)
-        parts[n++] = (part){td_optim_state_name(optim, i), td_optim_state(optim, i)};
-    if (best) parts[n++] = (part){"best", best};
-    return n;
-}
-
-static void tensor_name(char name[NAME], const part *p, const td_slot *slot)
-{
-    snprintf(name, NAME, "%.40s%s%.64s", p->prefix, *p->prefix ? "/" : "", slot->name);
+        out->array[n++] = (td_array){td_optim_state_name(optim, i), td_optim_state(optim, i)};
+    if (best) out->array[n++] = (td_array){"best", best};
+    out->arrays = n;
+    td_layout_make(&task->oracle, job->leaves, out);
 }
 
 static void step_name(char name[STEP_NAME], uint64_t step)
 {
     snprintf(name, STEP_NAME, "step-%09llu", (unsigned long long)step);
+}
+
+td_status td_checkpoint_path(const td_job *job, uint64_t step, char path[TD_PATH_MAX])
+{
+    char name[STEP_NAME];
+    step_name(name, step);
+    TD_TRY(td_path_join(path, job->run, "checkpoints"));
+    return td_path_join(path, path, name);
 }
 
 /* Whether the result depends on the option. How long a run lasts, and where its data lie, may
@@ -88,7 +86,7 @@ static json_t *cursor_json(const td_train_state *s)
                      "steps_per_epoch", (json_int_t)s->per_epoch, "steps", (json_int_t)s->total);
 }
 
-static json_t *state_json(const td_job *job, const td_task *task, const td_train_state *s)
+json_t *td_checkpoint_state(const td_job *job, const td_task *task, const td_train_state *s)
 {
     json_t *state =
         json_pack("{s:I, s:b, s:I, s:s, s:s, s:b, s:o, s:o}", "step", (json_int_t)s->step,
@@ -109,46 +107,6 @@ static json_t *state_json(const td_job *job, const td_task *task, const td_train
     return state;
 }
 
-td_status td_checkpoint_write(const td_job *job, const td_task *task, td_optim *optim,
-                              const td_train_state *state, const float *best)
-{
-    char folder[TD_PATH_MAX], name[STEP_NAME];
-    part parts[4];
-    const td_oracle *o = &task->oracle;
-    int n = parts_of(task, optim, (float *)(uintptr_t)best, parts);
-    size_t count = 0, room = (size_t)n * o->slot_count;
-    td_tensor *tensors = td_calloc(room, sizeof *tensors);
-    char(*names)[NAME] = td_calloc(room, NAME);
-    json_t *json = state_json(job, task, state);
-    td_status status = TD_OK;
-    if (!tensors || !names || !json) {
-        status = td_fail(TD_ERR_NOMEM, "no memory for a checkpoint");
-        goto out;
-    }
-    for (int p = 0; p < n; p++)
-        for (size_t s = 0; s < o->slot_count; s++, count++) {
-            const td_slot *slot = &o->slots[s];
-            tensor_name(names[count], &parts[p], slot);
-            tensors[count] = (td_tensor){.name = names[count],
-                                         .rank = slot->rank,
-                                         .data = parts[p].data + slot->offset,
-                                         .count = slot->count};
-            memcpy(tensors[count].shape, slot->shape, sizeof slot->shape);
-        }
-    TD_GOTO(td_path_join(folder, job->run, "checkpoints"));
-    TD_GOTO(td_make_dirs(folder));
-    step_name(name, state->step);
-    char path[TD_PATH_MAX];
-    TD_GOTO(td_path_join(path, folder, name));
-    TD_GOTO(td_bundle_write(path, "checkpoint", json, file_name, tensors, count));
-    status = td_bundle_prune(folder, "step", job->keep_checkpoints);
-out:
-    json_decref(json);
-    td_free(names);
-    td_free(tensors);
-    return status;
-}
-
 /* Checkpoints of earlier versions hold no options, or not all of them. */
 static td_status check_options(const char *path, const td_job *job, const json_t *options)
 {
@@ -159,7 +117,7 @@ static td_status check_options(const char *path, const td_job *job, const json_t
         const char *is = option_value(row, job, room);
         td_status status = td_text_from_json(then, &was);
         if (status == TD_OK && strcmp(was, is) != 0)
-            status = td_fail(TD_ERR_CORRUPT,
+            status = td_fail(TD_ERR_ARG,
                              "%s was written with %s \"%.100s\", not \"%.100s\": job.yaml has "
                              "changed since",
                              path, row->name, was, is);
@@ -200,15 +158,14 @@ static td_status read_state(const char *path, const td_job *job, const td_task *
                                  &r.loss, "accuracy", &r.accuracy, "scored", &scored) != 0))
         return td_fail(TD_ERR_CORRUPT, "%s: the manifest lacks the state of the run", path);
     if (strcmp(arch, task->arch) != 0)
-        return td_fail(TD_ERR_CORRUPT,
-                       "%s is a checkpoint of the architecture \"%s\", not of \"%s\"", path, arch,
-                       task->arch);
+        return td_fail(TD_ERR_ARG, "%s is a checkpoint of the architecture \"%s\", not of \"%s\"",
+                       path, arch, task->arch);
     if (strcmp(rule, job->rule) != 0)
-        return td_fail(TD_ERR_CORRUPT, "%s was written with the optimizer %s, not %s", path, rule,
+        return td_fail(TD_ERR_ARG, "%s was written with the optimizer %s, not %s", path, rule,
                        job->rule);
     if ((uint64_t)seed != job->seed)
-        return td_fail(TD_ERR_CORRUPT, "%s was written with seed %lld, not %llu", path,
-                       (long long)seed, (unsigned long long)job->seed);
+        return td_fail(TD_ERR_ARG, "%s was written with seed %lld, not %llu", path, (long long)seed,
+                       (unsigned long long)job->seed);
     r.step = (uint64_t)step, r.finished = finished, r.has_best = has_best;
     r.best_step = (uint64_t)best_step, r.scored = (uint64_t)scored;
     step_name(name, r.step);
@@ -221,33 +178,71 @@ static td_status read_state(const char *path, const td_job *job, const td_task *
     return TD_OK;
 }
 
-bool td_checkpoint_exists(const td_job *job)
+/* Opens a checkpoint and checks that it is this job's. */
+static td_status open_one(const char *path, const td_job *job, const td_task *task, td_bundle *b,
+                          td_train_state *state)
 {
-    char folder[TD_PATH_MAX], path[TD_PATH_MAX];
-    return td_path_join(folder, job->run, "checkpoints") == TD_OK &&
-           td_bundle_newest(folder, "step", path) == TD_OK;
+    TD_TRY(td_bundle_open(path, "checkpoint", TD_CHECKPOINT_FILE, b));
+    return read_state(path, job, task, b->state, state);
 }
 
-td_status td_checkpoint_read(const td_job *job, const td_task *task, td_optim *optim,
+td_status td_checkpoint_find(const td_job *job, const td_task *task, int64_t *out_step)
+{
+    char folder[TD_PATH_MAX], path[TD_PATH_MAX], before[TD_PATH_MAX], why[1024] = "";
+    td_status first = TD_OK;
+    TD_TRY(td_path_join(folder, job->run, "checkpoints"));
+    for (uint64_t below = UINT64_MAX, step, older;; below = step) {
+        td_train_state state;
+        td_bundle b = {0};
+        if (td_bundle_newest(folder, "step", below, &step, path) != TD_OK) break;
+        td_status status = open_one(path, job, task, &b, &state);
+        td_bundle_close(&b);
+        if (status == TD_OK) *out_step = (int64_t)step;
+        if (status != TD_ERR_CORRUPT && status != TD_ERR_IO) return status;
+        if (first == TD_OK) first = status, snprintf(why, sizeof why, "%s", td_last_error());
+        if (td_bundle_newest(folder, "step", step, &older, before) == TD_OK)
+            td_warn("%s; the one before it is tried", td_last_error());
+    }
+    td_error_clear();
+    *out_step = TD_CHECKPOINT_NONE;
+    return first == TD_OK ? TD_OK : td_fail_again(first, why);
+}
+
+td_status td_checkpoint_read(const td_job *job, const td_task *task, td_optim *optim, uint64_t step,
                              td_train_state *state, float *best)
 {
-    char folder[TD_PATH_MAX], path[TD_PATH_MAX], name[NAME];
-    part parts[4];
+    char path[TD_PATH_MAX], name[TD_LAYOUT_NAME];
+    td_layout layout;
     td_bundle b = {0};
     td_status status;
-    TD_GOTO(td_path_join(folder, job->run, "checkpoints"));
-    TD_GOTO(td_bundle_newest(folder, "step", path));
-    TD_GOTO(td_bundle_open(path, "checkpoint", file_name, &b));
-    TD_GOTO(read_state(path, job, task, b.state, state));
-    int n = parts_of(task, optim, state->has_best ? best : NULL, parts);
-    for (int p = 0; p < n; p++)
+    TD_GOTO(td_checkpoint_path(job, step, path));
+    TD_GOTO(open_one(path, job, task, &b, state));
+    td_checkpoint_layout(job, task, optim, state->has_best ? best : NULL, &layout);
+    for (int a = 0; a < layout.arrays; a++)
         for (size_t s = 0; s < task->oracle.slot_count; s++) {
             const td_slot *slot = &task->oracle.slots[s];
-            tensor_name(name, &parts[p], slot);
-            TD_GOTO(
-                td_safetensors_read(b.tensors, name, slot->count, parts[p].data + slot->offset));
+            td_layout_name(&layout.array[a], slot, name);
+            TD_GOTO(td_bundle_read(&b, name, td_slot_rows(slot), slot->count,
+                                   layout.array[a].data + slot->offset));
         }
 out:
     td_bundle_close(&b);
     return status;
+}
+
+td_status td_checkpoint_tidy(const td_job *job, int64_t step)
+{
+    char folder[TD_PATH_MAX], path[TD_PATH_MAX], aside[TD_PATH_MAX];
+    TD_TRY(td_path_join(folder, job->run, "checkpoints"));
+    TD_TRY(td_bundle_prune_parts(folder, "step"));
+    for (uint64_t number = UINT64_MAX;
+         td_bundle_newest(folder, "step", number, &number, path) == TD_OK;) {
+        if ((int64_t)number <= step) return TD_OK;
+        if (snprintf(aside, sizeof aside, "%s.damaged", path) >= TD_PATH_MAX)
+            return td_fail(TD_ERR_ARG, "path too long: %.200s...", path);
+        TD_TRY(td_remove_tree(aside));
+        if (rename(path, aside) != 0) return td_fail_errno("cannot move %s away", path);
+    }
+    td_error_clear();
+    return TD_OK;
 }

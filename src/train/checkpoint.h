@@ -1,10 +1,13 @@
 /* The state of a run on disk: RUN/checkpoints/step-NUMBER, a bundle (ckpt/bundle.h) of parameters,
  * optimizer state, the best parameters, and where the run is. Random streams are functions of the
- * seed and the position, so the position is all their state. */
+ * seed and the position, so the position is all their state. saver.h writes it. */
 #ifndef TD_TRAIN_CHECKPOINT_H
 #define TD_TRAIN_CHECKPOINT_H
 
+#include "train/layout.h"
 #include "train/train.h"
+
+#define TD_CHECKPOINT_FILE "state.safetensors"
 
 typedef struct td_train_state {
     uint64_t step;               /* done */
@@ -19,14 +22,27 @@ typedef struct td_train_state {
     uint64_t scored;
 } td_train_state;
 
-/* best: [params] or NULL. Old checkpoints beyond job->keep_checkpoints go. */
-TD_MUST_CHECK td_status td_checkpoint_write(const td_job *job, const td_task *task, td_optim *optim,
-                                            const td_train_state *state, const float *best);
-/* Whether there is one to read. */
-bool td_checkpoint_exists(const td_job *job);
-/* Fills the task's params, the optimizer's state and `state` from the newest checkpoint.
- * TD_ERR_CORRUPT, with the option's name, when an option that decides the result is another now. */
+/* The arrays of a checkpoint and how they are cut; best: [params] or NULL. */
+void td_checkpoint_layout(const td_job *job, const td_task *task, td_optim *optim, float *best,
+                          td_layout *out);
+/* What its manifest says, new; NULL without memory. */
+json_t *td_checkpoint_state(const td_job *job, const td_task *task, const td_train_state *state);
+/* RUN/checkpoints/step-NUMBER. */
+TD_MUST_CHECK td_status td_checkpoint_path(const td_job *job, uint64_t step,
+                                           char path[TD_PATH_MAX]);
+
+enum { TD_CHECKPOINT_NONE = -1 };
+/* The step of the newest whole checkpoint, or TD_CHECKPOINT_NONE where there is none at all.
+ * Damaged newer ones are named in warnings; TD_ERR_CORRUPT, naming the newest, when all are.
+ * TD_ERR_ARG when it is another job's: it names the option that decides the result and is another
+ * now. */
+TD_MUST_CHECK td_status td_checkpoint_find(const td_job *job, const td_task *task,
+                                           int64_t *out_step);
+/* Fills the task's params, the optimizer's state and `state` from that of `step`. */
 TD_MUST_CHECK td_status td_checkpoint_read(const td_job *job, const td_task *task, td_optim *optim,
-                                           td_train_state *state, float *best);
+                                           uint64_t step, td_train_state *state, float *best);
+/* Before a run that goes on from `step` (or TD_CHECKPOINT_NONE) writes: what unfinished writes have
+ * left goes, and newer, damaged ones become step-NUMBER.damaged. */
+TD_MUST_CHECK td_status td_checkpoint_tidy(const td_job *job, int64_t step);
 
 #endif

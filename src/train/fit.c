@@ -83,7 +83,7 @@ static td_status steps(const td_fit_config *c, td_strategy *strategy, td_loader 
         if (!b) return TD_OK;
         td_rows rows = {b->rows,   b->x,        b->label, b->target, b->weight,
                         b->sample, b->leaf_row, b->epoch, features};
-        TD_TRY(td_strategy_add(strategy, params, &rows, false));
+        TD_TRY(td_strategy_add(strategy, params, &rows, (td_notes){0}));
         TD_TRY(td_strategy_update(strategy, step, params, &totals));
         if (!isfinite(totals.loss))
             return td_fail(TD_ERR_DIVERGED,

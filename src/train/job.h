@@ -39,8 +39,8 @@ typedef struct td_job {
     int workers, threads;
     char *run;
     bool resume, overwrite, quiet, json;
-    int eval_every;            /* epochs */
-    uint64_t checkpoint_every; /* steps; 0: at the end of epochs */
+    int eval_every;             /* epochs */
+    td_period checkpoint_every; /* neither: at the end of epochs */
     int keep_checkpoints;
     uint64_t metrics_every; /* steps; 0: by itself */
     int deadline_s, bucket_kb;

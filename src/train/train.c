@@ -7,9 +7,10 @@
 #include "base/log.h"
 #include "monitor/progress.h"
 #include "optim/schedule.h"
-#include "train/checkpoint.h"
+#include "train/saver.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 typedef struct loop {
@@ -18,19 +19,21 @@ typedef struct loop {
     const td_train_data *data;
     const td_task *task;
     const volatile int *stop;
-    bool first; /* rank 0: the one that speaks and writes */
-    bool kept;  /* a checkpoint has been written here */
-    bool found; /* one to resume from */
+    bool first;    /* rank 0: the one that speaks and writes */
+    bool kept;     /* a checkpoint is on disk, and the caller knows */
+    int64_t found; /* the step of the checkpoint to resume from, or TD_CHECKPOINT_NONE */
     td_strategy *strategy;
     td_loader *loader;
+    td_saver *saver;
     td_progress *progress; /* rank 0 */
     td_train_state state;
     uint64_t per_epoch, last; /* steps */
     float *best;              /* parameters of the best evaluation, or NULL */
     td_score score;           /* of the evaluation at step `measured` */
     uint64_t measured;
+    int64_t checkpointed_at; /* when the newest was begun */
     /* of the interval under way */
-    int64_t interval_begin, input_ns;
+    int64_t interval_begin, input_ns, checkpoint_ns;
     double loss, weight, correct;
     uint64_t samples_then;
     td_step_times times_then;
@@ -136,6 +139,7 @@ static td_status end_interval(loop *t, uint64_t steps)
         .wait = wait,
         .move = now.move - t->times_then.move,
         .update = now.update - t->times_then.update,
+        .checkpoint = td_seconds(t->checkpoint_ns),
         .lr = td_optim_rate(td_strategy_optim(t->strategy), t->state.step - 1),
         .workers = td_comm_size(t->comm),
     };
@@ -157,6 +161,7 @@ static td_status end_interval(loop *t, uint64_t steps)
         }
     }
     begin_interval(t);
+    t->checkpoint_ns = 0; /* what falls between two intervals counts in the later one */
     return status;
 }
 
@@ -171,8 +176,18 @@ static td_status diverged(const loop *t, const char *what)
                    (unsigned long long)((t->state.step - 1) / t->per_epoch + 1), t->job->lr);
 }
 
+/* By rank 0's clock, which all ranks follow: --checkpoint-every 5m. */
+static bool clock_asks(const loop *t)
+{
+    uint64_t seconds = t->job->checkpoint_every.seconds;
+    return t->first && seconds && td_seconds(td_clock_ns() - t->checkpointed_at) >= (double)seconds;
+}
+
 static td_status one_step(loop *t, td_totals *out)
 {
+    td_notes notes = {.stop = t->stop && *t->stop,
+                      .checkpoint = clock_asks(t),
+                      .writing = td_saver_writing(t->saver)};
     for (int part = 0; part < t->job->accumulate; part++) {
         const td_batch *b;
         int64_t begin = td_clock_ns();
@@ -189,7 +204,7 @@ static td_status one_step(loop *t, td_totals *out)
             .epoch = b->epoch,
             .features = td_dataset_info(t->data->train)->features,
         };
-        TD_TRY(td_strategy_add(t->strategy, t->task->params, &rows, t->stop && *t->stop));
+        TD_TRY(td_strategy_add(t->strategy, t->task->params, &rows, notes));
         t->state.samples_seen += b->global_rows;
         if (b->last_in_epoch) break;
     }
@@ -204,22 +219,66 @@ static td_status one_step(loop *t, td_totals *out)
 static td_status check_params(const loop *t)
 {
     const float *p = t->task->params;
-    for (size_t i = 0; i < t->task->oracle.params; i++)
-        if (!isfinite(p[i])) return diverged(t, "a parameter is");
+    const uint32_t exponent = 0x7f800000; /* all ones: not a number, or infinite */
+    uint32_t bits, bad = 0;
+    for (size_t i = 0; i < t->task->oracle.params; i++) {
+        memcpy(&bits, &p[i], sizeof bits);
+        bad |= (bits & exponent) == exponent;
+    }
+    return bad ? diverged(t, "a parameter is") : TD_OK;
+}
+
+/* --- checkpoints: see saver.h --- */
+
+/* The caller learns of the first one. */
+static void tell_kept(loop *t)
+{
+    const td_train_hooks *hooks = t->data->hooks;
+    if (t->kept || !t->first || !td_saver_count(t->saver)) return;
+    t->kept = true;
+    if (hooks && hooks->kept) hooks->kept(hooks->user);
+}
+
+static bool checkpoint_due(const loop *t, const td_totals *totals)
+{
+    const td_period *every = &t->job->checkpoint_every;
+    if (every->seconds) return totals->any.checkpoint;
+    return t->state.step % (every->steps ? every->steps : t->per_epoch) == 0;
+}
+
+/* After a step: goes on with the checkpoint under way, and begins one that is due. */
+static td_status checkpoint(loop *t, const td_totals *totals, bool last)
+{
+    int64_t begin = td_clock_ns();
+    TD_TRY(td_saver_step(t->saver, totals->any.writing));
+    tell_kept(t);
+    if (last || checkpoint_due(t, totals)) {
+        TD_TRY(check_params(t));
+        TD_TRY(td_saver_begin(t->saver, &t->state));
+        t->checkpointed_at = begin;
+    }
+    t->checkpoint_ns += td_clock_ns() - begin;
     return TD_OK;
 }
 
-static td_status write_checkpoint(loop *t)
+/* Completes the last one. */
+static td_status finish_checkpoints(loop *t)
 {
-    const td_train_hooks *hooks = t->data->hooks;
-    td_status status = TD_OK;
-    TD_TRY(check_params(t));
-    if (t->first)
-        status = td_checkpoint_write(t->job, t->task, td_strategy_optim(t->strategy), &t->state,
-                                     t->state.has_best ? t->best : NULL);
-    if (status == TD_OK && t->first && !t->kept && hooks && hooks->kept) hooks->kept(hooks->user);
-    t->kept = true;
-    return td_comm_agree(t->comm, status);
+    td_status status = td_saver_finish(t->saver);
+    tell_kept(t);
+    return status;
+}
+
+static td_status stopped_by_signal(loop *t)
+{
+    unsigned long long step = t->state.step;
+    td_status status = finish_checkpoints(t);
+    if (status != TD_OK)
+        return td_fail(status, "stopped after step %llu, which has no checkpoint: %s", step,
+                       td_last_error());
+    return td_fail(TD_ERR_INTERRUPTED,
+                   "stopped after step %llu; \"tandem train --run %s --resume\" goes on", step,
+                   t->job->run);
 }
 
 /* --- evaluations ---
@@ -320,27 +379,22 @@ static td_status run(loop *t)
         TD_TRY(one_step(t, &totals));
         since++;
         bool end_of_epoch = t->state.step % t->per_epoch == 0, end = t->state.step == t->last;
-        if (since == t->job->metrics_every || end_of_epoch || end || totals.stop) {
+        if (since == t->job->metrics_every || end_of_epoch || end || totals.any.stop) {
             TD_TRY(end_interval(t, since));
             since = 0;
         }
-        bool stopped = totals.stop && !end;
+        bool stopped = totals.any.stop && !end;
         if (t->data->held && !stopped && (end || evaluation_due(t))) TD_TRY(evaluate(t));
         t->state.finished = finished = end || out_of_patience(t);
-        uint64_t ck = t->job->checkpoint_every;
-        if (stopped || finished || (ck ? t->state.step % ck == 0 : end_of_epoch))
-            TD_TRY(write_checkpoint(t));
-        if (stopped && !finished)
-            return td_fail(TD_ERR_INTERRUPTED,
-                           "stopped after step %llu; \"tandem train --run %s "
-                           "--resume\" goes on",
-                           (unsigned long long)t->state.step, t->job->run);
+        TD_TRY(checkpoint(t, &totals, stopped || finished));
+        if (stopped && !finished) return stopped_by_signal(t);
         if (!finished && t->data->held && end_of_epoch) begin_interval(t);
     }
     if (t->data->held && t->state.scored != t->state.step) {
         if (t->measured != t->state.step) TD_TRY(measure(t));
         take_score(t);
     }
+    if (finish_checkpoints(t) != TD_OK) td_error_clear(); /* told; the model is what counts now */
     return save_model(t);
 }
 
@@ -376,14 +430,16 @@ static td_status check_length(const loop *t)
     return TD_OK;
 }
 
-/* Goes to the newest checkpoint; a run that was killed before its first one begins anew. */
+/* Goes to the newest whole checkpoint; a run that was killed before its first one begins anew. */
 static td_status restore(loop *t)
 {
     const uint64_t samples = t->state.samples, per_epoch = t->per_epoch;
-    if (t->first) t->found = td_checkpoint_exists(t->job);
+    td_status status = t->first ? td_checkpoint_find(t->job, t->task, &t->found) : TD_OK;
+    TD_TRY(td_comm_agree(t->comm, status));
     TD_TRY(td_comm_broadcast(t->comm, &t->found, sizeof t->found, 0));
-    if (!t->found) return TD_OK;
-    TD_TRY(td_checkpoint_read(t->job, t->task, td_strategy_optim(t->strategy), &t->state, t->best));
+    if (t->found == TD_CHECKPOINT_NONE) return TD_OK;
+    TD_TRY(td_checkpoint_read(t->job, t->task, td_strategy_optim(t->strategy), (uint64_t)t->found,
+                              &t->state, t->best));
     if (t->state.samples && (t->state.samples != samples || t->state.per_epoch != per_epoch))
         return td_fail(TD_ERR_DATA,
                        "--data has %llu training samples, %llu steps an epoch, where the run began "
@@ -410,6 +466,9 @@ static td_status make_ready(loop *t)
         t->best = td_alloc_aligned(t->task->oracle.params * sizeof *t->best);
         if (!t->best) status = td_fail(TD_ERR_NOMEM, "no memory to keep the best model");
     }
+    if (status == TD_OK)
+        status = td_saver_create(t->comm, job, t->task, td_strategy_optim(t->strategy), t->best,
+                                 &t->saver);
     TD_TRY(td_comm_agree(t->comm, status));
     t->state.samples = td_dataset_info(t->data->train)->samples;
     t->state.per_epoch = t->per_epoch;
@@ -426,7 +485,7 @@ static td_status make_ready(loop *t)
 static void say_where(const loop *t)
 {
     unsigned long long step = t->state.step;
-    if (!t->found)
+    if (t->found == TD_CHECKPOINT_NONE)
         td_progress_say(t->progress, "no checkpoint yet: the run begins anew at step 0");
     else if (out_of_patience(t))
         say_out_of_patience(t, "; nothing is left to do");
@@ -449,6 +508,7 @@ static td_status begin_run(loop *t)
         bool terminal = strcmp(td_comm_transport(t->comm), "mpi") != 0; /* else a launcher's */
         if (hooks && hooks->begin) status = hooks->begin(hooks->user);
         if (status == TD_OK) status = td_path_join(metrics, job->run, "metrics.jsonl");
+        if (status == TD_OK && job->resume) status = td_checkpoint_tidy(job, t->found);
         if (status == TD_OK && job->resume) status = td_progress_rewind(metrics, t->state.step);
         if (status == TD_OK)
             status = td_progress_create(metrics, job->quiet, job->json, terminal, &t->progress);
@@ -459,6 +519,15 @@ static td_status begin_run(loop *t)
     return TD_OK;
 }
 
+/* All ranks fail alike: the checkpoint under way is an earlier step's, and is completed. */
+static td_status after_divergence(loop *t)
+{
+    char sentence[1024];
+    snprintf(sentence, sizeof sentence, "%s", td_last_error());
+    if (finish_checkpoints(t) != TD_OK) td_error_clear();
+    return td_fail_again(TD_ERR_DIVERGED, sentence);
+}
+
 td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data, const td_task *task,
                    const volatile int *stop)
 {
@@ -467,10 +536,14 @@ td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data, 
               .data = data,
               .task = task,
               .stop = stop,
-              .first = td_comm_rank(comm) == 0};
+              .first = td_comm_rank(comm) == 0,
+              .found = TD_CHECKPOINT_NONE,
+              .checkpointed_at = td_clock_ns()};
     td_status status = make_ready(&t);
     if (status == TD_OK) status = begin_run(&t);
     if (status == TD_OK) status = run(&t);
+    if (status == TD_ERR_DIVERGED) status = after_divergence(&t);
+    td_saver_destroy(t.saver);
     td_progress_destroy(t.progress);
     td_strategy_destroy(t.strategy);
     td_loader_destroy(t.loader);

@@ -124,7 +124,7 @@ class Folders(unittest.TestCase):
         self.assertIn("101 training samples", tandem("train", "--run", run, "--resume", expect=2).stderr)
 
     def test_a_flip_in_a_manifest_is_noticed(self):
-        run = train()
+        run = train("--keep-checkpoints", "1")
         newest = sorted(os.listdir(os.path.join(run, "checkpoints")))[-1]
         manifest = os.path.join(run, "checkpoints", newest, "manifest.json")
         with open(manifest) as f:

@@ -66,6 +66,16 @@ def ranks(n):
     return ("env", "ASAN_OPTIONS=detect_leaks=0", MPIEXEC, "--map-by", ":OVERSUBSCRIBE", "-n", str(n))
 
 
+def newest_checkpoint(run):
+    folder = os.path.join(run, "checkpoints")
+    return os.path.join(folder, max(n for n in os.listdir(folder) if "." not in n))
+
+
+def state_file(checkpoint):
+    """The last of a checkpoint's files of tensors."""
+    return os.path.join(checkpoint, max(n for n in os.listdir(checkpoint) if n.startswith("state")))
+
+
 def listing(folder):
     """Every file below the folder with its content."""
     found = {}

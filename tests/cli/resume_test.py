@@ -6,8 +6,8 @@ import subprocess
 import time
 import unittest
 
-from harness import (DATA, MPIEXEC, PRESETS, TANDEM, digest, listing, main, metrics, new_run, ranks, tandem,
-                     train)
+from harness import (DATA, MPIEXEC, PRESETS, TANDEM, digest, listing, main, metrics, new_run, newest_checkpoint, ranks,
+                     state_file, tandem, train)
 
 
 class Interrupted(unittest.TestCase):
@@ -60,6 +60,63 @@ class Interrupted(unittest.TestCase):
         self.assertEqual(digest(run), want)
 
 
+    def test_seconds_between_checkpoints(self):
+        words = ["--model", "dense:2000 relu dense:0", "--epochs", "4000", "--workers", "3"]
+        run = new_run()
+        job = subprocess.Popen([TANDEM, "train", "--data", DATA, *words, "--run", run, "--quiet",
+                                "--checkpoint-every", "1s", "--keep-checkpoints", "99"])
+        folder = os.path.join(run, "checkpoints")
+        began = time.monotonic()
+        while not os.path.exists(folder) or len([n for n in os.listdir(folder) if "." not in n]) < 3:
+            time.sleep(0.05)
+            self.assertIsNone(job.poll())
+        self.assertGreater(time.monotonic() - began, 2.5)
+        job.send_signal(signal.SIGTERM)
+        self.assertEqual(job.wait(60), 143)
+        newest = max(os.listdir(folder))
+        self.assertGreater(len(os.listdir(os.path.join(folder, newest))), 2)  # several files
+        last = int(newest.split("-")[1])
+        want = digest(train(*words[:2], "--batch", "128", "--lr", "0.01", "--momentum", "0",
+                            "--steps", str(last + 9), epochs=4000))
+        tandem("train", "--run", run, "--resume", "--quiet", "--workers", "2", "--steps",
+               str(last + 9))
+        self.assertEqual(digest(run), want)
+
+    def test_a_damaged_newest_checkpoint_gives_way(self):
+        want = digest(train("--epochs", "6"))
+        for torn in (True, False):
+            run = train("--epochs", "6", "--checkpoint-every", "4")
+            subprocess.run(["rm", "-r", os.path.join(run, "model")], check=True)
+            newest = newest_checkpoint(run)
+            path = state_file(newest)
+            size = os.path.getsize(path)
+            with open(path, "r+b") as f:
+                if torn:
+                    f.truncate(size // 2)
+                else:
+                    f.seek(size - 30)
+                    byte = f.read(1)[0]
+                    f.seek(size - 30)
+                    f.write(bytes([byte ^ 4]))
+            done = tandem("train", "--run", run, "--resume", "--workers", "2")
+            self.assertIn("warning: " + path, done.stderr)
+            self.assertIn("the one before it is tried", done.stderr)
+            self.assertIn("resumed at step 40", done.stdout)
+            self.assertEqual(digest(run), want)
+            self.assertTrue(os.path.exists(newest + ".damaged"))
+
+    def test_all_damaged_names_the_newest(self):
+        run = train("--epochs", "3", "--checkpoint-every", "4")
+        names = sorted(os.listdir(os.path.join(run, "checkpoints")))
+        self.assertEqual(len(names), 2)
+        for name in names:
+            os.truncate(state_file(os.path.join(run, "checkpoints", name)), 99)
+        before = listing(run)
+        done = tandem("train", "--run", run, "--resume", expect=2)
+        self.assertRegex(done.stderr.splitlines()[-1], names[-1] + "/state.* is cut off")
+        self.assertEqual(listing(run), before)
+
+
 class Length(unittest.TestCase):
     """A finished run goes on for longer, to the bits of a run that was longer from the start."""
 
@@ -69,13 +126,9 @@ class Length(unittest.TestCase):
     def same_state(self, run, other):
         """Models and newest checkpoints, to the byte."""
         self.assertEqual(digest(run), digest(other))
-        states = []
-        for folder in (run, other):
-            files = listing(os.path.join(folder, "checkpoints"))
-            newest = max(files)
-            states.append((newest, files[newest], files[newest.replace("state.safetensors",
-                                                                       "manifest.json")]))
-        self.assertEqual(states[0], states[1])
+        self.assertEqual(os.path.basename(newest_checkpoint(run)),
+                         os.path.basename(newest_checkpoint(other)))
+        self.assertEqual(listing(newest_checkpoint(run)), listing(newest_checkpoint(other)))
 
     def test_more_epochs(self):
         for words in ([], ["--optimizer", "adam", "--lr", "0.002", "--warmup", "1.5"],

@@ -272,8 +272,8 @@ td_status td_net_model_open(const char *run, td_net_model *out)
     size_t n;
     const td_slot *slots = td_net_slots(m.net, &n);
     for (size_t s = 0; s < n; s++)
-        TD_GOTO(td_safetensors_read(b.tensors, slots[s].name, slots[s].count,
-                                    m.params + slots[s].offset));
+        TD_GOTO(td_bundle_read(&b, slots[s].name, slots[s].shape[0], slots[s].count,
+                               m.params + slots[s].offset));
 out:
     td_bundle_close(&b);
     if (status == TD_OK)

@@ -123,7 +123,7 @@ static td_status check_memory(const td_comm *comm, const td_job *job, const td_n
     double params = (double)td_net_params(net) * sizeof(float);
     double most = (double)rows * lanes, samples = (double)data->samples; /* of a batch */
     double batch = (most < samples ? most : samples) * (double)data->features * sizeof(float);
-    double need = ranks * (params * (lanes + 3) + 4 * batch) + params;
+    double need = ranks * (params * (lanes + 3) + 4 * batch) + 4 * params;
     double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     if (need <= have || have <= 0) return TD_OK;
     return td_fail(TD_ERR_NOMEM,
