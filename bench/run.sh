@@ -20,6 +20,10 @@ echo "# operations beside their rank, and the record"
 "$build/bench/work_bench" 4
 
 echo
+echo "# checkpoints"
+python3 bench/checkpoint_bench.py "$build/tandem" /usr/share/datasets/fashion-mnist
+
+echo
 echo "# memory"
 python3 bench/footprint.py "$build/tandem" /usr/share/datasets/fashion-mnist
 if [ -x "$build/bench/coll_bench" ]; then

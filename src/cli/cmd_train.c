@@ -113,6 +113,7 @@ static td_status open_data(session *s)
 
 static void close_session(session *s)
 {
+    td_run_folder_close(&s->folder);
     td_net_model_close(&s->model);
     td_dataset_close(s->held);
     if (s->train != s->whole) td_dataset_close(s->train);
@@ -123,7 +124,7 @@ static void close_session(session *s)
 static td_status open_session(session *s, int argc, char **argv)
 {
     TD_TRY(read_options(argc, argv, &s->job));
-    if (td_cli_rank() == 0) TD_TRY(td_run_folder_check(&s->job));
+    if (td_cli_rank() == 0) TD_TRY(td_run_folder_check(&s->folder));
     TD_TRY(open_data(s));
     return td_net_model_create(&s->job, s->train, &s->model);
 }

@@ -14,9 +14,24 @@ static const char *const ours[] = {"job.yaml",  "checkpoints", "model",    "metr
                                    "model.old", "model.part",  "recorder", NULL};
 static const char aside[] = "replaced";
 
-td_status td_run_folder_check(const td_job *job)
+/* A folder that cannot be written to says so when the run begins. */
+static td_status lock_existing(td_run_folder *f)
 {
+    if (!td_path_is_dir(f->job->run)) return TD_OK;
+    td_status status = td_run_lock_take(f->job->run, &f->lock);
+    return status == TD_ERR_IO ? TD_OK : status;
+}
+
+void td_run_folder_close(td_run_folder *f)
+{
+    td_run_lock_release(&f->lock);
+}
+
+td_status td_run_folder_check(td_run_folder *f)
+{
+    const td_job *job = f->job;
     char path[TD_PATH_MAX];
+    TD_TRY(lock_existing(f));
     if (job->resume || job->overwrite) return TD_OK;
     for (int i = 0; ours[i]; i++) {
         TD_TRY(td_path_join(path, job->run, ours[i]));
@@ -81,8 +96,9 @@ static size_t existing_length(const char *run)
     return n;
 }
 
-static void remove_made(const td_run_folder *f)
+static void remove_made(td_run_folder *f)
 {
+    td_run_lock_release(&f->lock);
     char path[TD_PATH_MAX];
     snprintf(path, sizeof path, "%s", f->job->run);
     for (size_t n = strlen(path); n > f->there;) {
@@ -92,7 +108,7 @@ static void remove_made(const td_run_folder *f)
     }
 }
 
-static td_status undo(const td_run_folder *f)
+static td_status undo(td_run_folder *f)
 {
     char old[TD_PATH_MAX];
     TD_TRY(td_path_join(old, f->job->run, aside));
@@ -136,7 +152,7 @@ out:
 }
 
 /* As it was, without losing the sentence of what went wrong. */
-static td_status undo_for(const td_run_folder *f, td_status why)
+static td_status undo_for(td_run_folder *f, td_status why)
 {
     char sentence[1024];
     snprintf(sentence, sizeof sentence, "%s", td_last_error());
@@ -148,10 +164,11 @@ td_status td_run_folder_begin(void *folder)
 {
     td_run_folder *f = folder;
     const td_job *job = f->job;
-    TD_TRY(td_run_folder_check(job));
+    TD_TRY(td_run_folder_check(f));
     if (job->resume) return keep_length(job);
     f->there = existing_length(job->run);
     td_status status = td_make_dirs(job->run);
+    if (status == TD_OK) status = td_run_lock_take(job->run, &f->lock);
     if (status != TD_OK) {
         remove_made(f);
         return status;
@@ -172,7 +189,7 @@ void td_run_folder_kept(void *folder)
         td_warn("%s; the run goes on", td_last_error());
 }
 
-td_status td_run_folder_failed(const td_run_folder *f, td_status why)
+td_status td_run_folder_failed(td_run_folder *f, td_status why)
 {
     char old[TD_PATH_MAX];
     if (!f->begun || f->kept || why == TD_OK) return why;

@@ -5,16 +5,22 @@
 #ifndef TD_CLI_RUN_FOLDER_H
 #define TD_CLI_RUN_FOLDER_H
 
+#include "cli/run_lock.h"
 #include "train/job.h"
 
 typedef struct td_run_folder {
     const td_job *job; /* borrowed */
     size_t there;      /* length of the part of the path that was there before */
     bool begun, kept;
+    td_run_lock lock;
 } td_run_folder;
 
-/* TD_ERR_ARG when the folder holds what a new run would replace, and the job does not say so. */
-TD_MUST_CHECK td_status td_run_folder_check(const td_job *job);
+/* TD_ERR_ARG when another job is at work in the folder, or when it holds what a new run would
+ * replace and the job does not say so. A folder that exists is this job's from here on, to
+ * td_run_folder_close.
+ */
+TD_MUST_CHECK td_status td_run_folder_check(td_run_folder *folder);
+void td_run_folder_close(td_run_folder *folder); /* a zeroed one is fine */
 
 /* For td_train_hooks; `folder` is a td_run_folder. Begin makes the folder and writes job.yaml; in a
  * resumed run's, how long it lasts may change. */
@@ -23,6 +29,6 @@ void td_run_folder_kept(void *folder);
 
 /* Passes `why`, the run's result, on. A run that fails before its first checkpoint, by a mistake or
  * in place of another, leaves the folder as it was. */
-TD_MUST_CHECK td_status td_run_folder_failed(const td_run_folder *folder, td_status why);
+TD_MUST_CHECK td_status td_run_folder_failed(td_run_folder *folder, td_status why);
 
 #endif

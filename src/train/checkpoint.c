@@ -12,6 +12,27 @@
 
 enum { STEP_NAME = 32 };
 
+td_status td_train_diverged(const td_job *job, const td_train_state *s, const char *what)
+{
+    uint64_t per_epoch = s->per_epoch ? s->per_epoch : 1;
+    return td_fail(TD_ERR_DIVERGED,
+                   "%s no longer a number at step %llu (epoch %llu); use a smaller --lr than %g, "
+                   "or --clip",
+                   what, (unsigned long long)s->step,
+                   (unsigned long long)((s->step - 1) / per_epoch + 1), job->lr);
+}
+
+bool td_all_finite(const float *x, size_t n)
+{
+    const uint32_t exponent = 0x7f800000; /* all ones: not a number, or infinite */
+    uint32_t bits, bad = 0;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(&bits, &x[i], sizeof bits);
+        bad |= (bits & exponent) == exponent;
+    }
+    return !bad;
+}
+
 void td_checkpoint_layout(const td_job *job, const td_task *task, td_optim *optim, float *best,
                           td_layout *out)
 {

@@ -22,6 +22,10 @@ typedef struct td_train_state {
     uint64_t scored;
 } td_train_state;
 
+/* TD_ERR_DIVERGED: "what ... no longer a number at step", and what to do. */
+td_status td_train_diverged(const td_job *job, const td_train_state *state, const char *what);
+bool td_all_finite(const float *x, size_t n);
+
 /* The arrays of a checkpoint and how they are cut; best: [params] or NULL. */
 void td_checkpoint_layout(const td_job *job, const td_task *task, td_optim *optim, float *best,
                           td_layout *out);

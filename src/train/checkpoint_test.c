@@ -407,6 +407,37 @@ static void a_full_disk_leaves_the_older_ones_and_the_run(void **state)
     td_log_set_level(TD_LOG_WARN);
 }
 
+/* A spoiled parameter is found behind the step, and told to all. */
+static td_status write_spoiled(td_comm *comm, void *arg)
+{
+    (void)arg;
+    fixture f;
+    td_saver *saver = NULL;
+    td_train_state s = there;
+    s.step = 8, s.per_epoch = 4;
+    td_status status = make_fixture(&f, 10, false);
+    if (status == TD_OK) status = td_saver_create(comm, &f.job, &f.task, f.optim, f.best, &saver);
+    TD_GOTO(td_comm_agree(comm, status));
+    f.params[ROWS * WIDTH + 17] = __builtin_nanf("");
+    TD_GOTO(td_saver_begin(saver, &s));
+    status = td_saver_finish(saver);
+out:
+    td_saver_destroy(saver);
+    close_fixture(&f);
+    return status;
+}
+
+static void what_diverged_is_not_kept(void **state)
+{
+    (void)state;
+    for (int ranks = 1; ranks < 5; ranks++) {
+        assert_ok(td_comm_run_local(ranks, NULL, write_rank, NULL));
+        assert_fails(TD_ERR_DIVERGED, "a parameter is no longer a number at step 8 (epoch 2)",
+                     td_comm_run_local(ranks, NULL, write_spoiled, NULL));
+        assert_int_equal(checkpoints(), 1);
+    }
+}
+
 /* Many in a row, each waiting for the one before; the last is whole. */
 static td_status write_many(td_comm *comm, void *arg)
 {
@@ -497,6 +528,7 @@ int main(void)
         cmocka_unit_test_setup(another_job_is_refused, empty),
         cmocka_unit_test_setup(a_damaged_newest_gives_way, empty),
         cmocka_unit_test_setup(a_full_disk_leaves_the_older_ones_and_the_run, empty),
+        cmocka_unit_test_setup(what_diverged_is_not_kept, empty),
         cmocka_unit_test_setup(one_after_the_other, empty),
         cmocka_unit_test_setup(memory_may_run_out, empty),
     };

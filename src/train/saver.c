@@ -57,6 +57,12 @@ static td_status write_part(td_saver *s)
     char folder[TD_PATH_MAX], part[TD_PATH_MAX], path[TD_PATH_MAX], name[TD_BUNDLE_NAME];
     size_t begin = td_layout_cut(&s->layout, s->first);
     if (s->first == s->last) return TD_OK;
+    if (begin < s->layout.params) { /* array 0 is the parameters */
+        size_t end = td_layout_cut(&s->layout, s->last);
+        size_t params = (end < s->layout.params ? end : s->layout.params) - begin;
+        if (!td_all_finite(s->copy, params))
+            return td_train_diverged(s->job, &s->state, "a parameter is");
+    }
     TD_TRY(td_checkpoint_path(s->job, s->state.step, folder));
     TD_TRY(td_bundle_part(folder, part));
     for (size_t f = s->first; f < s->last; f++) {
@@ -252,9 +258,10 @@ static td_status settle(td_saver *s)
     bool failed = status != TD_OK, some = false;
     TD_TRY(td_comm_allreduce(s->comm, &failed, &some, 1, TD_U8, TD_MAX));
     if (some) {
-        ended(s, td_comm_agree(s->comm, status));
+        status = td_comm_agree(s->comm, status);
+        if (status != TD_ERR_DIVERGED) ended(s, status);
         if (s->rank == 0) drop(s);
-        return TD_OK;
+        return status == TD_ERR_DIVERGED ? status : TD_OK;
     }
     TD_TRY(td_comm_gatherv(s->comm, s->files, s->shares, s->files, 0));
     s->fate = TD_OK;

@@ -24,8 +24,10 @@ void td_saver_destroy(td_saver *saver);
 
 /* Whether this rank's part is still being written: to be told to all with the next gradient. */
 bool td_saver_writing(td_saver *saver);
-/* Takes a checkpoint of this state; collective. Waits for the former one. Fails as a collective
- * does, not because a checkpoint could not be written. */
+/* Takes a checkpoint of this state; collective. Waits for the former one. This and td_saver_step
+ * fail as a collective does, not because a checkpoint could not be written, and with
+ * TD_ERR_DIVERGED, at all ranks, when the former one's parameters are not all finite: it is not
+ * kept. */
 TD_MUST_CHECK td_status td_saver_begin(td_saver *saver, const td_train_state *state);
 /* After each step, with what all ranks know: `writing`, whether some rank's part was not there.
  * Collective when it was. */

@@ -169,11 +169,7 @@ static td_status end_interval(loop *t, uint64_t steps)
 
 static td_status diverged(const loop *t, const char *what)
 {
-    return td_fail(TD_ERR_DIVERGED,
-                   "%s no longer a number at step %llu (epoch %llu); use a smaller --lr than %g, "
-                   "or --clip",
-                   what, (unsigned long long)t->state.step,
-                   (unsigned long long)((t->state.step - 1) / t->per_epoch + 1), t->job->lr);
+    return td_train_diverged(t->job, &t->state, what);
 }
 
 /* By rank 0's clock, which all ranks follow: --checkpoint-every 5m. */
@@ -215,17 +211,12 @@ static td_status one_step(loop *t, td_totals *out)
     return isfinite(out->loss) ? TD_OK : diverged(t, "the loss is");
 }
 
-/* The last update may have spoiled parameters that no loss has seen, or rectifiers hide. */
+/* The last update may have spoiled parameters that no loss has seen, or rectifiers hide. Before a
+ * checkpoint the saver looks. */
 static td_status check_params(const loop *t)
 {
-    const float *p = t->task->params;
-    const uint32_t exponent = 0x7f800000; /* all ones: not a number, or infinite */
-    uint32_t bits, bad = 0;
-    for (size_t i = 0; i < t->task->oracle.params; i++) {
-        memcpy(&bits, &p[i], sizeof bits);
-        bad |= (bits & exponent) == exponent;
-    }
-    return bad ? diverged(t, "a parameter is") : TD_OK;
+    if (td_all_finite(t->task->params, t->task->oracle.params)) return TD_OK;
+    return diverged(t, "a parameter is");
 }
 
 /* --- checkpoints: see saver.h --- */
@@ -253,7 +244,6 @@ static td_status checkpoint(loop *t, const td_totals *totals, bool last)
     TD_TRY(td_saver_step(t->saver, totals->any.writing));
     tell_kept(t);
     if (last || checkpoint_due(t, totals)) {
-        TD_TRY(check_params(t));
         TD_TRY(td_saver_begin(t->saver, &t->state));
         t->checkpointed_at = begin;
     }
@@ -273,6 +263,7 @@ static td_status stopped_by_signal(loop *t)
 {
     unsigned long long step = t->state.step;
     td_status status = finish_checkpoints(t);
+    if (status == TD_ERR_DIVERGED) return status;
     if (status != TD_OK)
         return td_fail(status, "stopped after step %llu, which has no checkpoint: %s", step,
                        td_last_error());
@@ -394,7 +385,9 @@ static td_status run(loop *t)
         if (t->measured != t->state.step) TD_TRY(measure(t));
         take_score(t);
     }
-    if (finish_checkpoints(t) != TD_OK) td_error_clear(); /* told; the model is what counts now */
+    td_status status = finish_checkpoints(t);
+    if (status == TD_ERR_DIVERGED) return status;
+    if (status != TD_OK) td_error_clear(); /* told; the model is what counts now */
     return save_model(t);
 }
 

@@ -2,11 +2,13 @@
 """What a run does to its folder, and what it trusts there."""
 import json
 import os
+import socket
 import subprocess
+import time
 import unittest
 
-from harness import (DATA, MPIEXEC, TOP, TRAIN, digest, listing, main, metrics, new_run, ranks,
-                     tandem, train)
+from harness import (DATA, MPIEXEC, TANDEM, TOP, TRAIN, digest, listing, main, metrics, new_run,
+                     newest_checkpoint, ranks, tandem, train)
 
 
 class Folders(unittest.TestCase):
@@ -143,6 +145,61 @@ class Folders(unittest.TestCase):
             json.dump(content, f)
         self.assertIn(f"its manifest is of step {step - 1}",
                       tandem("train", "--run", run, "--resume", expect=2).stderr)
+
+
+class Locks(unittest.TestCase):
+    """One job at a time."""
+
+    def start(self, run, *words):
+        return subprocess.Popen([TANDEM, "train", "--data", DATA, "--model", "mlp", "--epochs", "100000",
+                                 "--checkpoint-every", "50", "--run", run, "--quiet", *words])
+
+    def begun(self, run, job):
+        while not os.path.exists(os.path.join(run, "checkpoints", "step-000000050")):
+            time.sleep(0.01)
+            self.assertIsNone(job.poll())
+
+    def test_a_second_job_is_told_who_is_at_work(self):
+        run = new_run()
+        job = self.start(run)
+        self.begun(run, job)
+        says = f"in use by another job, process {job.pid} on {socket.gethostname()}; wait for it"
+        for words in (["--resume"], ["--data", DATA, "--overwrite"], ["--data", DATA]):
+            done = tandem("train", "--run", run, *words, expect=2)
+            self.assertIn(says, done.stderr)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+        if MPIEXEC:
+            done = tandem("train", "--run", run, "--resume", prefix=ranks(2), expect=2)
+            self.assertEqual(done.stderr.count(says), 1, done.stderr)
+        tandem("eval", "--run", train(), "--data", DATA)  # reading needs no lock
+        job.terminate()
+        self.assertEqual(job.wait(60), 143)
+        self.assertFalse(os.path.exists(os.path.join(run, "lock")))
+
+    def test_a_dead_job_holds_nothing(self):
+        run = new_run()
+        job = self.start(run)
+        self.begun(run, job)
+        job.kill()
+        job.wait()
+        self.assertTrue(os.path.exists(os.path.join(run, "lock")))
+        for text in (None, "", f"tandem {socket.gethostname()} 1 1\n", "tandem elsewhere 12 34\n", "tandem"):
+            if text is not None:
+                with open(os.path.join(run, "lock"), "w") as f:
+                    f.write(text)
+            step = int(newest_checkpoint(run)[-9:])
+            done = tandem("train", "--run", run, "--resume", "--quiet", "--steps", str(step + 3))
+            self.assertEqual("process 12 on elsewhere" in done.stderr, text and "else" in text or False)
+            self.assertFalse(os.path.exists(os.path.join(run, "lock")))
+
+    def test_a_file_of_the_users_is_left_alone(self):
+        run = new_run()
+        os.makedirs(run)
+        with open(os.path.join(run, "lock"), "w") as f:
+            f.write("mine")
+        done = tandem("train", "--data", DATA, "--run", run, expect=2)
+        self.assertIn("lock is not Tandem's", done.stderr)
+        self.assertEqual(listing(run), {"lock": b"mine"})
 
 
 if __name__ == "__main__":
