@@ -17,6 +17,7 @@ typedef struct td_command {
 extern const td_command td_commands[]; /* ends with a row without name */
 
 td_status td_cmd_train(int argc, char **argv);
+td_status td_cmd_run(int argc, char **argv);
 td_status td_cmd_eval(int argc, char **argv);
 td_status td_cmd_predict(int argc, char **argv);
 td_status td_cmd_inspect(int argc, char **argv);
@@ -27,6 +28,9 @@ td_status td_bench_comm(const td_job *job, td_status prepared);
 td_status td_cmd_doctor(int argc, char **argv);
 td_status td_cmd_help(int argc, char **argv);
 
+/* The options of "tandem train": job file, flags, the job of a run that is resumed. Release with
+ * td_options_fini(td_job_rows, job), also after a failure. */
+TD_MUST_CHECK td_status td_cli_read_train(int argc, char **argv, td_job *job);
 /* The job's data options as a data configuration; borrows the job's texts. */
 TD_MUST_CHECK td_status td_cli_data_config(const td_job *job, td_split split,
                                            const td_dataset *like, td_data_config *out);

@@ -73,7 +73,7 @@ out:
     return status;
 }
 
-static td_status read_options(int argc, char **argv, td_job *job)
+td_status td_cli_read_train(int argc, char **argv, td_job *job)
 {
     bool given[128] = {false};
     const char *file[1];
@@ -123,7 +123,7 @@ static void close_session(session *s)
 
 static td_status open_session(session *s, int argc, char **argv)
 {
-    TD_TRY(read_options(argc, argv, &s->job));
+    TD_TRY(td_cli_read_train(argc, argv, &s->job));
     if (td_cli_rank() == 0) TD_TRY(td_run_folder_check(&s->folder));
     TD_TRY(open_data(s));
     return td_net_model_create(&s->job, s->train, &s->model);

@@ -8,6 +8,8 @@
 
 const td_command td_commands[] = {
     {"train", TD_JOB_TRAIN, "train [JOB.yaml] [OPTIONS]", "train a model", td_cmd_train, true},
+    {"run", TD_JOB_RUN, "run [OPTIONS] -- train ...", "start a job under mpiexec and watch over it",
+     td_cmd_run, false},
     {"eval", TD_JOB_EVAL, "eval --run RUN --data PATH", "loss and accuracy of a trained model",
      td_cmd_eval, true},
     {"predict", TD_JOB_PREDICT, "predict --run RUN --data PATH [--proba]",

@@ -45,6 +45,10 @@ typedef struct td_job {
     uint64_t metrics_every; /* steps; 0: by itself */
     int deadline_s, bucket_kb;
 
+    char *hosts, *agent, *probe, *mpiexec; /* of run */
+    int spares, max_restarts, min_workers;
+    bool dry_run;
+
     bool proba;
     int split; /* predict and eval: which part of a folder */
 } td_job;
@@ -57,8 +61,9 @@ enum {
     TD_JOB_PREDICT = 8,
     TD_JOB_INSPECT = 16,
     TD_JOB_BENCH = 32,
-    TD_JOB_PLACE = 64,  /* may differ when a run is resumed: changes nothing of the result */
-    TD_JOB_LENGTH = 128 /* may differ then, too: how long the run lasts */
+    TD_JOB_PLACE = 64,   /* may differ when a run is resumed: changes nothing of the result */
+    TD_JOB_LENGTH = 128, /* may differ then, too: how long the run lasts */
+    TD_JOB_RUN = 256
 };
 
 extern const td_option td_job_rows[];

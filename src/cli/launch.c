@@ -1,0 +1,140 @@
+/* See launch.h. */
+#include "cli/launch.h"
+
+#include "base/clock.h"
+#include "base/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static void our_signals(sigset_t *set)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD};
+    sigemptyset(set);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) sigaddset(set, numbers[i]);
+}
+
+void td_launch_init(void)
+{
+    sigset_t set;
+    our_signals(&set);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+td_status td_line_add(td_line *line, const char *word)
+{
+    if (line->count == TD_LAUNCH_WORDS)
+        return td_fail(TD_ERR_ARG, "the job has more than %d words", TD_LAUNCH_WORDS);
+    line->word[line->count++] = word;
+    line->word[line->count] = NULL;
+    return TD_OK;
+}
+
+void td_line_print(const td_line *line)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "_./:=,@%+-";
+    for (int i = 0; i < line->count; i++) {
+        const char *w = line->word[i];
+        if (i) putchar(' ');
+        if (*w && strspn(w, plain) == strlen(w)) {
+            fputs(w, stdout);
+            continue;
+        }
+        putchar('\'');
+        for (; *w; w++)
+            if (*w == '\'')
+                fputs("'\\''", stdout);
+            else
+                putchar(*w);
+        putchar('\'');
+    }
+    putchar('\n');
+    fflush(stdout);
+}
+
+/* The new process tells through the pipe why it could not become the program. */
+static void become(const td_line *line, pid_t parent, int tell)
+{
+    sigset_t none;
+    prctl(PR_SET_PDEATHSIG, SIGTERM); /* nothing is left behind a watcher that was killed */
+    if (getppid() != parent) _exit(127);
+    setpgid(0, 0); /* Ctrl-C is for the watcher */
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    int nothing = open("/dev/null", O_RDONLY);
+    if (nothing >= 0) dup2(nothing, STDIN_FILENO);
+    execvp(line->word[0], (char *const *)(const void *)line->word);
+    int why = errno;
+    if (write(tell, &why, sizeof why) < 0) _exit(126);
+    _exit(127);
+}
+
+static td_status start(const td_line *line, pid_t *out)
+{
+    int ends[2], why = 0;
+    pid_t parent = getpid();
+    if (pipe2(ends, O_CLOEXEC) != 0) return td_fail_errno("cannot start %s", line->word[0]);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) become(line, parent, ends[1]);
+    close(ends[1]);
+    bool failed = pid < 0 || read(ends[0], &why, sizeof why) > 0;
+    close(ends[0]);
+    if (pid < 0) return td_fail_errno("cannot start %s", line->word[0]);
+    if (failed) {
+        waitpid(pid, NULL, 0);
+        return td_fail(TD_ERR_ARG, "cannot start \"%s\": %s; name MPI's launcher with --mpiexec",
+                       line->word[0], strerror(why));
+    }
+    *out = pid;
+    return TD_OK;
+}
+
+static bool stops(int number)
+{
+    return number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGUSR2;
+}
+
+td_status td_launch_run(const td_line *line, int *interrupted, int *out_code)
+{
+    sigset_t set;
+    pid_t pid = 0;
+    int code, asked = 0;
+    our_signals(&set);
+    TD_TRY(start(line, &pid));
+    while (waitpid(pid, &code, WNOHANG) != pid) {
+        int number = sigwaitinfo(&set, NULL);
+        if (number == SIGUSR1) kill(pid, SIGUSR1);
+        if (!stops(number)) continue;
+        if (!*interrupted) *interrupted = number;
+        kill(pid, asked == 0 ? SIGUSR2 : asked == 1 ? SIGTERM : SIGKILL);
+        asked++;
+    }
+    *out_code = WIFSIGNALED(code) ? 128 + WTERMSIG(code) : WEXITSTATUS(code);
+    return TD_OK;
+}
+
+bool td_launch_sleep(double seconds, int *interrupted)
+{
+    sigset_t set;
+    our_signals(&set);
+    int64_t end = td_clock_ns() + (int64_t)(seconds * 1e9);
+    for (;;) { /* at least once: a signal may have come before */
+        int64_t left = end - td_clock_ns();
+        if (left < 0) left = 0;
+        struct timespec pause = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
+        int number = sigtimedwait(&set, NULL, &pause);
+        if (number < 0 && left == 0) return false;
+        if (number < 0 || !stops(number)) continue;
+        *interrupted = number;
+        return true;
+    }
+}
