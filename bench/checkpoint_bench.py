@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How long a step is held up by a checkpoint, as TSV.
 
-    checkpoint_bench.py TANDEM FASHION_MNIST [MPIEXEC]
+    checkpoint_bench.py TANDEM FASHION_MNIST [MPIEXEC | - [HIDDEN]]
 
 A network whose state (parameters and momentum) is about 100 MB is trained with a checkpoint every
 6 steps and a line of metrics per step, on threads, and under mpiexec where it is given. `held up` is
@@ -16,8 +16,9 @@ import sys
 import tempfile
 
 TANDEM, DATA = sys.argv[1:3]
-MPIEXEC = sys.argv[3] if len(sys.argv) > 3 else None
-MODEL, STEPS, EVERY = "dense:8192 relu dense:740 relu dense:0", 37, 6
+MPIEXEC = sys.argv[3] if len(sys.argv) > 3 and sys.argv[3] != "-" else None
+HIDDEN = sys.argv[4] if len(sys.argv) > 4 else "8192"
+MODEL, STEPS, EVERY = f"dense:{HIDDEN} relu dense:740 relu dense:0", 37, 6
 
 
 def digest(run):

@@ -22,6 +22,7 @@ FASHION = "/usr/share/datasets/fashion-mnist"
 SMALL = os.path.join(TOP, "small")
 # What stands for other machines' names and for what takes long.
 SUBSTITUTES = {FASHION: SMALL, "/shared/fashion-mnist": SMALL, "/shared/": TOP + "/",
+               "--hosts a:4,b:4,c:4 --spares 4": "--workers 2",
                "--host a:4,b:4 -n 8": "--map-by :OVERSUBSCRIBE -n 2", "RUN": "runs/run",
                "--comm all": "--comm all --min-bytes 1024 --max-bytes 1024"}
 
@@ -114,7 +115,7 @@ class Documents(unittest.TestCase):
                 continue
             self.assertRegex(line.command, r"^(build/)?tandem |^mpiexec |^cmp ",
                              f"{path}:{line.number} is neither run nor in NOT_RUN")
-            if "mpiexec" in line.command and not MPIEXEC:
+            if ("mpiexec" in line.command or "tandem run" in line.command) and not MPIEXEC:
                 continue
             if "--tuning" in line.command and not MPIEXEC:  # measured under mpiexec
                 continue
@@ -192,7 +193,7 @@ class Options(unittest.TestCase):
                 run(f"tandem train --data {SMALL} {flag} {choice} --steps 1 --quiet --overwrite --run runs/o")
 
     def test_flags_are_in_the_help(self):
-        listed = run("tandem help train") + run("tandem help predict")
+        listed = run("tandem help train") + run("tandem help predict") + run("tandem help run")
         for flag in set(re.findall(r"`(--[a-z-]+)", read("README.md"))):
             self.assertRegex(listed, rf"(?m)^  {flag}\b", flag)
 
@@ -236,8 +237,9 @@ class MakeTargets(unittest.TestCase):
             if name != "coll_bench" or MPIEXEC:
                 self.assertGreater(len(run(f"{program} {words}").splitlines()), 1)
         self.assertEqual(set(re.findall(r"bench/(\w+)\.py", text)),
-                         {"train", "footprint", "gloo", "transports", "hosts_bench"})
+                         {"train", "footprint", "gloo", "transports", "hosts_bench", "checkpoint_bench"})
         run(f'{sys.executable} {ROOT}/bench/footprint.py "{TANDEM}" {SMALL}')
+        run(f'{sys.executable} {ROOT}/bench/checkpoint_bench.py "{TANDEM}" {SMALL} - 64')
         if MPIEXEC:
             run(f'{sys.executable} {ROOT}/bench/transports.py "{TANDEM}" "{MPIEXEC}" 1 64 2')
         for name in ("train", "gloo", "gloo_ranks", "torch_train", "hosts_bench"):  # need PyTorch, or hosts

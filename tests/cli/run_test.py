@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """tandem run: what it starts, whom it asks, when it starts again and when it gives up. A script stands
 for mpiexec where no rank is needed."""
+import fcntl
 import os
 import signal
 import subprocess
@@ -192,6 +193,19 @@ class Watching(unittest.TestCase):
         hosts = [(w[w.index("--host") + 1], w[w.index("-n") + 1]) for w in map(str.split, lines)]
         self.assertEqual(hosts, [("one:2,two:3,three:1", "6"), ("one:2,three:1", "3"),
                                  ("two:3,three:1", "4")])
+
+    def test_the_lock_of_a_lost_host_is_taken_away(self):
+        """As where a file system keeps the locks of a host that died; here this process holds it."""
+        os.makedirs(self.run_folder)
+        with open(os.path.join(self.run_folder, "lock"), "w+") as f:
+            f.write("tandem two.example 99 1\n")
+            f.flush()
+            fcntl.lockf(f, fcntl.LOCK_EX)
+            err, words = self.watch([f"touch {self.top}/lost; exit 1", "mkdir $run/model"], "--hosts",
+                                    "localhost:2,two.example:3", "--probe",
+                                    f"test ! -e {self.top}/lost && echo", expect=0)
+        self.assertIn("on localhost:2 left (two.example does not answer)", err[0])
+        self.assertFalse(os.path.exists(os.path.join(self.run_folder, "lock")))
 
     def test_a_signal_between_two_starts_ends_it(self):
         for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):

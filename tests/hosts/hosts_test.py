@@ -89,6 +89,43 @@ class Training(unittest.TestCase):
             self.assertEqual(models[0], models[1])
 
 
+class Watched(unittest.TestCase):
+    """tandem run, on host 1."""
+
+    def train(self, run, top):
+        return ["train", "--data", top, "--model", "dense:64 relu dense:0", "--epochs", "100000", "--steps",
+                "6000", "--batch", "32", "--momentum", "0.9", "--checkpoint-every", "20", "--eval-every",
+                "0", "--run", run, "--quiet"]
+
+    def test_a_lost_host_costs_no_bit(self):
+        tandem = os.path.join(BUILD, "tandem")
+        with tempfile.TemporaryDirectory() as top, Hosts(3, mpiexec=MPIEXEC) as three:
+            make_data(top)
+            want, run = os.path.join(top, "want"), os.path.join(top, "run")
+            subprocess.run([tandem, *self.train(want, top)], check=True, timeout=PATIENCE_S)
+            mpiexec = (f"{MPIEXEC} --prtemca prte_if_include eth0 --mca btl_tcp_if_include eth0 "
+                       "--mca pml ob1 --mca osc ^ucx")
+            words = three.on(1, [tandem, "run", "--mpiexec", mpiexec, "--agent",
+                                 f"{sys.executable} {HERE} --agent", "--hosts",
+                                 "host1:1,host2:1,host3:2", "--", *self.train(run, top)])
+            job = subprocess.Popen(words, env=three.environment(4), stdin=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True)
+            first = os.path.join(run, "checkpoints", "step-000000040")
+            end = time.monotonic() + PATIENCE_S
+            while not os.path.exists(first) and job.poll() is None and time.monotonic() < end:
+                time.sleep(0.005)
+            three.lose(2)
+            err = job.communicate(timeout=PATIENCE_S)[1]
+            self.assertEqual(job.returncode, 0, err)
+            self.assertRegex(err, "; restart 1 of 5 in 1 s on host1:1,host3:2 left "
+                                  r"\(host2 does not answer\), from step \d+\n")
+            models = []
+            for folder in (want, run):
+                with open(os.path.join(folder, "model", "model.safetensors"), "rb") as f:
+                    models.append(f.read())
+            self.assertEqual(models[0], models[1])
+
+
 def those_with(mark):
     """Processes that have `mark` among their words."""
     found = []
