@@ -84,18 +84,18 @@ static td_status set_period(const td_option *row, void *config, const char *what
     static const char units[] = "smh";
     static const uint64_t seconds[] = {1, 60, 3600};
     char *end;
-    errno = 0;
-    unsigned long long n = strtoull(text, &end, 10);
+    double n = strtod(text, &end);
     const char *unit = *end ? strchr(units, *end) : NULL;
-    if (end == text || text[0] < '0' || text[0] > '9' || (*end && (!unit || end[1])))
+    if (text[0] < '0' || text[0] > '9' || n != floor(n) || (*end && (!unit || end[1])))
         return td_fail(TD_ERR_ARG,
                        "%s: \"%s\" is neither a number of steps nor a time such as 30s, 5m or 1h",
                        what, text);
-    if (errno == ERANGE || n > 1000000000000)
+    if (n > 1e12)
         return td_fail(TD_ERR_ARG, "%s must be at most 1000000000000, not %s", what, text);
     if (unit && n == 0) return td_fail(TD_ERR_ARG, "%s must be at least 1s, not %s", what, text);
     *(td_period *)field(row, config) =
-        unit ? (td_period){.seconds = n * seconds[unit - units]} : (td_period){.steps = n};
+        unit ? (td_period){.seconds = (uint64_t)n * seconds[unit - units]}
+             : (td_period){.steps = (uint64_t)n};
     return TD_OK;
 }
 

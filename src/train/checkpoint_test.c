@@ -407,6 +407,33 @@ static void a_full_disk_leaves_the_older_ones_and_the_run(void **state)
     td_log_set_level(TD_LOG_WARN);
 }
 
+/* Nor does a step allocate memory, whatever the thread is at. */
+static td_status count_allocations(td_comm *comm, void *arg)
+{
+    (void)arg;
+    fixture f;
+    td_saver *saver = NULL;
+    td_status status = make_fixture(&f, 10, false);
+    if (status == TD_OK) status = td_saver_create(comm, &f.job, &f.task, f.optim, f.best, &saver);
+    if (status == TD_OK) status = td_saver_begin(saver, &there);
+    while (status == TD_OK && (td_saver_writing(saver) || !td_saver_count(saver)))
+        status = td_saver_step(saver, td_saver_writing(saver));
+    td_alloc_fail_at(0);
+    for (int i = 0; i < 100 && status == TD_OK; i++)
+        status = td_saver_step(saver, td_saver_writing(saver));
+    if (status == TD_OK && td_alloc_count() != 0)
+        status = td_fail(TD_ERR_INTERNAL, "%d allocations", (int)td_alloc_count());
+    td_saver_destroy(saver);
+    close_fixture(&f);
+    return status;
+}
+
+static void warm_steps_allocate_nothing(void **state)
+{
+    (void)state;
+    assert_ok(td_comm_run_local(1, NULL, count_allocations, NULL));
+}
+
 /* A spoiled parameter is found behind the step, and told to all. */
 static td_status write_spoiled(td_comm *comm, void *arg)
 {
@@ -528,6 +555,7 @@ int main(void)
         cmocka_unit_test_setup(another_job_is_refused, empty),
         cmocka_unit_test_setup(a_damaged_newest_gives_way, empty),
         cmocka_unit_test_setup(a_full_disk_leaves_the_older_ones_and_the_run, empty),
+        cmocka_unit_test_setup(warm_steps_allocate_nothing, empty),
         cmocka_unit_test_setup(what_diverged_is_not_kept, empty),
         cmocka_unit_test_setup(one_after_the_other, empty),
         cmocka_unit_test_setup(memory_may_run_out, empty),

@@ -98,8 +98,10 @@ static td_status seal(td_saver *s)
         td_bundle_seal(folder, "checkpoint", state, TD_CHECKPOINT_FILE, s->files, s->layout.files);
     json_decref(state);
     TD_TRY(status);
-    TD_TRY(td_path_join(all, s->job->run, "checkpoints"));
-    return td_bundle_prune(all, "step", s->job->keep_checkpoints);
+    status = td_path_join(all, s->job->run, "checkpoints");
+    if (status == TD_OK) status = td_bundle_prune(all, "step", s->job->keep_checkpoints);
+    if (status != TD_OK) td_warn("%s; an older checkpoint stays", td_last_error());
+    return TD_OK;
 }
 
 static void *saver_main(void *arg)

@@ -387,7 +387,9 @@ static td_status run(loop *t)
     }
     td_status status = finish_checkpoints(t);
     if (status == TD_ERR_DIVERGED) return status;
-    if (status != TD_OK) td_error_clear(); /* told; the model is what counts now */
+    if (status != TD_OK && t->first)
+        td_warn("%s; the run's last step has no checkpoint", td_last_error());
+    td_error_clear(); /* the model is what counts now */
     return save_model(t);
 }
 
