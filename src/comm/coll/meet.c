@@ -28,7 +28,7 @@ _Static_assert(sizeof(line) == 128, "a line of counters");
  * rank times what it does itself, without its waits. */
 typedef struct trying {
     uint64_t rounds;
-    bool through; /* past the caches: what is found better, or tried now */
+    bool through; /* this round stages past the caches */
     bool better;  /* through, for all ranks together */
     bool timed;   /* this round is */
     size_t bytes; /* of this round */
@@ -141,8 +141,8 @@ bool td_meet_last(const td_meet *m, int rank, td_header *out)
 static void begin_trying(td_meet *m, size_t bytes)
 {
     trying *t = &m->trying;
-    t->timed = false;
-    if (bytes < TRIED_FROM || m->comm->size > TD_MEET_RANKS) return;
+    t->timed = t->through = false;
+    if (bytes < TRIED_FROM) return;
     uint64_t k = t->rounds++, pair = k / TRIED_EVERY % 2, turn = k % TRIED_EVERY - FIRST_TRY;
     t->timed = turn < 2;
     t->through = t->timed ? turn != pair : t->better;
@@ -186,7 +186,7 @@ static void end_trying(td_meet *m)
 
 void td_meet_stage(const td_meet *m, void *to, const void *from, size_t bytes)
 {
-    if (m->trying.through && m->trying.bytes)
+    if (m->trying.through)
         td_kernels_best()->copy_through(bytes, from, to);
     else
         td_kernels_best()->copy(bytes, from, to);
@@ -195,7 +195,7 @@ void td_meet_stage(const td_meet *m, void *to, const void *from, size_t bytes)
 td_status td_meet_draft(td_meet *m, char *place, size_t bytes, char **out)
 {
     *out = place;
-    if (!m->trying.through || !m->trying.bytes || bytes > TD_MEET_BLOCK / 2) return TD_OK;
+    if (!m->trying.through || bytes > TD_MEET_BLOCK / 2) return TD_OK;
     if (!m->draft) m->draft = td_alloc_aligned(TD_MEET_BLOCK / 2);
     *out = m->draft;
     return *out ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a part of a reduction");
