@@ -15,7 +15,9 @@
 #include "math/kernels.h"
 
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { LEAF_STOP = TD_LEAF_VALUES, LEAF_WIDTH };
 
@@ -46,8 +48,28 @@ struct td_strategy {
     const td_rows *rows;
     bool stop;
     int64_t compute_ns, update_ns;
-    int64_t wait_ns, move_ns; /* of tree sums that have gone */
+    int64_t wait_ns, move_ns;    /* of tree sums that have gone */
+    double sleep_s, sleep_times; /* see TANDEM_FAKE_SLOW */
 };
+
+static void read_fake_slow(td_strategy *s)
+{
+    const char *text = getenv("TANDEM_FAKE_SLOW"), *colon = text ? strchr(text, ':') : NULL;
+    s->sleep_s = s->sleep_times = 0;
+    if (!colon || atoi(text) != td_comm_rank(s->comm)) return;
+    if (colon[1] == 'x')
+        s->sleep_times = atof(colon + 2) - 1;
+    else
+        s->sleep_s = atof(colon + 1) / 1000;
+}
+
+static void sleep_as_asked(const td_strategy *s, int64_t begin)
+{
+    double seconds = s->sleep_s + s->sleep_times * td_seconds(td_clock_ns() - begin);
+    if (seconds <= 0) return;
+    struct timespec t = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
+    nanosleep(&t, NULL);
+}
 
 static td_status create_lanes(td_strategy *s)
 {
@@ -118,6 +140,7 @@ td_status td_strategy_deal(td_strategy *s, td_comm *comm, const int *bounds)
     destroy_sum(s);
     s->comm = comm;
     s->parts = 0;
+    read_fake_slow(s);
     TD_TRY(td_treesum_create(comm, &config, &s->sum));
     td_treesum_lane_leaves(s->sum, 0, &s->leaf_begin, &unused);
     td_treesum_lane_leaves(s->sum, s->config.lanes - 1, &unused, &s->leaf_end);
@@ -277,6 +300,7 @@ td_status td_strategy_add(td_strategy *s, const float *params, const td_rows *ro
         atomic_store_explicit(&s->lanes[i].ready, s->oracle.params, memory_order_relaxed);
     int64_t begin = td_clock_ns(), moved = td_treesum_get_times(s->sum).move_ns;
     TD_TRY(td_pool_run(s->pool, run_lane, s));
+    sleep_as_asked(s, begin);
     s->compute_ns += td_clock_ns() - begin - (td_treesum_get_times(s->sum).move_ns - moved);
     TD_TRY(post_ready(s));
     TD_TRY(td_treesum_wait(s->sum));

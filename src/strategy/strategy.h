@@ -63,6 +63,9 @@ TD_MUST_CHECK td_status td_strategy_deal(td_strategy *strategy, td_comm *comm, c
 /* This rank's leaves of a global batch. */
 void td_strategy_leaves(const td_strategy *strategy, int *begin, int *end);
 
+/* For tests: TANDEM_FAKE_SLOW="2:200" lets rank 2 of the group sleep 200 ms whenever it has
+ * computed a part of a batch, "2:x3" three times as long in all as it has computed. */
+
 /* Adds one part of a batch; `stop` asks all ranks to stop after this step. */
 TD_MUST_CHECK td_status td_strategy_add(td_strategy *strategy, const float *params,
                                         const td_rows *rows, bool stop);
