@@ -4,10 +4,11 @@
  *     mpiexec -n 2 work_bench [0 MEGABYTES]
  *
  * overlap: an all-reduce and a fixed amount of computation that alone takes as long, each alone and
- * at once; hidden = (the one + the other - at once) / all-reduce. Where ranks and their threads
- * share cores the all-reduce's own work cannot be hidden.
- * record: a 1 KiB all-reduce with and without a record of operations, in short turns; the cost is
- * the median difference between neighbouring turns. */
+ * at once; hidden = (the one + the other - at once) / all-reduce. First with ranks that compute
+ * elsewhere (on a device, say: they sleep), so that the cores are free for what runs beside them;
+ * then with ranks that compute on these cores, where the all-reduce's own work cannot be hidden
+ * when ranks and their threads outnumber them. record: a 1 KiB all-reduce with and without a record
+ * of operations, in short turns; the cost is the median difference between neighbouring turns. */
 #include "tandem/comm.h"
 
 #include "base/clock.h"
@@ -16,6 +17,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { ROUNDS = 15, TURNS = 4001, CALLS = 50, SMALL = 256 };
@@ -39,9 +41,22 @@ static double median(double *v, int n)
     return v[n / 2];
 }
 
-static double compute(long units)
+/* So many seconds elsewhere, or units of arithmetic here. */
+typedef struct load {
+    bool elsewhere;
+    double seconds;
+    long units;
+} load;
+
+static double compute(load l)
 {
     double x = 1;
+    long units = l.units;
+    if (l.elsewhere) {
+        struct timespec t = {(time_t)l.seconds, (long)(fmod(l.seconds, 1) * 1e9)};
+        nanosleep(&t, NULL);
+        return 1;
+    }
     for (long u = 0; u < units; u++)
         for (int i = 0; i < 1000; i++) x = x * 1.0000001 + 1e-9;
     return x;
@@ -54,17 +69,17 @@ static double slowest(td_comm *comm, int64_t begin)
     return all;
 }
 
-static double timed(td_comm *comm, td_work *work, long units, double *sink)
+static double timed(td_comm *comm, td_work *work, load l, double *sink)
 {
     must(td_comm_barrier(comm));
     int64_t begin = td_clock_ns();
     if (work) must(td_work_start(work));
-    *sink += compute(units);
+    *sink += compute(l);
     if (work) must(td_work_wait(work));
     return slowest(comm, begin);
 }
 
-static void overlap(td_comm *comm, size_t count)
+static void overlap(td_comm *comm, size_t count, bool elsewhere)
 {
     float *in = calloc(count, sizeof *in), *out = calloc(count, sizeof *out);
     double moved[ROUNDS], computed[ROUNDS], both[ROUNDS], hidden[ROUNDS], sink = 0;
@@ -73,23 +88,25 @@ static void overlap(td_comm *comm, size_t count)
     if (!in || !out) exit(1);
     must(td_work_create(comm, &what, &work));
     for (int k = 0; k < ROUNDS; k++) {
-        moved[k] = timed(comm, work, 0, &sink);
-        computed[k] = timed(comm, NULL, 1000, &sink) / 1000;
+        moved[k] = timed(comm, work, (load){0}, &sink);
+        computed[k] = timed(comm, NULL, (load){.units = 1000}, &sink) / 1000;
     }
-    long units = 1 + (long)(median(moved, ROUNDS) / median(computed, ROUNDS));
+    load l = {elsewhere, median(moved, ROUNDS), 0};
+    l.units = 1 + (long)(l.seconds / median(computed, ROUNDS));
     for (int k = 0; k < ROUNDS; k++) {
-        moved[k] = timed(comm, work, 0, &sink);
-        computed[k] = timed(comm, NULL, units, &sink);
-        both[k] = timed(comm, work, units, &sink);
+        moved[k] = timed(comm, work, (load){0}, &sink);
+        computed[k] = timed(comm, NULL, l, &sink);
+        both[k] = timed(comm, work, l, &sink);
         hidden[k] = (moved[k] + computed[k] - both[k]) / moved[k];
     }
     td_work_destroy(work);
     double m = median(moved, ROUNDS), c = median(computed, ROUNDS), b = median(both, ROUNDS);
     if (td_comm_rank(comm) == 0 && isfinite(sink))
-        printf("overlap\t%d ranks\t%d hosts\t%ld cores\t%.1f MB\tall-reduce %.3f ms\tcompute %.3f "
-               "ms\tat once %.3f ms\thidden %.0f %%\n",
+        printf("overlap\t%d ranks\t%d hosts\t%ld cores, %s\t%.1f MB\tall-reduce %.3f ms\tcompute "
+               "%.3f ms\tat once %.3f ms\thidden %.0f %%\n",
                td_comm_size(comm), td_comm_hosts(comm), sysconf(_SC_NPROCESSORS_ONLN),
-               (double)count * 4e-6, m * 1e3, c * 1e3, b * 1e3, 100 * median(hidden, ROUNDS));
+               elsewhere ? "free" : "taken", (double)count * 4e-6, m * 1e3, c * 1e3, b * 1e3,
+               100 * median(hidden, ROUNDS));
     free(in), free(out);
 }
 
@@ -128,7 +145,8 @@ static void record(td_comm *comm)
 
 static td_status run_rank(td_comm *comm, void *arg)
 {
-    overlap(comm, *(size_t *)arg);
+    overlap(comm, *(size_t *)arg, true);
+    overlap(comm, *(size_t *)arg, false);
     record(comm);
     return TD_OK;
 }

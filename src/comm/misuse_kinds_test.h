@@ -26,6 +26,8 @@ typedef struct hand { /* what a rank has */
 
 typedef td_status act_fn(hand *h);
 
+#define SUM .pattern = TD_ALLREDUCE, .count
+
 typedef struct kind {
     const char *name;
     td_collective right, wrong; /* buffers are the hand's */
@@ -262,6 +264,28 @@ static td_status forces_an_algorithm(hand *h)
     return td_comm_allreduce(h->c, h->x, h->y, 10, TD_F32, TD_SUM);
 }
 
+/* By MPI's own where there is an MPI. */
+static td_status by_mpi(hand *h, td_collective what)
+{
+    if (td_coll_force(h->c, what.pattern, "mpi") != TD_OK) td_error_clear();
+    return run_collective(h, what);
+}
+
+static td_status reduces_less_by_mpi(hand *h)
+{
+    return by_mpi(h, (td_collective){SUM = h->wrong ? 99 : 100, .type = TD_I32});
+}
+
+static td_status gathers_less_by_mpi(hand *h)
+{
+    return by_mpi(h, (td_collective){.pattern = TD_ALLGATHER, .bytes = h->wrong ? 400 : 800});
+}
+
+static td_status takes_another_root_by_mpi(hand *h)
+{
+    return by_mpi(h, (td_collective){.pattern = TD_BROADCAST, .bytes = 80, .root = h->wrong});
+}
+
 static td_status stops(hand *h)
 {
     TD_TRY(td_comm_barrier(h->c));
@@ -278,7 +302,6 @@ static td_status dies(hand *h)
 
 /* --- the table --- */
 
-#define SUM .pattern = TD_ALLREDUCE, .count
 static const kind kinds[] = {
     /* another pattern */
     {"broadcast for all-reduce", .right = {SUM = 100},
@@ -415,6 +438,12 @@ static const kind kinds[] = {
      .says = {"rank 1", "100 floats (16 leaves", "99 floats (16 leaves"}},
     {"another algorithm", .act = forces_an_algorithm,
      .says = {"rank 1", "runs all-reduce (sum of 40 bytes", "by pairwise"}},
+    {"one element less, by MPI", .act = reduces_less_by_mpi,
+     .says = {"rank 1", "(sum of 400 bytes of i32", "(sum of 396 bytes of i32"}},
+    {"shorter parts, by MPI", .act = gathers_less_by_mpi,
+     .says = {"rank 1", "all-gather of 800 bytes", "all-gather of 400 bytes"}},
+    {"another root, by MPI", .act = takes_another_root_by_mpi,
+     .says = {"rank 1", "broadcast of 80 bytes with root 1"}},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 

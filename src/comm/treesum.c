@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "comm/treesum_impl.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -21,14 +22,9 @@ size_t td_treesum_cut(size_t lo, size_t hi, int parts, int part)
     return at < hi ? at : hi;
 }
 
-int td_treesum_rank_leaf(const td_treesum *ts, int rank)
-{
-    return cut(ts->config.leaves, ts->comm->size, rank);
-}
-
 static void lane_leaves(const td_treesum *ts, int rank, int lane, int *begin, int *end)
 {
-    int first = td_treesum_rank_leaf(ts, rank), n = td_treesum_rank_leaf(ts, rank + 1) - first;
+    int first = ts->bounds[rank], n = ts->bounds[rank + 1] - first;
     *begin = first + cut(n, ts->config.lanes, lane);
     *end = first + cut(n, ts->config.lanes, lane + 1);
 }
@@ -128,8 +124,7 @@ static td_status plan_exchange(td_treesum *ts)
     td_tree_node *nodes = td_calloc((size_t)ts->islands * TD_TREE_MAX_NODES, sizeof *nodes);
     td_status status = ts->island_nodes && nodes ? TD_OK : no_memory();
     for (int i = 0; i < ts->islands && status == TD_OK; i++) {
-        int begin = td_treesum_rank_leaf(ts, ts->first[i]);
-        int end = td_treesum_rank_leaf(ts, ts->first[i + 1]);
+        int begin = ts->bounds[ts->first[i]], end = ts->bounds[ts->first[i + 1]];
         ts->island_nodes[i] = td_tree_nodes(leaves, begin, end, nodes + n);
         n += ts->island_nodes[i];
     }
@@ -202,11 +197,18 @@ static td_status check_config(const td_comm *comm, const td_treesum_config *conf
         return td_fail(TD_ERR_ARG, "a step has 0 to 4096 ranges, not %d", config->most_ranges);
     if (!td_mul(config->count, 8192 * sizeof(float), &all))
         return td_fail(TD_ERR_ARG, "%zu floats are more than memory holds", config->count);
+    const int *b = config->bounds;
+    for (int r = 0; b && r < comm->size; r++)
+        if (b[r] >= b[r + 1] || b[0] != 0 || b[comm->size] != config->leaves)
+            return td_fail(TD_ERR_ARG,
+                           "rank %d gets leaves %d to %d of %d; each must get some, and all be "
+                           "dealt",
+                           comm->world[r], b[r], b[r + 1], config->leaves);
     return TD_OK;
 }
 
 typedef struct shape {
-    int64_t count, leaves, lanes, leaf_values, ranges;
+    int64_t count, leaves, lanes, leaf_values, ranges, dealt; /* a hash of the bounds */
 } shape;
 
 static void describe(char *text, size_t room, const shape *s)
@@ -220,17 +222,21 @@ static void describe(char *text, size_t room, const shape *s)
 /* All ranks must ask for the same one. */
 static td_status compare_configs(td_comm *comm, const td_treesum_config *config)
 {
-    shape own = {(int64_t)config->count, config->leaves, config->lanes, config->leaf_values,
-                 config->most_ranges};
+    shape own = {(int64_t)config->count, config->leaves,      config->lanes,
+                 config->leaf_values,    config->most_ranges, 0};
+    for (int r = 0; config->bounds && r <= comm->size; r++)
+        own.dealt = (int64_t)((uint64_t)own.dealt * 31 + (uint64_t)config->bounds[r] + 1);
     shape *all = td_calloc((size_t)comm->size, sizeof *all);
     if (!all) return no_memory();
     td_status status = td_comm_allgather(comm, &own, sizeof own, all);
     for (int r = 0; r < comm->size && status == TD_OK; r++) {
         char theirs[200], mine[200];
         if (memcmp(&all[r], &own, sizeof own) == 0) continue;
+        bool same = memcmp(&all[r], &own, offsetof(shape, dealt)) == 0;
         describe(theirs, sizeof theirs, &all[r]), describe(mine, sizeof mine, &own);
-        status = td_fail(TD_ERR_ARG, "rank %d makes a tree sum of %s where rank %d makes one of %s",
-                         comm->world[r], theirs, comm->world[comm->rank], mine);
+        status = td_fail(TD_ERR_ARG, "rank %d makes a tree sum of %s where rank %d %s %s",
+                         comm->world[r], theirs, comm->world[comm->rank],
+                         same ? "deals other leaves to the ranks of" : "makes one of", mine);
     }
     td_free(all);
     return status;
@@ -247,11 +253,13 @@ static td_status create(td_comm *comm, const td_treesum_config *config, td_trees
     ts->config = *config;
     ts->stride = td_treesum_up(config->count, 16);
     if (ts->config.most_ranges == 0) ts->config.most_ranges = 64;
-    ts->leaf_begin = td_treesum_rank_leaf(ts, comm->rank);
-    ts->leaf_end = td_treesum_rank_leaf(ts, comm->rank + 1);
     ts->ranges = td_calloc((size_t)ts->config.most_ranges + 1, sizeof *ts->ranges);
     ts->leaf_sums = td_calloc((size_t)config->leaf_values + 1, sizeof *ts->leaf_sums);
-    if (!ts->ranges || !ts->leaf_sums) status = no_memory();
+    ts->bounds = td_calloc((size_t)comm->size + 1, sizeof *ts->bounds);
+    if (!ts->ranges || !ts->leaf_sums || !ts->bounds) status = no_memory();
+    for (int r = 0; r <= comm->size && status == TD_OK; r++)
+        ts->bounds[r] = config->bounds ? config->bounds[r] : cut(config->leaves, comm->size, r);
+    ts->config.bounds = NULL;
     if (status == TD_OK) status = find_islands(ts);
     if (status == TD_OK) status = plan_island(ts);
     if (status == TD_OK && ts->islands > 1) status = plan_exchange(ts);
@@ -285,7 +293,8 @@ void td_treesum_destroy(td_treesum *ts)
         td_comm_shared_destroy(ts->comm, &ts->region);
     else
         td_free(ts->region.data);
-    td_free(ts->first), td_free(ts->lane_node), td_free(ts->parts), td_free(ts->merges);
+    td_free(ts->bounds), td_free(ts->first), td_free(ts->lane_node), td_free(ts->parts),
+        td_free(ts->merges);
     td_free(ts->left_data), td_free(ts->left_memory), td_free(ts->island_nodes);
     td_free(ts->all_parts), td_free(ts->all_merges), td_free(ts->received);
     td_free(ts->ranges), td_free(ts->requests), td_free(ts->leaf_sums);

@@ -1,10 +1,10 @@
 /* The tree-ordered sum: adds the gradients of a batch's leaves so that the bits do not depend on
  * how many ranks, threads or hosts hold them (math/tree.h).
  *
- * A rank holds leaves [rank L / R, (rank + 1) L / R) and deals them in the same way to its lanes
- * (threads). Each lane writes the sums of its own tree nodes straight into node buffers, which lie
- * in memory that the ranks of a host share. Ranges of the array are posted as they become complete
- * and reduced while the rest is still being computed.
+ * A rank holds adjacent leaves, [rank L / R, (rank + 1) L / R) unless they are dealt otherwise, and
+ * deals them evenly to its lanes (threads). Each lane writes the sums of its own tree nodes
+ * straight into node buffers, which lie in memory that the ranks of a host share. Ranges of the
+ * array are posted as they become complete and reduced while the rest is still being computed.
  *
  * One step: lanes fill nodes and leaf values; lane 0 calls post for each range, progress now and
  * then, and wait; then the sum may be read until the next step's first post. */
@@ -17,11 +17,13 @@
 typedef struct td_treesum td_treesum;
 
 typedef struct td_treesum_config {
-    int leaves;      /* L, 1..TD_TREE_MAX_LEAVES, at least as many as ranks */
-    int lanes;       /* of each rank; the same everywhere */
-    size_t count;    /* floats */
-    int leaf_values; /* doubles that each leaf adds besides, summed along the tree as well */
-    int most_ranges; /* posted in one step, at most (4096); default 64 */
+    int leaves;        /* L, 1..TD_TREE_MAX_LEAVES, at least as many as ranks */
+    int lanes;         /* of each rank; the same everywhere */
+    size_t count;      /* floats */
+    int leaf_values;   /* doubles that each leaf adds besides, summed along the tree as well */
+    int most_ranges;   /* posted in one step, at most (4096); default 64 */
+    const int *bounds; /* [ranks + 1] rank r holds leaves [bounds[r], bounds[r + 1]), one at least;
+                        * borrowed for the call. NULL: equal shares */
 } td_treesum_config;
 
 /* Collective. TD_ERR_ARG when ranks outnumber leaves, or ask for different sums. A group of several

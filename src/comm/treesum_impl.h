@@ -54,7 +54,7 @@ typedef struct td_range {
 struct td_treesum {
     td_comm *comm;
     td_treesum_config config;
-    int leaf_begin, leaf_end;
+    int *bounds;               /* [ranks + 1] where the ranks' leaves begin */
     size_t stride;             /* floats from node to node */
     int islands, island;       /* number, mine */
     int *first;                /* [islands + 1] ranks of the islands begin here */
@@ -97,7 +97,4 @@ static inline size_t td_treesum_up(size_t n, size_t unit)
 /* Where part `part` of [lo, hi) begins: on a line of 16 floats, so that no two ranks write one.
  * A part is at most (hi - lo) / parts + 16 long. */
 size_t td_treesum_cut(size_t lo, size_t hi, int parts, int part);
-/* Leaves of the ranks before `rank`. */
-int td_treesum_rank_leaf(const td_treesum *ts, int rank);
-
 #endif

@@ -119,13 +119,13 @@ static td_status scatter_leaves(td_treesum *ts, td_range *r)
     if (ts->local != 0 || row == 0) return TD_OK;
     for (int step = 1; step < ts->islands; step++) {
         int i = (ts->island + ts->islands - step) % ts->islands;
-        size_t begin = (size_t)td_treesum_rank_leaf(ts, ts->first[i]);
-        size_t end = (size_t)td_treesum_rank_leaf(ts, ts->first[i + 1]);
+        size_t begin = (size_t)ts->bounds[ts->first[i]];
+        size_t end = (size_t)ts->bounds[ts->first[i + 1]];
         TD_TRY(receive(ts, r, leaf + begin * row, (end - begin) * row * sizeof *leaf, ts->first[i],
                        tag_of(ts, r, 0, 0)));
     }
-    size_t begin = (size_t)td_treesum_rank_leaf(ts, ts->first[ts->island]);
-    size_t end = (size_t)td_treesum_rank_leaf(ts, ts->first[ts->island + 1]);
+    size_t begin = (size_t)ts->bounds[ts->first[ts->island]];
+    size_t end = (size_t)ts->bounds[ts->first[ts->island + 1]];
     for (int step = 1; step < ts->islands; step++)
         TD_TRY(send(ts, r, leaf + begin * row, (end - begin) * row * sizeof *leaf,
                     ts->first[(ts->island + step) % ts->islands], tag_of(ts, r, 0, 0)));

@@ -66,13 +66,25 @@ static td_status post_ranges(td_treesum *ts, bool many)
     return td_treesum_post(ts, 0, 1999);
 }
 
-static td_status treesum_of(td_comm *c, int leaves, int lanes)
+/* Each rank one leaf, and the rest where the seed says. */
+static void deal_unevenly(int leaves, int ranks, int seed, int *bounds)
+{
+    int more[MOST_LEAVES] = {0};
+    for (int l = ranks; l < leaves; l++) more[(l * 7 + seed) * seed % ranks]++;
+    bounds[0] = 0;
+    for (int r = 0; r < ranks; r++) bounds[r + 1] = bounds[r] + 1 + more[r];
+}
+
+static td_status treesum_of(td_comm *c, int leaves, int lanes, int seed)
 {
     td_treesum *ts;
+    int bounds[MOST_LEAVES + 1];
     td_treesum_config config = {.leaves = leaves,
                                 .lanes = lanes,
                                 .count = FLOATS,
-                                .leaf_values = 2};
+                                .leaf_values = 2,
+                                .bounds = seed ? bounds : NULL};
+    deal_unevenly(leaves, td_comm_size(c), seed, bounds);
     TD_TRY(td_treesum_create(c, &config, &ts));
     float *want = td_malloc(FLOATS * sizeof *want);
     for (int step = 0; step < STEPS; step++) {
@@ -98,12 +110,21 @@ static td_status treesums(td_comm *c, void *arg)
     static const int leaves[] = {1, 2, 3, 5, 7, 16, 33};
     for (size_t k = 0; k < sizeof leaves / sizeof *leaves; k++)
         for (int lanes = 1; lanes <= 3; lanes++)
-            if (leaves[k] >= td_comm_size(c)) TD_TRY(treesum_of(c, leaves[k], lanes));
+            for (int seed = 0; seed < 4 && leaves[k] >= td_comm_size(c); seed++)
+                TD_TRY(treesum_of(c, leaves[k], lanes, seed));
     td_treesum *ts;
     td_treesum_config config = {.leaves = 1, .lanes = 1, .count = 1};
     if (td_comm_size(c) > 1) {
         CHECK(td_treesum_create(c, &config, &ts) == TD_ERR_ARG);
         CHECK(strstr(td_last_error(), "more than the 1 leaves"));
+        int bounds[MOST_LEAVES] = {0};
+        config.leaves = td_comm_size(c), config.bounds = bounds;
+        CHECK(td_treesum_create(c, &config, &ts) == TD_ERR_ARG);
+        CHECK(strstr(td_last_error(), "gets leaves 0 to 0"));
+        for (int r = 0; r <= td_comm_size(c); r++) bounds[r] = r;
+        if (td_comm_rank(c) == 0) config.bounds = NULL;
+        CHECK(td_treesum_create(c, &config, &ts) == TD_ERR_ARG);
+        CHECK(strstr(td_last_error(), "deals other leaves"));
     }
     return TD_OK;
 }

@@ -21,7 +21,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { SPINS = 200, YIELD_NS = 200000, CHECK_NS = 1000000, ASK_NS = 20000000 };
+enum { SPINS = 1000, YIELD_NS = 200000, CHECK_NS = 1000000, ASK_NS = 20000000 };
 enum { MOST_ASK_NS = 64 * ASK_NS, HOPS = 8 };
 
 typedef struct waiting {

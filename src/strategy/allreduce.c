@@ -15,7 +15,9 @@
 #include "math/kernels.h"
 
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { LEAF_STOP = TD_LEAF_VALUES, LEAF_CHECKPOINT, LEAF_WRITING, LEAF_WIDTH };
 
@@ -46,7 +48,28 @@ struct td_strategy {
     const td_rows *rows;
     td_notes notes;
     int64_t compute_ns, update_ns;
+    int64_t wait_ns, move_ns;    /* of tree sums that have gone */
+    double sleep_s, sleep_times; /* see TANDEM_FAKE_SLOW */
 };
+
+static void read_fake_slow(td_strategy *s)
+{
+    const char *text = getenv("TANDEM_FAKE_SLOW"), *colon = text ? strchr(text, ':') : NULL;
+    s->sleep_s = s->sleep_times = 0;
+    if (!colon || atoi(text) != td_comm_rank(s->comm)) return;
+    if (colon[1] == 'x')
+        s->sleep_times = atof(colon + 2) - 1;
+    else
+        s->sleep_s = atof(colon + 1) / 1000;
+}
+
+static void sleep_as_asked(const td_strategy *s, int64_t begin)
+{
+    double seconds = s->sleep_s + s->sleep_times * td_seconds(td_clock_ns() - begin);
+    if (seconds <= 0) return;
+    struct timespec t = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
+    nanosleep(&t, NULL);
+}
 
 static td_status create_lanes(td_strategy *s)
 {
@@ -84,26 +107,56 @@ static td_status cut_buckets(td_strategy *s)
     return TD_OK;
 }
 
+static void destroy_lanes(td_strategy *s)
+{
+    for (int i = 0; s->lanes && i < s->config.lanes; i++) {
+        td_free(s->lanes[i].leaf_row);
+        td_free(s->lanes[i].merges);
+        td_free(s->lanes[i].nodes);
+    }
+    td_free(s->lanes);
+    s->lanes = NULL;
+}
+
+static void destroy_sum(td_strategy *s)
+{
+    if (!s->sum) return;
+    td_treesum_times times = td_treesum_get_times(s->sum);
+    s->wait_ns += times.wait_ns, s->move_ns += times.move_ns;
+    td_treesum_destroy(s->sum);
+    s->sum = NULL;
+}
+
+td_status td_strategy_deal(td_strategy *s, td_comm *comm, const int *bounds)
+{
+    td_treesum_config config = {.leaves = s->config.leaves,
+                                .lanes = s->config.lanes,
+                                .count = s->oracle.params,
+                                .leaf_values = LEAF_WIDTH,
+                                .most_ranges = (int)s->oracle.slot_count + 1,
+                                .bounds = bounds};
+    int unused;
+    destroy_lanes(s);
+    destroy_sum(s);
+    s->comm = comm;
+    s->parts = 0;
+    read_fake_slow(s);
+    TD_TRY(td_treesum_create(comm, &config, &s->sum));
+    td_treesum_lane_leaves(s->sum, 0, &s->leaf_begin, &unused);
+    td_treesum_lane_leaves(s->sum, s->config.lanes - 1, &unused, &s->leaf_end);
+    return create_lanes(s);
+}
+
 td_status td_allreduce_create(td_comm *comm, const td_oracle *oracle,
                               const td_strategy_config *config, td_strategy **out)
 {
     td_status status = TD_OK;
     td_strategy *s = td_calloc(1, sizeof *s);
     if (!s) return td_fail(TD_ERR_NOMEM, "no memory for the strategy");
-    s->comm = comm;
     s->oracle = *oracle;
     s->config = *config;
-    int rank = td_comm_rank(comm), size = td_comm_size(comm);
-    s->leaf_begin = (int)((long long)config->leaves * rank / size);
-    s->leaf_end = (int)((long long)config->leaves * (rank + 1) / size);
-    td_treesum_config sum = {.leaves = config->leaves,
-                             .lanes = config->lanes,
-                             .count = oracle->params,
-                             .leaf_values = LEAF_WIDTH,
-                             .most_ranges = (int)oracle->slot_count + 1};
-    TD_GOTO(td_treesum_create(comm, &sum, &s->sum));
+    TD_GOTO(td_strategy_deal(s, comm, NULL));
     TD_GOTO(td_pool_create(config->lanes, &s->pool));
-    TD_GOTO(create_lanes(s));
     TD_GOTO(cut_buckets(s));
     TD_GOTO(td_optim_create(&config->optim, oracle->slots, oracle->slot_count, oracle->params,
                             &s->optim));
@@ -118,14 +171,9 @@ void td_strategy_destroy(td_strategy *s)
 {
     if (!s) return;
     td_optim_destroy(s->optim);
-    for (int i = 0; s->lanes && i < s->config.lanes; i++) {
-        td_free(s->lanes[i].leaf_row);
-        td_free(s->lanes[i].merges);
-        td_free(s->lanes[i].nodes);
-    }
-    td_free(s->lanes);
+    destroy_lanes(s);
     td_pool_destroy(s->pool);
-    td_treesum_destroy(s->sum);
+    destroy_sum(s);
     td_free(s->bounds);
     td_free(s->total);
     td_free(s);
@@ -256,6 +304,7 @@ td_status td_strategy_add(td_strategy *s, const float *params, const td_rows *ro
         atomic_store_explicit(&s->lanes[i].ready, s->oracle.params, memory_order_relaxed);
     int64_t begin = td_clock_ns(), moved = td_treesum_get_times(s->sum).move_ns;
     TD_TRY(td_pool_run(s->pool, run_lane, s));
+    sleep_as_asked(s, begin);
     s->compute_ns += td_clock_ns() - begin - (td_treesum_get_times(s->sum).move_ns - moved);
     TD_TRY(post_ready(s));
     TD_TRY(td_treesum_wait(s->sum));
@@ -280,6 +329,6 @@ td_status td_strategy_update(td_strategy *s, uint64_t step, float *params, td_to
 td_step_times td_strategy_times(const td_strategy *s)
 {
     td_treesum_times t = td_treesum_get_times(s->sum);
-    return (td_step_times){td_seconds(s->compute_ns), td_seconds(t.wait_ns), td_seconds(t.move_ns),
-                           td_seconds(s->update_ns)};
+    return (td_step_times){td_seconds(s->compute_ns), td_seconds(s->wait_ns + t.wait_ns),
+                           td_seconds(s->move_ns + t.move_ns), td_seconds(s->update_ns)};
 }

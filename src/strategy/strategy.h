@@ -61,8 +61,17 @@ TD_MUST_CHECK td_status td_allreduce_create(td_comm *comm, const td_oracle *orac
                                             const td_strategy_config *config, td_strategy **out);
 void td_strategy_destroy(td_strategy *strategy);
 
+/* Goes on over `comm`, whose rank r gets leaves [bounds[r], bounds[r + 1]) of a batch (NULL: equal
+ * shares, as at the creation). The optimizer's state stays; what has been added of a step under way
+ * is dropped. The former group may have failed, and may be closed afterwards. Collective. After a
+ * failure it is fit to be dealt again or destroyed. */
+TD_MUST_CHECK td_status td_strategy_deal(td_strategy *strategy, td_comm *comm, const int *bounds);
+
 /* This rank's leaves of a global batch. */
 void td_strategy_leaves(const td_strategy *strategy, int *begin, int *end);
+
+/* For tests: TANDEM_FAKE_SLOW="2:200" lets rank 2 of the group sleep 200 ms whenever it has
+ * computed a part of a batch, "2:x3" three times as long in all as it has computed. */
 
 /* Adds one part of a batch. */
 TD_MUST_CHECK td_status td_strategy_add(td_strategy *strategy, const float *params,

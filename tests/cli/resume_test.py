@@ -13,7 +13,7 @@ from harness import (DATA, MPIEXEC, PRESETS, TANDEM, digest, listing, main, metr
 class Interrupted(unittest.TestCase):
     def stop_and_resume(self, number, resume_words, model="lenet", prefix=(), status=None):
         """The run is long, so that the signal finds it at work."""
-        long = ["--model", model, "--epochs", "40", "--steps", "30"]
+        long = ["--model", model, "--epochs", "40", "--steps", "12" if model == "resnet20" else "30"]
         want = digest(train(*long))
         run = new_run()
         job = subprocess.Popen([*prefix, TANDEM, "train", "--data", DATA, *long, "--batch", "32",

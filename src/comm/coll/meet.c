@@ -1,13 +1,16 @@
 #include "comm/coll/meet.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
+#include "math/kernels.h"
 
 #include <sched.h>
 
 enum { ARRIVED, REDUCED, DONE, STAGES };
 enum { SLOT = 4096, HEAD = 64, MOST_SLOTS = TD_MEET_BLOCK / SLOT + 1, SMALL = 2 };
 enum { SLOTS = 2 * MOST_SLOTS + SMALL, SHOWN = 64 };
+enum { TRIED_FROM = 16 << 10, TRIED_EVERY = 32, FIRST_TRY = 8 };
 _Static_assert(sizeof(td_header) <= HEAD, "a header goes ahead of what is staged");
 
 /* Written by its rank alone. Two cache lines: neighbours are fetched in pairs. */
@@ -16,9 +19,23 @@ typedef struct line {
     const void *in;
     void *out;
     int32_t looking, withdrawn;
-    char pad[128 - 8 * STAGES - 24];
+    int32_t more; /* ns that 64 KiB cost it more when they were staged past the caches */
+    char pad[128 - 8 * STAGES - 28];
 } line;
 _Static_assert(sizeof(line) == 128, "a line of counters");
+
+/* Rounds of at least TRIED_FROM bytes, in which the two ways of staging are tried in turn: each
+ * rank times what it does itself, without its waits. */
+typedef struct trying {
+    uint64_t rounds;
+    bool through; /* this round stages past the caches */
+    bool better;  /* through, for all ranks together */
+    bool timed;   /* this round is */
+    size_t bytes; /* of this round */
+    int64_t since, spent;
+    int64_t first;      /* spent by the first of the two, */
+    size_t first_bytes; /* which had so many bytes */
+} trying;
 
 struct td_meet {
     td_comm *comm;
@@ -35,12 +52,15 @@ struct td_meet {
     uint64_t checked;     /* ranks whose operation has been compared, a bit each */
     int stage, only;      /* waited for */
     uint64_t wanted;
+    trying trying;
+    char *draft; /* [TD_MEET_BLOCK / 2] or NULL */
 };
 
 void td_meet_destroy(td_comm *comm)
 {
     if (!comm->meet) return;
     td_comm_shared_destroy(comm, &comm->meet->region);
+    td_free(comm->meet->draft);
     td_free(comm->meet);
     comm->meet = NULL;
 }
@@ -116,6 +136,71 @@ bool td_meet_last(const td_meet *m, int rank, td_header *out)
     return round > 0;
 }
 
+/* --- ways of staging --- */
+
+static void begin_trying(td_meet *m, size_t bytes)
+{
+    trying *t = &m->trying;
+    t->timed = t->through = false;
+    if (bytes < TRIED_FROM) return;
+    uint64_t k = t->rounds++, pair = k / TRIED_EVERY % 2, turn = k % TRIED_EVERY - FIRST_TRY;
+    t->timed = turn < 2;
+    t->through = t->timed ? turn != pair : t->better;
+    t->bytes = bytes;
+    t->spent = 0;
+    if (t->timed) t->since = td_clock_ns();
+}
+
+static void stop_clock(td_meet *m)
+{
+    if (m->trying.timed) m->trying.spent += td_clock_ns() - m->trying.since;
+}
+
+static void go_on_clock(td_meet *m)
+{
+    if (m->trying.timed) m->trying.since = td_clock_ns();
+}
+
+/* Differences count as far as the shorter time: a rank that lost its core says little. */
+static void end_trying(td_meet *m)
+{
+    trying *t = &m->trying;
+    int32_t *own = &m->lines[m->comm->rank].more;
+    stop_clock(m);
+    if (!t->timed) return;
+    t->timed = false;
+    if ((t->rounds - 1) % TRIED_EVERY == FIRST_TRY) {
+        t->first = t->spent, t->first_bytes = t->bytes;
+        return;
+    }
+    if (t->first_bytes != t->bytes) return;
+    int64_t through = t->through ? t->spent : t->first, by = t->through ? t->first : t->spent;
+    int64_t more = through - by, most = through < by ? through : by, all = 0;
+    more = more > most ? most : more < -most ? -most : more;
+    more = more * 65536 / (int64_t)t->bytes;
+    __atomic_store_n(own, (int32_t)((3 * *own + more) / 4), __ATOMIC_RELAXED);
+    for (int r = 0; r < m->comm->size; r++)
+        all += __atomic_load_n(&m->lines[r].more, __ATOMIC_RELAXED);
+    t->better = all < 0;
+}
+
+void td_meet_stage(const td_meet *m, void *to, const void *from, size_t bytes)
+{
+    if (m->trying.through)
+        td_kernels_best()->copy_through(bytes, from, to);
+    else
+        td_kernels_best()->copy(bytes, from, to);
+}
+
+td_status td_meet_draft(td_meet *m, char *place, size_t bytes, char **out)
+{
+    *out = place;
+    if (!m->trying.through || bytes > TD_MEET_BLOCK / 2) return TD_OK;
+    if (!m->draft) m->draft = td_alloc_aligned(TD_MEET_BLOCK / 2);
+    *out = m->draft;
+    return *out ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a part of a reduction");
+}
+
 /* --- rounds --- */
 
 char *td_meet_block(td_meet *m, int rank)
@@ -160,7 +245,10 @@ static td_status wait_for(td_meet *m, int stage, int only, uint64_t round)
 {
     m->stage = stage, m->only = only, m->wanted = round;
     if (missing(m) < 0) return TD_OK;
-    return td_comm_wait(m->comm, -1, m->bell, test, missing, m);
+    stop_clock(m);
+    td_status status = td_comm_wait(m->comm, -1, m->bell, test, missing, m);
+    go_on_clock(m);
+    return status;
 }
 
 td_status td_meet_round(td_meet *m, size_t bytes)
@@ -173,7 +261,9 @@ td_status td_meet_round(td_meet *m, size_t bytes)
         if (m->used[k] > last) last = m->used[k];
         m->used[k] = m->round;
     }
-    return last ? wait_for(m, DONE, -1, last) : TD_OK;
+    if (last) TD_TRY(wait_for(m, DONE, -1, last));
+    begin_trying(m, bytes);
+    return TD_OK;
 }
 
 void td_meet_arrive(td_meet *m, const void *in, void *out)
@@ -212,6 +302,7 @@ void td_meet_done(td_meet *m)
  * on from. */
 void td_meet_leave(td_meet *m)
 {
+    end_trying(m);
     if (m->next - m->first > SMALL) reach(m, DONE);
 }
 

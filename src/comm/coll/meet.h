@@ -31,6 +31,13 @@ bool td_meet_last(const td_meet *meet, int rank, td_header *out);
 TD_MUST_CHECK td_status td_meet_round(td_meet *meet, size_t bytes);
 /* A rank's block of this round. */
 char *td_meet_block(td_meet *meet, int rank);
+/* Copies to this rank's block: through the caches, or past them to memory where the ranks' cores
+ * share no cache and others read it sooner from there. Which is so, rounds of some length that end
+ * by td_meet_leave find out now and then. */
+void td_meet_stage(const td_meet *meet, void *to, const void *from, size_t bytes);
+/* Where to make what is to be staged at that place of the block: there, or in memory of this rank's
+ * own (TD_MEET_BLOCK / 2 at most) that td_meet_stage then copies; compare the two. */
+TD_MUST_CHECK td_status td_meet_draft(td_meet *meet, char *place, size_t bytes, char **out);
 /* This rank has staged, or shows its own memory to the threads of its process. */
 void td_meet_arrive(td_meet *meet, const void *in, void *out);
 /* The wait for one rank, or for all (-1), to have come so far in this round. */

@@ -146,7 +146,7 @@ static bool expected(const trial *t, int n, int me, size_t i, int32_t *out)
     int32_t all = 0, upto = 0;
     size_t at =
         t->schedule->pattern == TD_REDUCE_SCATTER ? (size_t)me * (count / (size_t)n) + i : i;
-    for (int r = 0; r < n; r++) {
+    for (int r = 0; r < n && t->schedule->pattern >= TD_REDUCE; r++) {
         all += element(r, at);
         if (r == me) upto = all;
     }
@@ -172,7 +172,8 @@ static td_status run_trial(td_comm *comm, void *arg)
 {
     trial *t = arg;
     int n = td_comm_size(comm), me = td_comm_rank(comm);
-    size_t most = t->count * (size_t)n + 1, parts[MOST_RANKS];
+    bool whole = t->schedule->pattern >= TD_REDUCE || t->schedule->pattern == TD_BROADCAST;
+    size_t most = t->count * (whole ? 1 : (size_t)n) + 1, parts[MOST_RANKS];
     int32_t *in = td_calloc(most, 4), *out = td_calloc(most, 4), want;
     td_status status = in && out ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a trial");
     td_reduction how = {.type = TD_I32, .op = TD_SUM, .width = 4};

@@ -20,6 +20,7 @@ enum {
     BLOCK = TD_MEET_BLOCK,
     DIRECT_FROM = 16 << 10,
     FOLD_ALL = 4 << 10,
+    FOLD_TWO = 1 << 20,
     LINE = 64,
     THROUGH_FROM = 8 << 20
 };
@@ -41,10 +42,11 @@ static void copy(void *to, const void *from, size_t bytes)
     td_kernels_best()->copy(bytes, from, to);
 }
 
-/* To where a call's result goes: past the caches where it would drive out what is staged. */
-static void give(const td_call *call, void *to, const void *from, size_t bytes)
+/* To where a call's result of `all` bytes goes: past the caches where it would drive out what is
+ * staged. */
+static void give(size_t all, void *to, const void *from, size_t bytes)
 {
-    if (call->bytes >= THROUGH_FROM)
+    if (all >= THROUGH_FROM)
         td_kernels_best()->copy_through(bytes, from, to);
     else
         copy(to, from, bytes);
@@ -67,6 +69,7 @@ typedef struct stream {
     char *out;      /* NULL: this rank does not read */
     const td_call *call;
     int writer; /* -1: all write */
+    size_t all; /* bytes of the result */
 } stream;
 
 static size_t stream_bytes(const stream *s, int rank)
@@ -109,7 +112,9 @@ static td_status spread_window(place *p, const stream *s, size_t at, size_t wind
 {
     size_t own = stream_bytes(s, p->rank);
     TD_TRY(td_meet_round(p->meet, window));
-    if (at < own) copy(td_meet_block(p->meet, p->rank), s->in + at, smaller(own - at, BLOCK));
+    if (at < own)
+        td_meet_stage(p->meet, td_meet_block(p->meet, p->rank), s->in + at,
+                      smaller(own - at, BLOCK));
     td_meet_arrive(p->meet, NULL, NULL);
     for (int k = 1; k < p->size && s->out; k++) {
         int r = (p->rank + k) % p->size;
@@ -117,7 +122,8 @@ static td_status spread_window(place *p, const stream *s, size_t at, size_t wind
         if (s->writer >= 0 && r != s->writer) continue;
         TD_TRY(td_meet_arrived(p->meet, r));
         if (at < bytes)
-            copy(stream_to(s, r) + at, td_meet_block(p->meet, r), smaller(bytes - at, BLOCK));
+            give(s->all, stream_to(s, r) + at, td_meet_block(p->meet, r),
+                 smaller(bytes - at, BLOCK));
     }
     td_meet_leave(p->meet);
     return TD_OK;
@@ -141,6 +147,7 @@ typedef struct deal {
     const char *in;
     bool all_write; /* else only the root */
     size_t window;  /* bytes of a stream per round */
+    size_t all;     /* bytes of the result */
 } deal;
 
 static size_t given(const place *p, int to)
@@ -165,8 +172,8 @@ static void stage_deal(place *p, const deal *d, size_t at)
     size_t offset = 0;
     for (int r = 0; r < p->size; offset += given(p, r++))
         if (r != p->rank && at < given(p, r))
-            copy(block + (size_t)r * d->window, d->in + offset + at,
-                 smaller(given(p, r) - at, d->window));
+            td_meet_stage(p->meet, block + (size_t)r * d->window, d->in + offset + at,
+                          smaller(given(p, r) - at, d->window));
 }
 
 typedef td_status take_fn(place *p, const deal *d, size_t at, size_t bytes);
@@ -178,7 +185,7 @@ static td_status take_copies(place *p, const deal *d, size_t at, size_t bytes)
     char *to = p->call->out;
     for (int r = 0; r < p->size; to += taken(p, r++))
         if (writes(p, d, r) && r != p->rank && at < taken(p, r))
-            copy(to + at, td_meet_block(p->meet, r) + (size_t)p->rank * d->window,
+            give(d->all, to + at, td_meet_block(p->meet, r) + (size_t)p->rank * d->window,
                  smaller(taken(p, r) - at, d->window));
     return TD_OK;
 }
@@ -271,7 +278,9 @@ static td_status tell_parts(place *p, size_t *most)
 static td_status alltoall(place *p)
 {
     const td_call *c = p->call;
-    deal d = {.in = c->in, .all_write = true};
+    deal d = {.in = c->in,
+              .all_write = true,
+              .all = c->parts ? c->bytes : c->bytes * (size_t)p->size};
     size_t most = c->bytes, from = td_call_offset(c, p->rank), to = 0;
     if (c->parts) TD_TRY(tell_parts(p, &most));
     for (int r = 0; r < p->rank; r++) to += taken(p, r);
@@ -317,19 +326,23 @@ static size_t slice(const place *p, size_t count, int rank)
     return smaller(units * (size_t)rank / (size_t)p->size * unit, count);
 }
 
-/* Short vectors: each reads all parts and folds them itself, so there is one wait. */
-static td_status fold_whole(place *p)
+/* Elements [at, at + count): each rank reads all parts and folds them itself, so there is one wait.
+ * For short vectors; and of two ranks each reads no more than with slices. */
+static td_status fold_window(place *p, size_t at, size_t count)
 {
     const td_call *c = p->call;
     const void *part[TD_MEET_RANKS];
-    bool reads = c->pattern == TD_ALLREDUCE || (c->pattern == TD_REDUCE && p->rank == c->root);
-    TD_TRY(td_meet_round(p->meet, c->bytes));
-    if (c->bytes) copy(td_meet_block(p->meet, p->rank), c->in, c->bytes);
+    size_t width = c->how.width, bytes = count * width;
+    const char *in = bytes ? (const char *)c->in + at * width : NULL;
+    bool reads = c->pattern == TD_ALLREDUCE || p->rank == c->root;
+    TD_TRY(td_meet_round(p->meet, bytes));
+    if (bytes) td_meet_stage(p->meet, td_meet_block(p->meet, p->rank), in, bytes);
     td_meet_arrive(p->meet, NULL, NULL);
     if (reads) {
         TD_TRY(td_meet_arrived(p->meet, -1));
-        for (int r = 0; r < p->size; r++) part[r] = td_meet_block(p->meet, r);
-        td_reduction_fold(&c->how, part, p->size, c->count, c->out);
+        for (int r = 0; r < p->size; r++) part[r] = r == p->rank ? in : td_meet_block(p->meet, r);
+        char *out = bytes ? (char *)c->out + at * width : NULL;
+        td_reduction_fold(&c->how, part, p->size, count, out);
     }
     td_meet_leave(p->meet);
     return TD_OK;
@@ -347,21 +360,24 @@ static td_status reduce_window(place *p, size_t at, size_t count)
     bool reads = c->pattern == TD_ALLREDUCE || p->rank == c->root;
     TD_TRY(td_meet_round(p->meet, count * width));
     char *own = td_meet_block(p->meet, p->rank);
-    copy(own, in, lo * width);
-    copy(own + hi * width, in + hi * width, (count - hi) * width);
+    td_meet_stage(p->meet, own, in, lo * width);
+    td_meet_stage(p->meet, own + hi * width, in + hi * width, (count - hi) * width);
     td_meet_arrive(p->meet, NULL, NULL);
     TD_TRY(td_meet_arrived(p->meet, -1));
     for (int r = 0; r < p->size; r++)
         part[r] = (r == p->rank ? in : td_meet_block(p->meet, r)) + lo * width;
-    td_reduction_fold(&c->how, part, p->size, hi - lo, own + lo * width);
+    char *staged = own + lo * width, *result;
+    TD_TRY(td_meet_draft(p->meet, staged, (hi - lo) * width, &result));
+    td_reduction_fold(&c->how, part, p->size, hi - lo, result);
+    if (result != staged) td_meet_stage(p->meet, staged, result, (hi - lo) * width);
     td_meet_reduce(p->meet);
     if (reads) {
-        give(c, out + lo * width, own + lo * width, (hi - lo) * width);
+        give(c->bytes, out + lo * width, result, (hi - lo) * width);
         TD_TRY(td_meet_reduced(p->meet));
         for (int k = 1; k < p->size; k++) {
             int r = (p->rank + k) % p->size;
             size_t from = slice(p, count, r) * width, to = slice(p, count, r + 1) * width;
-            give(c, out + from, td_meet_block(p->meet, r) + from, to - from);
+            give(c->bytes, out + from, td_meet_block(p->meet, r) + from, to - from);
         }
     }
     td_meet_leave(p->meet);
@@ -402,10 +418,12 @@ static td_status reduce(place *p)
 {
     const td_call *c = p->call;
     size_t most = BLOCK / c->how.width;
-    if (c->bytes <= FOLD_ALL) return fold_whole(p);
+    bool folds_all = c->bytes <= FOLD_ALL || (p->size == 2 && c->bytes <= FOLD_TWO);
     if (p->comm->ops->one_memory && c->bytes >= DIRECT_FROM) return reduce_directly(p);
-    for (size_t at = 0; at < c->count; at += most)
-        TD_TRY(reduce_window(p, at, smaller(c->count - at, most)));
+    for (size_t at = 0; at == 0 || at < c->count; at += most) {
+        size_t count = smaller(c->count - at, most);
+        TD_TRY(folds_all ? fold_window(p, at, count) : reduce_window(p, at, count));
+    }
     return TD_OK;
 }
 
@@ -445,12 +463,15 @@ static td_status run(place *p)
     const td_call *call = p->call;
     bool direct = comm->ops->one_memory && !call->parts && call->bytes >= DIRECT_FROM;
     bool at_root = comm->rank == call->root;
+    size_t all = call->parts ? call->bytes : call->bytes * (size_t)comm->size;
     switch (call->pattern) {
     case TD_BARRIER: return barrier(p);
     case TD_BROADCAST:
-        return spread(p, &(stream){call->in, at_root ? NULL : call->out, call, call->root});
-    case TD_GATHER: return spread(p, &(stream){call->in, at_root ? call->out : NULL, call, -1});
-    case TD_ALLGATHER: return spread(p, &(stream){call->in, call->out, call, -1});
+        return spread(p, &(stream){call->in, at_root ? NULL : call->out, call, call->root,
+                                   call->bytes});
+    case TD_GATHER:
+        return spread(p, &(stream){call->in, at_root ? call->out : NULL, call, -1, all});
+    case TD_ALLGATHER: return spread(p, &(stream){call->in, call->out, call, -1, all});
     case TD_SCATTER: return scatter(p);
     case TD_ALLTOALL: return direct ? deal_directly(p) : alltoall(p);
     case TD_REDUCE_SCATTER:

@@ -1,0 +1,32 @@
+/* Which ranks are slow, in what, and how many leaves each should have.
+ *
+ * A rank's pace is the time that it takes *up to* the collective that ends a step: there a slow
+ * rank shows, while inside the collective it is the others that wait. All functions are pure, so
+ * that ranks which know the same paces come to the same answer. */
+#ifndef TD_TRAIN_BALANCE_H
+#define TD_TRAIN_BALANCE_H
+
+#include <stdbool.h>
+
+enum { TD_PHASE_INPUT, TD_PHASE_COMPUTE, TD_PHASE_UPDATE, TD_PHASE_OTHER, TD_PHASES };
+extern const char *const td_phase_names[TD_PHASES];
+
+typedef struct td_pace {
+    double seconds[TD_PHASES]; /* a step, of each phase */
+} td_pace;
+
+double td_pace_total(const td_pace *pace);
+
+/* scores[r]: median of all ranks' totals / rank r's; below 1: slower than most. */
+void td_balance_scores(const td_pace *paces, int ranks, double *scores);
+
+/* The phase in which that rank is furthest behind the median of the ranks, in seconds. */
+int td_balance_phase(const td_pace *paces, int ranks, int rank, double *behind);
+
+/* Deals leaves so that the slowest rank, by what a leaf costs it, is done soonest; each rank gets
+ * one at least (so ranks <= leaves). now: [ranks + 1] where the ranks' leaves begin in the steps
+ * that were timed; bounds: [ranks + 1] where they should. False: as they are, or nearly (less than
+ * a tenth would be won); bounds are then those of now. */
+bool td_balance_deal(const td_pace *paces, int ranks, const int *now, int *bounds);
+
+#endif
