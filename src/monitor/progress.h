@@ -19,6 +19,7 @@ typedef struct td_interval {
     double checkpoint; /* that steps were held up for checkpoints */
     double lr, eta;
     int workers;
+    const double *scores; /* [workers] median pace / own: below 1 is slower than most */
     double slowest_wait, fastest_wait; /* over ranks: the one that waited least was waited for */
 } td_interval;
 
@@ -37,6 +38,9 @@ TD_MUST_CHECK td_status td_progress_interval(td_progress *progress, const td_int
 TD_MUST_CHECK td_status td_progress_evaluation(td_progress *progress, uint64_t epoch, uint64_t step,
                                                const char *on, double loss, double accuracy,
                                                bool classes);
+/* Something that happened at a step: {"step":STEP,"event":"NAME",FIELDS}; fields: JSON members. */
+TD_MUST_CHECK td_status td_progress_event(td_progress *progress, uint64_t step, const char *name,
+                                          const char *fields);
 /* A line of its own, unless quiet. */
 void td_progress_say(td_progress *progress, const char *format, ...) TD_PRINTF(2, 3);
 

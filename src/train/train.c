@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "monitor/progress.h"
 #include "optim/schedule.h"
+#include "train/pace.h"
 #include "train/saver.h"
 
 #include <math.h>
@@ -25,6 +26,7 @@ typedef struct loop {
     td_strategy *strategy;
     td_loader *loader;
     td_saver *saver;
+    td_paces *paces;
     td_progress *progress; /* rank 0 */
     td_train_state state;
     uint64_t per_epoch, last; /* steps */
@@ -32,6 +34,7 @@ typedef struct loop {
     td_score score;           /* of the evaluation at step `measured` */
     uint64_t measured;
     int64_t checkpointed_at; /* when the newest was begun */
+    int64_t held_ns;         /* since the last step, by checkpoints */
     /* of the interval under way */
     int64_t interval_begin, input_ns, checkpoint_ns;
     double loss, weight, correct;
@@ -76,13 +79,13 @@ static td_status create_strategy(loop *t)
 static td_status create_loader(loop *t)
 {
     const td_job *job = t->job;
-    int rank = td_comm_rank(t->comm), size = td_comm_size(t->comm);
+    const int *bounds = td_paces_bounds(t->paces) + td_comm_rank(t->comm);
     td_loader_config config = {
         .data = t->data->train,
         .batch = (size_t)(job->batch / job->accumulate),
         .leaves = job->leaves,
-        .leaf_begin = (int)td_cut((uint64_t)job->leaves, (uint64_t)size, (uint64_t)rank),
-        .leaf_end = (int)td_cut((uint64_t)job->leaves, (uint64_t)size, (uint64_t)rank + 1),
+        .leaf_begin = bounds[0],
+        .leaf_end = bounds[1],
         .seed = job->seed,
         .shuffle = (td_shuffle)job->shuffle,
         .drop_last = job->drop_last,
@@ -95,6 +98,13 @@ static td_status create_loader(loop *t)
     t->last = t->per_epoch * (uint64_t)job->epochs;
     if (job->steps && job->steps < t->last) t->last = job->steps;
     return TD_OK;
+}
+
+/* To the step that comes next. */
+static td_status seek(loop *t)
+{
+    uint64_t part = t->state.step % t->per_epoch * (uint64_t)t->job->accumulate;
+    return td_loader_seek(t->loader, t->state.step / t->per_epoch, part);
 }
 
 static bool keeps_best(const loop *t)
@@ -142,6 +152,7 @@ static td_status end_interval(loop *t, uint64_t steps)
         .checkpoint = td_seconds(t->checkpoint_ns),
         .lr = td_optim_rate(td_strategy_optim(t->strategy), t->state.step - 1),
         .workers = td_comm_size(t->comm),
+        .scores = td_paces_scores(t->paces),
     };
     TD_TRY(td_comm_gather(t->comm, &wait, sizeof wait, t->waits, 0));
     td_status status = TD_OK;
@@ -179,8 +190,23 @@ static bool clock_asks(const loop *t)
     return t->first && seconds && td_seconds(td_clock_ns() - t->checkpointed_at) >= (double)seconds;
 }
 
+static void note_pace(loop *t, int64_t began, int64_t input_ns, const td_step_times *then)
+{
+    td_step_times now = td_strategy_times(t->strategy);
+    td_pace pace = {0};
+    pace.seconds[TD_PHASE_INPUT] = td_seconds(input_ns);
+    pace.seconds[TD_PHASE_COMPUTE] = now.compute - then->compute;
+    pace.seconds[TD_PHASE_UPDATE] = now.update - then->update;
+    pace.seconds[TD_PHASE_CHECKPOINT] = td_seconds(t->held_ns);
+    td_paces_step(t->paces, td_seconds(td_clock_ns() - began + t->held_ns),
+                  now.wait - then->wait + now.move - then->move, pace);
+    t->held_ns = 0;
+}
+
 static td_status one_step(loop *t, td_totals *out)
 {
+    int64_t began = td_clock_ns(), input = t->input_ns;
+    td_step_times then = td_strategy_times(t->strategy);
     td_notes notes = {.stop = t->stop && *t->stop,
                       .checkpoint = clock_asks(t),
                       .writing = td_saver_writing(t->saver)};
@@ -208,6 +234,7 @@ static td_status one_step(loop *t, td_totals *out)
     td_comm_record_step(t->comm, t->state.step + 1);
     t->state.step++;
     t->loss += out->loss, t->weight += out->weight, t->correct += out->correct;
+    note_pace(t, began, t->input_ns - input, &then);
     return isfinite(out->loss) ? TD_OK : diverged(t, "the loss is");
 }
 
@@ -247,6 +274,7 @@ static td_status checkpoint(loop *t, const td_totals *totals, bool last)
         TD_TRY(td_saver_begin(t->saver, &t->state));
         t->checkpointed_at = begin;
     }
+    t->held_ns += td_clock_ns() - begin;
     t->checkpoint_ns += td_clock_ns() - begin;
     return TD_OK;
 }
@@ -270,6 +298,68 @@ static td_status stopped_by_signal(loop *t)
     return td_fail(TD_ERR_INTERRUPTED,
                    "stopped after step %llu; \"tandem train --run %s --resume\" goes on", step,
                    t->job->run);
+}
+
+/* --- paces: see pace.h --- */
+
+static void tell_event(loop *t, const char *name, const char *fields)
+{
+    if (td_progress_event(t->progress, t->state.step, name, fields) != TD_OK)
+        td_warn("%s; the run goes on", td_last_error());
+}
+
+static void tell_slow(loop *t, const td_pace_look *look)
+{
+    char fields[256];
+    const char *phase = td_phase_names[look->phase];
+    snprintf(fields, sizeof fields, "\"rank\":%d,\"phase\":\"%s\",\"score\":%.3g,\"behind_s\":%.3g",
+             look->slow, phase, look->score, look->behind);
+    tell_event(t, "slow", fields);
+    td_warn("rank %d is slow: its steps take %.1f times the median, %.0f ms more in %s%s",
+            look->slow, 1 / look->score, look->behind * 1e3, phase,
+            t->job->balance ? "" : "; --balance deals its work to others");
+}
+
+static void tell_deal(loop *t)
+{
+    char fields[2048];
+    int ranks = td_comm_size(t->comm);
+    const int *bounds = td_paces_bounds(t->paces);
+    size_t at = (size_t)snprintf(fields, sizeof fields, "\"leaves\":[");
+    for (int r = 0; r < ranks && at + 16 < sizeof fields; r++)
+        at += (size_t)snprintf(fields + at, sizeof fields - at, "%s%d", r ? "," : "",
+                               bounds[r + 1] - bounds[r]);
+    snprintf(fields + at, sizeof fields - at, "]");
+    tell_event(t, "balanced", fields);
+    td_progress_say(t->progress, "leaves of a batch dealt anew at step %llu: %s",
+                    (unsigned long long)t->state.step, strchr(fields, '['));
+}
+
+/* Work is dealt by td_paces_bounds from here on. */
+static td_status deal_leaves(loop *t)
+{
+    const int *bounds = td_paces_bounds(t->paces) + td_comm_rank(t->comm);
+    int threads = t->job->threads, leaves = bounds[1] - bounds[0];
+    td_status status = TD_OK;
+    td_loader_destroy(t->loader);
+    t->loader = NULL;
+    if (t->task->room)
+        status = t->task->room(t->task->oracle.self, (leaves + threads - 1) / threads);
+    if (status == TD_OK) status = create_loader(t);
+    if (status == TD_OK) status = seek(t);
+    TD_TRY(td_comm_agree(t->comm, status));
+    return td_strategy_deal(t->strategy, t->comm, td_paces_bounds(t->paces));
+}
+
+static td_status look_at_paces(loop *t)
+{
+    td_pace_look look;
+    TD_TRY(td_paces_look(t->paces, &look));
+    if (look.slow >= 0 && t->first) tell_slow(t, &look);
+    if (!look.deal) return TD_OK;
+    TD_TRY(deal_leaves(t));
+    if (t->first) tell_deal(t);
+    return TD_OK;
 }
 
 /* --- evaluations ---
@@ -379,6 +469,7 @@ static td_status run(loop *t)
         t->state.finished = finished = end || out_of_patience(t);
         TD_TRY(checkpoint(t, &totals, stopped || finished));
         if (stopped && !finished) return stopped_by_signal(t);
+        if (!finished) TD_TRY(look_at_paces(t));
         if (!finished && t->data->held && end_of_epoch) begin_interval(t);
     }
     if (t->data->held && t->state.scored != t->state.step) {
@@ -453,6 +544,7 @@ static td_status make_ready(loop *t)
     td_status status = TD_OK;
     t->waits = td_calloc((size_t)td_comm_size(t->comm), sizeof *t->waits);
     if (!t->waits) status = td_fail(TD_ERR_NOMEM, "no memory for the training loop");
+    if (status == TD_OK) status = td_paces_create(t->comm, job->leaves, job->balance, &t->paces);
     if (status == TD_OK) status = create_loader(t);
     TD_TRY(td_comm_agree(t->comm, status));
     if (job->tuning && *job->tuning) TD_TRY(td_comm_tune(t->comm, job->tuning));
@@ -469,10 +561,7 @@ static td_status make_ready(loop *t)
     t->state.per_epoch = t->per_epoch;
     if (job->resume) status = restore(t);
     t->state.total = t->last;
-    if (status == TD_OK && t->state.step < t->last) {
-        uint64_t part = t->state.step % t->per_epoch * (uint64_t)job->accumulate;
-        status = td_loader_seek(t->loader, t->state.step / t->per_epoch, part);
-    }
+    if (status == TD_OK && t->state.step < t->last) status = seek(t);
     return td_comm_agree(t->comm, status);
 }
 
@@ -539,6 +628,7 @@ td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data, 
     if (status == TD_OK) status = run(&t);
     if (status == TD_ERR_DIVERGED) status = after_divergence(&t);
     td_saver_destroy(t.saver);
+    td_paces_destroy(t.paces);
     td_progress_destroy(t.progress);
     td_strategy_destroy(t.strategy);
     td_loader_destroy(t.loader);
