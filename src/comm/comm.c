@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "comm/coll/coll.h"
+#include "comm/recover.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -234,6 +235,7 @@ void td_comm_close(td_comm *comm)
     td_coll_release(comm);
     comm->ops->close(comm);
     td_free(comm->reborn);
+    if (comm->owns_seat) td_free(comm->seat->host), td_free(comm->seat);
     td_free(comm->host);
     td_free(comm);
     td_comm_close(ends);

@@ -14,7 +14,7 @@ typedef enum td_role {
     TD_ROLE_ACTIVE,     /* in the generation, and elsewhere just now */
     TD_ROLE_RECOVERING, /* in the generation, and here */
     TD_ROLE_SPARE,      /* here, without state */
-    TD_ROLE_PARTING,    /* was sent back to the spares, and has not come there yet */
+    TD_ROLE_PARTING,    /* on its way to the spares: begins as one, or was sent back */
     TD_ROLE_LEFT,       /* its function has returned */
     TD_ROLE_DEAD
 } td_role;

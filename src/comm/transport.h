@@ -10,6 +10,7 @@
 struct td_call;
 struct td_muster;
 struct td_plan;
+struct td_roster;
 
 /* An operation under way; storage is the caller's and must not move until it is done. */
 typedef struct td_request {
@@ -56,8 +57,9 @@ typedef struct td_transport_ops {
     void (*shared_destroy)(td_comm *comm, td_region *region);
     void (*close)(td_comm *comm); /* this rank leaves the group */
     /* Brings together the ranks that recover, or resize, and the spares: the same plan at all, but
-     * for impl; ranks that are not in it, have left or died have none. Spares wait without deadline.
-     * Revokes the generation. See comm/recover.h for the errors. NULL: TD_ERR_UNSUPPORTED. */
+     * for impl; ranks that are not in it, have left or died have none. Spares wait without
+     * deadline. Revokes the generation. See comm/recover.h for the errors. NULL:
+     * TD_ERR_UNSUPPORTED. */
     td_status (*muster)(td_comm *comm, const struct td_muster *mine, struct td_plan *plan);
     /* All ranks of this new group have met. */
     void (*formed)(td_comm *comm);
@@ -102,8 +104,9 @@ struct td_comm {
     struct td_meet *meet;         /* of coll/meet.c, NULL before its first use */
     uint64_t generation;          /* recoveries and resizes that led to it */
     struct td_seat *seat;         /* the rank in the run, NULL: alone */
-    struct td_reborn *reborn;     /* of recover.c, NULL: made otherwise */
-    td_comm *ends;                /* closed with it: the handle that ends MPI */
+    bool owns_seat;
+    struct td_reborn *reborn; /* of recover.c, NULL: made otherwise */
+    td_comm *ends;            /* closed with it: the handle that ends MPI */
 };
 
 /* The same at all ranks of the group; no other has it. */
@@ -213,6 +216,7 @@ typedef struct td_mpi_services {
     const char *(*last_error)(void);
     td_status (*exchange)(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,
                           size_t in_bytes, int from, int tag);
+    td_status (*plan)(const struct td_roster *roster, struct td_plan *plan);
 } td_mpi_services;
 
 typedef struct td_mpi_module {
@@ -223,7 +227,8 @@ typedef struct td_mpi_module {
     /* Initialises MPI; fills impl, rank, size; *host_names: [size][TD_HOST_NAME], to free with
      * `release`. The world's close ends MPI; where a rank has failed, without waiting for ranks
      * that may be gone. */
-    td_status (*open)(const td_mpi_services *services, td_comm *world, char **host_names);
+    td_status (*open)(const td_mpi_services *services, const td_comm_config *config, td_comm *world,
+                      char **host_names);
     void (*release)(void *memory);
     /* The mpiexec of this MPI. */
     void (*launcher)(char path[512]);
@@ -231,7 +236,7 @@ typedef struct td_mpi_module {
      * when that worked. Ends no MPI. */
     bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 7, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 8, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PATIENCE_NS = 1000000000 }; /* with ranks that were sent back to the spares */
+enum { PATIENCE_NS = 1000000000 }; /* with ranks on their way to the spares */
 
 /* The first rank of that role, -1: none. */
 static int first_of(const td_local_run *run, td_role role)

@@ -51,7 +51,7 @@ td_local_run *td_local_run_create(int size, int active)
     run->member_count = active;
     for (int r = 0; r < size; r++) {
         run->member[r] = r;
-        run->rank[r].role = r < active ? TD_ROLE_ACTIVE : TD_ROLE_SPARE;
+        run->rank[r].role = r < active ? TD_ROLE_ACTIVE : TD_ROLE_PARTING;
     }
     return run;
 }
