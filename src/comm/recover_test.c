@@ -363,24 +363,116 @@ static void groups_grow_and_shrink(void **state)
 
 /* --- under MPI --- */
 
+/* The last active rank's process is stopped: all others name it; then they go on without it. */
+static td_status one_is_stopped(td_comm *c, void *arg)
+{
+    td_comm *next = NULL;
+    td_recovery report;
+    td_recover_config config = {.deadline_ms = 300};
+    int last = td_comm_size(c) - 1;
+    char text[64];
+    (void)arg;
+    if (is(c, last)) kill(getpid(), SIGSTOP);
+    CHECK(td_comm_barrier(c) != TD_OK);
+    CHECK(td_comm_recover(c, &config, &next, NULL) == TD_ERR_TIMEOUT);
+    snprintf(text, sizeof text, "rank %d lives but did not come", last);
+    CHECK(strstr(td_last_error(), text));
+    config.on_hang = TD_HANG_KILL;
+    TD_TRY(td_comm_recover(c, &config, &next, &report));
+    CHECK(report.died_count == 1 && report.died[0] == last && report.size == last);
+    td_status status = works(next);
+    td_comm_close(next);
+    return status;
+}
+
+/* Rank 0 lives, but never comes: who would lead is the one that is missing. */
+static td_status the_lowest_is_stopped(td_comm *c, void *arg)
+{
+    td_comm *next = NULL;
+    td_recover_config config = {.deadline_ms = 300, .on_hang = TD_HANG_KILL};
+    (void)arg;
+    if (is(c, 0)) kill(getpid(), SIGSTOP);
+    CHECK(td_comm_barrier(c) != TD_OK);
+    TD_TRY(td_comm_recover(c, &config, &next, NULL));
+    CHECK(td_comm_rank(next) == td_comm_rank(c) - 1);
+    td_status status = works(next);
+    td_comm_close(next);
+    return status;
+}
+
+/* Spares are not called: they tell nobody who they are, but in a file beside the job's. */
+static td_status an_idle_spare_dies(td_comm *c, void *arg)
+{
+    const char *path = arg;
+    td_comm *next = NULL;
+    td_recovery report;
+    if (td_comm_generation(c) > 0) return works(c);
+    int first = td_comm_size(c), me = td_comm_rank(c);
+    if (me == 0) {
+        char name[300];
+        long pid = 0;
+        snprintf(name, sizeof name, "%s.%d", path, first);
+        FILE *f = fopen(name, "r");
+        CHECK(f && fscanf(f, "%ld", &pid) == 1);
+        fclose(f);
+        CHECK(kill((pid_t)pid, SIGKILL) == 0);
+    }
+    for (int k = 0; k < 3; k++) TD_TRY(works(c));
+    if (me == 1) lose(c);
+    CHECK(td_comm_barrier(c) == TD_ERR_PEER);
+    TD_TRY(td_comm_recover(c, NULL, &next, &report));
+    CHECK(report.died_count == 1 && report.died[0] == 1 && report.size == first);
+    CHECK(report.came_count == 1 && report.came[0] == first + 1);
+    td_status status = works(next);
+    td_comm_close(next);
+    return status;
+}
+
+static td_status it_cannot(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_comm *next = NULL;
+    CHECK(td_comm_recover(c, NULL, &next, NULL) == TD_ERR_UNSUPPORTED);
+    CHECK(strstr(td_last_error(), "--with-ft ulfm"));
+    return TD_OK;
+}
+
+static void write_pid(const char *path)
+{
+    char name[300];
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    snprintf(name, sizeof name, "%s.%s", path, rank ? rank : "0");
+    FILE *f = fopen(name, "w");
+    if (!f) return;
+    fprintf(f, "%ld\n", (long)getpid());
+    fclose(f);
+}
+
+/* recover_test mpi-TEST SPARES SEED [FILE] */
 static td_status on_mpi(int argc, char **argv, bool *known)
 {
-    static const struct {
+    chain c = {.seed = argc > 3 ? atoi(argv[3]) : 0};
+    const struct {
         const char *name;
         td_rank_fn *fn;
+        void *arg;
         int64_t deadline_ms;
     } tests[] = {
-        {"mpi-chain", lose_one_after_the_other, 20000},
-        {"mpi-late", one_is_late, 100},
-        {"mpi-resize", changes_size, 20000},
+        {"mpi-chain", lose_one_after_the_other, &c, 20000},
+        {"mpi-late", one_is_late, NULL, 100},
+        {"mpi-resize", changes_size, NULL, 20000},
+        {"mpi-stopped", one_is_stopped, NULL, 100},
+        {"mpi-stopped-lowest", the_lowest_is_stopped, NULL, 100},
+        {"mpi-idle", an_idle_spare_dies, argc > 4 ? argv[4] : NULL, 20000},
+        {"mpi-cannot", it_cannot, NULL, 20000},
     };
-    chain c = {.seed = argc > 3 ? atoi(argv[3]) : 0};
     *known = true;
     for (size_t k = 0; k < sizeof tests / sizeof *tests; k++) {
         if (strcmp(argv[1], tests[k].name) != 0) continue;
         td_comm_config config = {.deadline_ms = tests[k].deadline_ms,
                                  .spares = argc > 2 ? atoi(argv[2]) : 0};
-        return td_comm_run_mpi(&config, tests[k].fn, &c);
+        if (argc > 4) write_pid(argv[4]);
+        return td_comm_run_mpi(&config, tests[k].fn, tests[k].arg);
     }
     *known = false;
     return TD_OK;

@@ -135,7 +135,7 @@ static void take_query(td_mpi_group *w, int from, const td_mpi_letter *l)
     m->asker = from, m->query = l->query;
     m->asked = true;
     m->heard_ns = td_mpi_now_ns();
-    if (m->told && m->role != TD_ROLE_PARTING) { /* that plan has failed */
+    if (m->told && m->told->kind == TD_MPI_DECISION && m->role != TD_ROLE_PARTING) { /* it failed */
         free(m->told);
         m->told = NULL;
     }
@@ -272,6 +272,8 @@ static td_status wait_told(td_mpi_group *w, td_comm *comm, const td_muster *mine
         td_mpi_begin_looking(w);
         step(w, &comm->card);
         td_status status = td_mpi_failed(w);
+        if (status != TD_OK) td_mpi_muster_take(w); /* what was told before counts */
+        if (m->told) status = TD_OK;
         bool done = m->told || m->ended || status != TD_OK;
         if (!done && !spare) status = check_master(w, mine);
         if (status != TD_OK) m->role = TD_ROLE_ACTIVE;
