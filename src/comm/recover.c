@@ -230,7 +230,8 @@ td_status td_comm_recover(td_comm *broken, const td_recover_config *config, td_c
                       .least = c.least > 1 ? c.least : 1,
                       .deadline_ms = deadline_of(broken, config),
                       .on_hang = c.on_hang};
-    snprintf(mine.why, sizeof mine.why, "%s", td_last_error());
+    const char *met = td_last_error();
+    snprintf(mine.why, sizeof mine.why, "%s", *met ? met : "its caller asks for it");
     if (c.want < -1 || c.least < 0 || (unsigned)c.on_hang > TD_HANG_KILL)
         return td_fail(TD_ERR_ARG, "recover: %d ranks wanted, at least %d, on_hang %d", c.want,
                        c.least, (int)c.on_hang);

@@ -4,6 +4,7 @@
 #include "comm/recover_kinds_test.h"
 
 #include "base/clock.h"
+#include "comm/recorder.h"
 #include "comm/transport/local.h"
 
 /* --- what a group must be able to do --- */
@@ -174,17 +175,18 @@ static void groups_shrink_without_spares(void **state)
 
 static td_status one_is_late(td_comm *c, void *arg)
 {
-    (void)arg;
     td_comm *next = NULL;
     td_recovery report;
     int me = td_comm_rank(c);
     td_recover_config config = {.deadline_ms = 10000};
+    if (me == 0 && arg) TD_TRY(td_comm_record(c, arg)); /* goes on in the new group */
     if (me == 1) nanosleep(&(struct timespec){.tv_nsec = 400000000}, NULL);
     td_status status = td_comm_barrier(c);
     CHECK(status == TD_ERR_TIMEOUT || status == TD_ERR_PEER);
     TD_TRY(td_comm_recover(c, &config, &next, &report));
     CHECK(report.died_count == 0 && report.came_count == 0 && report.size == td_comm_size(c));
     CHECK(td_comm_rank(next) == me && td_comm_generation(next) == 1);
+    if (me == 0 && arg) CHECK(next->recorder && !c->recorder && next->recorder->head->next >= 2);
     status = works(next);
     td_comm_close(next);
     return status;
@@ -194,7 +196,12 @@ static void a_false_alarm_loses_nobody(void **state)
 {
     (void)state;
     td_comm_config quick = {.deadline_ms = 100};
-    assert_ok(td_comm_run_local(4, &quick, one_is_late, NULL));
+    char path[] = "/tmp/recover-record-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_ok(td_comm_run_local(4, &quick, one_is_late, path));
+    close(fd);
+    unlink(path);
 }
 
 typedef struct hang {

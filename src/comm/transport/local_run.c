@@ -103,8 +103,8 @@ static void *rank_main(void *arg)
     spread_out(self->seat.rank, run->size);
     td_status status = td_comm_run_rank(&self->comm, self->spare, self->fn, self->arg);
     if (status != TD_OK && !has_died(run, self->seat.rank)) td_local_fail(&self->comm, status);
-    td_local_leave(&self->comm);
     td_coll_release(&self->comm);
+    td_local_leave(&self->comm);
     return NULL;
 }
 

@@ -102,8 +102,11 @@ static void mpi_cancel(td_comm *comm, td_request *request)
     /* A message that is on its way into the memory already cannot be withdrawn. */
     int64_t until = td_mpi_now_ns() + DRAIN_NS;
     int ended = 0;
-    while (request->self == TD_MPI_RECEIVES && !ended && td_mpi_now_ns() < until)
-        if (MPI_Test(td_mpi_native(request), &ended, MPI_STATUS_IGNORE) != MPI_SUCCESS) ended = 1;
+    while (request->self == TD_MPI_RECEIVES && td_mpi_now_ns() < until) {
+        if (MPI_Test(td_mpi_native(request), &ended, MPI_STATUS_IGNORE) != MPI_SUCCESS || ended)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    }
     if (*td_mpi_native(request) != MPI_REQUEST_NULL) MPI_Request_free(td_mpi_native(request));
     request->done = 1;
 }
