@@ -480,6 +480,12 @@ static td_status an_idle_spare_dies(td_comm *c, void *arg)
     return status;
 }
 
+/* Nobody needs the spares; `arg`: nor does anything. */
+static td_status quiet(td_comm *c, void *arg)
+{
+    return arg ? TD_OK : works(c);
+}
+
 static td_status it_cannot(td_comm *c, void *arg)
 {
     (void)arg;
@@ -518,6 +524,8 @@ static td_status on_mpi(int argc, char **argv, bool *known)
         {"mpi-idle", an_idle_spare_dies, argc > 4 ? argv[4] : NULL, 20000},
         {"mpi-cannot", it_cannot, NULL, 20000},
         {"mpi-fail", one_fails, NULL, 20000},
+        {"mpi-quiet", quiet, NULL, 20000},
+        {"mpi-nothing", quiet, &c, 20000},
     };
     *known = true;
     for (size_t k = 0; k < sizeof tests / sizeof *tests; k++) {
