@@ -39,6 +39,7 @@ TD_API size_t td_type_size(td_type type);
 
 typedef struct td_comm_config {
     int64_t deadline_ms; /* of each wait; default 300,000 */
+    int spares;          /* the run's last ranks wait to replace others, see tandem/recover.h */
 } td_comm_config;
 
 /* --- starting and ending --- */
@@ -46,9 +47,9 @@ typedef struct td_comm_config {
 /* What a rank does. Its status is the rank's result. */
 typedef td_status td_rank_fn(td_comm *comm, void *arg);
 
-/* Runs `fn` on `ranks` threads (1..1024) and returns when all are done: TD_OK, or the first cause
- * of failure with its sentence (not the TD_ERR_PEER that it made elsewhere). A rank that fails ends
- * the waits of the others. */
+/* Runs `fn` on `ranks` threads (1..1024, spares among them) and returns when all are done: TD_OK, or
+ * the first cause of failure with its sentence (not the TD_ERR_PEER that it made elsewhere). A rank
+ * that fails ends the waits of the others. */
 TD_API TD_MUST_CHECK td_status td_comm_run_local(int ranks, const td_comm_config *config,
                                                  td_rank_fn *fn, void *arg);
 
@@ -61,7 +62,8 @@ TD_API TD_MUST_CHECK td_status td_comm_run_mpi(const td_comm_config *config, td_
                                                void *arg);
 
 /* The same in two calls; end it with td_comm_close, before which a rank that has failed calls
- * td_comm_fail. Once in a process. */
+ * td_comm_fail. Once in a process. A spare returns when it is taken, or with *out NULL when the run
+ * has ended without it. */
 TD_API TD_MUST_CHECK td_status td_comm_open_mpi(const td_comm_config *config, td_comm **out);
 
 /* A group of this thread alone, to close with td_comm_close. */
@@ -93,7 +95,7 @@ TD_API uint64_t td_comm_bytes_sent(const td_comm *comm);
 /* Ranks of one colour make a new group, ordered by key, then by rank; a negative colour gets NULL.
  * The new group is the caller's, to close with td_comm_close. Collective. */
 TD_API TD_MUST_CHECK td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out);
-/* NULL is fine. For groups made by split, self and open_mpi. Waits for nobody, but that open_mpi's
+/* NULL is fine. For groups made by split, self, open_mpi, recover and resize. Waits for nobody, but that open_mpi's
  * group closes when all its ranks do. */
 TD_API void td_comm_close(td_comm *comm);
 

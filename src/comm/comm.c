@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "comm/coll/coll.h"
+#include "comm/recover.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -146,7 +147,8 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
 /* --- groups and memory --- */
 
 typedef struct ticket { /* what a rank says in a split */
-    int color, key, host;
+    uint64_t numbers[TD_GROUP_WORDS];
+    int color, key, host, unused;
 } ticket;
 
 /* The ranks of a colour, ordered by key and then by rank; returns how many. */
@@ -162,10 +164,20 @@ static int choose_members(const ticket *all, int size, int color, int *members)
     return n;
 }
 
-/* The same at all ranks of the new group; no other has it. */
-static uint64_t group_number(const td_comm *parent, uint64_t split, int color)
+/* The lowest number that all ranks have free, -1: none. */
+static int choose_number(const ticket *all, int size)
 {
-    uint64_t h = parent->card.group * 0x9e3779b97f4a7c15 + split;
+    for (int k = 0; k < 64 * TD_GROUP_WORDS; k++) {
+        int r = 0;
+        while (r < size && all[r].numbers[k / 64] >> (k % 64) & 1) r++;
+        if (r == size) return k;
+    }
+    return -1;
+}
+
+uint64_t td_comm_group_number(uint64_t parent, uint64_t of, int color)
+{
+    uint64_t h = parent * 0x9e3779b97f4a7c15 + of;
     h = (h ^ h >> 32) * 0xff51afd7ed558ccd + (uint64_t)(unsigned)color;
     h = (h ^ h >> 29) * 0xc4ceb9fe1a85ec53;
     return h ^ h >> 32;
@@ -178,16 +190,20 @@ td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
     uint64_t number = comm->sequence;
     int entered = td_comm_enter(comm, TD_DOES_SPLIT);
     td_comm *child = td_calloc(1, sizeof *child);
-    ticket *all = td_calloc(n, sizeof *all), mine = {color, key, comm->host[comm->rank]};
+    ticket *all = td_calloc(n, sizeof *all);
+    ticket mine = {.color = color, .key = key, .host = comm->host[comm->rank]};
     int *members = td_calloc(3 * n, sizeof *members), *host = members + n, *world = host + n;
     td_status status = TD_OK;
     if (!child || !all || !members) status = td_fail(TD_ERR_NOMEM, "no memory for a group");
     TD_GOTO(td_comm_agree(comm, status));
+    if (comm->ops->numbers) comm->ops->numbers(comm, mine.numbers);
     TD_GOTO(td_comm_allgather(comm, &mine, sizeof mine, all));
     child->ops = comm->ops;
     child->deadline_ms = comm->deadline_ms;
     child->one_thread = comm->one_thread;
     child->recorder = comm->recorder;
+    child->generation = comm->generation;
+    child->seat = comm->seat;
     if (color >= 0) {
         child->size = choose_members(all, comm->size, color, members);
         for (int k = 0; k < child->size; k++) {
@@ -196,10 +212,11 @@ td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
             if (members[k] == comm->rank) child->rank = k;
         }
         status = td_comm_set_hosts(child, host, world);
-        child->card.group = group_number(comm, number, color);
+        child->card.group = td_comm_group_number(comm->card.group, number, color);
     }
     TD_GOTO(td_comm_agree(comm, status));
-    TD_GOTO(comm->ops->split(comm, color, key, color < 0 ? NULL : members, child));
+    TD_GOTO(comm->ops->split(comm, color, key, color < 0 ? NULL : members,
+                             choose_number(all, comm->size), child));
     *out = color < 0 ? NULL : child;
     if (color >= 0) child = NULL;
 out:
@@ -214,10 +231,14 @@ out:
 void td_comm_close(td_comm *comm)
 {
     if (!comm) return;
+    td_comm *ends = comm->ends;
     td_coll_release(comm);
     comm->ops->close(comm);
+    td_free(comm->reborn);
+    if (comm->owns_seat) td_free(comm->seat->host), td_free(comm->seat);
     td_free(comm->host);
     td_free(comm);
+    td_comm_close(ends);
 }
 
 void td_comm_fail(td_comm *comm, td_status status, const char *sentence)

@@ -49,7 +49,8 @@ static td_status run_list(td_comm *comm, void *arg)
     return TD_OK;
 }
 
-static int run_on_ranks(int argc, char **argv, const struct CMUnitTest *tests, size_t count)
+__attribute__((unused)) static int run_on_ranks(int argc, char **argv,
+                                                const struct CMUnitTest *tests, size_t count)
 {
     test_list list = {tests, count, 0};
     bool on_mpi = argc > 1 && !strcmp(argv[1], "mpi");

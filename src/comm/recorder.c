@@ -30,6 +30,7 @@ const char *const td_does_names[TD_DOES_END] = {
     [TD_DOES_PUSH] = "push",
     [TD_DOES_PULL] = "pull",
     [TD_DOES_PUSH_PULL] = "push and pull",
+    [TD_DOES_RECOVER] = "recover",
 };
 
 enum { HEAD = 4096, TIMED = 16, MOST = 1024 };

@@ -8,6 +8,9 @@
 #include "tandem/comm.h"
 
 struct td_call;
+struct td_muster;
+struct td_plan;
+struct td_roster;
 
 /* An operation under way; storage is the caller's and must not move until it is done. */
 typedef struct td_request {
@@ -21,7 +24,9 @@ typedef struct td_request {
     void *native[2];
 } td_request;
 
-/* No function blocks, except split and open. All are called by the rank's own thread. */
+enum { TD_GROUP_WORDS = 16 }; /* of numbers for groups */
+
+/* No function blocks, except split, muster and open. All are called by the rank's own thread. */
 typedef struct td_transport_ops {
     const char *name;
     td_status (*isend)(td_comm *comm, td_request *request);
@@ -39,14 +44,28 @@ typedef struct td_transport_ops {
     void (*show)(td_comm *comm, int world);
     /* The newest card of that rank of the run; false: none. */
     bool (*card)(td_comm *comm, int world, td_card *out);
+    /* Numbers that this rank has not given to a group yet, a bit each; NULL: none are needed. */
+    void (*numbers)(td_comm *comm, uint64_t free[TD_GROUP_WORDS]);
     /* Fills out->impl; rank, size and world are filled in already. members: who is in the new
-     * group (ranks of `comm`, in their new order), NULL where color is negative. */
-    td_status (*split)(td_comm *comm, int color, int key, const int *members, td_comm *out);
+     * group (ranks of `comm`, in their new order), NULL where color is negative. number: one that
+     * all ranks of `comm` have free, -1: there is none. */
+    td_status (*split)(td_comm *comm, int color, int key, const int *members, int number,
+                       td_comm *out);
     /* What this rank's requests ring when they are done, NULL: they must be polled. */
     td_bell *(*bell)(td_comm *comm);
     td_status (*shared_create)(td_comm *comm, size_t bytes, td_region *out);
     void (*shared_destroy)(td_comm *comm, td_region *region);
     void (*close)(td_comm *comm); /* this rank leaves the group */
+    /* Brings together the ranks that recover, or resize, and the spares: the same plan at all, but
+     * for impl; ranks that are not in it, have left or died have none. Spares wait without
+     * deadline. Revokes the generation. See comm/recover.h for the errors. NULL:
+     * TD_ERR_UNSUPPORTED. */
+    td_status (*muster)(td_comm *comm, const struct td_muster *mine, struct td_plan *plan);
+    /* All ranks of this new group have met. */
+    void (*formed)(td_comm *comm);
+    /* TD_ERR_UNSUPPORTED where ranks that die end the run. */
+    td_status (*can_recover)(td_comm *comm);
+    void (*die)(td_comm *comm); /* NULL: ranks are processes */
     /* Lets others run while this rank waits, instead of time passing; NULL: time passes. */
     td_status (*pause)(td_comm *comm);
     /* Begins one of the system's own collectives, where it has one for the call, which `test` then
@@ -83,7 +102,15 @@ struct td_comm {
     struct td_worker *worker;     /* of work.c, NULL before its first use */
     struct td_hosts *over;        /* of coll/hosts.c, NULL before its first use */
     struct td_meet *meet;         /* of coll/meet.c, NULL before its first use */
+    uint64_t generation;          /* recoveries and resizes that led to it */
+    struct td_seat *seat;         /* the rank in the run, NULL: alone */
+    bool owns_seat;
+    struct td_reborn *reborn; /* of recover.c, NULL: made otherwise */
+    td_comm *ends;            /* closed with it: the handle that ends MPI */
 };
+
+/* The same at all ranks of the group; no other has it. */
+uint64_t td_comm_group_number(uint64_t parent, uint64_t of, int color);
 
 /* Fills host, world, hosts, local_rank, local_size, crowded from each rank's host number and its
  * rank in the run (NULL: the group is the run). */
@@ -114,6 +141,7 @@ enum {
     TD_DOES_PUSH,
     TD_DOES_PULL,
     TD_DOES_PUSH_PULL,
+    TD_DOES_RECOVER,
     TD_DOES_END
 };
 extern const char *const td_does_names[TD_DOES_END];
@@ -173,6 +201,8 @@ enum {
     TD_TAG_RESULTS = 1000008,
     TD_TAG_LEAVE = 1000009,
     TD_TAG_SECOND_TREE = 1000010,
+    TD_TAG_FORM = 1000011,
+    TD_TAG_MUSTER = 1000012,
     TD_TAG_KEYED = 1000016, /* to 1000020, see keyed_impl.h */
     TD_TAG_RANGES = 1000128,
     TD_TAG_END = 1600000
@@ -186,6 +216,7 @@ typedef struct td_mpi_services {
     const char *(*last_error)(void);
     td_status (*exchange)(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,
                           size_t in_bytes, int from, int tag);
+    td_status (*plan)(const struct td_roster *roster, struct td_plan *plan);
 } td_mpi_services;
 
 typedef struct td_mpi_module {
@@ -196,7 +227,8 @@ typedef struct td_mpi_module {
     /* Initialises MPI; fills impl, rank, size; *host_names: [size][TD_HOST_NAME], to free with
      * `release`. The world's close ends MPI; where a rank has failed, without waiting for ranks
      * that may be gone. */
-    td_status (*open)(const td_mpi_services *services, td_comm *world, char **host_names);
+    td_status (*open)(const td_mpi_services *services, const td_comm_config *config, td_comm *world,
+                      char **host_names);
     void (*release)(void *memory);
     /* The mpiexec of this MPI. */
     void (*launcher)(char path[512]);
@@ -204,7 +236,7 @@ typedef struct td_mpi_module {
      * when that worked. Ends no MPI. */
     bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 7, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 8, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

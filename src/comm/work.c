@@ -27,6 +27,8 @@ typedef struct td_worker {
     pthread_cond_t wanted, ended;
     td_work *first, **last; /* guarded by lock; the queue */
     bool closing;           /* guarded by lock */
+    td_status failed;       /* of the thread: of the first operation that did, for all behind it */
+    char sentence[SENTENCE];
 } td_worker;
 
 struct td_work {
@@ -59,9 +61,18 @@ static td_status run_fused(td_worker *w, td_work *head)
     return TD_OK;
 }
 
+/* A group whose operation has failed runs no other: ranks may have failed in different ones. */
+static td_status run_next(td_worker *w, td_work *head)
+{
+    if (w->failed != TD_OK) return td_fail_again(w->failed, w->sentence);
+    w->failed = head->with ? run_fused(w, head) : td_call_run(w->comm, &head->call);
+    if (w->failed != TD_OK) strncpy(w->sentence, td_last_error(), SENTENCE - 1);
+    return w->failed;
+}
+
 static void run_one(td_worker *w, td_work *head)
 {
-    td_status status = head->with ? run_fused(w, head) : td_call_run(w->comm, &head->call);
+    td_status status = run_next(w, head);
     pthread_mutex_lock(&w->lock);
     for (td_work *k = head, *next; k; k = next) {
         next = k->with;

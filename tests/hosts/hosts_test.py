@@ -59,6 +59,14 @@ class Ranks(unittest.TestCase):
             self.assertRegex(text, "TD_ERR_PEER: .*rank 1 has died, seen by rank . in barrier")
 
 
+    def test_ranks_recover_over_hosts(self):
+        for spares, seed in ((0, 0), (2, 1)):
+            done = hosts.mpiexec([os.path.join(BUILD, "comm_recover_test"), "mpi-chain", str(spares), str(seed)],
+                                 options=["--with-ft", "ulfm"], text=True, stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT, timeout=PATIENCE_S)
+            self.assertEqual(done.returncode, 0, done.stdout[-4000:])
+
+
 def make_data(folder, samples=160, side=6):
     """Noise in IDX files."""
     rng = random.Random(1)

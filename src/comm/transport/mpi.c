@@ -1,5 +1,4 @@
-/* Ranks are processes that mpiexec started. This file and mpi_word.c alone
- * know MPI.
+/* Ranks are processes that mpiexec started. This file and its neighbours mpi_*.c alone know MPI.
  *
  * Built as a module of its own and loaded at run time; it calls the library through a table of
  * services. Messages are MPI_Isend and MPI_Irecv of bytes, tested, never waited for inside MPI, so
@@ -18,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NAME = 64 };
+enum { NAME = 64, DRAIN_NS = 200000000 };
 
 const td_mpi_services *td_mpi_library;
 
@@ -39,8 +38,9 @@ static td_status mpi_isend(td_comm *comm, td_request *request)
     td_mpi_group *g = comm->impl;
     if (request->bytes > 2147483647u) return too_long(request);
     return start(comm, request,
-                 MPI_Isend(request->data, (int)request->bytes, MPI_BYTE, request->peer,
-                           request->tag, g->comm, td_mpi_native(request)));
+                 MPI_Isend(request->data, (int)request->bytes, MPI_BYTE,
+                           td_mpi_peer(g, request->peer), td_mpi_tag(g, request->tag), g->comm,
+                           td_mpi_native(request)));
 }
 
 static td_status mpi_irecv(td_comm *comm, td_request *request)
@@ -49,8 +49,9 @@ static td_status mpi_irecv(td_comm *comm, td_request *request)
     if (request->bytes > 2147483647u) return too_long(request);
     request->self = TD_MPI_RECEIVES; /* they know their length */
     return start(comm, request,
-                 MPI_Irecv(request->data, (int)request->bytes, MPI_BYTE, request->peer,
-                           request->tag, g->comm, td_mpi_native(request)));
+                 MPI_Irecv(request->data, (int)request->bytes, MPI_BYTE,
+                           td_mpi_peer(g, request->peer), td_mpi_tag(g, request->tag), g->comm,
+                           td_mpi_native(request)));
 }
 
 /* A receive got another length than it has room for, or than it wants. */
@@ -98,7 +99,15 @@ static void mpi_cancel(td_comm *comm, td_request *request)
     if (request->done || *td_mpi_native(request) == MPI_REQUEST_NULL) return;
     if (request->self == TD_MPI_OWN) return; /* MPI cannot withdraw it: what it holds is lost */
     MPI_Cancel(td_mpi_native(request));
-    MPI_Request_free(td_mpi_native(request));
+    /* A message that is on its way into the memory already cannot be withdrawn. */
+    int64_t until = td_mpi_now_ns() + DRAIN_NS;
+    int ended = 0;
+    while (request->self == TD_MPI_RECEIVES && td_mpi_now_ns() < until) {
+        if (MPI_Test(td_mpi_native(request), &ended, MPI_STATUS_IGNORE) != MPI_SUCCESS || ended)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    }
+    if (*td_mpi_native(request) != MPI_REQUEST_NULL) MPI_Request_free(td_mpi_native(request));
     request->done = 1;
 }
 
@@ -108,29 +117,14 @@ static td_bell *mpi_bell(td_comm *comm)
     return NULL; /* MPI has to be asked */
 }
 
-/* --- groups --- */
-
-static td_status mpi_split(td_comm *comm, int color, int key, const int *members, td_comm *out)
-{
-    (void)members; /* MPI orders them in the same way */
-    td_mpi_group *g = comm->impl, *child = calloc(1, sizeof *child);
-    if (!child) return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for a group");
-    int code = MPI_Comm_split(g->comm, color < 0 ? MPI_UNDEFINED : color, key, &child->comm);
-    if (code != MPI_SUCCESS || color < 0) {
-        free(child);
-        return code == MPI_SUCCESS ? TD_OK : td_mpi_error(code, comm, -1);
-    }
-    MPI_Comm_set_errhandler(child->comm, MPI_ERRORS_RETURN);
-    child->world = g->world;
-    out->impl = child;
-    return TD_OK;
-}
-
 /* --- shared memory --- */
 
 static td_status map_shared(const char *name, bool create, size_t bytes, td_region *out)
 {
     int fd = shm_open(name, create ? O_RDWR | O_CREAT | O_EXCL : O_RDWR, 0600);
+    if (fd < 0 && !create && errno == ENOENT)
+        return td_mpi_library->fail(TD_ERR_PEER, "the rank that made shared memory %s has given up",
+                                    name);
     if (fd < 0)
         return td_mpi_library->fail(TD_ERR_IO, "shared memory %s cannot be opened: %s", name,
                                     strerror(errno));
@@ -211,100 +205,7 @@ static void mpi_shared_destroy(td_comm *comm, td_region *region)
     munmap(region->handle, region->bytes);
 }
 
-/* --- beginning and end --- */
-
-/* Hosts are told apart by name and by space of process ids (containers may share a name). */
-static void name_host(char name[TD_HOST_NAME])
-{
-    char host[NAME] = "", space[24] = "";
-    gethostname(host, NAME - 1);
-    if (readlink("/proc/self/ns/pid", space, sizeof space - 1) < 0) space[0] = 0;
-    snprintf(name, TD_HOST_NAME, "%s %s", host, space);
-}
-
-static td_status exchange_names(td_mpi_group *g, td_comm *world, char **host_names)
-{
-    struct card {
-        char host[TD_HOST_NAME];
-        long pid;
-    } own = {.pid = (long)getpid()}, *all = calloc((size_t)world->size, sizeof *all);
-    char *names = calloc((size_t)world->size, TD_HOST_NAME);
-    g->pid = calloc((size_t)world->size, sizeof *g->pid);
-    if (!all || !names || !g->pid) {
-        free(all);
-        free(names);
-        return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for %d ranks", world->size);
-    }
-    name_host(own.host);
-    int code = MPI_Allgather(&own, sizeof own, MPI_BYTE, all, sizeof own, MPI_BYTE, g->comm);
-    for (int r = 0; r < world->size; r++) {
-        memcpy(names + r * TD_HOST_NAME, all[r].host, TD_HOST_NAME);
-        if (!strcmp(all[r].host, own.host)) g->pid[r] = all[r].pid;
-    }
-    free(all);
-    *host_names = names;
-    return code == MPI_SUCCESS ? TD_OK : td_mpi_error(code, world, -1);
-}
-
-static td_status check_tags(MPI_Comm comm)
-{
-    int *most = NULL, known = 0;
-    MPI_Comm_get_attr(comm, MPI_TAG_UB, &most, &known);
-    if (known && *most >= TD_TAG_END) return TD_OK;
-    return td_mpi_library->fail(TD_ERR_UNSUPPORTED, "this MPI's tags end at %d; Tandem needs %d",
-                                known ? *most : 0, TD_TAG_END);
-}
-
-static td_status mpi_open(const td_mpi_services *given, td_comm *world, char **host_names)
-{
-    int provided = 0, begun = 0;
-    td_mpi_library = given;
-    MPI_Initialized(&begun);
-    if (begun)
-        return td_mpi_library->fail(TD_ERR_UNSUPPORTED, "MPI can be opened once in a process");
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS)
-        return td_mpi_library->fail(TD_ERR_IO, "MPI could not be initialised");
-    td_mpi_group *g = calloc(1, sizeof *g);
-    if (!g) return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for MPI's group");
-    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-    MPI_Comm_dup(MPI_COMM_WORLD, &g->comm);
-    MPI_Comm_set_errhandler(g->comm, MPI_ERRORS_RETURN);
-    MPI_Comm_rank(g->comm, &world->rank);
-    MPI_Comm_size(g->comm, &world->size);
-    g->world = g, g->rank = world->rank, g->size = world->size;
-    world->impl = g;
-    bool memory = td_mpi_word_begin(g);
-    world->one_thread = provided < MPI_THREAD_MULTIPLE;
-    td_status status =
-        provided < MPI_THREAD_SERIALIZED
-            ? td_mpi_library->fail(TD_ERR_UNSUPPORTED,
-                                   "this MPI cannot be called by another thread than "
-                                   "the first")
-        : !memory ? td_mpi_library->fail(TD_ERR_NOMEM, "no memory for %d ranks", g->size)
-                  : check_tags(g->comm);
-    return status == TD_OK ? exchange_names(g, world, host_names) : status;
-}
-
-static void mpi_close(td_comm *comm)
-{
-    td_mpi_group *g = comm->impl;
-    if (!g) return;
-    comm->card.waits = TD_LEFT;
-    if (g->world != g) {
-        /* After a failure it could wait; and its number would go to another group, to which
-         * messages would come that nobody took here. */
-        if (!g->world->failed && !g->world->sent && !comm->spoiled) MPI_Comm_free(&g->comm);
-        free(g);
-        return;
-    }
-    bool failed = g->failed || g->sent || !g->known || !td_mpi_leave(g, &comm->card);
-    if (failed && (!g->known || !td_mpi_say_goodbye(g, &comm->card))) return;
-    MPI_Comm_free(&g->comm);
-    MPI_Finalize();
-    free(g->pid);
-    td_mpi_word_end(g);
-    free(g);
-}
+/* --- the module --- */
 
 static void mpi_launcher(char path[512])
 {
@@ -364,10 +265,14 @@ static const td_transport_ops mpi_ops = {
     .fail = td_mpi_fail,
     .show = td_mpi_show,
     .card = td_mpi_card,
-    .split = mpi_split,
+    .numbers = td_mpi_numbers,
+    .split = td_mpi_split,
     .shared_create = mpi_shared_create,
     .shared_destroy = mpi_shared_destroy,
-    .close = mpi_close,
+    .close = td_mpi_close,
+    .muster = td_mpi_bring_together,
+    .formed = td_mpi_formed,
+    .can_recover = td_mpi_can_recover,
 };
 
 static const td_mpi_module module = {
@@ -377,7 +282,7 @@ static const td_mpi_module module = {
     .has_ulfm = true,
 #endif
     .version = mpi_version,
-    .open = mpi_open,
+    .open = td_mpi_open,
     .release = free,
     .launcher = mpi_launcher,
     .lose_a_rank = mpi_lose_a_rank,

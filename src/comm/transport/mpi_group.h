@@ -1,8 +1,15 @@
-/* What the files of the MPI module share: mpi.c has messages, groups and memory; mpi_word.c has
- * word of failures, cards, and the wait for all to leave; mpi_own.c has MPI's own collectives. */
+/* What the files of the MPI module share: mpi.c has messages and memory; mpi_groups.c groups, the
+ * beginning and the end; mpi_word.c word of failures, cards, and the wait for all to leave;
+ * mpi_muster.c and mpi_master.c recovery; mpi_own.c MPI's own collectives.
+ *
+ * All groups use one communicator, each with tags of its own: so a group needs no collective call
+ * of MPI's to be made, which could wait for a rank that has died, and one that has lost ranks
+ * serves the others all the same. Where an MPI has few tags, groups are communicators, and cannot
+ * recover. */
 #ifndef TD_COMM_TRANSPORT_MPI_GROUP_H
 #define TD_COMM_TRANSPORT_MPI_GROUP_H
 
+#include "comm/recover.h"
 #include "comm/transport.h"
 
 #include <mpi.h>
@@ -13,19 +20,41 @@
 typedef struct td_mpi_known td_mpi_known;   /* of a rank of the run */
 typedef struct td_mpi_notice td_mpi_notice; /* a failed rank's message */
 
+typedef struct td_mpi_muster td_mpi_muster; /* of mpi_muster.c */
+
 typedef struct td_mpi_group {
     MPI_Comm comm;
+    int number;   /* tags begin at number TD_TAG_END; -1: of a communicator of its own */
+    int *member;  /* [the group's size] ranks in comm; NULL: the same */
+    MPI_Comm own; /* for MPI's own collectives, MPI_COMM_NULL before their first */
     struct td_mpi_group *world; /* itself in the world: where failures are told */
     /* of the world: */
     int size, rank;
-    long *pid;             /* [size], 0: on another host */
-    td_mpi_notice *failed; /* NULL: none known */
-    td_mpi_notice *sent;   /* kept while its sends may be under way */
-    int looking;           /* atomic: some thread looks, and may use what follows */
-    td_mpi_known *known;   /* [size] */
+    bool many_tags, mitigates;      /* enough for groups; MPI goes on when ranks die */
+    uint64_t taken[TD_GROUP_WORDS]; /* numbers of groups; atomic */
+    char *dead;                     /* [size] atomic: known to be */
+    bool lossy;                     /* some rank has died */
+    int lost;                       /* atomic: rank + 1 of the generation's that is dead, 0: none */
+    int64_t revoked;                /* atomic: the newest generation that is, -1: none */
+    td_mpi_muster *muster;          /* NULL: ranks that die end the job, and it has no spares */
+    long *pid;                      /* [size], 0: on another host */
+    td_mpi_notice *failed;          /* NULL: none known */
+    td_mpi_notice *sent;            /* kept while its sends may be under way */
+    int looking;                    /* atomic: some thread looks, and may use what follows */
+    td_mpi_known *known;            /* [size] */
     int64_t last_look_ns;
     int serial; /* of the next shared memory */
 } td_mpi_group;
+
+static inline int td_mpi_peer(const td_mpi_group *g, int rank)
+{
+    return g->member ? g->member[rank] : rank;
+}
+
+static inline int td_mpi_tag(const td_mpi_group *g, int tag)
+{
+    return g->number > 0 ? g->number * TD_TAG_END + tag : tag;
+}
 
 /* Who a request is: td_request.self. */
 enum { TD_MPI_SENDS, TD_MPI_RECEIVES, TD_MPI_OWN };
@@ -51,9 +80,47 @@ bool td_mpi_word_begin(td_mpi_group *world);
 void td_mpi_word_end(td_mpi_group *world);
 /* As in td_transport_ops. */
 td_status td_mpi_check(td_comm *comm, int peer);
+td_status td_mpi_failed(
+    const td_mpi_group *world); /* TD_ERR_PEER: some rank has told that it did */
 void td_mpi_fail(td_comm *comm, td_status status);
 void td_mpi_show(td_comm *comm, int world);
 bool td_mpi_card(td_comm *comm, int world, td_card *out);
+
+/* What a thread that may use `known` and the muster holds. */
+void td_mpi_begin_looking(td_mpi_group *world);
+void td_mpi_end_looking(td_mpi_group *world);
+/* The next three while looking. Takes what has come beside messages; answers with the own card. */
+void td_mpi_look(td_mpi_group *world, const td_card *own);
+/* Looks for processes of this host that are gone: of the generation, or of the run. */
+void td_mpi_find_dead(td_mpi_group *world, bool all, int64_t now_ns);
+void td_mpi_note_dead(td_mpi_group *world, int rank);
+int64_t td_mpi_now_ns(void);
+
+/* As in td_transport_ops; mpi_groups.c. */
+void td_mpi_numbers(td_comm *comm, uint64_t free[TD_GROUP_WORDS]);
+td_status td_mpi_split(td_comm *comm, int color, int key, const int *members, int number,
+                       td_comm *out);
+void td_mpi_close(td_comm *comm);
+/* A group of ranks of the world, by their numbers there; NULL: no memory. */
+td_mpi_group *td_mpi_group_create(td_mpi_group *world, int number, const int *member, int size);
+td_status td_mpi_open(const td_mpi_services *given, const td_comm_config *config, td_comm *world,
+                      char **host_names);
+
+/* As in td_transport_ops; mpi_muster.c. */
+td_status td_mpi_bring_together(td_comm *comm, const td_muster *mine, td_plan *plan);
+td_status td_mpi_can_recover(td_comm *comm);
+void td_mpi_formed(td_comm *comm);
+/* active: of the ranks of the world. False: no memory. */
+bool td_mpi_muster_begin(td_mpi_group *world, int active);
+void td_mpi_muster_end(td_mpi_group *world);
+/* While looking: takes the letters that have come. */
+void td_mpi_muster_take(td_mpi_group *world);
+/* While looking: whether that rank of the run counts for this one's waits. */
+bool td_mpi_muster_watches(const td_mpi_group *world, int rank);
+/* TD_ERR_PEER with a sentence: the generation of the group has ended, or lost a rank. */
+td_status td_mpi_muster_check(td_comm *comm);
+/* As td_mpi_leave; answers those who recover meanwhile. */
+bool td_mpi_muster_leave(td_mpi_group *world, const td_card *own);
 
 /* As in td_transport_ops; mpi_own.c. */
 td_status td_mpi_own(td_comm *comm, const struct td_call *call, td_request *request);

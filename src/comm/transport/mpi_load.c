@@ -2,6 +2,7 @@
  * where there is none. */
 #include "base/alloc.h"
 #include "base/error.h"
+#include "comm/recover.h"
 #include "comm/transport.h"
 
 #include <td_paths.h>
@@ -87,32 +88,47 @@ td_status td_comm_mpi_version(char text[256], bool *has_ulfm)
     return TD_OK;
 }
 
+/* --- the job --- */
+
 /* Numbers for host names, the same at all ranks. */
-static td_status number_hosts(td_comm *world, const char *names)
+static td_status number_hosts(const char *names, td_seat *seat)
 {
-    int *host = td_calloc((size_t)world->size, sizeof *host);
-    if (!host) return td_fail(TD_ERR_NOMEM, "no memory for %d ranks", world->size);
-    for (int r = 0; r < world->size; r++)
-        while (strcmp(names + TD_HOST_NAME * host[r], names + TD_HOST_NAME * r) != 0) host[r]++;
-    td_comm_fake_hosts(host, world->size);
-    td_status status = td_comm_set_hosts(world, host, NULL);
-    td_free(host);
-    return status;
+    seat->host = td_calloc((size_t)seat->ranks, sizeof *seat->host);
+    if (!seat->host) return td_fail(TD_ERR_NOMEM, "no memory for %d ranks", seat->ranks);
+    for (int r = 0; r < seat->ranks; r++)
+        while (strcmp(names + TD_HOST_NAME * seat->host[r], names + TD_HOST_NAME * r) != 0)
+            seat->host[r]++;
+    td_comm_fake_hosts(seat->host, seat->ranks);
+    return TD_OK;
 }
 
-td_status td_comm_open_mpi(const td_comm_config *config, td_comm **out)
+/* The handle that begins and ends MPI: of the ranks that are active, or a spare's own. */
+static td_status open_world(const td_comm_config *config, td_comm **out, bool *spare)
 {
-    static const td_mpi_services services = {td_fail, td_last_error, td_comm_exchange};
+    static const td_mpi_services services = {td_fail, td_last_error, td_comm_exchange,
+                                             td_recover_plan};
     const td_mpi_module *module = NULL;
     TD_TRY(td_mpi_load(&module));
     char *names = NULL;
+    int spares = config ? config->spares : 0;
     td_comm *world = td_calloc(1, sizeof *world);
-    if (!world) return td_fail(TD_ERR_NOMEM, "no memory for a group");
+    td_seat *seat = td_calloc(1, sizeof *seat);
+    if (!world || !seat) {
+        td_free(world), td_free(seat);
+        return td_fail(TD_ERR_NOMEM, "no memory for a group");
+    }
     world->ops = module->ops;
     world->deadline_ms = config && config->deadline_ms > 0 ? config->deadline_ms : 300000;
-    td_status status = module->open(&services, world, &names);
-    if (status == TD_OK) status = number_hosts(world, names);
+    td_status status = module->open(&services, config, world, &names);
+    *seat = (td_seat){.rank = world->rank, .ranks = world->size};
+    if (status == TD_OK) status = td_comm_check_spares(seat->ranks, spares);
+    if (status == TD_OK) status = number_hosts(names, seat);
+    *spare = status == TD_OK && seat->rank >= seat->ranks - spares;
+    if (status == TD_OK && !*spare) world->size -= spares;
+    if (status == TD_OK) status = td_comm_set_hosts(world, seat->host, NULL);
     module->release(names);
+    world->seat = seat;
+    world->owns_seat = true;
     if (status == TD_OK) {
         *out = world;
         return TD_OK;
@@ -122,12 +138,25 @@ td_status td_comm_open_mpi(const td_comm_config *config, td_comm **out)
     return status;
 }
 
+td_status td_comm_open_mpi(const td_comm_config *config, td_comm **out)
+{
+    td_comm *world = NULL, *taken = NULL;
+    bool spare = false;
+    TD_TRY(open_world(config, &world, &spare));
+    td_status status = spare ? td_comm_wait_taken(world, &taken) : TD_OK;
+    *out = spare ? taken : world;
+    if (taken) taken->ends = world;
+    if (!*out) td_comm_close(world);
+    return status;
+}
+
 td_status td_comm_run_mpi(const td_comm_config *config, td_rank_fn *fn, void *arg)
 {
     char sentence[1024];
     td_comm *world = NULL;
-    TD_TRY(td_comm_open_mpi(config, &world));
-    td_status status = fn(world, arg);
+    bool spare = false;
+    TD_TRY(open_world(config, &world, &spare));
+    td_status status = td_comm_run_rank(world, spare, fn, arg);
     if (status == TD_OK) {
         td_comm_close(world);
         return TD_OK;

@@ -57,10 +57,29 @@ static bool in_place(const td_comm *comm, const td_call *call, const void *whole
     return whole && part == (const char *)whole + td_call_offset(call, comm->rank);
 }
 
-static int begin_reduction(const td_comm *comm, const td_call *call, MPI_Request *request,
-                           const int *parts)
+/* A group's own communicator, made when it is needed first (by all). */
+static MPI_Comm own_comm(const td_comm *comm)
 {
-    MPI_Comm c = ((const td_mpi_group *)comm->impl)->comm;
+    td_mpi_group *g = comm->impl, *w = g->world;
+    if (g->number < 0 || (g == w && comm->size == w->size)) return g->comm;
+    if (g->own != MPI_COMM_NULL) return g->own;
+    int *ranks = calloc((size_t)comm->size, sizeof *ranks);
+    MPI_Group all, some;
+    if (!ranks) return MPI_COMM_NULL;
+    for (int r = 0; r < comm->size; r++) ranks[r] = td_mpi_peer(g, r);
+    MPI_Comm_group(w->comm, &all);
+    MPI_Group_incl(all, comm->size, ranks, &some);
+    MPI_Comm_create_group(w->comm, some, g->number, &g->own);
+    if (g->own != MPI_COMM_NULL) MPI_Comm_set_errhandler(g->own, MPI_ERRORS_RETURN);
+    MPI_Group_free(&some);
+    MPI_Group_free(&all);
+    free(ranks);
+    return g->own;
+}
+
+static int begin_reduction(MPI_Comm c, const td_comm *comm, const td_call *call,
+                           MPI_Request *request, const int *parts)
+{
     MPI_Datatype type = type_of(&call->how);
     MPI_Op op = op_of(&call->how);
     int count = (int)call->count;
@@ -78,13 +97,14 @@ static int begin_reduction(const td_comm *comm, const td_call *call, MPI_Request
 
 static int begin(const td_comm *comm, const td_call *call, MPI_Request *request, const int *parts)
 {
-    MPI_Comm c = ((const td_mpi_group *)comm->impl)->comm;
+    MPI_Comm c = own_comm(comm);
     size_t n = (size_t)comm->size;
     const int *give = parts, *give_at = parts + n, *take = parts + 2 * n, *take_at = parts + 3 * n;
     int root = call->root, own = parts[comm->rank];
     bool at_root = comm->rank == root;
     const void *in = call->in;
     void *out = call->out;
+    if (c == MPI_COMM_NULL) return MPI_ERR_COMM;
     switch (call->pattern) {
     case TD_BARRIER: return MPI_Ibarrier(c, request);
     case TD_BROADCAST:
@@ -104,7 +124,7 @@ static int begin(const td_comm *comm, const td_call *call, MPI_Request *request,
         if (!call->parts) return MPI_Ialltoall(in, own, MPI_BYTE, out, own, MPI_BYTE, c, request);
         return MPI_Ialltoallv(in, give, give_at, MPI_BYTE, out, take, take_at, MPI_BYTE, c,
                               request);
-    default: return begin_reduction(comm, call, request, parts);
+    default: return begin_reduction(c, comm, call, request, parts);
     }
 }
 

@@ -15,6 +15,7 @@
 #include <time.h>
 
 enum { SENTENCE = 1000, LOOKS = 64 };
+enum { DEAD_NS = 20000000 }; /* from one look for gone processes to the next */
 enum { ASK_AGAIN_NS = 2000000000, STALE_NS = 200000000, LEFT_NS = 100000000 };
 
 struct td_mpi_notice {
@@ -67,20 +68,23 @@ td_status td_mpi_error(int code, const td_comm *comm, int peer)
 
 bool td_mpi_word_begin(td_mpi_group *w)
 {
+    w->dead = calloc((size_t)w->size, sizeof *w->dead);
     w->known = calloc((size_t)w->size, sizeof *w->known);
     for (int r = 0; w->known && r < w->size; r++)
         w->known[r].sends[0] = w->known[r].sends[1] = MPI_REQUEST_NULL;
-    return w->known != NULL;
+    return w->known && w->dead;
 }
 
 void td_mpi_word_end(td_mpi_group *w)
 {
+    td_mpi_muster_end(w);
+    free(w->dead);
     free(w->failed);
     free(w->sent);
     free(w->known);
 }
 
-static int64_t now_ns(void)
+int64_t td_mpi_now_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -92,7 +96,12 @@ static bool begin_looking(td_mpi_group *w)
     return !__atomic_exchange_n(&w->looking, 1, __ATOMIC_ACQUIRE);
 }
 
-static void end_looking(td_mpi_group *w)
+void td_mpi_begin_looking(td_mpi_group *w)
+{
+    while (!begin_looking(w)) sched_yield();
+}
+
+void td_mpi_end_looking(td_mpi_group *w)
 {
     __atomic_store_n(&w->looking, 0, __ATOMIC_RELEASE);
 }
@@ -103,7 +112,8 @@ static bool send_card(td_mpi_group *w, int rank, const td_card *card, bool asks)
     td_mpi_known *a = &w->known[rank];
     MPI_Request *sends = &a->sends[asks];
     int gone = 1;
-    if (*sends != MPI_REQUEST_NULL) MPI_Test(sends, &gone, MPI_STATUS_IGNORE);
+    if (*sends != MPI_REQUEST_NULL && MPI_Test(sends, &gone, MPI_STATUS_IGNORE) != MPI_SUCCESS)
+        gone = 1; /* that rank has */
     if (!gone) return false;
     a->out[asks] = (letter){.asks = asks, .card = *card};
     return MPI_Isend(&a->out[asks], sizeof(letter), MPI_BYTE, rank, TD_TAG_FAILED, w->comm,
@@ -118,22 +128,73 @@ static void take_card(td_mpi_group *w, int rank, const td_card *own)
         return;
     td_mpi_known *a = &w->known[rank];
     a->card = l.card;
-    a->came_ns = now_ns();
+    a->came_ns = td_mpi_now_ns();
     if (l.asks)
         send_card(w, rank, own, false);
     else
         a->asked_ns = 0;
 }
 
-/* Takes the messages of failures and cards that have come; answers with the own card. */
-static void td_mpi_look(td_mpi_group *w, const td_card *own)
+/* --- the dead --- */
+
+void td_mpi_note_dead(td_mpi_group *w, int rank)
 {
+    if (w->dead[rank]) return;
+    __atomic_store_n(&w->dead[rank], 1, __ATOMIC_RELEASE);
+    int none = 0;
+    w->lossy = true;
+    if (td_mpi_muster_watches(w, rank))
+        __atomic_compare_exchange_n(&w->lost, &none, rank + 1, false, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE);
+}
+
+void td_mpi_find_dead(td_mpi_group *w, bool all, int64_t now)
+{
+    if (now - w->last_look_ns < DEAD_NS) return;
+    w->last_look_ns = now;
+    for (int r = 0; r < w->size; r++) {
+        if (r == w->rank || !w->pid[r] || w->dead[r]) continue;
+        if (!all && !td_mpi_muster_watches(w, r)) continue;
+        if (kill((pid_t)w->pid[r], 0) != 0 && errno == ESRCH) td_mpi_note_dead(w, r);
+    }
+}
+
+/* A probe for anybody's message fails until those that MPI knows to have died are acknowledged. */
+static void acknowledge_dead(td_mpi_group *w)
+{
+#if defined(OMPI_HAVE_MPIX_COMM_GET_FAILED)
+    MPI_Group all, gone;
+    int count = 0, acknowledged;
+    if (!w->mitigates || MPIX_Comm_get_failed(w->comm, &gone) != MPI_SUCCESS) return;
+    MPI_Comm_group(w->comm, &all);
+    MPI_Group_size(gone, &count);
+    for (int k = 0; k < count; k++) {
+        int rank = -1;
+        MPI_Group_translate_ranks(gone, 1, &k, all, &rank);
+        if (rank >= 0 && rank < w->size) td_mpi_note_dead(w, rank);
+    }
+    MPIX_Comm_ack_failed(w->comm, count, &acknowledged);
+    MPI_Group_free(&gone);
+    MPI_Group_free(&all);
+#else
+    (void)w;
+#endif
+}
+
+/* --- looking --- */
+
+/* Takes the messages of failures and cards that have come; answers with the own card. */
+void td_mpi_look(td_mpi_group *w, const td_card *own)
+{
+    if (w->muster) td_mpi_muster_take(w);
     for (int k = 0; k < LOOKS && !w->failed; k++) {
         int flag = 0, bytes = 0;
         MPI_Status status;
-        if (MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_FAILED, w->comm, &flag, &status) != MPI_SUCCESS ||
-            !flag)
+        if (MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_FAILED, w->comm, &flag, &status) != MPI_SUCCESS) {
+            acknowledge_dead(w);
             return;
+        }
+        if (!flag) return;
         MPI_Get_count(&status, MPI_BYTE, &bytes);
         if (bytes == (int)sizeof(letter)) {
             take_card(w, status.MPI_SOURCE, own);
@@ -153,11 +214,11 @@ void td_mpi_show(td_comm *comm, int world)
     td_mpi_group *w = ((td_mpi_group *)comm->impl)->world;
     if (world < 0 || world == w->rank || !begin_looking(w)) return;
     td_mpi_known *a = &w->known[world];
-    int64_t now = now_ns();
+    int64_t now = td_mpi_now_ns();
     if ((!a->asked_ns || now - a->asked_ns > ASK_AGAIN_NS) &&
         send_card(w, world, &comm->card, true))
         a->asked_ns = now;
-    end_looking(w);
+    td_mpi_end_looking(w);
 }
 
 /* A rank that does not answer is not where its card says. */
@@ -168,43 +229,39 @@ bool td_mpi_card(td_comm *comm, int world, td_card *out)
     const td_mpi_known *a = &w->known[world];
     bool there = a->card.group != 0;
     *out = a->card;
-    if (out->waits == TD_WAITS && a->asked_ns && now_ns() - a->asked_ns > STALE_NS)
+    if (out->waits == TD_WAITS && a->asked_ns && td_mpi_now_ns() - a->asked_ns > STALE_NS)
         out->waits = TD_WAITED;
-    end_looking(w);
+    td_mpi_end_looking(w);
     return there;
 }
 
-static int dead_process(const td_mpi_group *w)
+td_status td_mpi_failed(const td_mpi_group *w)
 {
-    for (int r = 0; r < w->size; r++)
-        if (r != w->rank && w->pid[r] && kill((pid_t)w->pid[r], 0) != 0 && errno == ESRCH) return r;
-    return -1;
+    const td_mpi_notice *n = __atomic_load_n(&w->failed, __ATOMIC_ACQUIRE);
+    if (!n) return TD_OK;
+    return td_mpi_library->fail(TD_ERR_PEER, "rank %d failed: %.900s", n->rank, n->sentence);
 }
 
 td_status td_mpi_check(td_comm *comm, int peer)
 {
     td_mpi_group *w = ((td_mpi_group *)comm->impl)->world;
-    int dead = -1;
     bool left = false;
     if (begin_looking(w)) { /* else another thread looks */
-        int64_t now = now_ns();
+        int64_t now = td_mpi_now_ns();
         const td_mpi_known *a = peer >= 0 ? &w->known[td_mpi_in_run(comm, peer)] : NULL;
         td_mpi_look(w, &comm->card);
         /* Not at once: what it sent before may still be on its way. */
         left = a && a->card.waits == TD_LEFT && now - a->came_ns > LEFT_NS;
-        if (now - w->last_look_ns >= 50000000) {
-            w->last_look_ns = now;
-            dead = dead_process(w);
-        }
-        end_looking(w);
+        td_mpi_find_dead(w, false, now);
+        td_mpi_end_looking(w);
     }
-    const td_mpi_notice *failed = __atomic_load_n(&w->failed, __ATOMIC_ACQUIRE);
-    if (failed)
-        return td_mpi_library->fail(TD_ERR_PEER, "rank %d failed: %.900s", failed->rank,
-                                    failed->sentence);
-    if (dead >= 0)
-        return td_mpi_library->fail(TD_ERR_PEER, "rank %d has died, seen by rank %d in %s", dead,
-                                    w->rank, td_mpi_operation(comm));
+    td_status status = td_mpi_failed(w);
+    if (status == TD_OK && w->muster) status = td_mpi_muster_check(comm);
+    if (status != TD_OK) return status;
+    int lost = __atomic_load_n(&w->lost, __ATOMIC_ACQUIRE);
+    if (lost)
+        return td_mpi_library->fail(TD_ERR_PEER, "rank %d has died, seen by rank %d in %s",
+                                    lost - 1, w->rank, td_mpi_operation(comm));
     if (left)
         return td_mpi_library->fail(TD_ERR_PEER, "rank %d left while rank %d waited for it in %s",
                                     td_mpi_in_run(comm, peer), w->rank, td_mpi_operation(comm));
@@ -233,14 +290,15 @@ void td_mpi_fail(td_comm *comm, td_status status)
 
 bool td_mpi_say_goodbye(td_mpi_group *w, const td_card *own)
 {
-    int heard = 0;
+    int heard = 0, left = 0;
     for (int r = 0; r < w->size; r++) {
         MPI_Request request;
-        if (r != w->rank &&
+        left += r != w->rank && !w->dead[r];
+        if (r != w->rank && !w->dead[r] &&
             MPI_Isend(NULL, 0, MPI_BYTE, r, TD_TAG_BYE, w->comm, &request) == MPI_SUCCESS)
             MPI_Request_free(&request);
     }
-    for (int i = 0; i < 250 && heard < w->size - 1; i++) {
+    for (int i = 0; i < 250 && heard < left; i++) {
         int flag = 0;
         MPI_Status status;
         while (MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_BYE, w->comm, &flag, &status) == MPI_SUCCESS &&
@@ -251,7 +309,7 @@ bool td_mpi_say_goodbye(td_mpi_group *w, const td_card *own)
         td_mpi_look(w, own);
         nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
     }
-    return heard == w->size - 1;
+    return heard >= left;
 }
 
 /* One round of the wait for all to leave: this rank tells one and hears of another. */
@@ -263,20 +321,18 @@ static bool leave_with(td_mpi_group *w, int to, int from, const td_card *own)
         return false;
     if (MPI_Isend(NULL, 0, MPI_BYTE, to, TD_TAG_LEAVE, w->comm, &requests[1]) != MPI_SUCCESS)
         return false;
-    for (int64_t begin = now_ns();;) {
+    for (int64_t begin = td_mpi_now_ns();;) {
         if (MPI_Testall(2, requests, &done, MPI_STATUSES_IGNORE) != MPI_SUCCESS) return false;
         if (done) return true;
-        int64_t now = now_ns();
+        int64_t now = td_mpi_now_ns();
         if (now - begin < 1000000) {
             sched_yield();
             continue;
         }
         td_mpi_look(w, own);
         if (w->failed) return false;
-        if (now - w->last_look_ns >= 50000000) {
-            w->last_look_ns = now;
-            if (dead_process(w) >= 0) return false;
-        }
+        td_mpi_find_dead(w, true, now);
+        if (w->lost) return false;
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
     }
 }

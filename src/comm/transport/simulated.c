@@ -222,9 +222,10 @@ static bool sim_card(td_comm *comm, int world, td_card *out)
     return false;
 }
 
-static td_status sim_split(td_comm *comm, int color, int key, const int *members, td_comm *out)
+static td_status sim_split(td_comm *comm, int color, int key, const int *members, int number,
+                           td_comm *out)
 {
-    (void)comm, (void)color, (void)key, (void)members, (void)out;
+    (void)comm, (void)color, (void)key, (void)members, (void)number, (void)out;
     return td_fail(TD_ERR_UNSUPPORTED, "simulated groups cannot be split");
 }
 

@@ -1,0 +1,294 @@
+/* Live recovery, on any transport. See tandem/recover.h and comm/recover.h.
+ *
+ * Invariant: a rank returns from here with a new group only when all ranks of it have met in it
+ * once, so all of them hold the same plan. Who meets a failure there (a rank of the plan has died,
+ * or another one musters again) leaves the half-made group and musters again, with which the rest
+ * follows: so a failure at any step leads to another generation, or to an error at all ranks.
+ *
+ * Cost: what the transport's muster costs, and the meeting: log n messages a rank. */
+#include "comm/recover.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "comm/coll/coll.h"
+#include "comm/recorder.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { DEADLINE_MS = 30000, SENTENCE = 1024 };
+
+uint64_t td_comm_generation(const td_comm *comm)
+{
+    return comm->generation;
+}
+
+bool td_comm_joined(const td_comm *comm, int rank)
+{
+    return comm->reborn && rank >= 0 && rank < comm->size && comm->reborn->joined[rank];
+}
+
+int td_comm_rank_in_run(const td_comm *comm, int rank)
+{
+    return comm->world[rank];
+}
+
+void td_comm_die(td_comm *comm)
+{
+    if (comm->ops->die) comm->ops->die(comm);
+}
+
+td_status td_comm_check_spares(int ranks, int spares)
+{
+    if (spares >= 0 && spares < ranks) return TD_OK;
+    return td_fail(TD_ERR_ARG, "%d of %d ranks are to be spares: 0 to %d are possible", spares,
+                   ranks, ranks - 1);
+}
+
+/* --- the new group --- */
+
+static bool among(const int *world, int size, int rank)
+{
+    for (int k = 0; k < size; k++)
+        if (world[k] == rank) return true;
+    return false;
+}
+
+/* Who came and who is gone, against the group before (NULL: this rank was in none). */
+static td_reborn *compare(const td_comm *before, const td_plan *plan)
+{
+    size_t was = before ? (size_t)before->size : 0, is = (size_t)plan->size;
+    size_t lists = (is * sizeof(bool) + 15) / 16 * 16;
+    td_reborn *r = td_calloc(1, sizeof *r + lists + (was + is) * sizeof(int));
+    if (!r) return NULL;
+    r->died = (int *)(void *)((char *)r + sizeof *r + lists);
+    r->came = r->died + was;
+    r->size_before = (int)was;
+    const td_seat *seat = before ? before->seat : NULL;
+    for (int rank = 0; seat && rank < seat->ranks; rank++)
+        if (among(before->world, before->size, rank) && !plan->parted[rank] &&
+            !among(plan->world, plan->size, rank))
+            r->died[r->died_count++] = rank;
+    for (int k = 0; k < plan->size; k++) {
+        r->joined[k] = plan->came[k];
+        if (!plan->came[k]) continue;
+        int at = r->came_count++;
+        for (; at > 0 && r->came[at - 1] > plan->world[k]; at--) r->came[at] = r->came[at - 1];
+        r->came[at] = plan->world[k];
+    }
+    return r;
+}
+
+static td_status build(td_comm *from, const td_comm *before, const td_plan *plan, td_comm **out)
+{
+    td_comm *c = td_calloc(1, sizeof *c);
+    int *host = td_calloc((size_t)plan->size, sizeof *host);
+    td_reborn *reborn = compare(before, plan);
+    td_status status = TD_OK;
+    if (!c || !host || !reborn) {
+        status = td_fail(TD_ERR_NOMEM, "no memory for a group of %d ranks", plan->size);
+        goto out;
+    }
+    c->ops = from->ops, c->impl = plan->impl, c->size = plan->size;
+    c->deadline_ms = from->deadline_ms, c->one_thread = from->one_thread;
+    c->generation = plan->generation, c->seat = from->seat, c->reborn = reborn;
+    for (int k = 0; k < plan->size; k++) {
+        host[k] = from->seat->host[plan->world[k]];
+        if (plan->world[k] == from->seat->rank) c->rank = k;
+    }
+    status = td_comm_set_hosts(c, host, plan->world);
+    c->card.group = td_comm_group_number(1, plan->generation, 0);
+    *out = c;
+out:
+    td_free(host);
+    if (status == TD_OK) return TD_OK;
+    /* The others wait for this rank, until its status ends the run. */
+    td_comm gone = {.ops = from->ops, .impl = plan->impl, .size = plan->size, .spoiled = true};
+    while (plan->world[gone.rank] != from->seat->rank) gone.rank++;
+    from->ops->close(&gone);
+    td_free(reborn);
+    td_free(c);
+    return status;
+}
+
+/* A barrier by dissemination. */
+static td_status meet(td_comm *c, int64_t deadline_ms)
+{
+    char word = 0, other;
+    int64_t before = c->deadline_ms;
+    c->operation = td_does_names[TD_DOES_RECOVER];
+    c->deadline_ms = deadline_ms;
+    td_status status = TD_OK;
+    for (int far = 1; far < c->size && status == TD_OK; far *= 2)
+        status = td_comm_exchange(c, &word, 1, (c->rank + far) % c->size, &other, 1,
+                                  (c->rank - far % c->size + c->size) % c->size, TD_TAG_FORM);
+    c->deadline_ms = before;
+    return status;
+}
+
+static td_status at_step(td_comm *comm, int step)
+{
+    return comm->seat->at_step ? comm->seat->at_step(comm, step, comm->seat->arg) : TD_OK;
+}
+
+/* Until a group has met. `before`: the one that is left, NULL for a spare. *out NULL: this rank is
+ * not in it. */
+static td_status regroup(td_comm *comm, const td_comm *before, td_muster *mine, td_plan *plan,
+                         td_comm **out)
+{
+    bool active = mine->role == TD_ROLE_RECOVERING;
+    td_status status = TD_ERR_PEER;
+    *out = NULL;
+    for (int attempt = 0; attempt < comm->seat->ranks + 8; attempt++) {
+        td_comm *c = NULL;
+        if (active) TD_TRY(at_step(comm, 0));
+        TD_TRY(comm->ops->muster(comm, mine, plan));
+        if (plan->ended) return TD_OK;
+        if (!among(plan->world, plan->size, comm->seat->rank)) {
+            comm->seat->idle = true;
+            return TD_OK;
+        }
+        TD_TRY(build(comm, before, plan, &c));
+        bool lost = at_step(c, 1) != TD_OK;
+        status = lost ? TD_ERR_PEER : meet(c, mine->deadline_ms);
+        if (status == TD_OK && c->ops->formed) c->ops->formed(c);
+        if (status == TD_OK) lost = at_step(c, 2) != TD_OK;
+        if (status == TD_OK && !lost) {
+            *out = c;
+            return TD_OK;
+        }
+        snprintf(mine->why, sizeof mine->why, "%s", td_last_error());
+        c->spoiled = true;
+        td_comm_close(c);
+        if (lost) return td_fail(TD_ERR_PEER, "rank %d has died", comm->seat->rank);
+    }
+    return td_fail_within(status,
+                          "recover: %d new groups failed, the last one: ", comm->seat->ranks + 8);
+}
+
+static void free_plan(td_plan *plan)
+{
+    td_free(plan->world), td_free(plan->came), td_free(plan->parted);
+}
+
+static td_status make_plan(const td_comm *comm, td_plan *plan)
+{
+    size_t n = (size_t)comm->seat->ranks;
+    *plan = (td_plan){.world = td_calloc(n, sizeof *plan->world),
+                      .came = td_calloc(n, sizeof *plan->came),
+                      .parted = td_calloc(n, sizeof *plan->parted)};
+    if (plan->world && plan->came && plan->parted) return TD_OK;
+    free_plan(plan);
+    return td_fail(TD_ERR_NOMEM, "no memory for a group of %d ranks", comm->seat->ranks);
+}
+
+/* The record goes on in the new group. A measured choice of algorithms does not: it was for a group
+ * of another shape. */
+static void hand_over(td_comm *from, td_comm *to)
+{
+    to->recorder = from->recorder;
+    to->owns_recorder = from->owns_recorder;
+    if (to->recorder) to->recorder->head->size = to->size;
+    from->recorder = NULL, from->record = NULL;
+    from->owns_recorder = false;
+}
+
+static td_status run(td_comm *comm, td_muster *mine, td_comm **out)
+{
+    td_plan plan;
+    td_comm *made = NULL;
+    if (!comm->seat || !comm->ops->muster)
+        return td_fail(TD_ERR_UNSUPPORTED,
+                       "recover: rank %d of transport \"%s\" is in no run that "
+                       "could recover",
+                       comm->rank, comm->ops->name);
+    TD_TRY(make_plan(comm, &plan));
+    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_RECOVER, 0, -1, -1, -1});
+    comm->spoiled = true; /* nobody will use it any more */
+    td_status status = td_comm_end(record, regroup(comm, comm, mine, &plan, &made));
+    free_plan(&plan);
+    if (status != TD_OK) return status;
+    if (made) hand_over(comm, made);
+    *out = made;
+    return TD_OK;
+}
+
+/* --- the calls --- */
+
+static int64_t deadline_of(const td_comm *comm, const td_recover_config *config)
+{
+    if (config && config->deadline_ms > 0) return config->deadline_ms;
+    return comm->deadline_ms < DEADLINE_MS ? comm->deadline_ms : DEADLINE_MS;
+}
+
+td_status td_comm_recover(td_comm *broken, const td_recover_config *config, td_comm **out,
+                          td_recovery *report)
+{
+    td_recover_config c = config ? *config : (td_recover_config){0};
+    td_muster mine = {.role = TD_ROLE_RECOVERING,
+                      .want = c.want > 0 ? c.want : 0,
+                      .least = c.least > 1 ? c.least : 1,
+                      .deadline_ms = deadline_of(broken, config),
+                      .on_hang = c.on_hang};
+    const char *met = td_last_error();
+    snprintf(mine.why, sizeof mine.why, "%s", *met ? met : "its caller asks for it");
+    if (c.want < -1 || c.least < 0 || (unsigned)c.on_hang > TD_HANG_KILL)
+        return td_fail(TD_ERR_ARG, "recover: %d ranks wanted, at least %d, on_hang %d", c.want,
+                       c.least, (int)c.on_hang);
+    if (broken->ops->can_recover) TD_TRY(broken->ops->can_recover(broken));
+    TD_TRY(run(broken, &mine, out));
+    if (!report) return TD_OK;
+    *report = (td_recovery){.size_before = broken->size};
+    if (!*out) return TD_OK;
+    const td_reborn *r = (*out)->reborn;
+    report->generation = (*out)->generation;
+    report->size = (*out)->size;
+    report->died_count = r->died_count, report->died = r->died;
+    report->came_count = r->came_count, report->came = r->came;
+    return TD_OK;
+}
+
+td_status td_comm_resize(td_comm *comm, int ranks, td_comm **out)
+{
+    if (ranks < 1) return td_fail(TD_ERR_ARG, "resize: %d ranks; 1 or more are possible", ranks);
+    td_muster mine = {.role = TD_ROLE_RECOVERING,
+                      .want = ranks,
+                      .least = 1,
+                      .deadline_ms = deadline_of(comm, NULL),
+                      .why = "the group is being resized"};
+    /* What ranks are in must have ended before a rank says that the group ends. Who fails in the
+     * barrier has come as well: a rank is gone, or ahead. */
+    td_status status = td_comm_barrier(comm);
+    if (status != TD_OK && status != TD_ERR_PEER) return status;
+    return run(comm, &mine, out);
+}
+
+/* --- the life of a rank --- */
+
+td_status td_comm_wait_taken(td_comm *idle, td_comm **out)
+{
+    td_plan plan;
+    td_muster mine = {.role = TD_ROLE_SPARE, .deadline_ms = deadline_of(idle, NULL)};
+    *out = NULL;
+    TD_TRY(make_plan(idle, &plan));
+    td_status status = regroup(idle, NULL, &mine, &plan, out);
+    free_plan(&plan);
+    return status;
+}
+
+td_status td_comm_run_rank(td_comm *first, bool spare, td_rank_fn *fn, void *arg)
+{
+    char sentence[SENTENCE];
+    td_status status = spare ? TD_OK : fn(first, arg);
+    while (status == TD_OK && first->seat && (spare || first->seat->idle)) {
+        td_comm *taken = NULL;
+        spare = first->seat->idle = false;
+        TD_TRY(td_comm_wait_taken(first, &taken));
+        if (!taken) break;
+        status = fn(taken, arg);
+        snprintf(sentence, sizeof sentence, "%s", td_last_error());
+        td_comm_close(taken);
+        if (status != TD_OK) td_fail_again(status, sentence);
+    }
+    return status;
+}

@@ -1,0 +1,225 @@
+/* Groups of an MPI job, its beginning and its end. */
+#include "comm/transport/mpi_group.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { NAME = 64, NUMBERS = 64 }; /* least groups at once, of one communicator */
+
+/* --- groups --- */
+
+void td_mpi_numbers(td_comm *comm, uint64_t free_ones[TD_GROUP_WORDS])
+{
+    const td_mpi_group *w = ((td_mpi_group *)comm->impl)->world;
+    for (int k = 0; k < TD_GROUP_WORDS; k++)
+        free_ones[k] =
+            w->many_tags ? ~__atomic_load_n(&w->taken[k], __ATOMIC_ACQUIRE) : (uint64_t)0;
+}
+
+/* False: it was taken already. */
+static bool take_number(td_mpi_group *w, int number)
+{
+    uint64_t bit = (uint64_t)1 << (number % 64);
+    return !(__atomic_fetch_or(&w->taken[number / 64], bit, __ATOMIC_ACQ_REL) & bit);
+}
+
+static void give_number_back(td_mpi_group *w, int number)
+{
+    __atomic_fetch_and(&w->taken[number / 64], ~((uint64_t)1 << (number % 64)), __ATOMIC_ACQ_REL);
+}
+
+td_mpi_group *td_mpi_group_create(td_mpi_group *world, int number, const int *member, int size)
+{
+    td_mpi_group *g = calloc(1, sizeof *g);
+    int *copy = calloc((size_t)size, sizeof *copy);
+    if (!g || !copy) {
+        free(g), free(copy);
+        return NULL;
+    }
+    memcpy(copy, member, (size_t)size * sizeof *copy);
+    *g = (td_mpi_group){.comm = world->comm,
+                        .number = number,
+                        .member = copy,
+                        .own = MPI_COMM_NULL,
+                        .world = world};
+    take_number(world, number);
+    return g;
+}
+
+/* Where tags are few. May wait for a rank that has died. */
+static td_status split_communicator(td_comm *comm, int color, int key, td_comm *out)
+{
+    td_mpi_group *g = comm->impl, *child = calloc(1, sizeof *child);
+    if (!child) return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for a group");
+    int code = MPI_Comm_split(g->comm, color < 0 ? MPI_UNDEFINED : color, key, &child->comm);
+    if (code != MPI_SUCCESS || color < 0) {
+        free(child);
+        return code == MPI_SUCCESS ? TD_OK : td_mpi_error(code, comm, -1);
+    }
+    MPI_Comm_set_errhandler(child->comm, MPI_ERRORS_RETURN);
+    child->world = g->world;
+    child->number = -1;
+    child->own = MPI_COMM_NULL;
+    out->impl = child;
+    return TD_OK;
+}
+
+td_status td_mpi_split(td_comm *comm, int color, int key, const int *members, int number,
+                       td_comm *out)
+{
+    td_mpi_group *g = comm->impl;
+    if (!g->world->many_tags) return split_communicator(comm, color, key, out);
+    if (number < 0)
+        return td_mpi_library->fail(TD_ERR_NOMEM, "rank %d has %d groups already; close some",
+                                    g->world->rank, 64 * TD_GROUP_WORDS);
+    if (!members) return TD_OK;
+    int *world = calloc((size_t)out->size, sizeof *world);
+    for (int k = 0; world && k < out->size; k++) world[k] = td_mpi_peer(g, members[k]);
+    out->impl = world ? td_mpi_group_create(g->world, number, world, out->size) : NULL;
+    free(world);
+    return out->impl ? TD_OK : td_mpi_library->fail(TD_ERR_NOMEM, "no memory for a group");
+}
+
+/* After a failure messages may come that nobody takes: its number goes to no other group then, and
+ * MPI could wait. */
+static void close_group(td_comm *comm)
+{
+    td_mpi_group *g = comm->impl, *w = g->world;
+    bool ended = (int64_t)comm->generation <= __atomic_load_n(&w->revoked, __ATOMIC_ACQUIRE);
+    bool whole = !w->failed && !w->sent && !comm->spoiled && !ended;
+    if (whole && g->own != MPI_COMM_NULL) MPI_Comm_free(&g->own);
+    if (whole && g->number < 0) MPI_Comm_free(&g->comm);
+    if (whole && g->number > 0) give_number_back(w, g->number);
+    free(g->member);
+    free(g);
+}
+
+/* --- beginning and end --- */
+
+/* Hosts are told apart by name and by space of process ids (containers may share a name). */
+static void name_host(char name[TD_HOST_NAME])
+{
+    char host[NAME] = "", space[24] = "";
+    gethostname(host, NAME - 1);
+    if (readlink("/proc/self/ns/pid", space, sizeof space - 1) < 0) space[0] = 0;
+    snprintf(name, TD_HOST_NAME, "%s %s", host, space);
+}
+
+static td_status exchange_names(td_mpi_group *g, td_comm *world, char **host_names)
+{
+    struct card {
+        char host[TD_HOST_NAME];
+        long pid;
+    } own = {.pid = (long)getpid()}, *all = calloc((size_t)world->size, sizeof *all);
+    char *names = calloc((size_t)world->size, TD_HOST_NAME);
+    g->pid = calloc((size_t)world->size, sizeof *g->pid);
+    if (!all || !names || !g->pid) {
+        free(all);
+        free(names);
+        return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for %d ranks", world->size);
+    }
+    name_host(own.host);
+    int code = MPI_Allgather(&own, sizeof own, MPI_BYTE, all, sizeof own, MPI_BYTE, g->comm);
+    for (int r = 0; r < world->size; r++) {
+        memcpy(names + r * TD_HOST_NAME, all[r].host, TD_HOST_NAME);
+        if (!strcmp(all[r].host, own.host)) g->pid[r] = all[r].pid;
+    }
+    free(all);
+    *host_names = names;
+    return code == MPI_SUCCESS ? TD_OK : td_mpi_error(code, world, -1);
+}
+
+static int most_tags(MPI_Comm comm)
+{
+    int *most = NULL, known = 0;
+    MPI_Comm_get_attr(comm, MPI_TAG_UB, &most, &known);
+    return known ? *most : 0;
+}
+
+static td_status check_tags(const td_mpi_group *g, int spares)
+{
+    int most = most_tags(g->comm);
+    if (most < TD_TAG_END)
+        return td_mpi_library->fail(TD_ERR_UNSUPPORTED,
+                                    "this MPI's tags end at %d; Tandem needs %d", most, TD_TAG_END);
+    if (spares && !g->many_tags)
+        return td_mpi_library->fail(TD_ERR_UNSUPPORTED,
+                                    "this MPI's tags end at %d; a run with spares needs %lld", most,
+                                    (long long)TD_TAG_END * NUMBERS);
+    return TD_OK;
+}
+
+/* How many groups there may be at once, and whether the job outlives its ranks. */
+static void look_at_mpi(td_mpi_group *g)
+{
+    long long numbers = ((long long)most_tags(g->comm) + 1) / TD_TAG_END;
+    g->many_tags = numbers >= NUMBERS;
+    for (int k = 0; k < 64 * TD_GROUP_WORDS; k++)
+        if (k >= numbers) g->taken[k / 64] |= (uint64_t)1 << (k % 64);
+#if defined(MPIX_FT)
+    int *mitigates = NULL, known = 0;
+    MPI_Comm_get_attr(MPI_COMM_WORLD, MPIX_FT, &mitigates, &known);
+    g->mitigates = known && *mitigates;
+#endif
+}
+
+td_status td_mpi_open(const td_mpi_services *given, const td_comm_config *config, td_comm *world,
+                      char **host_names)
+{
+    int provided = 0, begun = 0;
+    td_mpi_library = given;
+    MPI_Initialized(&begun);
+    if (begun)
+        return td_mpi_library->fail(TD_ERR_UNSUPPORTED, "MPI can be opened once in a process");
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS)
+        return td_mpi_library->fail(TD_ERR_IO, "MPI could not be initialised");
+    td_mpi_group *g = calloc(1, sizeof *g);
+    if (!g) return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for MPI's group");
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_dup(MPI_COMM_WORLD, &g->comm);
+    MPI_Comm_set_errhandler(g->comm, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(g->comm, &world->rank);
+    MPI_Comm_size(g->comm, &world->size);
+    g->world = g, g->rank = world->rank, g->size = world->size;
+    g->own = MPI_COMM_NULL, g->revoked = -1, g->taken[0] = 1; /* the world's */
+    world->impl = g;
+    look_at_mpi(g);
+    int spares = config ? config->spares : 0;
+    bool wants = spares > 0 || (g->mitigates && g->many_tags);
+    bool memory = td_mpi_word_begin(g) && (!wants || td_mpi_muster_begin(g, g->size - spares));
+    world->one_thread = provided < MPI_THREAD_MULTIPLE;
+    td_status status =
+        provided < MPI_THREAD_SERIALIZED
+            ? td_mpi_library->fail(TD_ERR_UNSUPPORTED,
+                                   "this MPI cannot be called by another thread than "
+                                   "the first")
+        : !memory ? td_mpi_library->fail(TD_ERR_NOMEM, "no memory for %d ranks", g->size)
+                  : check_tags(g, spares);
+    return status == TD_OK ? exchange_names(g, world, host_names) : status;
+}
+
+void td_mpi_close(td_comm *comm)
+{
+    td_mpi_group *g = comm->impl;
+    if (!g) return;
+    comm->card.waits = TD_LEFT;
+    if (g->world != g) {
+        close_group(comm);
+        return;
+    }
+    bool failed = g->failed || g->sent || !g->known;
+    if (!failed)
+        failed = g->muster ? !td_mpi_muster_leave(g, &comm->card) : !td_mpi_leave(g, &comm->card);
+    if (failed && (!g->known || !td_mpi_say_goodbye(g, &comm->card))) return;
+    /* MPI_Finalize may wait for ranks that have died; mpiexec is content with a process that exits
+     * without, if all do. */
+    if (!g->lossy) {
+        MPI_Comm_free(&g->comm);
+        MPI_Finalize();
+    }
+    free(g->pid);
+    td_mpi_word_end(g);
+    free(g);
+}
