@@ -20,6 +20,9 @@ typedef struct td_task {
     /* Writes the model to `folder`; rank 0 only. metrics is borrowed. */
     td_status (*save)(void *self, const float *params, const char *folder, json_t *metrics);
     void (*times)(void *self, double *forward, double *backward); /* of lane 0 */
+    /* Makes room for passes of that many leaves of a batch in each lane, more than so far or not;
+     * NULL: there always is. TD_ERR_NOMEM. */
+    td_status (*room)(void *self, int leaves);
 } td_task;
 
 /* What the caller does about the run's folder; rank 0 alone calls it. */

@@ -11,8 +11,11 @@
 struct td_net_place {
     const td_net_model *model;
     int lanes;
-    size_t rows; /* of each lane */
+    bool training;
+    size_t rows;      /* of each lane */
+    size_t leaf_rows; /* of a leaf of a batch, at most */
     td_net_lane **lane;
+    double forward, backward; /* seconds of lanes that have gone, lane 0's */
 };
 
 td_status td_net_place_create(const td_net_model *model, int lanes, size_t rows, bool training,
@@ -24,7 +27,7 @@ td_status td_net_place_create(const td_net_model *model, int lanes, size_t rows,
         td_free(p);
         return td_fail(TD_ERR_NOMEM, "no memory for %d threads", lanes);
     }
-    p->model = model, p->lanes = lanes, p->rows = rows;
+    p->model = model, p->lanes = lanes, p->rows = rows, p->training = training;
     for (int i = 0; i < lanes && status == TD_OK; i++)
         status = td_net_lane_create(model->net, rows, training, &p->lane[i]);
     if (status == TD_OK)
@@ -84,7 +87,26 @@ static td_status save(void *self, const float *params, const char *folder, json_
 
 static void times(void *self, double *forward, double *backward)
 {
-    td_net_lane_times(((td_net_place *)self)->lane[0], forward, backward);
+    const td_net_place *p = self;
+    td_net_lane_times(p->lane[0], forward, backward);
+    *forward += p->forward, *backward += p->backward;
+}
+
+/* Larger lanes in the place of those that there are. */
+static td_status room(void *self, int leaves)
+{
+    td_net_place *p = self;
+    size_t rows = (size_t)leaves * p->leaf_rows;
+    if (rows <= p->rows) return TD_OK;
+    times(p, &p->forward, &p->backward);
+    for (int i = 0; i < p->lanes; i++) {
+        td_net_lane *larger;
+        TD_TRY(td_net_lane_create(p->model->net, rows, p->training, &larger));
+        td_net_lane_destroy(p->lane[i]);
+        p->lane[i] = larger;
+    }
+    p->rows = rows;
+    return TD_OK;
 }
 
 static td_task task_of(td_net_place *place, float *params)
@@ -98,20 +120,27 @@ static td_task task_of(td_net_place *place, float *params)
         .evaluate = evaluate,
         .save = save,
         .times = times,
+        .room = room,
     };
     task.oracle.slots = td_net_slots(m->net, &task.oracle.slot_count);
     return task;
+}
+
+/* Rows of the largest leaf of what is computed at once. */
+static size_t leaf_rows(const td_job *job)
+{
+    size_t leaves = (size_t)job->leaves, batch = (size_t)(job->batch / job->accumulate);
+    return (batch + leaves - 1) / leaves;
 }
 
 /* Rows of the largest share of a batch that one lane of this rank computes. */
 static size_t lane_rows(const td_job *job, int size)
 {
     size_t leaves = (size_t)job->leaves;
-    size_t batch = (size_t)(job->batch / job->accumulate);
     size_t most_leaves = (leaves + (size_t)size - 1) / (size_t)size;
     if (job->threads > 1)
         most_leaves = (most_leaves + (size_t)job->threads - 1) / (size_t)job->threads;
-    return most_leaves * ((batch + leaves - 1) / leaves);
+    return most_leaves * leaf_rows(job);
 }
 
 /* What the system would promise and not have: parameters, their nodes, the sum, the rule's state
@@ -142,6 +171,7 @@ td_status td_net_model_train(td_comm *comm, const td_job *job, const td_train_da
     float *params = td_alloc_aligned(n * sizeof *params);
     td_status status = params ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %zu parameters", n);
     if (status == TD_OK) status = td_net_place_create(model, job->threads, rows, true, &place);
+    if (status == TD_OK) place->leaf_rows = leaf_rows(job);
     if (status == TD_OK) status = td_net_init(model->net, job->init, job->seed, params);
     TD_GOTO(td_comm_agree(comm, status));
     /* The C library's logarithm and cosine decide normal initial values: one rank's for all. */
