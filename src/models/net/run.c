@@ -97,8 +97,10 @@ static td_status room(void *self, int leaves)
 {
     td_net_place *p = self;
     size_t rows = (size_t)leaves * p->leaf_rows;
+    double forward, backward;
     if (rows <= p->rows) return TD_OK;
-    times(p, &p->forward, &p->backward);
+    times(p, &forward, &backward);
+    p->forward = forward, p->backward = backward;
     for (int i = 0; i < p->lanes; i++) {
         td_net_lane *larger;
         TD_TRY(td_net_lane_create(p->model->net, rows, p->training, &larger));
