@@ -41,8 +41,10 @@ td_status td_progress_rewind(const char *metrics, uint64_t step)
     TD_TRY(td_read_file(metrics, &text, &size));
     for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
         unsigned long long at;
+        int event = 0;
         size_t length = (size_t)(end - line) + 1;
-        if (sscanf(line, "{\"step\":%llu", &at) != 1 || at > step) continue;
+        if (sscanf(line, "{\"step\":%llu,\"event\":%n", &at, &event) != 1) continue;
+        if (at > step && !event) continue;
         memmove(text + kept, line, length);
         kept += length;
     }
@@ -146,6 +148,14 @@ td_status td_progress_evaluation(td_progress *p, uint64_t epoch, uint64_t step, 
                         accuracy, loss);
     else if (!p->json)
         td_progress_say(p, "epoch %llu: %s loss %.6g", (unsigned long long)epoch, on, loss);
+    return write_json(p, line);
+}
+
+td_status td_progress_event(td_progress *p, uint64_t step, const char *name, const char *fields)
+{
+    char line[4096];
+    snprintf(line, sizeof line, "{\"step\":%llu,\"event\":\"%s\",%s}", (unsigned long long)step,
+             name, fields);
     return write_json(p, line);
 }
 

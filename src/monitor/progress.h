@@ -28,8 +28,9 @@ typedef struct td_progress td_progress;
  * may be the user's terminal. */
 TD_MUST_CHECK td_status td_progress_create(const char *metrics, bool quiet, bool json,
                                            bool terminal, td_progress **out);
-/* Takes the lines of later steps than `step` out of the file, and a half-written last one: a
- * resumed run writes them again. Fine when there is no file. */
+/* Takes the lines of later steps than `step` out of the file, and a half-written last one: a run
+ * that goes on from there writes them again. Events stay: they have happened. Fine when there is no
+ * file. */
 TD_MUST_CHECK td_status td_progress_rewind(const char *metrics, uint64_t step);
 void td_progress_destroy(td_progress *progress);
 /* TD_ERR_IO when metrics.jsonl cannot be written. */
@@ -37,6 +38,9 @@ TD_MUST_CHECK td_status td_progress_interval(td_progress *progress, const td_int
 TD_MUST_CHECK td_status td_progress_evaluation(td_progress *progress, uint64_t epoch, uint64_t step,
                                                const char *on, double loss, double accuracy,
                                                bool classes);
+/* Something that happened at a step: {"step":STEP,"event":"NAME",FIELDS}; fields: JSON members. */
+TD_MUST_CHECK td_status td_progress_event(td_progress *progress, uint64_t step, const char *name,
+                                          const char *fields);
 /* A line of its own, unless quiet. */
 void td_progress_say(td_progress *progress, const char *format, ...) TD_PRINTF(2, 3);
 
