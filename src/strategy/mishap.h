@@ -10,7 +10,7 @@
  *   checkpoint  when it has written the first of its files of that step's checkpoint
  *   rename      rank 0 of a group: when that step's checkpoint lacks nothing but its name
  *   recover     when it has noticed, with that step as its newest, that another is lost
- *   handover    when it has agreed with the others how to go on from there
+ *   handover    when it has agreed with the others to go on from that step
  *
  * A thread is lost by td_comm_die, a process by SIGKILL. */
 #ifndef TD_STRATEGY_MISHAP_H

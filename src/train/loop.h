@@ -24,6 +24,8 @@ typedef struct td_mark {
 
 typedef struct td_loop {
     td_comm *comm, *made; /* made: comm, where it is this loop's to close */
+    td_comm *dealt;       /* that leaves were dealt in last */
+    td_comm *stale;       /* dealt, while it waits to be closed */
     const td_job *job;
     const td_train_data *data;
     const td_task *task;

@@ -45,9 +45,13 @@ static void return_to_mark(td_loop *t, bool own)
 
 /* --- another group --- */
 
+/* The strategy's sum lies in the group in which leaves were dealt last: that closes after it. */
 static void take_group(td_loop *t, td_comm *next)
 {
-    td_comm_close(t->made);
+    if (t->made && t->made == t->dealt)
+        t->stale = t->made;
+    else
+        td_comm_close(t->made);
     t->comm = t->made = next;
     t->away = !next;
 }
@@ -97,6 +101,16 @@ static td_status prepare(td_loop *t)
         TD_TRY(t->task->room(t->task->oracle.self, (leaves + threads - 1) / threads));
     TD_TRY(td_loop_create_loader(t));
     return td_loop_create_best(t);
+}
+
+static td_status deal(td_loop *t)
+{
+    td_status status =
+        t->strategy ? td_strategy_deal(t->strategy, t->comm, NULL) : td_loop_create_strategy(t);
+    td_comm_close(t->stale);
+    t->stale = NULL;
+    t->dealt = t->comm;
+    return status;
 }
 
 static td_status fetch(td_loop *t)
@@ -163,7 +177,8 @@ td_status td_loop_go_on(td_loop *t)
     if (t->noticed) t->news.seconds = td_seconds(td_clock_ns() - t->noticed);
     TD_TRY(td_news_agree(t->comm, t->whole ? (int64_t)t->mark.state.step : -1, &t->news));
     int64_t agreed_at = td_clock_ns();
-    TD_TRY(td_mishap(t->mishaps, t->comm, t->mark.state.step, "handover"));
+    if (t->news.step >= 0)
+        TD_TRY(td_mishap(t->mishaps, t->comm, (uint64_t)t->news.step, "handover"));
     if (t->news.step < 0) {
         t->over = true;
         return td_fail(TD_ERR_PEER, "ranks died before the first step; start the run again");
@@ -171,9 +186,7 @@ td_status td_loop_go_on(td_loop *t)
     t->first = td_comm_rank(t->comm) == 0;
     t->few = td_comm_size(t->comm) < t->job->min_workers;
     TD_TRY(td_comm_agree(t->comm, prepare(t)));
-    status =
-        t->strategy ? td_strategy_deal(t->strategy, t->comm, NULL) : td_loop_create_strategy(t);
-    TD_TRY(status);
+    TD_TRY(deal(t));
     TD_TRY(fetch(t));
     status = t->first ? take_lead(t, was_first) : TD_OK;
     if (status == TD_OK)

@@ -266,9 +266,10 @@ static td_status settle(td_saver *s)
     TD_TRY(td_comm_allreduce(s->comm, &failed, &some, 1, TD_U8, TD_MAX));
     if (some) {
         status = td_comm_agree(s->comm, status);
-        if (status != TD_ERR_DIVERGED) ended(s, status);
+        bool ends = status == TD_ERR_DIVERGED || status == TD_ERR_PEER || status == TD_ERR_TIMEOUT;
+        if (!ends) ended(s, status);
         if (s->rank == 0) drop(s);
-        return status == TD_ERR_DIVERGED ? status : TD_OK;
+        return ends ? status : TD_OK;
     }
     TD_TRY(td_comm_gatherv(s->comm, s->files, s->shares, s->files, 0));
     s->fate = TD_OK;

@@ -606,6 +606,7 @@ td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data, 
     td_progress_destroy(t.progress);
     td_strategy_destroy(t.strategy);
     td_loader_destroy(t.loader);
+    td_comm_close(t.stale);
     td_comm_close(t.made);
     td_free(t.best);
     td_free(t.waits);
