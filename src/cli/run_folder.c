@@ -14,7 +14,8 @@
 enum { LOCK_TRIES = 500, LOCK_PAUSE_NS = 10000000 }; /* five seconds */
 
 static const char *const ours[] = {"job.yaml",  "checkpoints", "model",    "metrics.jsonl",
-                                   "model.old", "model.part",  "recorder", NULL};
+                                   "model.old", "model.part",  "recorder", "resize",
+                                   "resized",   NULL};
 static const char aside[] = "replaced";
 
 /* A folder that cannot be written to says so when the run begins. */

@@ -8,7 +8,7 @@
 #include "train/checkpoint.h"
 #include "train/resize.h"
 
-#include <dirent.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -275,6 +275,81 @@ static void too_few_stop_with_a_checkpoint(void **state)
     assert_fails(TD_ERR_PEER, "all ranks that were active have died", run("0:7:update", 1, 0));
 }
 
+/* --- another number of ranks --- */
+
+typedef struct asker {
+    const int *wishes; /* one after the other, 0 at the end */
+    int answered, granted;
+    int ended; /* the run has; atomic */
+} asker;
+
+static void nap(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
+static void *ask(void *arg)
+{
+    asker *a = arg;
+    char sentence[TD_RESIZE_TEXT];
+    for (const int *wish = a->wishes; *wish; wish++) {
+        td_resize asked;
+        bool there = false, done = false;
+        char path[TD_PATH_MAX];
+        if (td_path_join(path, f.folder, "metrics.jsonl") != TD_OK) return NULL;
+        while (!td_path_exists(path) && !__atomic_load_n(&a->ended, __ATOMIC_SEQ_CST)) nap();
+        if (td_resize_ask(f.folder, *wish, &asked) != TD_OK) return NULL;
+        while (!there && !__atomic_load_n(&a->ended, __ATOMIC_SEQ_CST)) {
+            if (td_resize_answered(f.folder, &asked, &there, &done, sentence) != TD_OK) return NULL;
+            nap();
+        }
+        a->answered += there;
+        a->granted += there && done;
+    }
+    return NULL;
+}
+
+static int resize(const int *wishes, const char *deaths, int workers, int spares, asker *a)
+{
+    pthread_t thread;
+    *a = (asker){.wishes = wishes};
+    assert_ok(td_remove_tree(f.folder));
+    setenv("TANDEM_FAKE_SLOW", "0:15", 1); /* milliseconds; a run looks ten times a second */
+    assert_int_equal(pthread_create(&thread, NULL, ask, a), 0);
+    td_status status = run(deaths, workers, spares);
+    __atomic_store_n(&a->ended, 1, __ATOMIC_SEQ_CST);
+    pthread_join(thread, NULL);
+    unsetenv("TANDEM_FAKE_SLOW");
+    assert_ok(status);
+    td_resize_take_back(f.folder);
+    return check_run("resized", workers, spares);
+}
+
+static void the_number_of_ranks_may_change(void **state)
+{
+    (void)state;
+    asker a;
+    static const int up_and_down[] = {5, 2, 4, 0}, refused[] = {6, 9, 3, 0}, same[] = {3, 0};
+    int events = resize(up_and_down, "", 3, 2, &a);
+    assert_true(a.granted >= 2);
+    assert_true(events >= a.granted);
+    resize(refused, "", 3, 2, &a);
+    assert_true(a.answered >= 2 && a.granted <= 1);
+    assert_int_equal(resize(same, "", 3, 0, &a), 0);
+    assert_int_equal(a.granted, 1);
+}
+
+/* Who went back to the spares takes the place of one who is lost. */
+static void ranks_may_be_lost_in_between(void **state)
+{
+    (void)state;
+    asker a;
+    static const int down[] = {2, 0}, up[] = {4, 0};
+    assert_true(resize(down, "1:12:reduce", 4, 0, &a) >= 1);
+    assert_true(resize(down, "0:12:update", 4, 0, &a) >= 1);
+    assert_true(resize(up, "3:12:reduce,1:13:update", 2, 2, &a) >= 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -283,6 +358,8 @@ int main(void)
         cmocka_unit_test(several_may_be_lost),
         cmocka_unit_test(spares_may_be_lost),
         cmocka_unit_test(too_few_stop_with_a_checkpoint),
+        cmocka_unit_test(the_number_of_ranks_may_change),
+        cmocka_unit_test(ranks_may_be_lost_in_between),
     };
     return cmocka_run_group_tests(tests, open_fixture, close_fixture);
 }
