@@ -24,8 +24,8 @@ STEPS = {
     "tsan": ("build-tsan", ["-Db_sanitize=thread", "-Db_lundef=false",
                             "--buildtype=debugoptimized", "-Dmpi=disabled"], None, ["unit"],
              ["base/pool", "comm/comm", "comm/collective", "comm/work", "comm/misuse",
-              "comm/algorithms", "comm/keyed",
-              "comm/treesum", "data/loader", "models/net", "train/train", "train/checkpoint"]),
+              "comm/algorithms", "comm/keyed", "comm/recover", "comm/treesum", "data/loader",
+              "models/net", "models/revive", "strategy/allreduce", "train/train", "train/checkpoint"]),
     "fuzz": ("build-fuzz", ["-Dfuzz=true", "-Dmpi=disabled", "-Db_lundef=false"], "clang",
              ["fuzz"], []),
 }

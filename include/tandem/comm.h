@@ -47,9 +47,9 @@ typedef struct td_comm_config {
 /* What a rank does. Its status is the rank's result. */
 typedef td_status td_rank_fn(td_comm *comm, void *arg);
 
-/* Runs `fn` on `ranks` threads (1..1024, spares among them) and returns when all are done: TD_OK, or
- * the first cause of failure with its sentence (not the TD_ERR_PEER that it made elsewhere). A rank
- * that fails ends the waits of the others. */
+/* Runs `fn` on `ranks` threads (1..1024, spares among them) and returns when all are done: TD_OK,
+ * or the first cause of failure with its sentence (not the TD_ERR_PEER that it made elsewhere). A
+ * rank that fails ends the waits of the others. */
 TD_API TD_MUST_CHECK td_status td_comm_run_local(int ranks, const td_comm_config *config,
                                                  td_rank_fn *fn, void *arg);
 
@@ -95,8 +95,8 @@ TD_API uint64_t td_comm_bytes_sent(const td_comm *comm);
 /* Ranks of one colour make a new group, ordered by key, then by rank; a negative colour gets NULL.
  * The new group is the caller's, to close with td_comm_close. Collective. */
 TD_API TD_MUST_CHECK td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out);
-/* NULL is fine. For groups made by split, self, open_mpi, recover and resize. Waits for nobody, but that open_mpi's
- * group closes when all its ranks do. */
+/* NULL is fine. For groups made by split, self, open_mpi, recover and resize. Waits for nobody, but
+ * that open_mpi's group closes when all its ranks do. */
 TD_API void td_comm_close(td_comm *comm);
 
 /* --- point to point; tags 0..1,000,000 --- */

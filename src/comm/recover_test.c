@@ -171,6 +171,50 @@ static void groups_shrink_without_spares(void **state)
     run_chain(12, 4, 1, 14);
 }
 
+/* --- who gets which place --- */
+
+/* roles: a letter for each rank of the run: r(ecovering), s(pare), d(ead), l(eft), p(arting). */
+static void assert_plan(const char *roles, int former, int want, const int *world, int size)
+{
+    static const char letters[] = "arspld";
+    td_role role[16];
+    int members[16], place[16], n = (int)strlen(roles);
+    bool came[16], parted[16];
+    for (int r = 0; r < n; r++) {
+        role[r] = (td_role)(strchr(letters, roles[r]) - letters);
+        members[r] = r;
+    }
+    td_plan plan = {.world = place, .came = came, .parted = parted};
+    assert_ok(td_recover_plan(&(td_roster){.ranks = n,
+                                           .role = role,
+                                           .former_size = former,
+                                           .former = members,
+                                           .want = want,
+                                           .least = 1},
+                              &plan));
+    assert_int_equal(plan.size, size);
+    assert_memory_equal(place, world, (size_t)size * sizeof *world);
+    for (int k = 0; k < size; k++) assert_int_equal(came[k], role[world[k]] == TD_ROLE_SPARE);
+    for (int r = 0, in = 0; r < n; r++, in = 0) {
+        for (int k = 0; k < size; k++) in += world[k] == r;
+        assert_int_equal(parted[r], role[r] == TD_ROLE_RECOVERING && !in);
+    }
+}
+
+static void places_stay_where_they_can(void **state)
+{
+    (void)state;
+    assert_plan("rrrr", 4, 0, (int[]){0, 1, 2, 3}, 4);
+    assert_plan("rdrrss", 4, 0, (int[]){0, 4, 2, 3}, 4);
+    assert_plan("drdrs", 4, 0, (int[]){4, 1, 3}, 3);
+    assert_plan("rdlr", 4, 0, (int[]){0, 3}, 2);
+    assert_plan("rdrrsd", 4, 3, (int[]){0, 2, 3}, 3);
+    assert_plan("rdrrsd", 4, 2, (int[]){0, 2}, 2);
+    assert_plan("rrsss", 2, 4, (int[]){0, 1, 2, 3}, 4);
+    assert_plan("rdsps", 2, 9, (int[]){0, 2, 4}, 3);
+    assert_plan("drrs", 2, 0, (int[]){2, 1}, 2); /* 2 was to join in a recovery that failed */
+}
+
 /* --- nobody died --- */
 
 static td_status one_is_late(td_comm *c, void *arg)
@@ -182,6 +226,7 @@ static td_status one_is_late(td_comm *c, void *arg)
     if (me == 0 && arg) TD_TRY(td_comm_record(c, arg)); /* goes on in the new group */
     if (me == 1) nanosleep(&(struct timespec){.tv_nsec = 400000000}, NULL);
     td_status status = td_comm_barrier(c);
+    if (status == TD_OK) status = td_comm_barrier(c); /* the late one had all that it waits for */
     CHECK(status == TD_ERR_TIMEOUT || status == TD_ERR_PEER);
     TD_TRY(td_comm_recover(c, &config, &next, &report));
     CHECK(report.died_count == 0 && report.came_count == 0 && report.size == td_comm_size(c));
@@ -435,6 +480,12 @@ static td_status an_idle_spare_dies(td_comm *c, void *arg)
     return status;
 }
 
+/* Nobody needs the spares; `arg`: nor does anything. */
+static td_status quiet(td_comm *c, void *arg)
+{
+    return arg ? TD_OK : works(c);
+}
+
 static td_status it_cannot(td_comm *c, void *arg)
 {
     (void)arg;
@@ -472,6 +523,9 @@ static td_status on_mpi(int argc, char **argv, bool *known)
         {"mpi-stopped-lowest", the_lowest_is_stopped, NULL, 100},
         {"mpi-idle", an_idle_spare_dies, argc > 4 ? argv[4] : NULL, 20000},
         {"mpi-cannot", it_cannot, NULL, 20000},
+        {"mpi-fail", one_fails, NULL, 20000},
+        {"mpi-quiet", quiet, NULL, 20000},
+        {"mpi-nothing", quiet, &c, 20000},
     };
     *known = true;
     for (size_t k = 0; k < sizeof tests / sizeof *tests; k++) {
@@ -490,6 +544,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(spares_replace_the_lost),
         cmocka_unit_test(groups_shrink_without_spares),
+        cmocka_unit_test(places_stay_where_they_can),
         cmocka_unit_test(a_false_alarm_loses_nobody),
         cmocka_unit_test(a_silent_rank_is_named_by_all),
         cmocka_unit_test(what_cannot_be_recovered_is_said),

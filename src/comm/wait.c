@@ -19,9 +19,11 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 enum { SPINS = 1000, YIELD_NS = 200000, CHECK_NS = 1000000, ASK_NS = 20000000 };
+enum { LEAST_NAP_NS = 10000, MOST_NAP_NS = 200000 };
 enum { MOST_ASK_NS = 64 * ASK_NS, HOPS = 8 };
 
 typedef struct waiting {
@@ -124,11 +126,23 @@ static td_status too_late(td_comm *comm, int who)
 
 /* --- the wait --- */
 
+/* A 16th of the time waited so far, within bounds. The system rounds sleeps up by a thread's slack,
+ * 50 us if nobody asks for less. */
+static void nap(int64_t waited)
+{
+    int64_t ns = waited / 16;
+    ns = ns < LEAST_NAP_NS ? LEAST_NAP_NS : ns > MOST_NAP_NS ? MOST_NAP_NS : ns;
+    int slack = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+    prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
+    nanosleep(&(struct timespec){.tv_nsec = ns}, NULL);
+    if (slack > 0) prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0);
+}
+
 /* One sleep: until the bell rings, but not for long, because a rank that dies rings nothing. */
-static td_status doze(td_bell *bell, td_wait_test *test, void *arg, bool *done)
+static td_status doze(td_bell *bell, int64_t waited, td_wait_test *test, void *arg, bool *done)
 {
     if (!bell) {
-        nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+        nap(waited);
         return TD_OK;
     }
     uint32_t number = td_bell_listen(bell);
@@ -191,7 +205,7 @@ static td_status wait_for(waiting *w)
         if (now - w->begin < YIELD_NS)
             sched_yield();
         else
-            TD_TRY(doze(w->bell, w->test, w->arg, &done));
+            TD_TRY(doze(w->bell, now - w->begin, w->test, w->arg, &done));
         if (done) return TD_OK;
     }
 }

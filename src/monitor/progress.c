@@ -14,6 +14,7 @@ struct td_progress {
     FILE *metrics;
     bool quiet, json, terminal, open_line;
     double since_line;
+    char paces[8192]; /* of the line under way */
 };
 
 td_status td_progress_create(const char *metrics, bool quiet, bool json, bool terminal,
@@ -77,13 +78,14 @@ static void number(char text[32], double v)
         snprintf(text, 32, "null");
 }
 
-static td_status write_json(td_progress *p, const char *line)
+/* A line made of two pieces. */
+static td_status write_json(td_progress *p, const char *line, const char *rest)
 {
     if (p->json && !p->quiet) {
-        puts(line);
+        printf("%s%s\n", line, rest);
         fflush(stdout);
     }
-    if (p->metrics && (fprintf(p->metrics, "%s\n", line) < 0 || fflush(p->metrics) != 0))
+    if (p->metrics && (fprintf(p->metrics, "%s%s\n", line, rest) < 0 || fflush(p->metrics) != 0))
         return td_fail_errno("cannot write metrics.jsonl");
     return TD_OK;
 }
@@ -114,6 +116,17 @@ static void show(td_progress *p, const td_interval *i)
     fflush(stdout);
 }
 
+/* The scores of all workers, and the end of the line. */
+static const char *paces(td_progress *p, const td_interval *i)
+{
+    size_t at = 0;
+    for (int r = 0; i->scores && r < i->workers && at + 16 < sizeof p->paces; r++)
+        at += (size_t)snprintf(p->paces + at, sizeof p->paces - at, "%s%.3g", r ? "," : "",
+                               i->scores[r]);
+    snprintf(p->paces + at, sizeof p->paces - at, "]}");
+    return p->paces;
+}
+
 td_status td_progress_interval(td_progress *p, const td_interval *i)
 {
     char line[1024], loss[32];
@@ -124,14 +137,14 @@ td_status td_progress_interval(td_progress *p, const td_interval *i)
              "\"forward_s\":%.6g,\"backward_s\":%.6g,\"wait_s\":%.6g,\"move_s\":%.6g,"
              "\"update_s\":%.6g,\"checkpoint_s\":%.6g,\"bytes_sent\":%llu,\"workers\":%d,\"wait_"
              "least_s\":%.6g,"
-             "\"wait_most_s\":%.6g}",
+             "\"wait_most_s\":%.6g,\"pace\":[",
              (unsigned long long)i->step, (unsigned long long)i->epoch, loss, i->accuracy, i->lr,
              (unsigned long long)i->samples, i->seconds,
              i->seconds > 0 ? (double)i->samples / i->seconds : 0, i->input, i->forward,
              i->backward, i->wait, i->move, i->update, i->checkpoint,
              (unsigned long long)i->bytes_sent, i->workers, i->fastest_wait, i->slowest_wait);
     if (!p->quiet && !p->json) show(p, i);
-    return write_json(p, line);
+    return write_json(p, line, paces(p, i));
 }
 
 td_status td_progress_evaluation(td_progress *p, uint64_t epoch, uint64_t step, const char *on,
@@ -148,15 +161,16 @@ td_status td_progress_evaluation(td_progress *p, uint64_t epoch, uint64_t step, 
                         accuracy, loss);
     else if (!p->json)
         td_progress_say(p, "epoch %llu: %s loss %.6g", (unsigned long long)epoch, on, loss);
-    return write_json(p, line);
+    return write_json(p, line, "");
 }
 
 td_status td_progress_event(td_progress *p, uint64_t step, const char *name, const char *fields)
 {
-    char line[4096];
-    snprintf(line, sizeof line, "{\"step\":%llu,\"event\":\"%s\",%s}", (unsigned long long)step,
-             name, fields);
-    return write_json(p, line);
+    char line[128];
+    snprintf(line, sizeof line, "{\"step\":%llu,\"event\":\"%s\",", (unsigned long long)step, name);
+    char rest[4096];
+    snprintf(rest, sizeof rest, "%s}", fields);
+    return write_json(p, line, rest);
 }
 
 void td_progress_say(td_progress *p, const char *format, ...)

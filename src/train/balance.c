@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const td_phase_names[TD_PHASES] = {"input", "compute", "update", "other"};
+const char *const td_phase_names[TD_PHASES] = {"input", "compute", "update", "checkpoint", "other"};
 
 enum { MOST_RANKS = 4096 };
 
@@ -59,7 +59,8 @@ static double of_leaf(const td_pace *p, int leaves)
 
 static double with_leaves(const td_pace *p, int had, int has)
 {
-    return of_leaf(p, had) * has + p->seconds[TD_PHASE_UPDATE] + p->seconds[TD_PHASE_OTHER];
+    return of_leaf(p, had) * has + p->seconds[TD_PHASE_UPDATE] + p->seconds[TD_PHASE_CHECKPOINT] +
+           p->seconds[TD_PHASE_OTHER];
 }
 
 static double slowest(const td_pace *paces, int ranks, const int *now, const int *bounds)

@@ -8,7 +8,14 @@
 
 #include <stdbool.h>
 
-enum { TD_PHASE_INPUT, TD_PHASE_COMPUTE, TD_PHASE_UPDATE, TD_PHASE_OTHER, TD_PHASES };
+enum {
+    TD_PHASE_INPUT,
+    TD_PHASE_COMPUTE,
+    TD_PHASE_UPDATE,
+    TD_PHASE_CHECKPOINT,
+    TD_PHASE_OTHER,
+    TD_PHASES
+};
 extern const char *const td_phase_names[TD_PHASES];
 
 typedef struct td_pace {

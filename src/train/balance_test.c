@@ -8,7 +8,7 @@
 
 static td_pace pace(double input, double compute, double update, double other)
 {
-    return (td_pace){{input, compute, update, other}};
+    return (td_pace){{input, compute, update, 0, other}};
 }
 
 static void a_slow_rank_is_named_with_its_phase(void **state)
@@ -49,7 +49,7 @@ static void no_other_deal_is_faster(void **state)
                 double most = 0;
                 for (int r = 0; r < 3; r++) {
                     double each = (p[r].seconds[0] + p[r].seconds[1]) / 3;
-                    most = fmax(most, each * n[r] + p[r].seconds[2] + p[r].seconds[3]);
+                    most = fmax(most, each * n[r] + p[r].seconds[2] + p[r].seconds[4]);
                 }
                 if (a == bounds[1] && a + b == bounds[2]) dealt = most;
                 if (a == 3 && b == 3) as_is = most;

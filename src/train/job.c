@@ -120,6 +120,8 @@ const td_option td_job_rows[] = {
      ALL | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_BENCH | TD_JOB_RUN},
     {"threads", NULL, TD_OPT_INT, AT(threads), "1", "N", "threads of each worker", 1, 1024, NULL,
      ALL | TD_JOB_PLACE | TD_JOB_BENCH},
+    {"balance", NULL, TD_OPT_BOOL, AT(balance), "false", NULL,
+     "deal leaves of slow workers to fast ones; changes no result", 0, 0, NULL, ALL | TD_JOB_PLACE},
     {"run", NULL, TD_OPT_TEXT, AT(run), NULL, "FOLDER", "where the run lives", 0, 0, NULL,
      TD_JOB_TRAIN | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_INSPECT},
     {"resume", NULL, TD_OPT_BOOL, AT(resume), "false", NULL,

@@ -4,6 +4,7 @@
 #define TD_TRAIN_LOOP_H
 
 #include "monitor/progress.h"
+#include "train/pace.h"
 #include "train/revive.h"
 #include "train/saver.h"
 
@@ -37,6 +38,7 @@ typedef struct td_loop {
     td_strategy *strategy;
     td_loader *loader;
     td_saver *saver;
+    td_paces *paces;
     td_progress *progress; /* rank 0 */
     td_train_state state;
     uint64_t per_epoch, last; /* steps */
@@ -44,6 +46,7 @@ typedef struct td_loop {
     td_score score;           /* of the evaluation at step `measured` */
     uint64_t measured;
     int64_t checkpointed_at; /* when the newest was begun */
+    int64_t held_ns;         /* since the last step, by checkpoints */
     /* of the interval under way */
     int64_t interval_begin, input_ns, checkpoint_ns;
     double loss, weight, correct;

@@ -95,10 +95,12 @@ static td_status prepare(td_loop *t)
     td_saver_destroy(t->saver);
     td_loader_destroy(t->loader);
     td_progress_destroy(t->progress);
-    t->saver = NULL, t->loader = NULL, t->progress = NULL;
+    td_paces_destroy(t->paces);
+    t->paces = NULL, t->saver = NULL, t->loader = NULL, t->progress = NULL;
     TD_TRY(td_loop_create_waits(t));
     if (t->task->room)
         TD_TRY(t->task->room(t->task->oracle.self, (leaves + threads - 1) / threads));
+    TD_TRY(td_paces_create(t->comm, t->job->leaves, t->job->balance, &t->paces));
     TD_TRY(td_loop_create_loader(t));
     return td_loop_create_best(t);
 }

@@ -49,13 +49,13 @@ td_status td_loop_create_strategy(loop *t)
 td_status td_loop_create_loader(loop *t)
 {
     const td_job *job = t->job;
-    int rank = td_comm_rank(t->comm), size = td_comm_size(t->comm);
+    const int *bounds = td_paces_bounds(t->paces) + td_comm_rank(t->comm);
     td_loader_config config = {
         .data = t->data->train,
         .batch = (size_t)(job->batch / job->accumulate),
         .leaves = job->leaves,
-        .leaf_begin = (int)td_cut((uint64_t)job->leaves, (uint64_t)size, (uint64_t)rank),
-        .leaf_end = (int)td_cut((uint64_t)job->leaves, (uint64_t)size, (uint64_t)rank + 1),
+        .leaf_begin = bounds[0],
+        .leaf_end = bounds[1],
         .seed = job->seed,
         .shuffle = (td_shuffle)job->shuffle,
         .drop_last = job->drop_last,
@@ -141,6 +141,7 @@ static td_status end_interval(loop *t)
         .checkpoint = td_seconds(t->checkpoint_ns),
         .lr = td_optim_rate(td_strategy_optim(t->strategy), t->state.step - 1),
         .workers = td_comm_size(t->comm),
+        .scores = td_paces_scores(t->paces),
     };
     TD_TRY(td_comm_gather(t->comm, &wait, sizeof wait, t->waits, 0));
     td_status status = TD_OK;
@@ -179,8 +180,23 @@ static bool clock_asks(const loop *t)
     return t->first && seconds && td_seconds(td_clock_ns() - t->checkpointed_at) >= (double)seconds;
 }
 
+static void note_pace(loop *t, int64_t began, int64_t input_ns, const td_step_times *then)
+{
+    td_step_times now = td_strategy_times(t->strategy);
+    td_pace pace = {0};
+    pace.seconds[TD_PHASE_INPUT] = td_seconds(input_ns);
+    pace.seconds[TD_PHASE_COMPUTE] = now.compute - then->compute;
+    pace.seconds[TD_PHASE_UPDATE] = now.update - then->update;
+    pace.seconds[TD_PHASE_CHECKPOINT] = td_seconds(t->held_ns);
+    td_paces_step(t->paces, td_seconds(td_clock_ns() - began + t->held_ns),
+                  now.wait - then->wait + now.move - then->move, pace);
+    t->held_ns = 0;
+}
+
 static td_status one_step(loop *t, td_totals *out)
 {
+    int64_t began = td_clock_ns(), input = t->input_ns;
+    td_step_times then = td_strategy_times(t->strategy);
     td_notes notes = {.stop = t->stop && *t->stop,
                       .checkpoint = clock_asks(t),
                       .resize = td_loop_resize_asked(t),
@@ -211,6 +227,7 @@ static td_status one_step(loop *t, td_totals *out)
     t->state.step++;
     t->since++;
     t->loss += out->loss, t->weight += out->weight, t->correct += out->correct;
+    note_pace(t, began, t->input_ns - input, &then);
     td_loop_take_mark(t, out);
     TD_TRY(td_mishap(t->mishaps, t->comm, t->state.step, "update"));
     return isfinite(out->loss) ? TD_OK : diverged(t, "the loss is");
@@ -255,6 +272,7 @@ static td_status checkpoint(loop *t, const td_totals *totals, bool last)
         t->checkpoint = (int64_t)t->state.step;
     }
     t->owes = false;
+    t->held_ns += td_clock_ns() - begin;
     t->checkpoint_ns += td_clock_ns() - begin;
     return TD_OK;
 }
@@ -278,6 +296,68 @@ static td_status stopped_by_signal(loop *t)
     return td_fail(TD_ERR_INTERRUPTED,
                    "stopped after step %llu; \"tandem train --run %s --resume\" goes on", step,
                    t->job->run);
+}
+
+/* --- paces: see pace.h --- */
+
+static void tell_event(loop *t, const char *name, const char *fields)
+{
+    if (td_progress_event(t->progress, t->state.step, name, fields) != TD_OK)
+        td_warn("%s; the run goes on", td_last_error());
+}
+
+static void tell_slow(loop *t, const td_pace_look *look)
+{
+    char fields[256];
+    const char *phase = td_phase_names[look->phase];
+    snprintf(fields, sizeof fields, "\"rank\":%d,\"phase\":\"%s\",\"score\":%.3g,\"behind_s\":%.3g",
+             look->slow, phase, look->score, look->behind);
+    tell_event(t, "slow", fields);
+    td_warn("rank %d is slow: its steps take %.1f times the median, %.0f ms more in %s%s",
+            look->slow, 1 / look->score, look->behind * 1e3, phase,
+            t->job->balance ? "" : "; --balance deals its work to others");
+}
+
+static void tell_deal(loop *t)
+{
+    char fields[2048];
+    int ranks = td_comm_size(t->comm);
+    const int *bounds = td_paces_bounds(t->paces);
+    size_t at = (size_t)snprintf(fields, sizeof fields, "\"leaves\":[");
+    for (int r = 0; r < ranks && at + 16 < sizeof fields; r++)
+        at += (size_t)snprintf(fields + at, sizeof fields - at, "%s%d", r ? "," : "",
+                               bounds[r + 1] - bounds[r]);
+    snprintf(fields + at, sizeof fields - at, "]");
+    tell_event(t, "balanced", fields);
+    td_progress_say(t->progress, "leaves of a batch dealt anew at step %llu: %s",
+                    (unsigned long long)t->state.step, strchr(fields, '['));
+}
+
+/* Work is dealt by td_paces_bounds from here on. */
+static td_status deal_leaves(loop *t)
+{
+    const int *bounds = td_paces_bounds(t->paces) + td_comm_rank(t->comm);
+    int threads = t->job->threads, leaves = bounds[1] - bounds[0];
+    td_status status = TD_OK;
+    td_loader_destroy(t->loader);
+    t->loader = NULL;
+    if (t->task->room)
+        status = t->task->room(t->task->oracle.self, (leaves + threads - 1) / threads);
+    if (status == TD_OK) status = td_loop_create_loader(t);
+    if (status == TD_OK) status = td_loop_seek(t);
+    TD_TRY(td_comm_agree(t->comm, status));
+    return td_strategy_deal(t->strategy, t->comm, td_paces_bounds(t->paces));
+}
+
+static td_status look_at_paces(loop *t)
+{
+    td_pace_look look;
+    TD_TRY(td_paces_look(t->paces, &look));
+    if (look.slow >= 0 && t->first) tell_slow(t, &look);
+    if (!look.deal) return TD_OK;
+    TD_TRY(deal_leaves(t));
+    if (t->first) tell_deal(t);
+    return TD_OK;
 }
 
 /* --- evaluations ---
@@ -424,6 +504,7 @@ static td_status run(loop *t)
         if (totals.any.resize && t->state.step < t->last) TD_TRY(td_loop_resize(t));
         if (t->away) return TD_OK;
         TD_TRY(after_step(t));
+        if (!is_over(t) && !t->few) TD_TRY(look_at_paces(t));
     }
     if (is_over(t)) return end_run(t);
     TD_TRY(has_checkpoint(t));
@@ -491,6 +572,7 @@ static td_status make_ready(loop *t)
     const td_job *job = t->job;
     td_status status = TD_OK;
     status = td_loop_create_waits(t);
+    if (status == TD_OK) status = td_paces_create(t->comm, job->leaves, job->balance, &t->paces);
     if (status == TD_OK) status = td_loop_create_loader(t);
     TD_TRY(td_comm_agree(t->comm, status));
     if (job->tuning && *job->tuning) TD_TRY(td_comm_tune(t->comm, job->tuning));
@@ -603,6 +685,7 @@ td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data, 
     td_status status = live(&t);
     if (status == TD_ERR_DIVERGED) status = after_divergence(&t);
     td_saver_destroy(t.saver);
+    td_paces_destroy(t.paces);
     td_progress_destroy(t.progress);
     td_strategy_destroy(t.strategy);
     td_loader_destroy(t.loader);

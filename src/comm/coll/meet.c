@@ -8,10 +8,20 @@
 #include <sched.h>
 
 enum { ARRIVED, REDUCED, DONE, STAGES };
-enum { SLOT = 4096, HEAD = 64, MOST_SLOTS = TD_MEET_BLOCK / SLOT + 1, SMALL = 2 };
-enum { SLOTS = 2 * MOST_SLOTS + SMALL, SHOWN = 64 };
+enum { SLOT = 4096, HEAD = 64, MOST_SLOTS = TD_MEET_BLOCK / SLOT + 1, SHOWN = 64 };
+enum { SLOTS = 2 * MOST_SLOTS + 2 };
+/* Short blocks have slots of their own, SHOWN of them in turn, whose heads nothing else is ever
+ * written to; not a power of two long, as those would share one set of a cache. */
+enum { SHORT = SLOT + 128, LOOKS = 16 };
 enum { TRIED_FROM = 16 << 10, TRIED_EVERY = 32, FIRST_TRY = 8 };
-_Static_assert(sizeof(td_header) <= HEAD, "a header goes ahead of what is staged");
+
+/* Ahead of a short block. The round comes last: who sees it sees the block. The first bytes of the
+ * block lie in the same cache line. */
+typedef struct head {
+    td_header runs;
+    uint64_t round;
+} head;
+_Static_assert(sizeof(head) == 48 && sizeof(head) <= HEAD, "a head goes ahead of what is staged");
 
 /* Written by its rank alone. Two cache lines: neighbours are fetched in pairs. */
 typedef struct line {
@@ -39,14 +49,17 @@ typedef struct trying {
 
 struct td_meet {
     td_comm *comm;
-    /* lines | bell | shown [size][SHOWN] | slots [size][SLOTS]; a block is header | what is staged
-     */
+    /* lines | bell | shown [size][SHOWN] | shorts [size][SHOWN] | slots [size][SLOTS]; a block is
+     * head | what is staged */
     td_region region;
     line *lines;
     td_bell *bell;
     td_header *headers; /* [size][SHOWN] what a rank runs in a round */
-    char *slots;
+    char *shorts, *slots;
     uint64_t round;
+    uint64_t short_rounds;
+    bool is_short;        /* this round's block */
+    unsigned looks;       /* at heads of short blocks that were not there yet */
     size_t first, next;   /* slots: of this round, behind it */
     uint64_t used[SLOTS]; /* the round that took a slot last */
     uint64_t checked;     /* ranks whose operation has been compared, a bit each */
@@ -69,11 +82,13 @@ td_status td_meet_of(td_comm *comm, td_meet **out)
 {
     *out = comm->meet;
     if (comm->meet) return TD_OK;
-    size_t n = (size_t)comm->size, head = (n + 1) * sizeof(line) + n * SHOWN * sizeof(td_header);
-    head = (head + SLOT - 1) / SLOT * SLOT;
+    size_t n = (size_t)comm->size;
+    size_t lines = (n + 1) * sizeof(line) + n * SHOWN * sizeof(td_header);
+    size_t shorts = (lines + SLOT - 1) / SLOT * SLOT;
+    size_t slots = (shorts + n * SHOWN * SHORT + SLOT - 1) / SLOT * SLOT;
     td_meet *m = td_calloc(1, sizeof *m);
     if (!m) return td_fail(TD_ERR_NOMEM, "no memory for a group's meeting place");
-    td_status status = comm->ops->shared_create(comm, head + n * SLOTS * SLOT, &m->region);
+    td_status status = comm->ops->shared_create(comm, slots + n * SLOTS * SLOT, &m->region);
     if (status != TD_OK) {
         td_free(m);
         return status;
@@ -82,7 +97,8 @@ td_status td_meet_of(td_comm *comm, td_meet **out)
     m->lines = m->region.data;
     m->bell = (td_bell *)(void *)(m->lines + n);
     m->headers = (td_header *)(void *)(m->lines + n + 1);
-    m->slots = (char *)m->region.data + head;
+    m->shorts = (char *)m->region.data + shorts;
+    m->slots = (char *)m->region.data + slots;
     *out = comm->meet = m;
     return TD_OK;
 }
@@ -94,9 +110,11 @@ static td_header *shown(const td_meet *m, int rank, uint64_t round)
     return &m->headers[rank * SHOWN + (int)(round % SHOWN)];
 }
 
-static td_header *head_of(const td_meet *m, int rank)
+static head *head_of(const td_meet *m, int rank)
 {
-    return (td_header *)(void *)(m->slots + ((size_t)rank * SLOTS + m->first) * SLOT);
+    size_t k = m->short_rounds % SHOWN;
+    return (head *)(void *)(m->is_short ? m->shorts + ((size_t)rank * SHOWN + k) * SHORT
+                                        : m->slots + ((size_t)rank * SLOTS + m->first) * SLOT);
 }
 
 /* The first operation in which that rank ran something else, if it has a round here still. */
@@ -119,7 +137,7 @@ static td_status compare(td_meet *m, int rank)
     if (m->checked & bit) return TD_OK;
     m->checked |= bit;
     const td_header *theirs = shown(m, rank, m->round), *own = &m->comm->card.runs;
-    if (td_header_same(own, head_of(m, rank))) return TD_OK;
+    if (td_header_same(own, &head_of(m, rank)->runs)) return TD_OK;
     return theirs->history == own->history ? td_header_compare(m->comm, rank, theirs)
                                            : compare_past(m, rank);
 }
@@ -205,7 +223,7 @@ td_status td_meet_draft(td_meet *m, char *place, size_t bytes, char **out)
 
 char *td_meet_block(td_meet *m, int rank)
 {
-    return (char *)head_of(m, rank) + HEAD;
+    return (char *)head_of(m, rank) + (m->is_short ? sizeof(head) : HEAD);
 }
 
 static void reach(td_meet *m, int stage)
@@ -220,8 +238,12 @@ static uint64_t stage_of(const td_meet *m, int rank, int stage)
 }
 
 /* Who has arrived in a later round is done. */
-static bool has_come(const td_meet *m, int rank)
+static bool has_come(td_meet *m, int rank)
 {
+    if (m->stage == ARRIVED && m->is_short) {
+        if (__atomic_load_n(&head_of(m, rank)->round, __ATOMIC_ACQUIRE) == m->round) return true;
+        if (++m->looks % LOOKS) return false; /* now and then: one that has a long block there */
+    }
     return stage_of(m, rank, m->stage) >= m->wanted ||
            (m->stage == DONE && stage_of(m, rank, ARRIVED) > m->wanted);
 }
@@ -255,6 +277,11 @@ td_status td_meet_round(td_meet *m, size_t bytes)
 {
     size_t slots = (HEAD + bytes + SLOT - 1) / SLOT;
     uint64_t last = ++m->round < SHOWN ? 0 : m->round - SHOWN; /* to be done with */
+    m->is_short = sizeof(head) + bytes <= SHORT;
+    if (m->is_short) {
+        m->short_rounds++;
+        slots = 0;
+    }
     m->first = m->next + slots > SLOTS ? 0 : m->next;
     m->next = m->first + slots;
     for (size_t k = m->first; k < m->next; k++) {
@@ -270,7 +297,9 @@ void td_meet_arrive(td_meet *m, const void *in, void *out)
 {
     line *own = &m->lines[m->comm->rank];
     own->in = in, own->out = out;
-    *head_of(m, m->comm->rank) = *shown(m, m->comm->rank, m->round) = m->comm->card.runs;
+    head *h = head_of(m, m->comm->rank);
+    h->runs = *shown(m, m->comm->rank, m->round) = m->comm->card.runs;
+    if (m->is_short) __atomic_store_n(&h->round, m->round, __ATOMIC_RELEASE);
     reach(m, ARRIVED);
 }
 
@@ -297,13 +326,11 @@ void td_meet_done(td_meet *m)
     reach(m, DONE);
 }
 
-/* The ring is more than twice as long as the largest block, so the next round never takes the
- * memory of a small one before it: those who wait for that wait for rounds that somebody has gone
- * on from. */
+/* Who waits for the memory of a short block waits for rounds that somebody has gone on from. */
 void td_meet_leave(td_meet *m)
 {
     end_trying(m);
-    if (m->next - m->first > SMALL) reach(m, DONE);
+    if (!m->is_short) reach(m, DONE);
 }
 
 td_status td_meet_all_done(td_meet *m)

@@ -214,9 +214,10 @@ void td_mpi_close(td_comm *comm)
         failed = g->muster ? !td_mpi_muster_leave(g, &comm->card) : !td_mpi_leave(g, &comm->card);
     if (failed && (!g->known || !td_mpi_say_goodbye(g, &comm->card))) return;
     /* MPI_Finalize may wait for ranks that have died; mpiexec is content with a process that exits
-     * without, if all do. */
+     * without, if all do. Where letters may still come, that nobody takes, the communicator stays:
+     * Open MPI's failure mitigation was seen to lose what came behind one for a freed one. */
     if (!g->lossy) {
-        MPI_Comm_free(&g->comm);
+        if (!g->muster) MPI_Comm_free(&g->comm);
         MPI_Finalize();
     }
     free(g->pid);

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { NAP_NS = 100000, IDLE_NAP_NS = 2000000, PASS_ON = 4 };
+enum { NAP_NS = 100000, IDLE_NAP_NS = 4000000, PASS_ON = 4 };
 
 /* --- letters --- */
 
