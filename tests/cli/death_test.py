@@ -34,7 +34,7 @@ def lines(run):
 
 
 def events(run):
-    return [line for line in metrics(run) if "event" in line]
+    return [line for line in metrics(run) if line.get("event") in ("recovered", "resized")]
 
 
 class Job:
