@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/test.h"
+#include "tandem/recover.h"
 #include "train/checkpoint.h"
 #include "train/resize.h"
 
@@ -21,6 +22,7 @@ typedef struct fixture {
     /* of a run: */
     char folder[64];
     int lead_taken; /* times */
+    int64_t deadline_ms;
 } fixture;
 
 static fixture f;
@@ -59,7 +61,7 @@ static td_status rank_main(td_comm *comm, void *arg)
 
 static td_status run(const char *deaths, int workers, int spares)
 {
-    td_comm_config config = {.deadline_ms = 20000, .spares = spares};
+    td_comm_config config = {.deadline_ms = f.deadline_ms, .spares = spares};
     f.lead_taken = 0;
     f.job.spares = spares;
     if (!f.job.resume) {
@@ -142,6 +144,7 @@ static int open_fixture(void **state)
     static uint8_t pixels[SAMPLES + HELD][SIDE * SIDE];
     static int32_t labels[SAMPLES + HELD];
     strcpy(f.folder, "/tmp/td-revive-XXXXXX");
+    f.deadline_ms = 20000;
     if (!mkdtemp(f.folder)) return -1;
     for (int i = 0; i < SAMPLES + HELD; i++) {
         labels[i] = i % 3;
@@ -275,6 +278,23 @@ static void too_few_stop_with_a_checkpoint(void **state)
     assert_fails(TD_ERR_PEER, "all ranks that were active have died", run("0:7:update", 1, 0));
 }
 
+/* One that is too slow for the deadline has not died: the run goes on, unless it stays so. */
+static void a_false_alarm_costs_nothing(void **state)
+{
+    (void)state;
+    f.deadline_ms = 150;
+    f.job.on_hang = TD_HANG_WAIT;
+    setenv("TANDEM_FAKE_SLOW", "1:100", 1); /* hardly a wait is that long */
+    assert_ok(run("", 2, 0));
+    check_run("slow", 2, 0);
+    setenv("TANDEM_FAKE_SLOW", "1:400", 1); /* each is */
+    td_status status = run("", 2, 0);
+    assert_true(status == TD_ERR_TIMEOUT || status == TD_ERR_PEER);
+    unsetenv("TANDEM_FAKE_SLOW");
+    f.deadline_ms = 20000;
+    f.job.on_hang = TD_HANG_ABORT;
+}
+
 /* --- another number of ranks --- */
 
 typedef struct asker {
@@ -358,6 +378,7 @@ int main(void)
         cmocka_unit_test(several_may_be_lost),
         cmocka_unit_test(spares_may_be_lost),
         cmocka_unit_test(too_few_stop_with_a_checkpoint),
+        cmocka_unit_test(a_false_alarm_costs_nothing),
         cmocka_unit_test(the_number_of_ranks_may_change),
         cmocka_unit_test(ranks_may_be_lost_in_between),
     };
