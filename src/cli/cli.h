@@ -22,6 +22,7 @@ td_status td_cmd_eval(int argc, char **argv);
 td_status td_cmd_predict(int argc, char **argv);
 td_status td_cmd_inspect(int argc, char **argv);
 td_status td_cmd_diagnose(int argc, char **argv);
+td_status td_cmd_resize(int argc, char **argv);
 td_status td_cmd_bench(int argc, char **argv);
 /* tandem bench --comm, of options that have been read with the result `prepared`. */
 td_status td_bench_comm(const td_job *job, td_status prepared);

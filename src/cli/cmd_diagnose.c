@@ -19,6 +19,7 @@ typedef struct rank_record {
     char *bytes; /* the file; NULL: none */
     const td_recorder_head *head;
     const td_record *newest; /* collective of the whole run, NULL: none */
+    bool left;               /* the others have made a group without it since */
 } rank_record;
 
 static const td_record *record_at(const rank_record *r, uint64_t number)
@@ -51,7 +52,8 @@ static td_status read_rank(const char *folder, int rank, rank_record *out)
     if (size != HEAD + TD_RECORDS * sizeof(td_record) ||
         memcmp(out->head->magic, TD_RECORDER_MAGIC, sizeof out->head->magic) != 0 ||
         out->head->version != TD_RECORDER_VERSION || out->head->record_bytes != sizeof(td_record) ||
-        out->head->rank != rank || out->head->size <= rank || out->head->size > MOST_RANKS)
+        out->head->rank != rank || out->head->size < 1 || out->head->size > MOST_RANKS ||
+        (out->head->generation == 0 && out->head->size <= rank))
         return td_fail(TD_ERR_CORRUPT, "%s is not a record of rank %d's operations", path, rank);
     for (int k = 0; k < TD_RECORDS; k++)
         if (record_at(out, (uint64_t)k)->does >= TD_DOES_END)
@@ -173,6 +175,13 @@ static int verdict(const rank_record *ranks, int size, uint64_t last, bool faile
     int told = 0, first = -1;
     for (int r = 0; r < size; r++) {
         const rank_record *k = &ranks[r];
+        if (k->left) {
+            if (!k->head->closed_ns)
+                printf("rank %d (process %lld on %s) has died in step %llu; the others went on\n",
+                       r, (long long)k->head->pid, k->head->host,
+                       (unsigned long long)k->head->step);
+            continue;
+        }
         if (!k->bytes) {
             printf("rank %d has left no record\n", r);
             told++;
@@ -184,9 +193,10 @@ static int verdict(const rank_record *ranks, int size, uint64_t last, bool faile
         if (k->newest && k->newest->sequence == last && first < 0) first = r;
     }
     for (int r = 0; r < size && first >= 0; r++)
-        if (ranks[r].bytes && (!ranks[r].head->closed_ns || failed))
+        if (ranks[r].bytes && !ranks[r].left && (!ranks[r].head->closed_ns || failed))
             told += compare_to_first(ranks, r, first);
     for (int r = 0; r < size; r++) { /* who was, or is, waited for? */
+        if (ranks[r].left) continue;
         const td_record *e = ranks[r].newest;
         bool waits = !told && e && e->state == TD_RECORD_BEGUN;
         if (!e || e->missing < 0 || !(waits || has_failed(&ranks[r]))) continue;
@@ -209,10 +219,16 @@ td_status td_cmd_diagnose(int argc, char **argv)
     TD_TRY(td_path_join(folder, argv[0], "recorder"));
     rank_record *ranks = td_calloc(MOST_RANKS, sizeof *ranks);
     if (!ranks) return td_fail(TD_ERR_NOMEM, "no memory for the records");
-    for (int r = 0; r < MOST_RANKS && (size == 0 || r < size); r++) {
+    uint64_t generation = 0;
+    for (int r = 0; r < MOST_RANKS; r++) {
         TD_GOTO(read_rank(folder, r, &ranks[r]));
-        if (ranks[r].bytes && size == 0) size = ranks[r].head->size;
+        if (!ranks[r].bytes) continue;
+        int least = ranks[r].head->generation ? r + 1 : ranks[r].head->size;
+        if (least > size) size = least;
+        if (ranks[r].head->generation > generation) generation = ranks[r].head->generation;
     }
+    for (int r = 0; r < size; r++) /* spares that nobody needed have no record, either */
+        ranks[r].left = ranks[r].bytes && ranks[r].head->generation < generation;
     if (size == 0) {
         status = td_fail(TD_ERR_ARG, "%s holds no record of a run's operations", folder);
         goto out;
@@ -220,14 +236,17 @@ td_status td_cmd_diagnose(int argc, char **argv)
     printf(" rank  state          step  operation  what\n");
     for (int r = 0; r < size; r++) {
         print_rank(&ranks[r], r);
+        ended += ranks[r].left || (ranks[r].bytes && ranks[r].head->closed_ns != 0);
+        if (ranks[r].left) continue;
         if (ranks[r].newest && ranks[r].newest->sequence > last) last = ranks[r].newest->sequence;
-        ended += ranks[r].bytes && ranks[r].head->closed_ns != 0;
         failed = failed || has_failed(&ranks[r]);
     }
     if (last) print_side_by_side(ranks, size, last);
     printf("\n");
-    if (ended == size) puts("all ranks have ended");
-    if ((ended < size || failed) && !verdict(ranks, size, last, failed))
+    if (ended == size)
+        puts(generation ? "all ranks that were left have ended" : "all ranks have ended");
+    bool open = ended < size || failed;
+    if ((open || generation) && !verdict(ranks, size, last, failed) && open)
         puts("all ranks are at the same operation");
 out:
     for (int r = 0; r < MOST_RANKS; r++) td_free(ranks[r].bytes);

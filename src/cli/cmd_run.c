@@ -32,7 +32,9 @@ typedef struct watch {
     int host_count;
     char program[TD_PATH_MAX], launcher[TD_PATH_MAX]; /* this one; MPI's where it is found */
     char *mpiexec;                                    /* run.mpiexec, cut into words */
-    char ranks[16], host_list[TEXT];
+    char ranks[16], spares[16], least[16], host_list[TEXT];
+    bool ulfm;              /* MPI recovers: spares wait, and workers may die */
+    int wanted;             /* workers */
     struct stat job_before; /* the job.yaml of an older run; all zero: none */
     int failures;           /* in turn, without a newer checkpoint */
     int interrupted;        /* the signal, or 0 */
@@ -56,10 +58,16 @@ static td_status check_words(int argc, char **argv, int *out_split)
     return TD_OK;
 }
 
+static int slots_now(const watch *w)
+{
+    if (w->hosts) return td_hosts_slots(w->hosts, w->host_count);
+    return w->run.workers + w->run.spares;
+}
+
 static td_status check_counts(const watch *w, const bool *given)
 {
     const td_job *run = &w->run;
-    int slots = w->hosts ? td_hosts_slots(w->hosts, w->host_count) : run->workers + run->spares;
+    int slots = slots_now(w);
     for (int i = 0; td_job_rows[i].name; i++)
         if (w->hosts && given[i] && !strcmp(td_job_rows[i].name, "workers"))
             return td_fail(TD_ERR_ARG, "--workers is for this machine alone; with --hosts write "
@@ -92,7 +100,11 @@ static td_status read_watch(watch *w, int argc, char **argv)
     td_options_fini(td_job_rows, &w->train);
     TD_TRY(td_cli_read_train(w->argc - 1, w->argv + 1, &w->train));
     if (w->run.hosts) TD_TRY(td_hosts_parse(w->run.hosts, &w->hosts, &w->host_count));
-    return check_counts(w, given);
+    if (!w->run.spares) w->run.spares = w->train.spares; /* written behind the "--" */
+    if (w->run.min_workers == 1) w->run.min_workers = w->train.min_workers;
+    TD_TRY(check_counts(w, given));
+    w->wanted = slots_now(w) - w->run.spares;
+    return TD_OK;
 }
 
 /* --- the command line --- */
@@ -103,22 +115,25 @@ static td_status find_programs(watch *w)
     ssize_t n = readlink("/proc/self/exe", w->program, sizeof w->program - 1);
     if (n < 0) return td_fail_errno("cannot find this program");
     if (td_mpi_load(&module) == TD_OK) module->launcher(w->launcher);
+    char version[256];
+    if (td_comm_mpi_version(version, &w->ulfm) != TD_OK) w->ulfm = false;
     td_error_clear();
     w->mpiexec = td_strdup(w->run.mpiexec);
     return w->mpiexec ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a command line");
 }
 
-/* Processes for so many places: the workers and the spares, at most one a leaf. Spares work like
- * the others, so that nothing has to be told to them. */
-static int ranks_to_start(const watch *w, int slots)
+/* Of so many places, at most one a leaf. Where MPI cannot recover, spares work like the others. */
+static int workers_to_start(const watch *w, int slots)
 {
-    return slots < w->train.leaves ? slots : w->train.leaves;
+    int most = w->ulfm && w->run.spares && w->wanted < slots ? w->wanted : slots;
+    return most < w->train.leaves ? most : w->train.leaves;
 }
 
-static int slots_now(const watch *w)
+static int spares_to_start(const watch *w, int slots)
 {
-    if (w->hosts) return td_hosts_slots(w->hosts, w->host_count);
-    return w->run.workers + w->run.spares;
+    int left = slots - workers_to_start(w, slots);
+    if (!w->ulfm) return 0;
+    return left < w->run.spares ? left : w->run.spares;
 }
 
 static bool on_path(const char *program)
@@ -143,16 +158,25 @@ static td_status add_launcher(watch *w, td_line *line)
     return TD_OK;
 }
 
+/* What the job must know of this command's options, also where its own say otherwise. */
+static td_status add_counts(watch *w, int spares, td_line *line)
+{
+    snprintf(w->spares, sizeof w->spares, "%d", spares);
+    snprintf(w->least, sizeof w->least, "%d", w->run.min_workers);
+    const char *const words[] = {"--spares", w->spares, "--min-workers", w->least};
+    for (int i = w->run.spares ? 0 : 2; i < (w->run.min_workers > 1 ? 4 : 2); i++)
+        TD_TRY(td_line_add(line, words[i]));
+    return TD_OK;
+}
+
 /* mpiexec ... -n N tandem train ..., on the hosts that answer. */
 static td_status make_line(watch *w, bool again, td_line *line)
 {
-    char version[256];
-    bool ulfm = false;
+    int slots = slots_now(w), spares = spares_to_start(w, slots);
     line->count = 0;
     TD_TRY(add_launcher(w, line));
-    if (td_comm_mpi_version(version, &ulfm) != TD_OK) td_error_clear();
     const char *const recovery[] = {"--with-ft", "ulfm"};
-    for (int i = 0; ulfm && i < 2; i++) TD_TRY(td_line_add(line, recovery[i]));
+    for (int i = 0; w->ulfm && i < 2; i++) TD_TRY(td_line_add(line, recovery[i]));
     if (w->hosts) {
         td_hosts_text(w->hosts, w->host_count, true, true, w->host_list, sizeof w->host_list);
         const char *const where[] = {"--prtemca", "plm_ssh_agent", w->run.agent, "--host",
@@ -160,18 +184,19 @@ static td_status make_line(watch *w, bool again, td_line *line)
         for (int i = strcmp(w->run.agent, "ssh") ? 0 : 3; i < 5; i++)
             TD_TRY(td_line_add(line, where[i]));
     }
-    snprintf(w->ranks, sizeof w->ranks, "%d", ranks_to_start(w, slots_now(w)));
+    snprintf(w->ranks, sizeof w->ranks, "%d", workers_to_start(w, slots) + spares);
     const char *const rest[] = {"--map-by", ":OVERSUBSCRIBE", "--bind-to", "none",
                                 "-n",       w->ranks,         w->program};
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) TD_TRY(td_line_add(line, rest[i]));
     if (!again || w->train.resume) {
         for (int i = 0; i < w->argc; i++) TD_TRY(td_line_add(line, w->argv[i]));
-        return TD_OK;
+        return add_counts(w, spares, line);
     }
     const char *const resume[] = {"train", "--run", w->train.run, "--resume"};
     for (int i = 0; i < 4; i++) TD_TRY(td_line_add(line, resume[i]));
     if (w->train.quiet) TD_TRY(td_line_add(line, "--quiet"));
-    return w->train.json ? td_line_add(line, "--json") : TD_OK;
+    if (w->train.json) TD_TRY(td_line_add(line, "--json"));
+    return add_counts(w, spares, line);
 }
 
 /* --- what there is --- */
@@ -261,7 +286,7 @@ static void say_restart(const watch *w, const char *why, int pause, long long st
         int n = td_hosts_text(w->hosts, w->host_count, false, false, lost, sizeof lost - 32);
         if (n) strcat(lost, n > 1 ? " do not answer" : " does not answer");
     } else {
-        snprintf(left, sizeof left, "%d here", ranks_to_start(w, slots_now(w)));
+        snprintf(left, sizeof left, "%d here", workers_to_start(w, slots_now(w)));
     }
     if (step >= 0) snprintf(from, sizeof from, "step %lld", step);
     fprintf(stderr, "tandem: %s; restart %d of %d in %d s on %s%s%s%s, from %s\n", why, w->failures,
@@ -282,7 +307,7 @@ static td_status after_death(watch *w, int code, long long step_before)
         return td_fail(TD_ERR_PEER, "%s; given up after %d restarts without a newer checkpoint",
                        why, w->run.max_restarts);
     TD_TRY(probe(w));
-    int workers = ranks_to_start(w, slots_now(w));
+    int workers = workers_to_start(w, slots_now(w));
     if (workers < w->run.min_workers) {
         td_hosts_text(w->hosts, w->host_count, false, false, lost, sizeof lost);
         return td_fail(TD_ERR_PEER,

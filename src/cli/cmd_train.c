@@ -7,6 +7,7 @@
 #include "cli/run_folder.h"
 #include "comm/recorder.h"
 #include "models/net/net_model.h"
+#include "tandem/recover.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -21,6 +22,7 @@ typedef struct session {
     const char *held_name;
     td_net_model model;
     td_run_folder folder;
+    bool leads; /* this process is rank 0, or has become it; all of them where ranks are threads */
 } session;
 
 static volatile int stop_signal; /* written by the handler alone */
@@ -124,29 +126,67 @@ static void close_session(session *s)
 static td_status open_session(session *s, int argc, char **argv)
 {
     TD_TRY(td_cli_read_train(argc, argv, &s->job));
-    if (td_cli_rank() == 0) TD_TRY(td_run_folder_check(&s->folder));
+    s->leads = td_cli_rank() == 0;
+    if (s->leads) TD_TRY(td_run_folder_check(&s->folder));
     TD_TRY(open_data(s));
     return td_net_model_create(&s->job, s->train, &s->model);
+}
+
+static td_status begin(void *arg)
+{
+    return td_run_folder_begin(&((session *)arg)->folder);
+}
+
+static void kept(void *arg)
+{
+    td_run_folder_kept(&((session *)arg)->folder);
+}
+
+static td_status take_over(void *arg)
+{
+    session *s = arg;
+    s->leads = true;
+    return td_run_folder_take_over(&s->folder);
+}
+
+static td_status check_workers(const session *s, int workers)
+{
+    int leaves = s->job.leaves;
+    if (workers > leaves)
+        return td_fail(TD_ERR_ARG,
+                       "%d ranks are more than the %d leaves of a batch; start at most %d, or give "
+                       "more --leaves",
+                       workers, leaves, leaves);
+    if (workers < s->job.min_workers)
+        return td_fail(TD_ERR_ARG, "--min-workers %d is more than the %d workers of the job",
+                       s->job.min_workers, workers);
+    return TD_OK;
+}
+
+/* Under MPI one process tells what all know: td_cli_run leaves that to rank 0 of the beginning. */
+static td_status told_once(const session *s, td_comm *comm, td_status status)
+{
+    bool known = status == TD_ERR_INTERRUPTED || td_exit_code(status) == 2;
+    if (!td_comm_launched_by_mpi() || !known || td_comm_rank(comm) == 0) return status;
+    if (s->leads && status != TD_ERR_INTERRUPTED) fprintf(stderr, "tandem: %s\n", td_last_error());
+    if (!s->leads || status != TD_ERR_INTERRUPTED) td_error_clear();
+    return status;
 }
 
 static td_status run_rank(td_comm *comm, void *arg)
 {
     session *s = arg;
-    td_train_hooks hooks = {&s->folder, td_run_folder_begin, td_run_folder_kept};
+    td_train_hooks hooks = {s, begin, kept, take_over};
     td_train_data data = {.train = s->train,
                           .held = s->held,
                           .held_name = s->held_name,
                           .normalise = &s->model.normalise,
                           .hooks = &hooks};
-    if (td_comm_size(comm) > s->job.leaves)
-        return td_fail(TD_ERR_ARG,
-                       "%d ranks are more than the %d leaves of a batch; start at most %d, or give "
-                       "more --leaves",
-                       td_comm_size(comm), s->job.leaves, s->job.leaves);
+    if (!td_comm_joined(comm, td_comm_rank(comm))) TD_TRY(check_workers(s, td_comm_size(comm)));
     td_status status = td_net_model_train(comm, &s->job, &data, &s->model, &stop_signal);
-    if (td_comm_rank(comm) == 0) return td_run_folder_failed(&s->folder, status);
-    if (status == TD_ERR_INTERRUPTED && td_comm_launched_by_mpi()) td_error_clear(); /* 0 tells */
-    return status;
+    /* mpiexec ends a job with its first process; threads end together. */
+    if (td_comm_launched_by_mpi()) status = td_run_folder_failed(&s->folder, status);
+    return told_once(s, comm, status);
 }
 
 td_status td_cmd_train(int argc, char **argv)
@@ -160,10 +200,12 @@ td_status td_cmd_train(int argc, char **argv)
     bool quiet = s.job.quiet;
     action = (struct sigaction){.sa_handler = on_signal};
     comm.deadline_ms = (int64_t)s.job.deadline_s * 1000;
+    comm.spares = s.job.spares;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR2, &action, NULL); /* mpiexec passes it on and waits */
-    status = td_cli_run(s.job.workers, &comm, status, run_rank, &s);
+    status = td_cli_run(s.job.workers + s.job.spares, &comm, status, run_rank, &s);
+    if (!td_comm_launched_by_mpi()) status = td_run_folder_failed(&s.folder, status);
     close_session(&s);
     if (status != TD_ERR_INTERRUPTED) return status;
     if (!quiet && *td_last_error()) fprintf(stderr, "tandem: %s\n", td_last_error());

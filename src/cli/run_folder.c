@@ -8,10 +8,14 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
+enum { LOCK_TRIES = 500, LOCK_PAUSE_NS = 10000000 }; /* five seconds */
+
 static const char *const ours[] = {"job.yaml",  "checkpoints", "model",    "metrics.jsonl",
-                                   "model.old", "model.part",  "recorder", NULL};
+                                   "model.old", "model.part",  "recorder", "resize",
+                                   "resized",   NULL};
 static const char aside[] = "replaced";
 
 /* A folder that cannot be written to says so when the run begins. */
@@ -177,6 +181,19 @@ td_status td_run_folder_begin(void *folder)
     if (status == TD_OK) status = write_job(job);
     if (status != TD_OK) return undo_for(f, status);
     f->begun = true;
+    return TD_OK;
+}
+
+td_status td_run_folder_take_over(td_run_folder *f)
+{
+    td_status status = TD_OK;
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        status = td_run_lock_take(f->job->run, &f->lock);
+        if (status == TD_OK) return TD_OK;
+        nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_NS}, NULL);
+    }
+    td_warn("%s; this job was at work there before and goes on", td_last_error());
+    td_error_clear();
     return TD_OK;
 }
 

@@ -26,6 +26,8 @@ void td_run_folder_close(td_run_folder *folder); /* a zeroed one is fine */
  * resumed run's, how long it lasts may change. */
 TD_MUST_CHECK td_status td_run_folder_begin(void *folder);
 void td_run_folder_kept(void *folder);
+/* From the process that wrote there and has died: its lock is free as soon as it is gone. */
+TD_MUST_CHECK td_status td_run_folder_take_over(td_run_folder *folder);
 
 /* Passes `why`, the run's result, on. A run that fails before its first checkpoint, by a mistake or
  * in place of another, leaves the folder as it was. */

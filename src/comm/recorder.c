@@ -67,6 +67,7 @@ td_status td_comm_record(td_comm *comm, const char *path)
         .version = TD_RECORDER_VERSION,
         .record_bytes = sizeof(td_record),
         .rank = comm->world[comm->rank],
+        .generation = comm->generation,
         .size = comm->size,
         .pid = getpid(),
         .opened_ns = td_clock_ns(),

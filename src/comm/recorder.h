@@ -39,6 +39,7 @@ typedef struct td_recorder_head {
     uint64_t next;       /* operations begun */
     uint64_t step;       /* of training */
     char host[64], transport[8];
+    uint64_t generation; /* of the group that the rank is in, or was in last */
 } td_recorder_head;
 
 typedef struct td_recorder {

@@ -189,6 +189,7 @@ static void hand_over(td_comm *from, td_comm *to)
     to->recorder = from->recorder;
     to->owns_recorder = from->owns_recorder;
     if (to->recorder) to->recorder->head->size = to->size;
+    if (to->recorder) to->recorder->head->generation = to->generation;
     from->recorder = NULL, from->record = NULL;
     from->owns_recorder = false;
 }

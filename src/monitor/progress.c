@@ -42,8 +42,10 @@ td_status td_progress_rewind(const char *metrics, uint64_t step)
     TD_TRY(td_read_file(metrics, &text, &size));
     for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
         unsigned long long at;
+        int event = 0;
         size_t length = (size_t)(end - line) + 1;
-        if (sscanf(line, "{\"step\":%llu", &at) != 1 || at > step) continue;
+        if (sscanf(line, "{\"step\":%llu,\"event\":%n", &at, &event) != 1) continue;
+        if (at > step && !event) continue;
         memmove(text + kept, line, length);
         kept += length;
     }

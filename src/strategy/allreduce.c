@@ -13,13 +13,14 @@
 #include "base/pool.h"
 #include "comm/treesum.h"
 #include "math/kernels.h"
+#include "strategy/mishap.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { LEAF_STOP = TD_LEAF_VALUES, LEAF_CHECKPOINT, LEAF_WRITING, LEAF_WIDTH };
+enum { LEAF_STOP = TD_LEAF_VALUES, LEAF_CHECKPOINT, LEAF_WRITING, LEAF_RESIZE, LEAF_WIDTH };
 
 typedef struct lane {
     td_strategy *strategy;
@@ -50,6 +51,7 @@ struct td_strategy {
     int64_t compute_ns, update_ns;
     int64_t wait_ns, move_ns;    /* of tree sums that have gone */
     double sleep_s, sleep_times; /* see TANDEM_FAKE_SLOW */
+    const char *mishaps;
 };
 
 static void read_fake_slow(td_strategy *s)
@@ -141,6 +143,7 @@ td_status td_strategy_deal(td_strategy *s, td_comm *comm, const int *bounds)
     s->comm = comm;
     s->parts = 0;
     read_fake_slow(s);
+    s->mishaps = td_mishaps();
     TD_TRY(td_treesum_create(comm, &config, &s->sum));
     td_treesum_lane_leaves(s->sum, 0, &s->leaf_begin, &unused);
     td_treesum_lane_leaves(s->sum, s->config.lanes - 1, &unused, &s->leaf_end);
@@ -223,6 +226,7 @@ static void on_ready(void *user, size_t lo, size_t hi)
     if (lo == 0) return;
     atomic_store_explicit(&l->ready, lo, memory_order_release);
     if (l != s->lanes) return;
+    if (td_mishap(s->mishaps, s->comm, s->rows->step, "backward") != TD_OK) return;
     /* A failure here is met again, and told, by the wait. */
     if (post_ready(s) == TD_OK && td_treesum_progress(s->sum) != TD_OK) return;
 }
@@ -265,6 +269,7 @@ static td_status run_lane(void *arg, int index)
         to[LEAF_STOP] = s->notes.stop;
         to[LEAF_CHECKPOINT] = s->notes.checkpoint;
         to[LEAF_WRITING] = s->notes.writing;
+        to[LEAF_RESIZE] = s->notes.resize;
     }
     atomic_store_explicit(&l->ready, 0, memory_order_release);
     return TD_OK;
@@ -293,6 +298,7 @@ static void add_totals(td_strategy *s)
     s->totals.any.stop |= sums[LEAF_STOP] > 0;
     s->totals.any.checkpoint |= sums[LEAF_CHECKPOINT] > 0;
     s->totals.any.writing |= sums[LEAF_WRITING] > 0;
+    s->totals.any.resize |= sums[LEAF_RESIZE] > 0;
 }
 
 td_status td_strategy_add(td_strategy *s, const float *params, const td_rows *rows, td_notes notes)
@@ -306,7 +312,9 @@ td_status td_strategy_add(td_strategy *s, const float *params, const td_rows *ro
     TD_TRY(td_pool_run(s->pool, run_lane, s));
     sleep_as_asked(s, begin);
     s->compute_ns += td_clock_ns() - begin - (td_treesum_get_times(s->sum).move_ns - moved);
+    TD_TRY(td_mishap(s->mishaps, s->comm, rows->step, "backward"));
     TD_TRY(post_ready(s));
+    TD_TRY(td_mishap(s->mishaps, s->comm, rows->step, "reduce"));
     TD_TRY(td_treesum_wait(s->sum));
     add_totals(s);
     s->parts++;

@@ -34,7 +34,7 @@ typedef struct td_rows {
     const float *target, *weight;
     const uint64_t *sample;
     const size_t *leaf_row; /* of this rank's leaves, [leaves + 1] */
-    uint64_t epoch;
+    uint64_t epoch, step;   /* of the run: the one under way, from 1 */
     size_t features;
 } td_rows;
 
@@ -43,6 +43,7 @@ typedef struct td_notes {
     bool stop;       /* it was asked to stop */
     bool checkpoint; /* its clock asks for a checkpoint */
     bool writing;    /* its part of a checkpoint is still being written */
+    bool resize;     /* it was asked for another number of ranks */
 } td_notes;
 
 /* Totals over the whole batch, the same at every rank. */
@@ -71,7 +72,8 @@ TD_MUST_CHECK td_status td_strategy_deal(td_strategy *strategy, td_comm *comm, c
 void td_strategy_leaves(const td_strategy *strategy, int *begin, int *end);
 
 /* For tests: TANDEM_FAKE_SLOW="2:200" lets rank 2 of the group sleep 200 ms whenever it has
- * computed a part of a batch, "2:x3" three times as long in all as it has computed. */
+ * computed a part of a batch, "2:x3" three times as long in all as it has computed. For ranks that
+ * are lost see mishap.h. */
 
 /* Adds one part of a batch. */
 TD_MUST_CHECK td_status td_strategy_add(td_strategy *strategy, const float *params,

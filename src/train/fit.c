@@ -82,7 +82,7 @@ static td_status steps(const td_fit_config *c, td_strategy *strategy, td_loader 
         TD_TRY(td_loader_next(loader, &b));
         if (!b) return TD_OK;
         td_rows rows = {b->rows,   b->x,        b->label, b->target, b->weight,
-                        b->sample, b->leaf_row, b->epoch, features};
+                        b->sample, b->leaf_row, b->epoch, step + 1,  features};
         TD_TRY(td_strategy_add(strategy, params, &rows, (td_notes){0}));
         TD_TRY(td_strategy_update(strategy, step, params, &totals));
         if (!isfinite(totals.loss))

@@ -16,6 +16,7 @@
 
 static const char *const losses[] = {"auto", "softmax", "squared", "binary", NULL};
 static const char *const keeps[] = {"auto", "last", "best", NULL};
+static const char *const on_hangs[] = {"abort", "wait", "kill", NULL}; /* by td_on_hang */
 
 /* By td_pattern, then "all". */
 const char *const td_job_patterns[] = {"barrier",        "broadcast",  "scatter", "gather",
@@ -137,6 +138,11 @@ const td_option td_job_rows[] = {
      "steps between lines of metrics.jsonl", 1, 1e15, NULL, ALL | TD_JOB_PLACE},
     {"comm.deadline", "deadline", TD_OPT_INT, AT(deadline_s), "300", "SECONDS",
      "longest wait for another worker", 1, 1000000, NULL, ALL | TD_JOB_PLACE},
+    {"comm.on_hang", "on-hang", TD_OPT_CHOICE, AT(on_hang), "abort", "HOW",
+     "with a worker that lives but stays silent when the others recover: end the run, wait, or "
+     "kill "
+     "it and go on",
+     0, 0, on_hangs, ALL | TD_JOB_PLACE},
     {"comm.bucket", "bucket-kb", TD_OPT_INT, AT(bucket_kb), "1024", "KIB",
      "gradient reduced in pieces of this size", 1, 1048576, NULL, ALL | TD_JOB_PLACE},
     {"quiet", NULL, TD_OPT_BOOL, AT(quiet), "false", NULL, "say only what goes wrong", 0, 0, NULL,
@@ -146,11 +152,14 @@ const td_option td_job_rows[] = {
     {"hosts", NULL, TD_OPT_TEXT, AT(hosts), NULL, "LIST",
      "machines and their places, a:4,b:4; without it: --workers here", 0, 0, NULL, TD_JOB_RUN},
     {"spares", NULL, TD_OPT_INT, AT(spares), "0", "N",
-     "processes beyond the workers (of the places in --hosts)", 0, 1024, NULL, TD_JOB_RUN},
+     "workers beyond these that wait to take the place of one that dies (of the places in --hosts, "
+     "of mpiexec's processes the last)",
+     0, 1024, NULL, ALL | TD_JOB_PLACE | TD_JOB_RUN},
     {"max-restarts", NULL, TD_OPT_INT, AT(max_restarts), "5", "N",
      "give up after so many restarts without a newer checkpoint", 0, 1000000, NULL, TD_JOB_RUN},
     {"min-workers", NULL, TD_OPT_INT, AT(min_workers), "1", "N",
-     "give up when fewer can be started", 1, 1024, NULL, TD_JOB_RUN},
+     "stop, with a checkpoint, when fewer are left; give up when fewer can be started", 1, 1024,
+     NULL, ALL | TD_JOB_PLACE | TD_JOB_RUN},
     {"mpiexec", NULL, TD_OPT_TEXT, AT(mpiexec), "mpiexec", "COMMAND",
      "MPI's launcher, with options of its own where it needs some", 0, 0, NULL, TD_JOB_RUN},
     {"agent", NULL, TD_OPT_TEXT, AT(agent), "ssh", "COMMAND",

@@ -47,8 +47,9 @@ typedef struct td_job {
     int deadline_s, bucket_kb;
 
     char *hosts, *agent, *probe, *mpiexec; /* of run */
-    int spares, max_restarts, min_workers;
+    int max_restarts;
     bool dry_run;
+    int spares, min_workers, on_hang; /* on_hang: a td_on_hang */
 
     bool proba;
     int split; /* predict and eval: which part of a folder */

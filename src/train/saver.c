@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "strategy/mishap.h"
 #include "tandem/data.h"
 
 #include <pthread.h>
@@ -39,6 +40,7 @@ struct td_saver {
     char why[SENTENCE];
     uint64_t sealed, failed; /* failed: since the last that was written */
     int64_t warned_at;
+    const char *mishaps;
 
     pthread_t thread;
     bool started;
@@ -70,6 +72,7 @@ static td_status write_part(td_saver *s)
         TD_TRY(td_path_join(path, part, name));
         TD_TRY(td_layout_write(&s->layout, f, s->copy + (td_layout_cut(&s->layout, f) - begin),
                                path, &s->files[f - s->first]));
+        TD_TRY(td_mishap(s->mishaps, s->comm, s->state.step, "checkpoint"));
     }
     return TD_OK;
 }
@@ -87,6 +90,7 @@ static void drop(const td_saver *s)
 static td_status seal(td_saver *s)
 {
     char folder[TD_PATH_MAX], all[TD_PATH_MAX];
+    TD_TRY(td_mishap(s->mishaps, s->comm, s->state.step, "rename"));
     TD_TRY(td_checkpoint_path(s->job, s->state.step, folder));
     json_t *state = td_checkpoint_state(s->job, s->task, &s->state);
     if (!state) {
@@ -175,6 +179,7 @@ td_status td_saver_create(td_comm *comm, const td_job *job, const td_task *task,
     size_t with_best = best ? share(s, best) : 0;
     if (with_best > s->room) s->room = with_best;
     s->warned_at = -quiet_ns;
+    s->mishaps = td_mishaps();
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->wanted, NULL);
     pthread_cond_init(&s->ended, NULL);
@@ -261,9 +266,10 @@ static td_status settle(td_saver *s)
     TD_TRY(td_comm_allreduce(s->comm, &failed, &some, 1, TD_U8, TD_MAX));
     if (some) {
         status = td_comm_agree(s->comm, status);
-        if (status != TD_ERR_DIVERGED) ended(s, status);
+        bool ends = status == TD_ERR_DIVERGED || status == TD_ERR_PEER || status == TD_ERR_TIMEOUT;
+        if (!ends) ended(s, status);
         if (s->rank == 0) drop(s);
-        return status == TD_ERR_DIVERGED ? status : TD_OK;
+        return ends ? status : TD_OK;
     }
     TD_TRY(td_comm_gatherv(s->comm, s->files, s->shares, s->files, 0));
     s->fate = TD_OK;

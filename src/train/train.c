@@ -5,48 +5,18 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
-#include "monitor/progress.h"
 #include "optim/schedule.h"
-#include "train/pace.h"
-#include "train/saver.h"
+#include "strategy/mishap.h"
+#include "train/loop.h"
+#include "train/resize.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-typedef struct loop {
-    td_comm *comm;
-    const td_job *job;
-    const td_train_data *data;
-    const td_task *task;
-    const volatile int *stop;
-    bool first;    /* rank 0: the one that speaks and writes */
-    bool kept;     /* a checkpoint is on disk, and the caller knows */
-    int64_t found; /* the step of the checkpoint to resume from, or TD_CHECKPOINT_NONE */
-    td_strategy *strategy;
-    td_loader *loader;
-    td_saver *saver;
-    td_paces *paces;
-    td_progress *progress; /* rank 0 */
-    td_train_state state;
-    uint64_t per_epoch, last; /* steps */
-    float *best;              /* parameters of the best evaluation, or NULL */
-    td_score score;           /* of the evaluation at step `measured` */
-    uint64_t measured;
-    int64_t checkpointed_at; /* when the newest was begun */
-    int64_t held_ns;         /* since the last step, by checkpoints */
-    /* of the interval under way */
-    int64_t interval_begin, input_ns, checkpoint_ns;
-    double loss, weight, correct;
-    uint64_t samples_then;
-    td_step_times times_then;
-    double forward_then, backward_then;
-    uint64_t bytes_then;
-    double seconds_a_step; /* smoothed */
-    double *waits;         /* [ranks] */
-} loop;
+typedef td_loop loop;
 
-static td_status create_strategy(loop *t)
+td_status td_loop_create_strategy(loop *t)
 {
     const td_job *job = t->job;
     td_strategy_config config = {
@@ -76,7 +46,7 @@ static td_status create_strategy(loop *t)
 }
 
 /* A global batch of job->batch rows comes as `accumulate` batches of the loader. */
-static td_status create_loader(loop *t)
+td_status td_loop_create_loader(loop *t)
 {
     const td_job *job = t->job;
     const int *bounds = td_paces_bounds(t->paces) + td_comm_rank(t->comm);
@@ -101,7 +71,7 @@ static td_status create_loader(loop *t)
 }
 
 /* To the step that comes next. */
-static td_status seek(loop *t)
+td_status td_loop_seek(loop *t)
 {
     uint64_t part = t->state.step % t->per_epoch * (uint64_t)t->job->accumulate;
     return td_loader_seek(t->loader, t->state.step / t->per_epoch, part);
@@ -114,20 +84,39 @@ static bool keeps_best(const loop *t)
            (job->keep == 2 || (job->keep == 0 && (job->holdout > 0 || job->patience)));
 }
 
+td_status td_loop_create_best(loop *t)
+{
+    if (t->best || !keeps_best(t)) return TD_OK;
+    t->best = td_alloc_aligned(t->task->oracle.params * sizeof *t->best);
+    return t->best ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to keep the best model");
+}
+
+td_status td_loop_create_waits(loop *t)
+{
+    td_free(t->waits);
+    t->waits = td_calloc((size_t)td_comm_size(t->comm), sizeof *t->waits);
+    return t->waits ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for the training loop");
+}
+
 /* --- intervals --- */
 
-static void begin_interval(loop *t)
+void td_loop_measure_from_here(loop *t)
 {
-    t->interval_begin = td_clock_ns();
-    t->loss = t->weight = t->correct = 0;
     t->input_ns = 0;
-    t->samples_then = t->state.samples_seen;
     t->times_then = td_strategy_times(t->strategy);
     t->bytes_then = td_comm_bytes_sent(t->comm);
     if (t->task->times) t->task->times(t->task->oracle.self, &t->forward_then, &t->backward_then);
 }
 
-static td_status end_interval(loop *t, uint64_t steps)
+static void begin_interval(loop *t)
+{
+    t->interval_begin = td_clock_ns();
+    t->loss = t->weight = t->correct = 0;
+    t->samples_then = t->state.samples_seen;
+    td_loop_measure_from_here(t);
+}
+
+static td_status end_interval(loop *t)
 {
     td_step_times now = td_strategy_times(t->strategy);
     double forward = 0, backward = 0, wait = now.wait - t->times_then.wait;
@@ -162,7 +151,7 @@ static td_status end_interval(loop *t, uint64_t steps)
             i.fastest_wait = fmin(i.fastest_wait, t->waits[r]);
             i.slowest_wait = fmax(i.slowest_wait, t->waits[r]);
         }
-        double each = i.seconds / (double)steps;
+        double each = i.seconds / (double)t->since;
         t->seconds_a_step = t->seconds_a_step > 0 ? 0.7 * t->seconds_a_step + 0.3 * each : each;
         i.eta = t->seconds_a_step * (double)(t->last - t->state.step);
         status = td_progress_interval(t->progress, &i);
@@ -172,6 +161,7 @@ static td_status end_interval(loop *t, uint64_t steps)
         }
     }
     begin_interval(t);
+    t->since = 0;
     t->checkpoint_ns = 0; /* what falls between two intervals counts in the later one */
     return status;
 }
@@ -209,6 +199,7 @@ static td_status one_step(loop *t, td_totals *out)
     td_step_times then = td_strategy_times(t->strategy);
     td_notes notes = {.stop = t->stop && *t->stop,
                       .checkpoint = clock_asks(t),
+                      .resize = td_loop_resize_asked(t),
                       .writing = td_saver_writing(t->saver)};
     for (int part = 0; part < t->job->accumulate; part++) {
         const td_batch *b;
@@ -224,6 +215,7 @@ static td_status one_step(loop *t, td_totals *out)
             .sample = b->sample,
             .leaf_row = b->leaf_row,
             .epoch = b->epoch,
+            .step = t->state.step + 1,
             .features = td_dataset_info(t->data->train)->features,
         };
         TD_TRY(td_strategy_add(t->strategy, t->task->params, &rows, notes));
@@ -233,8 +225,11 @@ static td_status one_step(loop *t, td_totals *out)
     TD_TRY(td_strategy_update(t->strategy, t->state.step, t->task->params, out));
     td_comm_record_step(t->comm, t->state.step + 1);
     t->state.step++;
+    t->since++;
     t->loss += out->loss, t->weight += out->weight, t->correct += out->correct;
     note_pace(t, began, t->input_ns - input, &then);
+    td_loop_take_mark(t, out);
+    TD_TRY(td_mishap(t->mishaps, t->comm, t->state.step, "update"));
     return isfinite(out->loss) ? TD_OK : diverged(t, "the loss is");
 }
 
@@ -249,7 +244,7 @@ static td_status check_params(const loop *t)
 /* --- checkpoints: see saver.h --- */
 
 /* The caller learns of the first one. */
-static void tell_kept(loop *t)
+void td_loop_tell_kept(loop *t)
 {
     const td_train_hooks *hooks = t->data->hooks;
     if (t->kept || !t->first || !td_saver_count(t->saver)) return;
@@ -269,11 +264,14 @@ static td_status checkpoint(loop *t, const td_totals *totals, bool last)
 {
     int64_t begin = td_clock_ns();
     TD_TRY(td_saver_step(t->saver, totals->any.writing));
-    tell_kept(t);
-    if (last || checkpoint_due(t, totals)) {
+    td_loop_tell_kept(t);
+    bool due = last || t->owes || checkpoint_due(t, totals);
+    if (due && t->on_disk != (int64_t)t->state.step) {
         TD_TRY(td_saver_begin(t->saver, &t->state));
         t->checkpointed_at = begin;
+        t->checkpoint = (int64_t)t->state.step;
     }
+    t->owes = false;
     t->held_ns += td_clock_ns() - begin;
     t->checkpoint_ns += td_clock_ns() - begin;
     return TD_OK;
@@ -283,7 +281,7 @@ static td_status checkpoint(loop *t, const td_totals *totals, bool last)
 static td_status finish_checkpoints(loop *t)
 {
     td_status status = td_saver_finish(t->saver);
-    tell_kept(t);
+    td_loop_tell_kept(t);
     return status;
 }
 
@@ -345,8 +343,8 @@ static td_status deal_leaves(loop *t)
     t->loader = NULL;
     if (t->task->room)
         status = t->task->room(t->task->oracle.self, (leaves + threads - 1) / threads);
-    if (status == TD_OK) status = create_loader(t);
-    if (status == TD_OK) status = seek(t);
+    if (status == TD_OK) status = td_loop_create_loader(t);
+    if (status == TD_OK) status = td_loop_seek(t);
     TD_TRY(td_comm_agree(t->comm, status));
     return td_strategy_deal(t->strategy, t->comm, td_paces_bounds(t->paces));
 }
@@ -375,6 +373,7 @@ static bool evaluation_due(const loop *t)
 
 static td_status measure(loop *t)
 {
+    TD_TRY(td_mishap(t->mishaps, t->comm, t->state.step, "evaluate"));
     TD_TRY(td_evaluate(t->comm, t->data->held, t->data->normalise, 512, t->job->leaves, t->task,
                        t->task->params, &t->score));
     TD_TRY(check_params(t));
@@ -387,6 +386,7 @@ static td_status measure(loop *t)
     return TD_OK;
 }
 
+/* What no checkpoint will know leaves the best parameters alone: save_model has the newest. */
 static void take_score(loop *t)
 {
     td_train_state *s = &t->state;
@@ -394,7 +394,8 @@ static void take_score(loop *t)
     if (!isfinite(s->loss) || (s->has_best && s->loss >= s->best_loss)) return;
     s->has_best = true;
     s->best_loss = s->loss, s->best_accuracy = s->accuracy, s->best_step = s->step;
-    if (t->best) memcpy(t->best, t->task->params, t->task->oracle.params * sizeof *t->best);
+    if (t->best && evaluation_due(t))
+        memcpy(t->best, t->task->params, t->task->oracle.params * sizeof *t->best);
 }
 
 /* The last evaluation that counted has waited too long for a better loss. */
@@ -443,52 +444,80 @@ static td_status save_model(loop *t)
         }
         status = td_path_join(folder, t->job->run, "model");
         if (status == TD_OK)
-            status = t->task->save(t->task->oracle.self, best ? t->best : t->task->params, folder,
-                                   metrics);
+            status = t->task->save(t->task->oracle.self,
+                                   best && s->best_step != s->step ? t->best : t->task->params,
+                                   folder, metrics);
         json_decref(metrics);
     }
     return td_comm_agree(t->comm, status);
 }
 
-static td_status run(loop *t)
+static bool is_over(const loop *t)
 {
-    bool finished = t->state.step >= t->last || out_of_patience(t);
-    uint64_t since = 0;
-    begin_interval(t);
-    while (!finished) {
-        td_totals totals;
-        TD_TRY(one_step(t, &totals));
-        since++;
-        bool end_of_epoch = t->state.step % t->per_epoch == 0, end = t->state.step == t->last;
-        if (since == t->job->metrics_every || end_of_epoch || end || totals.any.stop) {
-            TD_TRY(end_interval(t, since));
-            since = 0;
-        }
-        bool stopped = totals.any.stop && !end;
-        if (t->data->held && !stopped && (end || evaluation_due(t))) TD_TRY(evaluate(t));
-        t->state.finished = finished = end || out_of_patience(t);
-        TD_TRY(checkpoint(t, &totals, stopped || finished));
-        if (stopped && !finished) return stopped_by_signal(t);
-        if (!finished) TD_TRY(look_at_paces(t));
-        if (!finished && t->data->held && end_of_epoch) begin_interval(t);
-    }
+    return t->state.step >= t->last || out_of_patience(t);
+}
+
+/* What follows a step. From the mark on, it can be done again. */
+static td_status after_step(loop *t)
+{
+    const td_totals *totals = &t->mark.totals;
+    bool end_of_epoch = t->state.step % t->per_epoch == 0, end = t->state.step == t->last;
+    if (t->since == t->job->metrics_every || end_of_epoch || end || totals->any.stop)
+        TD_TRY(end_interval(t));
+    bool stopped = totals->any.stop && !end;
+    if (t->data->held && !stopped && (end || evaluation_due(t))) TD_TRY(evaluate(t));
+    bool finished = t->state.finished = is_over(t);
+    TD_TRY(checkpoint(t, totals, stopped || finished || t->few));
+    if (stopped && !finished) return stopped_by_signal(t);
+    if (!finished && t->data->held && end_of_epoch) begin_interval(t);
+    return TD_OK;
+}
+
+/* Says why it is not. */
+static td_status has_checkpoint(loop *t)
+{
+    td_status status = finish_checkpoints(t);
+    if (status == TD_ERR_DIVERGED || td_is_loss(status)) return status;
+    if (status != TD_OK && t->first)
+        td_warn("%s; the run's last step has no checkpoint", td_last_error());
+    td_error_clear();
+    return TD_OK;
+}
+
+static td_status end_run(loop *t)
+{
+    TD_TRY(has_checkpoint(t));
     if (t->data->held && t->state.scored != t->state.step) {
         if (t->measured != t->state.step) TD_TRY(measure(t));
         take_score(t);
     }
-    td_status status = finish_checkpoints(t);
-    if (status == TD_ERR_DIVERGED) return status;
-    if (status != TD_OK && t->first)
-        td_warn("%s; the run's last step has no checkpoint", td_last_error());
-    td_error_clear(); /* the model is what counts now */
-    return save_model(t);
+    return save_model(t); /* what counts now */
+}
+
+static td_status run(loop *t)
+{
+    if (t->redo) TD_TRY(after_step(t));
+    t->redo = false;
+    while (!is_over(t) && !t->few) {
+        td_totals totals;
+        TD_TRY(one_step(t, &totals));
+        if (totals.any.resize && t->state.step < t->last) TD_TRY(td_loop_resize(t));
+        if (t->away) return TD_OK;
+        TD_TRY(after_step(t));
+        if (!is_over(t) && !t->few) TD_TRY(look_at_paces(t));
+    }
+    if (is_over(t)) return end_run(t);
+    TD_TRY(has_checkpoint(t));
+    return td_loop_too_few(t);
 }
 
 /* A run goes on without a record of its operations where it cannot be written. */
-static void start_recorder(const loop *t)
+void td_loop_start_recorder(loop *t)
 {
     char folder[TD_PATH_MAX], name[32], path[TD_PATH_MAX];
-    snprintf(name, sizeof name, "rank-%d", td_comm_rank(t->comm));
+    if (t->recorded) return; /* goes on in other groups */
+    t->recorded = true;
+    snprintf(name, sizeof name, "rank-%d", td_comm_rank_in_run(t->comm, td_comm_rank(t->comm)));
     if (td_path_join(folder, t->job->run, "recorder") != TD_OK || td_make_dirs(folder) != TD_OK ||
         td_path_join(path, folder, name) != TD_OK || td_comm_record(t->comm, path) != TD_OK)
         td_error_clear();
@@ -542,17 +571,13 @@ static td_status make_ready(loop *t)
 {
     const td_job *job = t->job;
     td_status status = TD_OK;
-    t->waits = td_calloc((size_t)td_comm_size(t->comm), sizeof *t->waits);
-    if (!t->waits) status = td_fail(TD_ERR_NOMEM, "no memory for the training loop");
+    status = td_loop_create_waits(t);
     if (status == TD_OK) status = td_paces_create(t->comm, job->leaves, job->balance, &t->paces);
-    if (status == TD_OK) status = create_loader(t);
+    if (status == TD_OK) status = td_loop_create_loader(t);
     TD_TRY(td_comm_agree(t->comm, status));
     if (job->tuning && *job->tuning) TD_TRY(td_comm_tune(t->comm, job->tuning));
-    TD_TRY(create_strategy(t));
-    if (keeps_best(t)) {
-        t->best = td_alloc_aligned(t->task->oracle.params * sizeof *t->best);
-        if (!t->best) status = td_fail(TD_ERR_NOMEM, "no memory to keep the best model");
-    }
+    TD_TRY(td_loop_create_strategy(t));
+    status = td_loop_create_best(t);
     if (status == TD_OK)
         status = td_saver_create(t->comm, job, t->task, td_strategy_optim(t->strategy), t->best,
                                  &t->saver);
@@ -561,7 +586,7 @@ static td_status make_ready(loop *t)
     t->state.per_epoch = t->per_epoch;
     if (job->resume) status = restore(t);
     t->state.total = t->last;
-    if (status == TD_OK && t->state.step < t->last) status = seek(t);
+    if (status == TD_OK && t->state.step < t->last) status = td_loop_seek(t);
     return td_comm_agree(t->comm, status);
 }
 
@@ -581,6 +606,24 @@ static void say_where(const loop *t)
         td_progress_say(t->progress, "resumed at step %llu", step);
 }
 
+td_status td_loop_create_progress(loop *t)
+{
+    char metrics[TD_PATH_MAX];
+    bool terminal = strcmp(td_comm_transport(t->comm), "mpi") != 0; /* else a launcher's */
+    TD_TRY(td_path_join(metrics, t->job->run, "metrics.jsonl"));
+    return td_progress_create(metrics, t->job->quiet, t->job->json, terminal, &t->progress);
+}
+
+/* Its records, which may be of more ranks, and what it was asked for. */
+static td_status forget_earlier_job(const td_job *job)
+{
+    char recorder[TD_PATH_MAX];
+    td_resize_take_back(job->run);
+    TD_TRY(td_path_join(recorder, job->run, "recorder"));
+    if (td_remove_tree(recorder) != TD_OK) td_error_clear(); /* it can do without */
+    return TD_OK;
+}
+
 /* The first writing. */
 static td_status begin_run(loop *t)
 {
@@ -589,17 +632,18 @@ static td_status begin_run(loop *t)
     char metrics[TD_PATH_MAX];
     td_status status = TD_OK;
     if (t->first) {
-        bool terminal = strcmp(td_comm_transport(t->comm), "mpi") != 0; /* else a launcher's */
         if (hooks && hooks->begin) status = hooks->begin(hooks->user);
         if (status == TD_OK) status = td_path_join(metrics, job->run, "metrics.jsonl");
         if (status == TD_OK && job->resume) status = td_checkpoint_tidy(job, t->found);
         if (status == TD_OK && job->resume) status = td_progress_rewind(metrics, t->state.step);
-        if (status == TD_OK)
-            status = td_progress_create(metrics, job->quiet, job->json, terminal, &t->progress);
+        if (status == TD_OK) status = forget_earlier_job(job);
+        if (status == TD_OK) status = td_loop_create_progress(t);
     }
     TD_TRY(td_comm_agree(t->comm, status));
-    start_recorder(t);
+    td_loop_start_recorder(t);
     if (t->first && job->resume) say_where(t);
+    begin_interval(t);
+    td_loop_take_mark(t, &(td_totals){.loss = 0});
     return TD_OK;
 }
 
@@ -612,6 +656,27 @@ static td_status after_divergence(loop *t)
     return td_fail_again(TD_ERR_DIVERGED, sentence);
 }
 
+static td_status start(loop *t)
+{
+    TD_TRY(make_ready(t));
+    return begin_run(t);
+}
+
+/* Until the run has ended, or this rank is not needed in it. */
+static td_status live(loop *t)
+{
+    bool joined = td_comm_joined(t->comm, td_comm_rank(t->comm));
+    td_status status = joined ? td_loop_go_on(t) : start(t);
+    if (status == TD_OK) status = run(t);
+    while (td_is_loss(status) && !t->over) {
+        TD_TRY(td_loop_recover(t, status));
+        if (t->away) return TD_OK;
+        status = td_loop_go_on(t);
+        if (status == TD_OK) status = run(t);
+    }
+    return status;
+}
+
 td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data, const td_task *task,
                    const volatile int *stop)
 {
@@ -620,18 +685,22 @@ td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data, 
               .data = data,
               .task = task,
               .stop = stop,
-              .first = td_comm_rank(comm) == 0,
+              .mishaps = td_mishaps(),
+              .first = td_comm_rank(comm) == 0 && !td_comm_joined(comm, 0),
               .found = TD_CHECKPOINT_NONE,
+              .checkpoint = TD_CHECKPOINT_NONE,
+              .on_disk = TD_CHECKPOINT_NONE,
+              .mark = {.most = td_comm_size(comm) + job->spares},
               .checkpointed_at = td_clock_ns()};
-    td_status status = make_ready(&t);
-    if (status == TD_OK) status = begin_run(&t);
-    if (status == TD_OK) status = run(&t);
+    td_status status = live(&t);
     if (status == TD_ERR_DIVERGED) status = after_divergence(&t);
     td_saver_destroy(t.saver);
     td_paces_destroy(t.paces);
     td_progress_destroy(t.progress);
     td_strategy_destroy(t.strategy);
     td_loader_destroy(t.loader);
+    td_comm_close(t.stale);
+    td_comm_close(t.made);
     td_free(t.best);
     td_free(t.waits);
     return status;

@@ -30,6 +30,8 @@ typedef struct td_train_hooks {
     void *user;
     td_status (*begin)(void *user); /* all has been checked, nothing has been written */
     void (*kept)(void *user);       /* the first checkpoint is on disk */
+    /* A rank that was not rank 0 is now; what the former one did is its to do, too. */
+    td_status (*take_over)(void *user);
 } td_train_hooks;
 
 typedef struct td_train_data {
@@ -43,7 +45,12 @@ typedef struct td_train_data {
 /* Writes nothing before everything that can be checked has been. Mistakes (exit code 2) are the
  * same at all ranks. TD_ERR_DIVERGED when a loss or a parameter is no longer finite, before a
  * checkpoint or a model would hold it; TD_ERR_INTERRUPTED when *stop was set (by a
- * signal handler, on any rank), after a checkpoint. */
+ * signal handler, on any rank), after a checkpoint.
+ *
+ * Goes on in another group when ranks have died (tandem/recover.h), and when a number of ranks is
+ * asked for in the run's folder (resize.h); the model is the same. TD_ERR_PEER when that cannot be,
+ * or fewer than job->min_workers are left. A rank that came as a spare gets all from the others. A
+ * rank that is not needed returns TD_OK, with its function. */
 TD_MUST_CHECK td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data,
                                  const td_task *task, const volatile int *stop);
 

@@ -24,11 +24,15 @@ SMALL = os.path.join(TOP, "small")
 SUBSTITUTES = {FASHION: SMALL, "/shared/fashion-mnist": SMALL, "/shared/": TOP + "/",
                "--hosts a:4,b:4,c:4 --spares 4": "--workers 2",
                "--host a:4,b:4 -n 8": "--map-by :OVERSUBSCRIBE -n 2", "RUN": "runs/run",
+               "--leaves 32 --spares 2": "--leaves 32 --spares 1",
                "--comm all": "--comm all --min-bytes 1024 --max-bytes 1024"}
 
 NOT_RUN = {
     "make test": "this is one of its tests",
     "make lint": "builds everything twice; needs clang",
+    "kill -9 PID": "needs a run under mpiexec; death_test.py kills workers",
+    "tandem resize RUN N": "needs a run that is under way; death_test.py resizes some",
+    "tandem resize /shared/runs/live 6": "needs a run that is under way; death_test.py resizes some",
     "kill -USR2 PID": "needs a run under mpiexec; resume_test.py stops one",
     "kill -USR1 PID": "needs a process that hangs; program_test.py sends it to one",
 }

@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "models/net/save.h"
+#include "tandem/recover.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -168,16 +169,18 @@ td_status td_net_model_train(td_comm *comm, const td_job *job, const td_train_da
 {
     td_net_place *place = NULL;
     size_t n = td_net_params(model->net), rows = lane_rows(job, td_comm_size(comm));
-    TD_TRY(td_comm_agree(comm,
-                         check_memory(comm, job, model->net, rows, td_dataset_info(data->train))));
+    bool joined = td_comm_joined(comm, td_comm_rank(comm)); /* the others are on their way */
+    td_status status = check_memory(comm, job, model->net, rows, td_dataset_info(data->train));
+    TD_TRY(joined ? status : td_comm_agree(comm, status));
     float *params = td_alloc_aligned(n * sizeof *params);
-    td_status status = params ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %zu parameters", n);
+    if (!params) status = td_fail(TD_ERR_NOMEM, "no memory for %zu parameters", n);
     if (status == TD_OK) status = td_net_place_create(model, job->threads, rows, true, &place);
     if (status == TD_OK) place->leaf_rows = leaf_rows(job);
     if (status == TD_OK) status = td_net_init(model->net, job->init, job->seed, params);
-    TD_GOTO(td_comm_agree(comm, status));
+    if (!joined) status = td_comm_agree(comm, status);
     /* The C library's logarithm and cosine decide normal initial values: one rank's for all. */
-    TD_GOTO(td_comm_broadcast(comm, params, n * sizeof *params, 0));
+    if (!joined && status == TD_OK) status = td_comm_broadcast(comm, params, n * sizeof *params, 0);
+    if (status != TD_OK) goto out;
     td_task task = task_of(place, params);
     status = td_train(comm, job, data, &task, stop);
 out:

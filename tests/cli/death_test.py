@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""A run that loses workers to SIGKILL at any moment goes on, with a spare or without, and its model is
+that of a run that lost none, byte for byte; so it is when it grows and shrinks."""
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+import unittest
+
+from harness import DATA, MPIEXEC, TANDEM, digest, main, metrics, new_run, ranks, tandem, train
+
+SEED = int(os.environ.get("TANDEM_TEST_SEED", "1"))
+WORDS = ["--data", DATA, "--model", "mlp", "--epochs", "60", "--batch", "32", "--lr", "0.05", "--momentum",
+         "0.9", "--holdout", "0.1", "--checkpoint-every", "7", "--metrics-every", "5"]
+SLOW = {"TANDEM_FAKE_SLOW": "1:3"}  # milliseconds a step: a run lasts about two seconds
+ULFM = "--with-ft" in tandem("run", "--dry-run", "--", "train", "--data", "x", "--run", "y").stdout
+WANT = []
+
+
+def want():
+    """What a run gives that nothing happens to: its model, and the lines of its metrics."""
+    if not WANT:
+        run = train(*WORDS[6:], epochs=60)
+        WANT.extend([digest(run), lines(run)])
+    return WANT
+
+
+def lines(run):
+    """Metrics without what differs from run to run: times, and events."""
+    keep = ("step", "epoch", "loss", "accuracy", "lr", "samples", "eval")
+    return [{k: line.get(k) for k in keep} for line in metrics(run) if "event" not in line]
+
+
+def events(run):
+    return [line for line in metrics(run) if line.get("event") in ("recovered", "resized")]
+
+
+class Job:
+    def __init__(self, *words, workers, spares=0, mpi=True, env=None):
+        self.run = new_run()
+        self.words = ["train", *WORDS, "--run", self.run, "--spares", str(spares), *words]
+        before = ranks(workers + spares) if mpi else ()
+        if mpi:
+            before = [*before[:before.index(MPIEXEC) + 1], "--with-ft", "ulfm",
+                      *before[before.index(MPIEXEC) + 1:]]
+        else:
+            self.words += ["--workers", str(workers)]
+        self.process = subprocess.Popen([*before, TANDEM, *self.words], text=True, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, env=dict(os.environ, **SLOW, **(env or {})))
+        self.wait_for("metrics.jsonl")
+
+    def wait_for(self, name):
+        path, end = os.path.join(self.run, name), time.monotonic() + 60
+        while time.monotonic() < end and self.process.poll() is None:
+            if os.path.exists(path):
+                return
+            time.sleep(0.005)
+
+    def send(self, rank, number):
+        """To that rank's process, if it still lives."""
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    words = f.read().split(b"\0")
+                with open(f"/proc/{pid}/environ", "rb") as f:
+                    found = re.search(rb"\0OMPI_COMM_WORLD_RANK=(\d+)\0", f.read())
+            except OSError:
+                continue
+            if words[0] == TANDEM.encode() and self.run.encode() in words and found:
+                if int(found[1]) == rank:
+                    os.kill(int(pid), number)
+
+    def end(self, code=0):
+        out, err = self.process.communicate(timeout=100)
+        if self.process.returncode != code:
+            raise AssertionError(f"exit {self.process.returncode}\n{out}\n{err}")
+        return out, err
+
+
+class Runs(unittest.TestCase):
+    def check(self, job):
+        model, told = want()
+        out, err = job.end()
+        self.assertEqual(digest(job.run), model, out + err)
+        self.assertEqual(lines(job.run), told)
+        self.assertFalse(os.path.exists(os.path.join(job.run, "lock")))
+        self.assertEqual([n for n in os.listdir(os.path.join(job.run, "checkpoints")) if "." in n], [])
+        return out
+
+
+@unittest.skipUnless(MPIEXEC and ULFM, "no MPI that recovers")
+class Deaths(Runs):
+    def test_workers_may_be_killed_at_any_moment(self):
+        chance = random.Random(SEED)
+        survived = 0
+        for trial in range(5):
+            spares = trial % 2
+            victims = chance.sample(range(4), 1 + trial // 3)
+            job = Job(workers=4, spares=spares)
+            time.sleep(chance.uniform(0, 1.2))
+            for victim in victims:
+                job.send(victim, signal.SIGKILL)
+            with self.subTest(seed=SEED, trial=trial, victims=victims, spares=spares):
+                out = self.check(job)
+                told = events(job.run)
+                survived += len(told) > 0
+                for event in told:
+                    self.assertEqual(event["event"], "recovered")
+                    self.assertIn(f"at step {event['step']}", out)
+                died = sorted(r for event in told for r in event["died"])
+                self.assertIn(died, (sorted(victims), []))
+        self.assertGreaterEqual(survived, 3)
+
+    def test_a_spare_takes_the_place_of_rank_0(self):
+        job = Job(workers=2, spares=1)
+        time.sleep(0.3)
+        job.send(0, signal.SIGKILL)
+        out = self.check(job)
+        self.assertRegex(out, r"rank 0 \(host [^)]*\) died at step \d+; rank 2, a spare, took its place; went "
+                              r"on at step \d+ after \d\.\d\d s")
+        event = events(job.run)[0]
+        self.assertEqual((event["died"], event["came"], event["workers"]), ([0], [2], 2))
+
+    def test_points_that_chance_seldom_meets(self):
+        for plan, spares in (("0:21:rename", 0), ("2:24:evaluate,1:24:recover", 1), ("1:9:update", 0)):
+            with self.subTest(plan=plan):
+                self.check(Job(workers=3, spares=spares, env={"TANDEM_FAKE_DEATH": plan}))
+
+    def test_too_few_stop_with_a_checkpoint(self):
+        job = Job("--min-workers", "2", workers=2)
+        time.sleep(0.3)
+        job.send(1, signal.SIGKILL)
+        _, err = job.end(1)
+        step = re.search(r"1 worker is left, fewer than --min-workers 2: stopped after step (\d+); ", err)
+        self.assertTrue(step, err)
+        self.assertTrue(os.path.isdir(os.path.join(job.run, "checkpoints", f"step-{int(step[1]):09}")))
+        tandem("train", "--run", job.run, "--resume", "--quiet", "--min-workers", "1")
+        self.assertEqual(digest(job.run), want()[0])
+
+    def test_one_that_hangs_is_killed_where_that_is_wished(self):
+        job = Job("--on-hang", "kill", "--deadline", "1", workers=3)
+        time.sleep(0.3)
+        job.send(2, signal.SIGSTOP)
+        self.check(job)
+        self.assertEqual(events(job.run)[0]["died"], [2])
+
+    def test_another_number_of_processes(self):
+        job = Job(workers=2, spares=1)
+        for n in (3, 1, 2):
+            done = tandem("resize", job.run, str(n))
+            self.assertRegex(done.stdout, rf"^the run goes on with {n} workers? from step \d+\n$")
+        job.send(0, signal.SIGKILL)
+        self.check(job)
+        self.assertEqual([e["workers"] for e in events(job.run)][:3], [3, 1, 2])
+
+
+class Sizes(Runs):
+    def test_another_number_of_threads(self):
+        job = Job(workers=2, spares=1, mpi=False)
+        self.assertIn("3 workers from step", tandem("resize", job.run, "3").stdout)
+        for n, text in (("4", "4 workers are more than the 3 that the job was started with"),
+                        ("17", "17 workers are more than the 16 leaves of a batch; ask for at most 16")):
+            self.assertIn(text, tandem("resize", job.run, n, expect=2).stderr)
+        out = self.check(job)
+        self.assertIn("the run goes on with 3 workers from step ", out)
+        self.assertEqual([(e["event"], e["workers"], e["came"]) for e in events(job.run)],
+                         [("resized", 3, [2])])
+        self.assertIn("no job is at work in", tandem("resize", job.run, "2", expect=2).stderr)
+
+    def test_mistakes_have_a_sentence(self):
+        for words, text in ((["x"], "say which run and how many workers: tandem resize RUN N"),
+                            (["x", "many"], '"many" is no number of workers'),
+                            (["x", "0"], '"0" is no number of workers; write 1 to 1024'),
+                            (["/nowhere", "2"], "/nowhere holds no run (no job.yaml)")):
+            done = tandem("resize", *words, expect=2)
+            self.assertIn(text, done.stderr)
+        done = tandem("train", "--data", DATA, "--run", new_run(), "--workers", "2", "--min-workers", "3",
+                      expect=2)
+        self.assertIn("--min-workers 3 is more than the 2 workers of the job", done.stderr)
+
+
+if __name__ == "__main__":
+    main()
