@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <ucontext.h>
 
 enum { STACK = 256 << 10, STUCK = 10000, SENTENCE = 512 };
@@ -17,6 +18,7 @@ typedef struct simulated simulated;
 typedef struct memory { /* that ranks of a host share, to the end */
     struct memory *next;
     void *data;
+    size_t bytes;
 } memory;
 
 typedef struct sim_rank {
@@ -42,6 +44,13 @@ struct simulated {
     td_status status;
     char sentence[SENTENCE];
 };
+
+/* Zeroed pages, of which most are never touched. NULL: no memory. */
+static void *fresh(size_t bytes)
+{
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return at == MAP_FAILED ? NULL : at;
+}
 
 static sim_rank *self_of(td_comm *comm)
 {
@@ -239,8 +248,8 @@ static void *make_shared(simulated *s, size_t bytes)
 {
     memory *m = td_calloc(1, sizeof *m);
     if (!m) return NULL;
-    m->data = td_alloc_aligned(bytes);
-    if (m->data) memset(m->data, 0, bytes);
+    m->bytes = bytes ? bytes : 1;
+    m->data = fresh(m->bytes);
     m->next = s->shared;
     s->shared = m;
     return m->data;
@@ -302,7 +311,7 @@ static td_status create_rank(simulated *s, int rank, const int *host)
     me->comm =
         (td_comm){.ops = &sim_ops, .impl = s, .rank = rank, .size = s->size, .deadline_ms = 300000};
     TD_TRY(td_comm_set_hosts(&me->comm, host, NULL));
-    me->stack = td_malloc(STACK);
+    me->stack = fresh(STACK);
     if (!me->stack || getcontext(&me->context) != 0)
         return td_fail(TD_ERR_NOMEM, "no memory for %d simulated ranks", s->size);
     me->context.uc_stack.ss_sp = me->stack;
@@ -330,12 +339,12 @@ td_status td_comm_simulate(int ranks, td_simulation *what, td_rank_fn *fn, void 
         if (s.failed) status = td_fail_again(s.status, s.sentence);
     }
     for (int r = 0; s.rank && r < ranks; r++) {
-        td_free(s.rank[r].stack);
+        if (s.rank[r].stack) munmap(s.rank[r].stack, STACK);
         td_free(s.rank[r].comm.host);
     }
     for (memory *m = s.shared, *next; m; m = next) {
         next = m->next;
-        td_free(m->data);
+        if (m->data) munmap(m->data, m->bytes);
         td_free(m);
     }
     td_free(s.rank);
