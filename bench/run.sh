@@ -43,9 +43,6 @@ if [ -x "$build/bench/coll_bench" ]; then
     echo "# collectives beside Gloo"
     python3 bench/gloo.py "$build/tandem" .deps/torch/bin/python "$mpiexec" "${ROUNDS:-3}"
     echo
-    echo "# a killed worker, beside torchrun"
-    python3 bench/death.py "$build/tandem" "$mpiexec" .deps/torch/bin/python "${ROUNDS:-5}"
-    echo
     echo "# several hosts on this machine"
     for pattern in all-reduce broadcast all-gather reduce-scatter; do
         python3 bench/hosts_bench.py "$build" $pattern || [ $? = 77 ]
