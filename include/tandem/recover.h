@@ -51,15 +51,15 @@ typedef struct td_recovery {
  * missing. Collective over the generation's living ranks. `broken` is a group of all active ranks
  * (as td_comm_run_* gave it, or recover or resize), with or without a failure. Before the call the
  * rank waits for or destroys nothing: works, tree sums, keyed parts and groups made of the broken
- * one are destroyed when it suits, before or after, and none waits. Memory that its failed
- * operations used must stay until recover has returned. *out is the caller's, to close with
- * td_comm_close; `broken` stays to be closed by whoever would have closed it. config NULL: the
- * defaults; report may be NULL. *out is NULL where fewer ranks are wanted than there are and this
- * one is no longer needed: its function cleans up and returns TD_OK, and is called anew if it is
- * taken again. Errors: TD_ERR_PEER: fewer than `least` are left, this rank itself counts as dead,
- * or a rank has failed. TD_ERR_TIMEOUT: a rank that lives did not come (the same one is named at
- * all ranks). TD_ERR_UNSUPPORTED: this MPI cannot, or was started without its failure mitigation; a
- * thread cannot be killed. TD_ERR_ARG, TD_ERR_NOMEM: the run should end. */
+ * one are destroyed when it suits, before or after, but before it is closed, and none waits. Memory
+ * that its failed operations used must stay until recover has returned. *out is the caller's, to
+ * close with td_comm_close; `broken` stays to be closed by whoever would have closed it. config
+ * NULL: the defaults; report may be NULL. *out is NULL where fewer ranks are wanted than there are
+ * and this one is no longer needed: its function cleans up and returns TD_OK, and is called anew if
+ * it is taken again. Errors: TD_ERR_PEER: fewer than `least` are left, this rank itself counts as
+ * dead, or a rank has failed. TD_ERR_TIMEOUT: a rank that lives did not come (the same one is named
+ * at all ranks). TD_ERR_UNSUPPORTED: this MPI cannot, or was started without its failure
+ * mitigation; a thread cannot be killed. TD_ERR_ARG, TD_ERR_NOMEM: the run should end. */
 TD_API TD_MUST_CHECK td_status td_comm_recover(td_comm *broken, const td_recover_config *config,
                                                td_comm **out, td_recovery *report);
 
