@@ -4,6 +4,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+enum { HUGE_PAGE = 2 << 20, HUGE_LEAST = 2 * HUGE_PAGE };
 
 static atomic_size_t asked;   /* since the last td_alloc_fail_at */
 static atomic_size_t fail_at; /* 0: off */
@@ -53,7 +56,10 @@ void *td_alloc_aligned(size_t bytes)
     size_t rounded;
     if (!td_add(bytes, 63, &rounded) || refuse()) return NULL;
     rounded &= ~(size_t)63;
-    return aligned_alloc(64, rounded ? rounded : 64);
+    if (rounded < HUGE_LEAST) return aligned_alloc(64, rounded ? rounded : 64);
+    void *memory = aligned_alloc(HUGE_PAGE, rounded);
+    if (memory) madvise(memory, rounded & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
+    return memory;
 }
 
 char *td_strdup(const char *text)

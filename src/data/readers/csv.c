@@ -22,6 +22,7 @@ typedef struct place {
     float *to;
     size_t stride;
     size_t text; /* number of the text column */
+    bool plain;  /* numbers are expected, and none of them means "missing" */
 } place;
 
 typedef struct csv {
@@ -130,27 +131,36 @@ static td_status ragged(const csv *c, const char *line, const char *end)
                    c->plan.fields);
 }
 
+/* The end of a plain number that fills the field at `at`; NULL where the field is another. */
+static inline const char *plain_number(const char *at, const char *end, char delimiter, char blank,
+                                       float *out)
+{
+    while (at < end && *at == blank) at++;
+    float x;
+    at = td_parse_number(at, end, &x);
+    if (!at) return NULL;
+    *out = x;
+    while (at < end && *at == blank) at++;
+    bool ends = (at < end && *at == delimiter) || csv_at_line_end(at, end);
+    return ends && !isinf(x) ? at : NULL;
+}
+
 static td_status parse_row(csv *c, size_t chunk, uint64_t row, const char **at, const char *end)
 {
     const char *line = *at, *p = line;
     char delimiter = c->text.delimiter, blank = delimiter == ' ' ? '\t' : ' ';
-    const csv_plan *plan = &c->plan;
-    for (size_t k = 0; k < plan->fields; k++) {
-        float *to = c->places[k].to + row * c->places[k].stride;
-        const char *q = NULL;
-        if (plan->kind[k] == CSV_NUMBER && !plan->missing_numbers) {
-            while (p < end && *p == blank) p++;
-            q = td_parse_number(p, end, to);
-            while (q && q < end && *q == blank) q++;
-            if (q && !((q < end && *q == delimiter) || csv_at_line_end(q, end))) q = NULL;
-            if (q && isinf(*to)) q = NULL;
-        }
+    size_t last = c->plan.fields - 1;
+    for (size_t k = 0; k <= last; k++) {
+        const place *place = &c->places[k];
+        float *to = place->to + row * place->stride;
+        const char *q = place->plain ? plain_number(p, end, delimiter, blank, to) : NULL;
         if (q)
             p = q;
         else
             TD_TRY(slow_field(c, chunk, k, &p, end, to));
-        if ((k + 1 < plan->fields) == csv_at_line_end(p, end)) return ragged(c, line, end);
-        if (k + 1 < plan->fields) p++;
+        bool more = p < end && *p == delimiter; /* a field ends there or at the line's end */
+        if (more != (k < last)) return ragged(c, line, end);
+        p += more;
     }
     if (p < end && *p == '\r') p++;
     *at = p < end ? p + 1 : p;
@@ -345,12 +355,14 @@ static td_status take_memory(csv *c, td_dataset *out)
     for (size_t k = 0; k < plan->fields; k++) {
         place *p = &c->places[k];
         if ((ptrdiff_t)k == plan->label)
-            *p = (place){c->label, 1, 0};
+            *p = (place){c->label, 1, 0, false};
         else if ((ptrdiff_t)k == plan->weight)
-            *p = (place){c->weight, 1, 0};
+            *p = (place){c->weight, 1, 0, false};
         else
-            *p = (place){c->x + feature++, plan->features, 0};
+            *p = (place){c->x + feature++, plan->features, 0, false};
         if (plan->kind[k] == CSV_CATEGORY || plan->kind[k] == CSV_LABEL_TEXT) p->text = text++;
+        p->plain = !plan->missing_numbers &&
+                   (plan->kind[k] == CSV_NUMBER || plan->kind[k] == CSV_LABEL_NUMBER);
     }
     return TD_OK;
 }

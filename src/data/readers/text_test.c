@@ -11,6 +11,12 @@ static void assert_parses(const char *text)
     if (td_parse_float(text, end, &got) != end) fail_msg("%s is not read to its end", text);
     if (memcmp(&got, &want, sizeof got) != 0)
         fail_msg("%s: %.9g, strtof %.9g", text, (double)got, (double)want);
+    char line[1200]; /* with more text behind it, as in a file */
+    int length = snprintf(line, sizeof line, "%s,8.25e3;99", text);
+    const char *stop = td_parse_number(line, line + length, &got);
+    if (stop != line + (end - text)) fail_msg("%s is not read to its end from a line", text);
+    if (memcmp(&got, &want, sizeof got) != 0)
+        fail_msg("%s from a line: %.9g, strtof %.9g", text, (double)got, (double)want);
 }
 
 static void test_numbers(void **state)
@@ -84,6 +90,28 @@ static void test_random_numbers(void **state)
     }
 }
 
+/* Every place of the point and of a sign around it, through all lengths that fit one word. */
+static void test_short_numbers(void **state)
+{
+    (void)state;
+    static const char *const signs[] = {"", "-", "+"};
+    td_rng rng;
+    td_rng_init(&rng, 8, TD_RNG_TEST, 0, 0);
+    for (int length = 1; length <= 9; length++)
+        for (int point = 0; point <= length; point++)
+            for (int i = 0; i < 300; i++) {
+                char text[20];
+                int n = snprintf(text, sizeof text, "%s", signs[i % 3]);
+                for (int k = 0; k < length; k++) {
+                    if (k == point && point < length) text[n++] = '.';
+                    text[n++] = (char)('0' + td_rng_below(&rng, 10));
+                }
+                if (i % 5 == 0) n += snprintf(text + n, sizeof text - (size_t)n, "e%d", i % 7 - 3);
+                text[n] = 0;
+                assert_parses(text);
+            }
+}
+
 static void test_no_numbers(void **state)
 {
     (void)state;
@@ -92,6 +120,11 @@ static void test_no_numbers(void **state)
     float x;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         assert_null(td_parse_float(texts[i], texts[i] + strlen(texts[i]), &x));
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        char line[40];
+        int length = snprintf(line, sizeof line, "%s,1.5,2.5,3.5", texts[i]);
+        assert_null(td_parse_number(line, line + length, &x));
+    }
     static const struct {
         const char *text;
         size_t length;
@@ -99,6 +132,9 @@ static void test_no_numbers(void **state)
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         const char *text = parts[i].text;
         assert_ptr_equal(td_parse_float(text, text + strlen(text), &x), text + parts[i].length);
+        char line[40];
+        int length = snprintf(line, sizeof line, "%s,1.5,2.5,3.5", text);
+        assert_ptr_equal(td_parse_number(line, line + length, &x), line + parts[i].length);
     }
 }
 
@@ -131,9 +167,8 @@ static void test_side_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_random_numbers),
-        cmocka_unit_test(test_no_numbers),
+        cmocka_unit_test(test_numbers),       cmocka_unit_test(test_random_numbers),
+        cmocka_unit_test(test_short_numbers), cmocka_unit_test(test_no_numbers),
         cmocka_unit_test(test_side_files),
     };
     return cmocka_run_group_tests_name("text", tests, NULL, NULL);
