@@ -65,10 +65,19 @@ static td_status measure(td_comm *comm, bench *b, td_strategy *strategy, td_load
         }
         const td_batch *batch;
         TD_TRY(td_loader_next(loader, &batch));
-        td_rows rows = {batch->rows,   batch->x,        batch->label, batch->target, batch->weight,
-                        batch->sample, batch->leaf_row, batch->epoch, SIDE * SIDE};
+        td_rows rows = {.rows = batch->rows,
+                        .x = batch->x,
+                        .label = batch->label,
+                        .target = batch->target,
+                        .weight = batch->weight,
+                        .sample = batch->sample,
+                        .leaf_row = batch->leaf_row,
+                        .epoch = batch->epoch,
+                        .step = step + 1,
+                        .features = SIDE * SIDE};
         TD_TRY(td_strategy_add(strategy, params, &rows, (td_notes){0}));
         TD_TRY(td_strategy_update(strategy, step, params, &totals));
+        TD_TRY(td_strategy_share(strategy, params));
     }
     if (td_comm_rank(comm) != 0) return TD_OK;
     double seconds = td_seconds(td_clock_ns() - begin);

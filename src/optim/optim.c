@@ -7,7 +7,7 @@
  *   adagrad   s += d^2;  p -= lr d / (sqrt(s) + eps)            (Duchi et al. 2011)
  *   rmsprop   s = a s + (1 - a) d^2;  m = mu m + d / (sqrt(s) + eps);  p -= lr m
  * with d = scale g + decay p. */
-#include "tandem/optim.h"
+#include "optim/apply.h"
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -147,14 +147,14 @@ float *td_optim_state(td_optim *optim, int index)
     return optim->state[index];
 }
 
-/* The factor that brings the gradient's norm down to the limit. Sums are made in a fixed order:
- * eight chains over each slot, in double precision. */
-static float clip(const td_optim *optim, const float *gradient, float scale)
+/* Eight chains over each slot, in double precision. */
+float td_optim_clip(double most, const td_slot *slots, size_t slot_count, const float *gradient,
+                    float scale)
 {
-    if (optim->config.clip_norm == 0) return scale;
+    if (most == 0) return scale;
     double total = 0;
-    for (size_t s = 0; s < optim->slot_count; s++) {
-        const td_slot *slot = &optim->slots[s];
+    for (size_t s = 0; s < slot_count; s++) {
+        const td_slot *slot = &slots[s];
         if (slot->kind == TD_SLOT_STAT) continue;
         const float *g = gradient + slot->offset;
         double sum[8] = {0};
@@ -162,8 +162,7 @@ static float clip(const td_optim *optim, const float *gradient, float scale)
         for (int k = 0; k < 8; k++) total += sum[k];
     }
     double norm = sqrt(total) * scale;
-    return norm > optim->config.clip_norm ? (float)(scale * (optim->config.clip_norm / norm))
-                                          : scale;
+    return norm > most ? (float)(scale * (most / norm)) : scale;
 }
 
 static void average_in(const td_slot *slot, const float *gradient, float scale, float *params)
@@ -175,9 +174,16 @@ static void average_in(const td_slot *slot, const float *gradient, float scale, 
 void td_optim_step(td_optim *optim, uint64_t step, const float *gradient, float scale,
                    float *params)
 {
+    float clipped =
+        td_optim_clip(optim->config.clip_norm, optim->slots, optim->slot_count, gradient, scale);
+    td_optim_apply(optim, step, gradient, scale, clipped, params);
+}
+
+void td_optim_apply(td_optim *optim, uint64_t step, const float *gradient, float scale,
+                    float clipped, float *params)
+{
     const td_kernels *k = td_kernels_best();
     const td_optim_config *c = &optim->config;
-    float clipped = clip(optim, gradient, scale);
     td_update u = {
         .scale = clipped,
         .lr = (float)td_optim_rate(optim, step),

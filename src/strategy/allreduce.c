@@ -1,5 +1,5 @@
 /* Synchronous data parallelism: every worker computes its leaves' gradients, the tree sum adds
- * them, every worker makes the same update.
+ * them, every worker makes the same update, or its part of it.
  *
  * The parameter array is cut into buckets from its end; a bucket is posted to the tree sum when all
  * lanes have passed it going backward, so that its reduction runs under the rest of the backward
@@ -37,7 +37,7 @@ struct td_strategy {
     td_strategy_config config;
     td_pool *pool;
     td_treesum *sum;
-    td_optim *optim;
+    td_shards *shards;
     lane *lanes;
     int leaf_begin, leaf_end;
     size_t *bounds;        /* [bound_count], descending, the last 0: where buckets begin */
@@ -48,6 +48,8 @@ struct td_strategy {
     const float *params; /* of the add under way */
     const td_rows *rows;
     td_notes notes;
+    const float *gradient; /* of the last update, while it was the last thing done */
+    float scale;
     int64_t compute_ns, update_ns;
     int64_t wait_ns, move_ns;    /* of tree sums that have gone */
     double sleep_s, sleep_times; /* see TANDEM_FAKE_SLOW */
@@ -161,8 +163,15 @@ td_status td_allreduce_create(td_comm *comm, const td_oracle *oracle,
     TD_GOTO(td_strategy_deal(s, comm, NULL));
     TD_GOTO(td_pool_create(config->lanes, &s->pool));
     TD_GOTO(cut_buckets(s));
-    TD_GOTO(td_optim_create(&config->optim, oracle->slots, oracle->slot_count, oracle->params,
-                            &s->optim));
+    td_shards_config shards = {.optim = config->optim,
+                               .slots = oracle->slots,
+                               .slot_count = oracle->slot_count,
+                               .params = oracle->params,
+                               .sharded = config->shard_optimizer,
+                               .empty = config->empty,
+                               .size = td_comm_size(comm),
+                               .rank = td_comm_rank(comm)};
+    TD_GOTO(td_shards_create(&shards, &s->shards));
     *out = s;
     return TD_OK;
 out:
@@ -173,7 +182,7 @@ out:
 void td_strategy_destroy(td_strategy *s)
 {
     if (!s) return;
-    td_optim_destroy(s->optim);
+    td_shards_destroy(s->shards);
     destroy_lanes(s);
     td_pool_destroy(s->pool);
     destroy_sum(s);
@@ -188,9 +197,9 @@ void td_strategy_leaves(const td_strategy *s, int *begin, int *end)
     *end = s->leaf_end;
 }
 
-td_optim *td_strategy_optim(td_strategy *s)
+td_shards *td_strategy_shards(td_strategy *s)
 {
-    return s->optim;
+    return s->shards;
 }
 
 /* --- one part of a batch --- */
@@ -325,13 +334,75 @@ td_status td_strategy_update(td_strategy *s, uint64_t step, float *params, td_to
 {
     int64_t begin = td_clock_ns();
     if (s->parts > 1) TD_TRY(keep_part(s));
-    const float *gradient = s->parts > 1 ? s->total : td_treesum_sum(s->sum);
+    s->gradient = s->parts > 1 ? s->total : td_treesum_sum(s->sum);
+    s->scale = s->totals.weight > 0 ? (float)(1 / s->totals.weight) : 0;
     *out = s->totals;
     s->parts = 0;
-    float scale = s->totals.weight > 0 ? (float)(1 / s->totals.weight) : 0;
-    td_optim_step(s->optim, step, gradient, scale, params);
+    td_shards_step(s->shards, step, s->gradient, s->scale, params);
     s->update_ns += td_clock_ns() - begin;
     return TD_OK;
+}
+
+td_status td_strategy_share(td_strategy *s, float *params)
+{
+    int64_t begin = td_clock_ns();
+    TD_TRY(td_shards_share(s->shards, s->comm, params));
+    s->move_ns += td_clock_ns() - begin;
+    return TD_OK;
+}
+
+/* --- after a loss --- */
+
+/* Among the donor, rank 0, and those behind it. All that comes is there before any of it counts. */
+static td_status make_missing_step(td_strategy *s, td_comm *few, uint64_t step, float *params,
+                                   void *mark, size_t bytes)
+{
+    size_t n = s->oracle.params;
+    bool donor = td_comm_rank(few) == 0;
+    void *newer = td_malloc(bytes);
+    if (!donor && !s->total) s->total = td_alloc_aligned(n * sizeof(float));
+    td_status status =
+        newer && (donor || s->total)
+            ? TD_OK
+            : td_fail(TD_ERR_NOMEM, "no memory to make a step that others have made");
+    status = td_comm_agree(few, status);
+    if (status == TD_OK && donor) memcpy(newer, mark, bytes);
+    if (status == TD_OK) status = td_comm_broadcast(few, newer, bytes, 0);
+    if (status == TD_OK) status = td_comm_broadcast(few, &s->scale, sizeof s->scale, 0);
+    if (status == TD_OK) {
+        float *gradient = donor ? (float *)(uintptr_t)s->gradient : s->total; /* only read there */
+        status = td_comm_broadcast(few, gradient, n * sizeof(float), 0);
+    }
+    if (status == TD_OK && !donor) {
+        s->gradient = s->total;
+        td_shards_step(s->shards, step, s->gradient, s->scale, params);
+        memcpy(mark, newer, bytes);
+    }
+    td_free(newer);
+    return status;
+}
+
+td_status td_strategy_catch_up(td_strategy *s, td_comm *comm, float *params, void *mark,
+                               size_t bytes)
+{
+    int size = td_comm_size(comm), rank = td_comm_rank(comm), donor = -1;
+    int64_t made = s ? td_shards_made(s->shards) : -1, newest = -1;
+    bool some = false;
+    td_comm *few = NULL;
+    int64_t *all = td_calloc((size_t)size, sizeof *all);
+    td_status status = all ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to recover");
+    status = td_comm_agree(comm, status);
+    if (status == TD_OK) status = td_comm_allgather(comm, &made, sizeof made, all);
+    for (int r = size - 1; r >= 0 && status == TD_OK; r--)
+        if (all[r] >= newest) newest = all[r], donor = r;
+    for (int r = 0; r < size && status == TD_OK; r++) some |= all[r] >= 0 && all[r] < newest;
+    td_free(all);
+    if (status != TD_OK || !some) return status;
+    bool behind = made >= 0 && made < newest, in = behind || rank == donor;
+    TD_TRY(td_comm_split(comm, in ? 0 : -1, behind, &few));
+    if (in) status = make_missing_step(s, few, (uint64_t)newest - 1, params, mark, bytes);
+    td_comm_close(few);
+    return td_comm_agree(comm, status);
 }
 
 td_step_times td_strategy_times(const td_strategy *s)

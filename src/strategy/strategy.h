@@ -6,8 +6,7 @@
 #define TD_STRATEGY_STRATEGY_H
 
 #include "nn/net.h"
-#include "tandem/comm.h"
-#include "tandem/optim.h"
+#include "strategy/shards.h"
 
 /* Where gradients come from: a network, or a user's own function. Each lane is used by one thread
  * at a time. The pass's fields mean what nn/net.h says. */
@@ -24,6 +23,7 @@ typedef struct td_strategy_config {
     size_t bucket_bytes; /* of gradient reduced together; 0: 1 MiB */
     uint64_t seed;
     td_optim_config optim;
+    bool shard_optimizer, empty; /* see shards.h: `sharded`, `empty` */
 } td_strategy_config;
 
 /* What a global batch, or one of the parts it is accumulated over, gives each rank. */
@@ -78,11 +78,22 @@ void td_strategy_leaves(const td_strategy *strategy, int *begin, int *end);
 /* Adds one part of a batch. */
 TD_MUST_CHECK td_status td_strategy_add(td_strategy *strategy, const float *params,
                                         const td_rows *rows, td_notes notes);
-/* Ends the step: updates params, and gives the totals of all parts. */
+/* Ends the step: updates params, and gives the totals of all parts. Speaks to nobody. */
 TD_MUST_CHECK td_status td_strategy_update(td_strategy *strategy, uint64_t step, float *params,
                                            td_totals *out);
+/* After each update: where the optimizer is in shards, all ranks give each other what they have
+ * updated. Collective. */
+TD_MUST_CHECK td_status td_strategy_share(td_strategy *strategy, float *params);
 
-td_optim *td_strategy_optim(td_strategy *strategy);
+/* After a loss, in the next group `comm` and before the strategy is dealt there; collective. Where
+ * the optimizer is in shards, a rank that has made a step cannot go back to the one before: who is
+ * one step behind gets the step's gradient from one that has made it, and makes it too. `mark`
+ * (`bytes`, what the caller must know of that step) comes along, and is replaced exactly when the
+ * step is made. strategy: NULL at a rank that has no state of the run. TD_ERR_NOMEM, at all. */
+TD_MUST_CHECK td_status td_strategy_catch_up(td_strategy *strategy, td_comm *comm, float *params,
+                                             void *mark, size_t bytes);
+
+td_shards *td_strategy_shards(td_strategy *strategy);
 td_step_times td_strategy_times(const td_strategy *strategy);
 
 #endif

@@ -33,15 +33,17 @@ bool td_all_finite(const float *x, size_t n)
     return !bad;
 }
 
-void td_checkpoint_layout(const td_job *job, const td_task *task, td_optim *optim, float *best,
+void td_checkpoint_layout(const td_job *job, const td_task *task, td_shards *shards, float *best,
                           td_layout *out)
 {
     int n = 0;
-    out->array[n++] = (td_array){"", task->params};
-    for (int i = 0; i < td_optim_states(optim); i++)
-        out->array[n++] = (td_array){td_optim_state_name(optim, i), td_optim_state(optim, i)};
-    if (best) out->array[n++] = (td_array){"best", best};
+    out->array[n++] = (td_array){"", task->params, 0};
+    for (int i = 0; i < td_shards_states(shards); i++)
+        out->array[n++] =
+            (td_array){td_shards_state_name(shards, i), td_shards_state(shards, i), i};
+    if (best) out->array[n++] = (td_array){"best", best, 0};
     out->arrays = n;
+    out->shards = shards;
     td_layout_make(&task->oracle, job->leaves, out);
 }
 
@@ -229,24 +231,42 @@ td_status td_checkpoint_find(const td_job *job, const td_task *task, int64_t *ou
     return first == TD_OK ? TD_OK : td_fail_again(first, why);
 }
 
-td_status td_checkpoint_read(const td_job *job, const td_task *task, td_optim *optim, uint64_t step,
-                             td_train_state *state, float *best)
+/* A slot's part of an array; through `beside`, with room for it, where the array is in shards. */
+static td_status read_slot(td_bundle *b, const td_layout *l, int a, const td_slot *slot,
+                           float *beside)
 {
-    char path[TD_PATH_MAX], name[TD_LAYOUT_NAME];
+    char name[TD_LAYOUT_NAME];
+    const td_array *array = &l->array[a];
+    float *to = array->data ? array->data + slot->offset : beside;
+    td_layout_name(array, slot, name);
+    TD_TRY(td_bundle_read(b, name, td_slot_rows(slot), slot->count, to));
+    if (!array->data) td_shards_put(l->shards, array->state, slot->offset, slot->count, beside);
+    return TD_OK;
+}
+
+td_status td_checkpoint_read(const td_job *job, const td_task *task, td_shards *shards,
+                             uint64_t step, td_train_state *state, float *best)
+{
+    char path[TD_PATH_MAX];
     td_layout layout;
     td_bundle b = {0};
     td_status status;
+    const td_oracle *oracle = &task->oracle;
+    float *beside = NULL;
+    size_t largest = 1;
+    for (size_t s = 0; s < oracle->slot_count; s++)
+        if (oracle->slots[s].count > largest) largest = oracle->slots[s].count;
+    if (td_shards_sharded(shards) && !(beside = td_alloc_aligned(largest * sizeof *beside)))
+        return td_fail(TD_ERR_NOMEM, "no memory to read a checkpoint");
     TD_GOTO(td_checkpoint_path(job, step, path));
     TD_GOTO(open_one(path, job, task, &b, state));
-    td_checkpoint_layout(job, task, optim, state->has_best ? best : NULL, &layout);
+    td_checkpoint_layout(job, task, shards, state->has_best ? best : NULL, &layout);
     for (int a = 0; a < layout.arrays; a++)
-        for (size_t s = 0; s < task->oracle.slot_count; s++) {
-            const td_slot *slot = &task->oracle.slots[s];
-            td_layout_name(&layout.array[a], slot, name);
-            TD_GOTO(td_bundle_read(&b, name, td_slot_rows(slot), slot->count,
-                                   layout.array[a].data + slot->offset));
-        }
+        for (size_t s = 0; s < oracle->slot_count; s++)
+            TD_GOTO(read_slot(&b, &layout, a, &oracle->slots[s], beside));
+    td_shards_restored(shards, state->step);
 out:
+    td_free(beside);
     td_bundle_close(&b);
     return status;
 }

@@ -27,7 +27,7 @@ td_status td_train_diverged(const td_job *job, const td_train_state *state, cons
 bool td_all_finite(const float *x, size_t n);
 
 /* The arrays of a checkpoint and how they are cut; best: [params] or NULL. */
-void td_checkpoint_layout(const td_job *job, const td_task *task, td_optim *optim, float *best,
+void td_checkpoint_layout(const td_job *job, const td_task *task, td_shards *shards, float *best,
                           td_layout *out);
 /* What its manifest says, new; NULL without memory. */
 json_t *td_checkpoint_state(const td_job *job, const td_task *task, const td_train_state *state);
@@ -43,8 +43,9 @@ enum { TD_CHECKPOINT_NONE = -1 };
 TD_MUST_CHECK td_status td_checkpoint_find(const td_job *job, const td_task *task,
                                            int64_t *out_step);
 /* Fills the task's params, the optimizer's state and `state` from that of `step`. */
-TD_MUST_CHECK td_status td_checkpoint_read(const td_job *job, const td_task *task, td_optim *optim,
-                                           uint64_t step, td_train_state *state, float *best);
+TD_MUST_CHECK td_status td_checkpoint_read(const td_job *job, const td_task *task,
+                                           td_shards *shards, uint64_t step, td_train_state *state,
+                                           float *best);
 /* Before a run that goes on from `step` (or TD_CHECKPOINT_NONE) writes: what unfinished writes have
  * left goes, and newer, damaged ones become step-NUMBER.damaged. */
 TD_MUST_CHECK td_status td_checkpoint_tidy(const td_job *job, int64_t step);

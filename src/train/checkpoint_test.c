@@ -6,7 +6,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/test.h"
-#include "tandem/optim.h"
 
 #include <dirent.h>
 #include <signal.h>
@@ -22,7 +21,7 @@ typedef struct fixture {
     td_slot slots[3];
     td_job job;
     td_task task;
-    td_optim *optim;
+    td_shards *shards;
     float *params, *best;
 } fixture;
 
@@ -51,21 +50,25 @@ static td_status make_fixture(fixture *f, float first, bool small)
         .job = {.run = folder, .rule = "adam", .seed = 3, .keep_checkpoints = 2, .leaves = 16},
     };
     size_t params = n + 16 + 4 * SMALL;
-    td_optim_config config = {.rule = "adam"};
     f->params = td_calloc(params, sizeof(float));
     f->best = td_calloc(params, sizeof(float));
     f->task = (td_task){.oracle = {.params = params, .slots = f->slots, .slot_count = 3},
                         .params = f->params,
                         .arch = "dense:1"};
     if (!f->params || !f->best) return td_fail(TD_ERR_NOMEM, "no memory for a test");
-    TD_TRY(td_optim_create(&config, f->slots, 3, params, &f->optim));
+    td_shards_config config = {.optim = {.rule = "adam"},
+                               .slots = f->slots,
+                               .slot_count = 3,
+                               .params = params,
+                               .size = 1};
+    TD_TRY(td_shards_create(&config, &f->shards));
     for (size_t s = 0; s < 3; s++)
         for (size_t i = 0; i < f->slots[s].count; i++) {
             size_t at = f->slots[s].offset + i;
             f->params[at] = first + (float)at;
             f->best[at] = 2 * first + (float)at;
-            td_optim_state(f->optim, 0)[at] = 3 * first + (float)at;
-            td_optim_state(f->optim, 1)[at] = 4 * first + (float)at;
+            td_shards_state(f->shards, 0)[at] = 3 * first + (float)at;
+            td_shards_state(f->shards, 1)[at] = 4 * first + (float)at;
         }
     return TD_OK;
 }
@@ -77,7 +80,7 @@ static void open_fixture(fixture *f, float first)
 
 static void close_fixture(fixture *f)
 {
-    td_optim_destroy(f->optim);
+    td_shards_destroy(f->shards);
     td_free(f->params);
     td_free(f->best);
 }
@@ -86,8 +89,8 @@ static bool same(const fixture *f, const fixture *g, const td_train_state *s)
 {
     size_t bytes = f->task.oracle.params * sizeof(float);
     return !memcmp(f->params, g->params, bytes) && !memcmp(f->best, g->best, bytes) &&
-           !memcmp(td_optim_state(f->optim, 0), td_optim_state(g->optim, 0), bytes) &&
-           !memcmp(td_optim_state(f->optim, 1), td_optim_state(g->optim, 1), bytes) &&
+           !memcmp(td_shards_state(f->shards, 0), td_shards_state(g->shards, 0), bytes) &&
+           !memcmp(td_shards_state(f->shards, 1), td_shards_state(g->shards, 1), bytes) &&
            s->step == there.step && s->finished && s->has_best && s->best_loss == there.best_loss &&
            s->best_accuracy == there.best_accuracy && s->loss == there.loss &&
            s->accuracy == there.accuracy && s->best_step == there.best_step &&
@@ -97,7 +100,7 @@ static bool same(const fixture *f, const fixture *g, const td_train_state *s)
 static td_status write_on(td_comm *comm, fixture *f, const td_train_state *state)
 {
     td_saver *saver = NULL;
-    td_status status = td_saver_create(comm, &f->job, &f->task, f->optim, f->best, &saver);
+    td_status status = td_saver_create(comm, &f->job, &f->task, f->shards, f->best, &saver);
     TD_GOTO(td_comm_agree(comm, status));
     TD_GOTO(td_saver_begin(saver, state));
     status = td_saver_finish(saver);
@@ -121,7 +124,7 @@ static td_status read_newest(fixture *f, td_train_state *s)
     int64_t step;
     TD_TRY(td_checkpoint_find(&f->job, &f->task, &step));
     if (step == TD_CHECKPOINT_NONE) return td_fail(TD_ERR_DATA, "no checkpoint");
-    return td_checkpoint_read(&f->job, &f->task, f->optim, (uint64_t)step, s, f->best);
+    return td_checkpoint_read(&f->job, &f->task, f->shards, (uint64_t)step, s, f->best);
 }
 
 static const char *at_step(int step)
@@ -224,7 +227,7 @@ static void one_file_of_whole_tensors_reads(void **state)
     char names[12][TD_LAYOUT_NAME];
     assert_ok(make_fixture(&f, 10, false));
     assert_ok(make_fixture(&g, 0, false));
-    td_checkpoint_layout(&f.job, &f.task, f.optim, f.best, &l);
+    td_checkpoint_layout(&f.job, &f.task, f.shards, f.best, &l);
     assert_true(l.files > 1);
     for (int k = 0; k < 12; k++) {
         const td_slot *slot = &f.slots[k % 3];
@@ -250,7 +253,7 @@ static void cuts_lie_between_rows(void **state)
     fixture f;
     td_layout l;
     assert_ok(make_fixture(&f, 0, false));
-    td_checkpoint_layout(&f.job, &f.task, f.optim, NULL, &l);
+    td_checkpoint_layout(&f.job, &f.task, f.shards, NULL, &l);
     size_t last = 0, whole = 3 * l.params;
     assert_int_equal(td_layout_cut(&l, 0), 0);
     assert_int_equal(td_layout_cut(&l, l.files), whole);
@@ -366,7 +369,7 @@ static td_status fill_the_disk(td_comm *comm, void *arg)
     td_saver *saver = NULL;
     td_train_state s = there;
     td_status status = make_fixture(&f, 10, false);
-    if (status == TD_OK) status = td_saver_create(comm, &f.job, &f.task, f.optim, f.best, &saver);
+    if (status == TD_OK) status = td_saver_create(comm, &f.job, &f.task, f.shards, f.best, &saver);
     TD_GOTO(td_comm_agree(comm, status));
     s.step = 8;
     if (td_comm_rank(comm) == 0 && setrlimit(RLIMIT_FSIZE, &limits[1]) != 0) status = TD_ERR_IO;
@@ -414,7 +417,7 @@ static td_status count_allocations(td_comm *comm, void *arg)
     fixture f;
     td_saver *saver = NULL;
     td_status status = make_fixture(&f, 10, false);
-    if (status == TD_OK) status = td_saver_create(comm, &f.job, &f.task, f.optim, f.best, &saver);
+    if (status == TD_OK) status = td_saver_create(comm, &f.job, &f.task, f.shards, f.best, &saver);
     if (status == TD_OK) status = td_saver_begin(saver, &there);
     while (status == TD_OK && (td_saver_writing(saver) || !td_saver_count(saver)))
         status = td_saver_step(saver, td_saver_writing(saver));
@@ -443,7 +446,7 @@ static td_status write_spoiled(td_comm *comm, void *arg)
     td_train_state s = there;
     s.step = 8, s.per_epoch = 4;
     td_status status = make_fixture(&f, 10, false);
-    if (status == TD_OK) status = td_saver_create(comm, &f.job, &f.task, f.optim, f.best, &saver);
+    if (status == TD_OK) status = td_saver_create(comm, &f.job, &f.task, f.shards, f.best, &saver);
     TD_GOTO(td_comm_agree(comm, status));
     f.params[ROWS * WIDTH + 17] = __builtin_nanf("");
     TD_GOTO(td_saver_begin(saver, &s));
@@ -473,7 +476,7 @@ static td_status write_many(td_comm *comm, void *arg)
     td_saver *saver = NULL;
     td_train_state s = there;
     td_status status = make_fixture(&f, 10, false);
-    if (status == TD_OK) status = td_saver_create(comm, &f.job, &f.task, f.optim, f.best, &saver);
+    if (status == TD_OK) status = td_saver_create(comm, &f.job, &f.task, f.shards, f.best, &saver);
     TD_GOTO(td_comm_agree(comm, status));
     for (s.step = 1; s.step <= 12; s.step++) {
         f.params[5] = (float)s.step;

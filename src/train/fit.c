@@ -85,6 +85,7 @@ static td_status steps(const td_fit_config *c, td_strategy *strategy, td_loader 
                         b->sample, b->leaf_row, b->epoch, step + 1,  features};
         TD_TRY(td_strategy_add(strategy, params, &rows, (td_notes){0}));
         TD_TRY(td_strategy_update(strategy, step, params, &totals));
+        TD_TRY(td_strategy_share(strategy, params));
         if (!isfinite(totals.loss))
             return td_fail(TD_ERR_DIVERGED,
                            "the loss is no longer a number at step %llu; use a "

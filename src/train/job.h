@@ -41,7 +41,7 @@ typedef struct td_job {
     bool resume, overwrite, quiet, json;
     int eval_every;             /* epochs */
     td_period checkpoint_every; /* neither: at the end of epochs */
-    bool balance;
+    bool balance, shard_optimizer;
     int keep_checkpoints;
     uint64_t metrics_every; /* steps; 0: by itself */
     int deadline_s, bucket_kb;

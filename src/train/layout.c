@@ -47,14 +47,20 @@ size_t td_layout_cut(const td_layout *l, size_t file)
     return at - (in_array - s->offset) % (s->count / td_slot_rows(s));
 }
 
-void td_layout_copy(const td_layout *l, size_t begin, size_t end, float *out)
+td_status td_layout_copy(const td_layout *l, td_comm *comm, size_t begin, size_t end, float *out)
 {
     for (int a = 0; a < l->arrays; a++) {
         size_t first = (size_t)a * l->params, last = first + l->params;
         size_t lo = begin > first ? begin : first, hi = end < last ? end : last;
-        if (lo < hi)
-            memcpy(out + (lo - begin), l->array[a].data + (lo - first), (hi - lo) * sizeof *out);
+        if (lo > hi) lo = hi = first;
+        float *to = lo < hi ? out + (lo - begin) : out;
+        if (!l->array[a].data)
+            TD_TRY(
+                td_shards_gather(l->shards, comm, l->array[a].state, lo - first, hi - first, to));
+        else if (lo < hi)
+            memcpy(to, l->array[a].data + (lo - first), (hi - lo) * sizeof *out);
     }
+    return TD_OK;
 }
 
 /* The part of a slot that lies in floats [begin, end) of all arrays; false when none does. */

@@ -14,12 +14,14 @@ enum { TD_LAYOUT_ARRAYS = 4, TD_LAYOUT_FILES = 256, TD_LAYOUT_NAME = 128 };
 
 typedef struct td_array {
     const char *prefix; /* of tensors' names: "" or "momentum" */
-    float *data;        /* [params] */
+    float *data;        /* [params]; NULL: array `state` of the optimizer, in shards */
+    int state;
 } td_array;
 
 typedef struct td_layout {
     const td_slot *slots; /* borrowed */
     size_t slot_count, params;
+    td_shards *shards; /* borrowed */
     td_array array[TD_LAYOUT_ARRAYS];
     int arrays;
     size_t files;
@@ -29,8 +31,10 @@ typedef struct td_layout {
 void td_layout_make(const td_oracle *oracle, int leaves, td_layout *layout);
 /* Where file 0..files begins (that of `files`: the end), in floats of all arrays. */
 size_t td_layout_cut(const td_layout *layout, size_t file);
-/* Copies floats [begin, end) of the arrays. */
-void td_layout_copy(const td_layout *layout, size_t begin, size_t end, float *out);
+/* Copies floats [begin, end) of the arrays, which differ from rank to rank. Collective where the
+ * optimizer is in shards. */
+TD_MUST_CHECK td_status td_layout_copy(const td_layout *layout, td_comm *comm, size_t begin,
+                                       size_t end, float *out);
 /* Writes a file, synced, from `copy`: the floats from its cut on. */
 TD_MUST_CHECK td_status td_layout_write(const td_layout *layout, size_t file, const float *copy,
                                         const char *path, td_bundle_file *out);

@@ -1,5 +1,5 @@
-/* The training loop's own state: train.c makes steps and what follows them, recover.c goes on in
- * another group. */
+/* The training loop's own state: begin.c makes all that a step needs, train.c makes steps and what
+ * follows them, score.c evaluates, recover.c goes on in another group. */
 #ifndef TD_TRAIN_LOOP_H
 #define TD_TRAIN_LOOP_H
 
@@ -77,16 +77,38 @@ static inline bool td_is_loss(td_status status)
     return status == TD_ERR_PEER || status == TD_ERR_TIMEOUT;
 }
 
-/* train.c */
+static inline td_status td_loop_diverged(const td_loop *t, const char *what)
+{
+    return td_train_diverged(t->job, &t->state, what);
+}
+
+/* begin.c */
+
+/* A run's beginning, or where a former job has left it. */
+TD_MUST_CHECK td_status td_loop_start(td_loop *t);
 TD_MUST_CHECK td_status td_loop_create_loader(td_loop *t);
-TD_MUST_CHECK td_status td_loop_create_strategy(td_loop *t);
+TD_MUST_CHECK td_status td_loop_create_strategy(td_loop *t, bool joins);
 TD_MUST_CHECK td_status td_loop_create_best(td_loop *t);
 TD_MUST_CHECK td_status td_loop_create_waits(td_loop *t);
 TD_MUST_CHECK td_status td_loop_create_progress(td_loop *t);
 TD_MUST_CHECK td_status td_loop_seek(td_loop *t);
-void td_loop_measure_from_here(td_loop *t); /* what has been counted so far is of no interest */
 void td_loop_start_recorder(td_loop *t);
+
+/* train.c */
+void td_loop_begin_interval(td_loop *t);
+void td_loop_measure_from_here(td_loop *t); /* what has been counted so far is of no interest */
 void td_loop_tell_kept(td_loop *t);
+
+/* score.c: see there which evaluations count. */
+bool td_loop_evaluation_due(const td_loop *t);
+TD_MUST_CHECK td_status td_loop_evaluate(td_loop *t);
+/* What the last step is worth, if no evaluation has told it. */
+TD_MUST_CHECK td_status td_loop_score_the_end(td_loop *t);
+/* The last evaluation that counted has waited too long for a better loss. */
+bool td_loop_out_of_patience(const td_loop *t);
+void td_loop_say_out_of_patience(const td_loop *t, const char *more);
+/* RUN/model: the best parameters or the last. */
+TD_MUST_CHECK td_status td_loop_save_model(td_loop *t);
 
 /* recover.c */
 

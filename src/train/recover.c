@@ -107,25 +107,42 @@ static td_status prepare(td_loop *t)
 
 static td_status deal(td_loop *t)
 {
-    td_status status =
-        t->strategy ? td_strategy_deal(t->strategy, t->comm, NULL) : td_loop_create_strategy(t);
+    td_status status = t->strategy ? td_strategy_deal(t->strategy, t->comm, NULL)
+                                   : td_loop_create_strategy(t, true);
     td_comm_close(t->stale);
     t->stale = NULL;
     t->dealt = t->comm;
     return status;
 }
 
+/* The optimizer's shards and their parameters, for this group. */
+static td_status deal_shards(td_loop *t, int size)
+{
+    char sentence[SENTENCE];
+    td_shards *shards = td_strategy_shards(t->strategy);
+    td_status status = td_shards_deal(shards, t->comm, size, t->task->params, &t->over);
+    if (!t->over) return status;
+    snprintf(sentence, sizeof sentence, "%s", td_last_error());
+    return cannot_recover(t, status, sentence);
+}
+
 static td_status fetch(td_loop *t)
 {
-    td_optim *optim = td_strategy_optim(t->strategy);
+    td_shards *shards = td_strategy_shards(t->strategy);
     size_t bytes = t->task->oracle.params * sizeof(float);
-    td_span spans[TD_LAYOUT_ARRAYS + 1] = {{&t->mark, sizeof t->mark}, {t->task->params, bytes}};
+    td_span spans[TD_LAYOUT_ARRAYS + 1] = {{&t->mark, sizeof t->mark}};
     int64_t step = t->whole ? (int64_t)t->mark.state.step : -1;
-    int n = 2;
-    for (int i = 0; i < td_optim_states(optim); i++)
-        spans[n++] = (td_span){td_optim_state(optim, i), bytes};
+    bool sharded = td_shards_sharded(shards);
+    int n = 1;
+    if (!sharded) spans[n++] = (td_span){t->task->params, bytes};
+    for (int i = 0; i < td_shards_states(shards) && !sharded; i++)
+        spans[n++] = (td_span){td_shards_state(shards, i), bytes};
     if (t->best) spans[n++] = (td_span){t->best, bytes};
     TD_TRY(td_news_fetch(t->comm, &t->news, step, spans, n));
+    if (sharded) {
+        TD_TRY(deal_shards(t, td_comm_size(t->comm)));
+        TD_TRY(td_strategy_share(t->strategy, t->task->params));
+    }
     return_to_mark(t, step == t->news.step);
     t->whole = true;
     return TD_OK;
@@ -177,6 +194,9 @@ td_status td_loop_go_on(td_loop *t)
     bool was_first = t->first;
     td_status status;
     if (t->noticed) t->news.seconds = td_seconds(td_clock_ns() - t->noticed);
+    if (t->job->shard_optimizer)
+        TD_TRY(
+            td_strategy_catch_up(t->strategy, t->comm, t->task->params, &t->mark, sizeof t->mark));
     TD_TRY(td_news_agree(t->comm, t->whole ? (int64_t)t->mark.state.step : -1, &t->news));
     int64_t agreed_at = td_clock_ns();
     if (t->news.step >= 0)
@@ -192,7 +212,7 @@ td_status td_loop_go_on(td_loop *t)
     TD_TRY(fetch(t));
     status = t->first ? take_lead(t, was_first) : TD_OK;
     if (status == TD_OK)
-        status = td_saver_create(t->comm, t->job, t->task, td_strategy_optim(t->strategy), t->best,
+        status = td_saver_create(t->comm, t->job, t->task, td_strategy_shards(t->strategy), t->best,
                                  &t->saver);
     if (status == TD_OK && t->state.step < t->last) status = td_loop_seek(t);
     TD_TRY(td_comm_agree(t->comm, status));
@@ -278,6 +298,7 @@ td_status td_loop_resize(td_loop *t)
         if (td_is_loss(status) || status == TD_ERR_DIVERGED) return status;
         td_loop_tell_kept(t);
         t->noticed = td_clock_ns();
+        if (t->job->shard_optimizer && asked.workers < size) TD_TRY(deal_shards(t, asked.workers));
         TD_TRY(td_comm_resize(t->comm, asked.workers, &next));
         t->news.was_resized = true;
         t->news.size_before = size;

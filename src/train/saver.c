@@ -20,7 +20,7 @@ struct td_saver {
     td_comm *comm;
     const td_job *job;
     const td_task *task;
-    td_optim *optim;
+    td_shards *shards;
     float *best;
     int rank, size;
 
@@ -161,19 +161,19 @@ static bool is_busy(td_saver *s)
 /* Floats of this rank's files, with and without the best parameters. */
 static size_t share(td_saver *s, float *best)
 {
-    td_checkpoint_layout(s->job, s->task, s->optim, best, &s->layout);
+    td_checkpoint_layout(s->job, s->task, s->shards, best, &s->layout);
     uint64_t files = s->layout.files, size = (uint64_t)s->size;
     s->first = td_cut(files, size, (uint64_t)s->rank);
     s->last = td_cut(files, size, (uint64_t)s->rank + 1);
     return td_layout_cut(&s->layout, s->last) - td_layout_cut(&s->layout, s->first);
 }
 
-td_status td_saver_create(td_comm *comm, const td_job *job, const td_task *task, td_optim *optim,
+td_status td_saver_create(td_comm *comm, const td_job *job, const td_task *task, td_shards *shards,
                           float *best, td_saver **out)
 {
     td_saver *s = td_calloc(1, sizeof *s);
     if (!s) return td_fail(TD_ERR_NOMEM, "no memory for checkpoints");
-    s->comm = comm, s->job = job, s->task = task, s->optim = optim, s->best = best;
+    s->comm = comm, s->job = job, s->task = task, s->shards = shards, s->best = best;
     s->rank = td_comm_rank(comm), s->size = td_comm_size(comm);
     s->room = share(s, NULL);
     size_t with_best = best ? share(s, best) : 0;
@@ -288,8 +288,8 @@ td_status td_saver_begin(td_saver *s, const td_train_state *state)
     if (s->under_way) TD_TRY(settle(s));
     note_seal(s, true);
     share(s, state->has_best ? s->best : NULL);
-    td_layout_copy(&s->layout, td_layout_cut(&s->layout, s->first),
-                   td_layout_cut(&s->layout, s->last), s->copy);
+    TD_TRY(td_layout_copy(&s->layout, s->comm, td_layout_cut(&s->layout, s->first),
+                          td_layout_cut(&s->layout, s->last), s->copy));
     s->state = *state;
     s->under_way = s->any = true;
     start(s, WRITE_PART);

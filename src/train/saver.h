@@ -18,7 +18,7 @@ typedef struct td_saver td_saver;
 
 /* All is borrowed; best: [params] or NULL. Not collective. TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_saver_create(td_comm *comm, const td_job *job, const td_task *task,
-                                        td_optim *optim, float *best, td_saver **out);
+                                        td_shards *shards, float *best, td_saver **out);
 /* Waits for what this rank writes; a checkpoint under way is given up. NULL is fine. */
 void td_saver_destroy(td_saver *saver);
 

@@ -128,6 +128,17 @@ class Deaths(Runs):
             with self.subTest(plan=plan):
                 self.check(Job(workers=3, spares=spares, env={"TANDEM_FAKE_DEATH": plan}))
 
+    def test_shards_are_mirrored(self):
+        for plan, spares in (("2:24:update", 0), ("0:30:reduce,2:40:backward", 1)):
+            with self.subTest(plan=plan):
+                self.check(Job("--shard-optimizer", workers=4, spares=spares, env={"TANDEM_FAKE_DEATH": plan}))
+        job = Job("--shard-optimizer", workers=4, env={"TANDEM_FAKE_DEATH": "1:24:reduce,2:24:reduce"})
+        _, err = job.end(1)
+        self.assertRegex(err, 'both ranks that held elements [0-9]+ to [0-9]+ have died; "tandem train --run '
+                              '[^"]* --resume" goes on from the newest checkpoint')
+        tandem("train", "--run", job.run, "--resume", "--quiet")
+        self.assertEqual(digest(job.run), want()[0])
+
     def test_too_few_stop_with_a_checkpoint(self):
         job = Job("--min-workers", "2", workers=2)
         time.sleep(0.3)

@@ -1,0 +1,16 @@
+/* The two halves of td_optim_step, for whoever holds a part of the optimizer's state: the norm is
+ * of the whole gradient. */
+#ifndef TD_OPTIM_APPLY_H
+#define TD_OPTIM_APPLY_H
+
+#include "tandem/optim.h"
+
+/* scale, times the factor that brings the norm of gradient * scale down to `most` (0: never). Sums
+ * are made in a fixed order. */
+float td_optim_clip(double most, const td_slot *slots, size_t slot_count, const float *gradient,
+                    float scale);
+/* Moves params; stat slots are averaged in by `scale`, which is not clipped. */
+void td_optim_apply(td_optim *optim, uint64_t step, const float *gradient, float scale,
+                    float clipped, float *params);
+
+#endif

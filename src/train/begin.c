@@ -1,0 +1,239 @@
+/* The training loop's beginning: all that a step needs, where the run is, and the first writing. */
+#include "train/loop.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "optim/schedule.h"
+#include "train/resize.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef td_loop loop;
+
+/* joins: into a run under way. */
+td_status td_loop_create_strategy(loop *t, bool joins)
+{
+    const td_job *job = t->job;
+    td_strategy_config config = {
+        .leaves = job->leaves,
+        .lanes = job->threads,
+        .bucket_bytes = (size_t)job->bucket_kb * 1024,
+        .seed = job->seed,
+        .shard_optimizer = job->shard_optimizer,
+        .empty = joins,
+        .optim =
+            {
+                .rule = job->rule,
+                .lr = job->lr,
+                .momentum = job->momentum,
+                .beta1 = job->beta1,
+                .beta2 = job->beta2,
+                .epsilon = job->epsilon,
+                .weight_decay = job->weight_decay,
+                .clip_norm = job->clip,
+                .schedule = td_optim_schedule_names[job->schedule],
+                .warmup = (uint64_t)llround(job->warmup * (double)t->per_epoch),
+                .every = (uint64_t)fmax(1, round(job->step_epochs * (double)t->per_epoch)),
+                .gamma = job->gamma,
+                .total = t->last,
+                .final_lr = job->final_lr,
+            },
+    };
+    return td_allreduce_create(t->comm, &t->task->oracle, &config, &t->strategy);
+}
+
+/* A global batch of job->batch rows comes as `accumulate` batches of the loader. */
+td_status td_loop_create_loader(loop *t)
+{
+    const td_job *job = t->job;
+    const int *bounds = td_paces_bounds(t->paces) + td_comm_rank(t->comm);
+    td_loader_config config = {
+        .data = t->data->train,
+        .batch = (size_t)(job->batch / job->accumulate),
+        .leaves = job->leaves,
+        .leaf_begin = bounds[0],
+        .leaf_end = bounds[1],
+        .seed = job->seed,
+        .shuffle = (td_shuffle)job->shuffle,
+        .drop_last = job->drop_last,
+        .normalise = t->data->normalise,
+        .augment = {job->shift, job->flip, job->crop},
+    };
+    TD_TRY(td_loader_create(&config, &t->loader));
+    uint64_t parts = td_loader_steps_per_epoch(t->loader), n = (uint64_t)job->accumulate;
+    t->per_epoch = (parts + n - 1) / n; /* an epoch's last step may have fewer parts */
+    t->last = t->per_epoch * (uint64_t)job->epochs;
+    if (job->steps && job->steps < t->last) t->last = job->steps;
+    return TD_OK;
+}
+
+/* To the step that comes next. */
+td_status td_loop_seek(loop *t)
+{
+    uint64_t part = t->state.step % t->per_epoch * (uint64_t)t->job->accumulate;
+    return td_loader_seek(t->loader, t->state.step / t->per_epoch, part);
+}
+
+static bool keeps_best(const loop *t)
+{
+    const td_job *job = t->job;
+    return t->data->held &&
+           (job->keep == 2 || (job->keep == 0 && (job->holdout > 0 || job->patience)));
+}
+
+td_status td_loop_create_best(loop *t)
+{
+    if (t->best || !keeps_best(t)) return TD_OK;
+    t->best = td_alloc_aligned(t->task->oracle.params * sizeof *t->best);
+    return t->best ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to keep the best model");
+}
+
+td_status td_loop_create_waits(loop *t)
+{
+    td_free(t->waits);
+    t->waits = td_calloc((size_t)td_comm_size(t->comm), sizeof *t->waits);
+    return t->waits ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for the training loop");
+}
+
+/* A run goes on without a record of its operations where it cannot be written. */
+void td_loop_start_recorder(loop *t)
+{
+    char folder[TD_PATH_MAX], name[32], path[TD_PATH_MAX];
+    if (t->recorded) return; /* goes on in other groups */
+    t->recorded = true;
+    snprintf(name, sizeof name, "rank-%d", td_comm_rank_in_run(t->comm, td_comm_rank(t->comm)));
+    if (td_path_join(folder, t->job->run, "recorder") != TD_OK || td_make_dirs(folder) != TD_OK ||
+        td_path_join(path, folder, name) != TD_OK || td_comm_record(t->comm, path) != TD_OK)
+        td_error_clear();
+}
+
+/* Whether what is done so far can be the beginning of a run of this length. */
+static td_status check_length(const loop *t)
+{
+    const td_job *job = t->job;
+    const char *schedule = td_optim_schedule_names[job->schedule];
+    bool by_steps = job->steps && t->last == job->steps;
+    unsigned long long done = t->state.step, total = t->state.total, n = t->per_epoch;
+    unsigned long long asked = by_steps ? job->steps : (uint64_t)job->epochs;
+    const char *flag = by_steps ? "steps" : "epochs";
+    if (t->last < done)
+        return td_fail(TD_ERR_ARG,
+                       "--%s %llu is less than the %llu that the run has done; give more, or begin "
+                       "another run",
+                       flag, asked, by_steps ? done : (done + n - 1) / n);
+    if (total && total != t->last && td_schedule_needs_total(schedule))
+        return td_fail(TD_ERR_ARG,
+                       "--%s %llu cannot be changed: --schedule %s was laid out over %llu steps "
+                       "(%g epochs) when the run began; begin another run for another length",
+                       flag, asked, schedule, total, (double)total / (double)n);
+    return TD_OK;
+}
+
+/* Goes to the newest whole checkpoint; a run that was killed before its first one begins anew. */
+static td_status restore(loop *t)
+{
+    const uint64_t samples = t->state.samples, per_epoch = t->per_epoch;
+    td_status status = t->first ? td_checkpoint_find(t->job, t->task, &t->found) : TD_OK;
+    TD_TRY(td_comm_agree(t->comm, status));
+    TD_TRY(td_comm_broadcast(t->comm, &t->found, sizeof t->found, 0));
+    if (t->found == TD_CHECKPOINT_NONE) return TD_OK;
+    TD_TRY(td_checkpoint_read(t->job, t->task, td_strategy_shards(t->strategy), (uint64_t)t->found,
+                              &t->state, t->best));
+    if (t->state.samples && (t->state.samples != samples || t->state.per_epoch != per_epoch))
+        return td_fail(TD_ERR_DATA,
+                       "--data has %llu training samples, %llu steps an epoch, where the run began "
+                       "with %llu and %llu; a run goes on with the data that it began with",
+                       (unsigned long long)samples, (unsigned long long)per_epoch,
+                       (unsigned long long)t->state.samples,
+                       (unsigned long long)t->state.per_epoch);
+    t->state.samples = samples, t->state.per_epoch = per_epoch;
+    return check_length(t);
+}
+
+/* All that a step needs, and where the run is. Writes nothing. */
+static td_status make_ready(loop *t)
+{
+    const td_job *job = t->job;
+    td_status status = TD_OK;
+    status = td_loop_create_waits(t);
+    if (status == TD_OK) status = td_paces_create(t->comm, job->leaves, job->balance, &t->paces);
+    if (status == TD_OK) status = td_loop_create_loader(t);
+    TD_TRY(td_comm_agree(t->comm, status));
+    if (job->tuning && *job->tuning) TD_TRY(td_comm_tune(t->comm, job->tuning));
+    TD_TRY(td_loop_create_strategy(t, false));
+    status = td_loop_create_best(t);
+    if (status == TD_OK)
+        status = td_saver_create(t->comm, job, t->task, td_strategy_shards(t->strategy), t->best,
+                                 &t->saver);
+    TD_TRY(td_comm_agree(t->comm, status));
+    t->state.samples = td_dataset_info(t->data->train)->samples;
+    t->state.per_epoch = t->per_epoch;
+    if (job->resume) status = restore(t);
+    t->state.total = t->last;
+    if (status == TD_OK && t->state.step < t->last) status = td_loop_seek(t);
+    return td_comm_agree(t->comm, status);
+}
+
+/* Where a resumed run is. */
+static void say_where(const loop *t)
+{
+    unsigned long long step = t->state.step;
+    if (t->found == TD_CHECKPOINT_NONE)
+        td_progress_say(t->progress, "no checkpoint yet: the run begins anew at step 0");
+    else if (td_loop_out_of_patience(t))
+        td_loop_say_out_of_patience(t, "; nothing is left to do");
+    else if (t->state.step == t->last)
+        td_progress_say(t->progress,
+                        "the run has finished its %llu steps (%g epochs); nothing is left to do",
+                        step, (double)step / (double)t->per_epoch);
+    else
+        td_progress_say(t->progress, "resumed at step %llu", step);
+}
+
+td_status td_loop_create_progress(loop *t)
+{
+    char metrics[TD_PATH_MAX];
+    bool terminal = strcmp(td_comm_transport(t->comm), "mpi") != 0; /* else a launcher's */
+    TD_TRY(td_path_join(metrics, t->job->run, "metrics.jsonl"));
+    return td_progress_create(metrics, t->job->quiet, t->job->json, terminal, &t->progress);
+}
+
+/* Its records, which may be of more ranks, and what it was asked for. */
+static td_status forget_earlier_job(const td_job *job)
+{
+    char recorder[TD_PATH_MAX];
+    td_resize_take_back(job->run);
+    TD_TRY(td_path_join(recorder, job->run, "recorder"));
+    if (td_remove_tree(recorder) != TD_OK) td_error_clear(); /* it can do without */
+    return TD_OK;
+}
+
+/* The first writing. */
+static td_status begin_run(loop *t)
+{
+    const td_job *job = t->job;
+    const td_train_hooks *hooks = t->data->hooks;
+    char metrics[TD_PATH_MAX];
+    td_status status = TD_OK;
+    if (t->first) {
+        if (hooks && hooks->begin) status = hooks->begin(hooks->user);
+        if (status == TD_OK) status = td_path_join(metrics, job->run, "metrics.jsonl");
+        if (status == TD_OK && job->resume) status = td_checkpoint_tidy(job, t->found);
+        if (status == TD_OK && job->resume) status = td_progress_rewind(metrics, t->state.step);
+        if (status == TD_OK) status = forget_earlier_job(job);
+        if (status == TD_OK) status = td_loop_create_progress(t);
+    }
+    TD_TRY(td_comm_agree(t->comm, status));
+    td_loop_start_recorder(t);
+    if (t->first && job->resume) say_where(t);
+    td_loop_begin_interval(t);
+    td_loop_take_mark(t, &(td_totals){.loss = 0});
+    return TD_OK;
+}
+
+td_status td_loop_start(loop *t)
+{
+    TD_TRY(make_ready(t));
+    return begin_run(t);
+}
