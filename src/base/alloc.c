@@ -57,8 +57,9 @@ void *td_alloc_aligned(size_t bytes)
     if (!td_add(bytes, 63, &rounded) || refuse()) return NULL;
     rounded &= ~(size_t)63;
     if (rounded < HUGE_LEAST) return aligned_alloc(64, rounded ? rounded : 64);
-    void *memory = aligned_alloc(HUGE_PAGE, rounded);
-    if (memory) madvise(memory, rounded & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
+    void *memory = NULL;
+    if (posix_memalign(&memory, HUGE_PAGE, rounded) != 0) return NULL;
+    madvise(memory, rounded & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
     return memory;
 }
 
