@@ -89,6 +89,15 @@ bool td_mpi_card(td_comm *comm, int world, td_card *out);
 /* What a thread that may use `known` and the muster holds. */
 void td_mpi_begin_looking(td_mpi_group *world);
 void td_mpi_end_looking(td_mpi_group *world);
+
+/* A message that has come, to be taken by MPI_Mrecv. */
+typedef struct td_mpi_parcel {
+    MPI_Message message;
+    int from, bytes;
+} td_mpi_parcel;
+/* While looking: the next with this tag, from anybody. It is this rank's from here on: one that was
+ * only probed for may be gone when it is received, because its sender died in between. */
+bool td_mpi_next(td_mpi_group *world, int tag, td_mpi_parcel *out);
 /* The next three while looking. Takes what has come beside messages; answers with the own card. */
 void td_mpi_look(td_mpi_group *world, const td_card *own);
 /* Looks for processes of this host that are gone: of the generation, or of the run. */

@@ -213,9 +213,7 @@ static void judge_silent(td_mpi_group *w, int rank, int64_t now)
         if (now - m->beat_ns > BEAT_NS) have_killed(w, rank);
         return;
     }
-    give_up(w, td_mpi_library->fail(TD_ERR_TIMEOUT,
-                                    "recover: rank %d lives but did not come within %lld ms", rank,
-                                    (long long)wish->deadline_ms));
+    give_up(w, td_mpi_silent(rank, wish->deadline_ms, wish->on_hang));
 }
 
 /* Whether more are wanted than there are, and some may still come back to the spares. */

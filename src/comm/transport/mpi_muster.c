@@ -180,17 +180,12 @@ static void take(td_mpi_group *w, int from, const td_mpi_letter *l)
 void td_mpi_muster_take(td_mpi_group *w)
 {
     for (;;) {
-        int flag = 0, bytes = 0;
-        MPI_Status status;
-        if (MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_MUSTER, w->comm, &flag, &status) != MPI_SUCCESS ||
-            !flag)
-            return; /* the dead are acknowledged by the look at other letters */
-        MPI_Get_count(&status, MPI_BYTE, &bytes);
-        td_mpi_letter *l = malloc((size_t)bytes);
-        if (!l) return;
-        if (MPI_Recv(l, bytes, MPI_BYTE, status.MPI_SOURCE, TD_TAG_MUSTER, w->comm,
-                     MPI_STATUS_IGNORE) == MPI_SUCCESS)
-            take(w, status.MPI_SOURCE, l);
+        td_mpi_parcel p;
+        if (!td_mpi_next(w, TD_TAG_MUSTER, &p)) return;
+        td_mpi_letter *l = malloc((size_t)p.bytes);
+        if (MPI_Mrecv(l, l ? p.bytes : 0, MPI_BYTE, &p.message, MPI_STATUS_IGNORE) == MPI_SUCCESS &&
+            l)
+            take(w, p.from, l);
         free(l);
     }
 }
@@ -247,6 +242,16 @@ static void nap(long ns)
     nanosleep(&(struct timespec){.tv_nsec = ns}, NULL);
 }
 
+td_status td_mpi_silent(int rank, int64_t deadline_ms, int on_hang)
+{
+    return td_mpi_library->fail(TD_ERR_TIMEOUT,
+                                "recover: rank %d lives but did not come within %lld ms%s", rank,
+                                (long long)deadline_ms,
+                                on_hang == TD_HANG_KILL
+                                    ? ", and no rank of its host was there to kill it"
+                                    : "");
+}
+
 /* The master itself is silent; the others see the same. TD_OK: not yet. */
 static td_status check_master(td_mpi_group *w, const td_muster *mine)
 {
@@ -258,9 +263,7 @@ static td_status check_master(td_mpi_group *w, const td_muster *mine)
         if (w->pid[m->master]) kill((pid_t)w->pid[m->master], SIGKILL);
         return TD_OK;
     }
-    return td_mpi_library->fail(TD_ERR_TIMEOUT,
-                                "recover: rank %d lives but did not come within %lld ms", m->master,
-                                (long long)mine->deadline_ms);
+    return td_mpi_silent(m->master, mine->deadline_ms, mine->on_hang);
 }
 
 /* Until this rank is told. */

@@ -90,6 +90,9 @@ struct td_mpi_muster {
 
 /* With td_mpi_begin_looking held, all of them. */
 
+/* TD_ERR_TIMEOUT: a rank that lives did not come, and what was tried. */
+td_status td_mpi_silent(int rank, int64_t deadline_ms, int on_hang);
+
 /* Copies it; lost where memory is. */
 void td_mpi_send_letter(td_mpi_group *world, int to, const td_mpi_letter *letter);
 void td_mpi_send_all(td_mpi_group *world, const td_mpi_letter *letter);

@@ -120,12 +120,11 @@ static bool send_card(td_mpi_group *w, int rank, const td_card *card, bool asks)
                      sends) == MPI_SUCCESS;
 }
 
-static void take_card(td_mpi_group *w, int rank, const td_card *own)
+static void take_card(td_mpi_group *w, td_mpi_parcel *p, const td_card *own)
 {
     letter l;
-    if (MPI_Recv(&l, sizeof l, MPI_BYTE, rank, TD_TAG_FAILED, w->comm, MPI_STATUS_IGNORE) !=
-        MPI_SUCCESS)
-        return;
+    int rank = p->from;
+    if (MPI_Mrecv(&l, sizeof l, MPI_BYTE, &p->message, MPI_STATUS_IGNORE) != MPI_SUCCESS) return;
     td_mpi_known *a = &w->known[rank];
     a->card = l.card;
     a->came_ns = td_mpi_now_ns();
@@ -183,27 +182,34 @@ static void acknowledge_dead(td_mpi_group *w)
 
 /* --- looking --- */
 
+bool td_mpi_next(td_mpi_group *w, int tag, td_mpi_parcel *out)
+{
+    int flag = 0;
+    MPI_Status status;
+    if (MPI_Improbe(MPI_ANY_SOURCE, tag, w->comm, &flag, &out->message, &status) != MPI_SUCCESS) {
+        acknowledge_dead(w);
+        return false;
+    }
+    if (!flag) return false;
+    out->from = status.MPI_SOURCE;
+    MPI_Get_count(&status, MPI_BYTE, &out->bytes);
+    return true;
+}
+
 /* Takes the messages of failures and cards that have come; answers with the own card. */
 void td_mpi_look(td_mpi_group *w, const td_card *own)
 {
     if (w->muster) td_mpi_muster_take(w);
     for (int k = 0; k < LOOKS && !w->failed; k++) {
-        int flag = 0, bytes = 0;
-        MPI_Status status;
-        if (MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_FAILED, w->comm, &flag, &status) != MPI_SUCCESS) {
-            acknowledge_dead(w);
-            return;
-        }
-        if (!flag) return;
-        MPI_Get_count(&status, MPI_BYTE, &bytes);
-        if (bytes == (int)sizeof(letter)) {
-            take_card(w, status.MPI_SOURCE, own);
+        td_mpi_parcel p;
+        if (!td_mpi_next(w, TD_TAG_FAILED, &p)) return;
+        if (p.bytes == (int)sizeof(letter)) {
+            take_card(w, &p, own);
             continue;
         }
         td_mpi_notice *n = calloc(1, sizeof *n);
+        MPI_Mrecv(n, n ? sizeof *n : 0, MPI_BYTE, &p.message, MPI_STATUS_IGNORE);
         if (!n) return;
-        MPI_Recv(n, sizeof *n, MPI_BYTE, status.MPI_SOURCE, TD_TAG_FAILED, w->comm,
-                 MPI_STATUS_IGNORE);
         n->sentence[SENTENCE - 1] = 0;
         __atomic_store_n(&w->failed, n, __ATOMIC_RELEASE);
     }
@@ -299,11 +305,9 @@ bool td_mpi_say_goodbye(td_mpi_group *w, const td_card *own)
             MPI_Request_free(&request);
     }
     for (int i = 0; i < 250 && heard < left; i++) {
-        int flag = 0;
-        MPI_Status status;
-        while (MPI_Iprobe(MPI_ANY_SOURCE, TD_TAG_BYE, w->comm, &flag, &status) == MPI_SUCCESS &&
-               flag) {
-            MPI_Recv(NULL, 0, MPI_BYTE, status.MPI_SOURCE, TD_TAG_BYE, w->comm, MPI_STATUS_IGNORE);
+        td_mpi_parcel p;
+        while (td_mpi_next(w, TD_TAG_BYE, &p)) {
+            MPI_Mrecv(NULL, 0, MPI_BYTE, &p.message, MPI_STATUS_IGNORE);
             heard++;
         }
         td_mpi_look(w, own);
