@@ -4,18 +4,93 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/fs.h"
+#include "base/log.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
 #include <unistd.h>
 
+enum { HELD_MOST = 1 << 20 };
+
+/* Lines that cannot be written, as on a full disk, are held and written with a later one: the file
+ * never has a part of a line in its middle. */
+typedef struct ledger {
+    int fd;        /* -1: none */
+    off_t written; /* whole lines */
+    char *held;
+    size_t bytes, room;
+    uint64_t lost; /* lines beyond what is held */
+    bool failing;  /* and the caller knows */
+} ledger;
+
 struct td_progress {
-    FILE *metrics;
+    ledger metrics;
     bool quiet, json, terminal, open_line;
     double since_line;
     char paces[8192]; /* of the line under way */
 };
+
+static td_status open_metrics(const char *path, ledger *m)
+{
+    m->fd = path ? open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666) : -1;
+    if (path && (m->fd < 0 || (m->written = lseek(m->fd, 0, SEEK_END)) < 0))
+        return td_fail_errno("cannot write %s", path);
+    return TD_OK;
+}
+
+/* All that is held, or nothing. */
+static td_status write_held(ledger *m)
+{
+    size_t at = 0;
+    while (at < m->bytes) {
+        ssize_t n = write(m->fd, m->held + at, m->bytes - at);
+        if (n > 0) {
+            at += (size_t)n;
+            continue;
+        }
+        td_status status = td_fail_errno("cannot write metrics.jsonl");
+        if (at && ftruncate(m->fd, m->written) != 0) m->written += (off_t)at; /* it is as it is */
+        return status;
+    }
+    m->written += (off_t)at;
+    m->bytes = 0;
+    return TD_OK;
+}
+
+/* Tells the first of several failures. */
+static td_status add_line(ledger *m, const char *line, const char *rest)
+{
+    size_t a = strlen(line), b = strlen(rest), needed = m->bytes + a + b + 1;
+    if (needed > m->room && needed <= HELD_MOST) {
+        char *grown = td_realloc(m->held, needed * 2 < 4096 ? 4096 : needed * 2);
+        if (grown) m->held = grown, m->room = needed * 2 < 4096 ? 4096 : needed * 2;
+    }
+    if (needed <= m->room) {
+        memcpy(m->held + m->bytes, line, a);
+        memcpy(m->held + m->bytes + a, rest, b);
+        m->held[needed - 1] = '\n';
+        m->bytes = needed;
+    } else {
+        m->lost++;
+    }
+    td_status status = write_held(m);
+    bool known = m->failing;
+    m->failing = status != TD_OK;
+    return known ? TD_OK : status;
+}
+
+static void close_metrics(ledger *m)
+{
+    if (m->fd < 0) return;
+    if (write_held(m) != TD_OK) td_warn("%s: it lacks the last lines", td_last_error());
+    if (m->lost)
+        td_warn("metrics.jsonl lacks %llu lines of a time in which it could not be written",
+                (unsigned long long)m->lost);
+    close(m->fd);
+    td_free(m->held);
+}
 
 td_status td_progress_create(const char *metrics, bool quiet, bool json, bool terminal,
                              td_progress **out)
@@ -25,13 +100,12 @@ td_status td_progress_create(const char *metrics, bool quiet, bool json, bool te
     p->quiet = quiet, p->json = json;
     p->terminal = !json && terminal && isatty(STDOUT_FILENO);
     p->since_line = 1e9;
-    if (metrics && !(p->metrics = fopen(metrics, "a"))) {
+    td_status status = open_metrics(metrics, &p->metrics);
+    if (status == TD_OK)
+        *out = p;
+    else
         td_free(p);
-        return td_fail_errno("cannot write %s", metrics);
-    }
-    if (p->metrics) setvbuf(p->metrics, NULL, _IOLBF, 4096);
-    *out = p;
-    return TD_OK;
+    return status;
 }
 
 td_status td_progress_rewind(const char *metrics, uint64_t step)
@@ -65,7 +139,7 @@ void td_progress_destroy(td_progress *p)
     if (!p) return;
     end_line(p);
     fflush(stdout);
-    if (p->metrics) fclose(p->metrics);
+    close_metrics(&p->metrics);
     td_free(p);
 }
 
@@ -85,9 +159,7 @@ static td_status write_json(td_progress *p, const char *line, const char *rest)
         printf("%s%s\n", line, rest);
         fflush(stdout);
     }
-    if (p->metrics && (fprintf(p->metrics, "%s%s\n", line, rest) < 0 || fflush(p->metrics) != 0))
-        return td_fail_errno("cannot write metrics.jsonl");
-    return TD_OK;
+    return p->metrics.fd < 0 ? TD_OK : add_line(&p->metrics, line, rest);
 }
 
 static void eta_text(char text[32], double s)

@@ -34,7 +34,8 @@ TD_MUST_CHECK td_status td_progress_create(const char *metrics, bool quiet, bool
  * file. */
 TD_MUST_CHECK td_status td_progress_rewind(const char *metrics, uint64_t step);
 void td_progress_destroy(td_progress *progress);
-/* TD_ERR_IO when metrics.jsonl cannot be written. */
+/* TD_ERR_IO when metrics.jsonl cannot be written: the line is held and comes with a later one, and
+ * until then nothing is said again. */
 TD_MUST_CHECK td_status td_progress_interval(td_progress *progress, const td_interval *interval);
 TD_MUST_CHECK td_status td_progress_evaluation(td_progress *progress, uint64_t epoch, uint64_t step,
                                                const char *on, double loss, double accuracy,
