@@ -70,6 +70,13 @@ void td_loop_say_out_of_patience(const loop *t, const char *more)
                     t->job->patience, more);
 }
 
+/* A run that was asked to stop has left without one that was due. */
+bool td_loop_owes_evaluation(const loop *t)
+{
+    return t->data->held && t->state.step > 0 && td_loop_evaluation_due(t) &&
+           t->state.scored != t->state.step;
+}
+
 td_status td_loop_evaluate(loop *t)
 {
     TD_TRY(measure(t));

@@ -307,7 +307,10 @@ static td_status end_run(loop *t)
 
 static td_status run(loop *t)
 {
-    if (t->redo) TD_TRY(after_step(t));
+    if (t->redo)
+        TD_TRY(after_step(t));
+    else if (td_loop_owes_evaluation(t))
+        TD_TRY(td_loop_evaluate(t));
     t->redo = false;
     while (!is_over(t) && !t->few) {
         td_totals totals;

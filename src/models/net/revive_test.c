@@ -23,6 +23,7 @@ typedef struct fixture {
     char folder[64];
     int lead_taken; /* times */
     int64_t deadline_ms;
+    volatile int stop;
 } fixture;
 
 static fixture f;
@@ -56,7 +57,7 @@ static td_status rank_main(td_comm *comm, void *arg)
                           .held_name = "held-out",
                           .normalise = &x->model.normalise,
                           .hooks = &hooks};
-    return td_net_model_train(comm, &x->job, &data, &x->model, NULL);
+    return td_net_model_train(comm, &x->job, &data, &x->model, &x->stop);
 }
 
 static td_status run(const char *deaths, int workers, int spares)
@@ -315,6 +316,44 @@ static void a_false_alarm_costs_nothing(void **state)
     f.job.on_hang = TD_HANG_ABORT;
 }
 
+/* Evaluations alone: intervals end where a run is stopped. */
+static void keep_evaluations(char text[TEXT])
+{
+    size_t at = 0;
+    for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
+        size_t length = (size_t)(end - line) + 1;
+        *end = 0;
+        bool keep = strstr(line, "\"eval\"") != NULL;
+        *end = '\n';
+        if (keep) memmove(text + at, line, length), at += length;
+    }
+    text[at] = 0;
+}
+
+/* Also at the end of epochs, where an evaluation is then due, which may choose the model. */
+static void a_run_may_be_stopped_after_every_step(void **state)
+{
+    (void)state;
+    static char text[TEXT], evaluations[TEXT];
+    int stops = 0;
+    f.stop = 1;
+    for (td_status status; (status = run("", 1 + stops % 3, 0)) != TD_OK; stops++) {
+        assert_int_equal(status, TD_ERR_INTERRUPTED);
+        f.job.resume = true;
+    }
+    f.stop = 0, f.job.resume = false;
+    assert_int_equal(stops, STEPS_PER_EPOCH * EPOCHS - 1);
+    read_text("model/model.safetensors", text);
+    assert_memory_equal(text, wanted_model, TEXT);
+    read_text("model/manifest.json", text);
+    assert_memory_equal(text, wanted_manifest, TEXT);
+    read_metrics(text);
+    keep_evaluations(text);
+    memcpy(evaluations, wanted_metrics, TEXT);
+    keep_evaluations(evaluations);
+    assert_string_equal(text, evaluations);
+}
+
 /* --- another number of ranks --- */
 
 typedef struct asker {
@@ -416,6 +455,7 @@ int main(void)
         cmocka_unit_test(spares_may_be_lost),
         cmocka_unit_test(too_few_stop_with_a_checkpoint),
         cmocka_unit_test(a_false_alarm_costs_nothing),
+        cmocka_unit_test(a_run_may_be_stopped_after_every_step),
         cmocka_unit_test(the_number_of_ranks_may_change),
         cmocka_unit_test(ranks_may_be_lost_in_between),
         SHARDED(a_run_with_nothing_is_the_same_on_any_number),
