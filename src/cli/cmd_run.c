@@ -2,8 +2,13 @@
  *
  * A job that dies is started again from its newest checkpoint, on the hosts that still answer. It
  * ends with its success, a signal, a mistake (which a restart would repeat), or after
- * --max-restarts in turn that brought no newer checkpoint. Not handled: a job that neither dies nor
- * goes on; a rank that waits for another longer than --deadline ends it. */
+ * --max-restarts in turn that brought no newer checkpoint.
+ *
+ * A host that loses its power or its network closes no connection, and mpiexec does not notice. So
+ * the hosts are asked now and then whether they answer; when one does not, MISSES times in turn,
+ * and the job makes no step meanwhile, the job is ended and starts again. A job that stands still
+ * on hosts that answer is left to itself: a rank that waits for another longer than --deadline ends
+ * it. */
 #include "cli/cli.h"
 
 #include "base/alloc.h"
@@ -13,6 +18,7 @@
 #include "cli/hosts.h"
 #include "cli/launch.h"
 #include "cli/run_lock.h"
+#include "comm/recorder.h"
 #include "comm/transport.h"
 
 #include <signal.h>
@@ -20,9 +26,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { PROBE_S = 10, LONGEST_PAUSE_S = 60, LOCK_PATIENCE_S = 30, TEXT = 4096 };
+enum { MISSES = 3, MISS_S = 2 };
 
 typedef struct watch {
     td_job run, train; /* what was said before the "--", and behind it */
@@ -254,6 +262,43 @@ static bool has_begun(const watch *w)
             now.st_mtim.tv_nsec != then->st_mtim.tv_nsec);
 }
 
+/* Changes with every step of the job, as far as its folder tells. */
+static uint64_t progress_made(const watch *w)
+{
+    char path[TD_PATH_MAX], folder[TD_PATH_MAX], name[32];
+    struct stat file;
+    uint64_t made = 0;
+    if (td_path_join(path, w->train.run, "metrics.jsonl") == TD_OK && stat(path, &file) == 0)
+        made += (uint64_t)file.st_size;
+    for (int r = 0, ranks = atoi(w->ranks); r < ranks; r++) {
+        td_recorder_head head;
+        snprintf(name, sizeof name, "rank-%d", r);
+        FILE *f = td_path_join(folder, w->train.run, "recorder") == TD_OK &&
+                          td_path_join(path, folder, name) == TD_OK
+                      ? fopen(path, "rb")
+                      : NULL;
+        if (f && fread(&head, sizeof head, 1, f) == 1) made += head.step;
+        if (f) fclose(f);
+    }
+    td_error_clear();
+    return made;
+}
+
+/* While the job runs, every --watch seconds. */
+static bool is_stuck(void *user)
+{
+    watch *w = user;
+    uint64_t before = progress_made(w);
+    for (int misses = 0; misses < MISSES; misses++) {
+        struct timespec pause = {.tv_sec = misses ? MISS_S : 0};
+        char text[TEXT];
+        nanosleep(&pause, NULL);
+        if (probe(w) != TD_OK || progress_made(w) != before) return false;
+        if (!td_hosts_text(w->hosts, w->host_count, false, false, text, sizeof text)) return false;
+    }
+    return true;
+}
+
 /* Waits until the dead job's last process has gone. The lock of one on a host that does not answer
  * is taken away: a file system may hold it for minutes. */
 static td_status wait_for_lock(watch *w)
@@ -298,7 +343,9 @@ static td_status after_death(watch *w, int code, long long step_before)
 {
     char why[64], lost[TEXT];
     long long step = newest_step(w);
-    if (code > 128 && code < 160)
+    if (code == TD_LAUNCH_STUCK)
+        snprintf(why, sizeof why, "the job stood still and was ended");
+    else if (code > 128 && code < 160)
         snprintf(why, sizeof why, "the job was ended by signal %d (status %d)", code - 128, code);
     else
         snprintf(why, sizeof why, "the job failed with status %d", code);
@@ -333,11 +380,12 @@ static bool is_done(const watch *w, int code)
 static td_status watch_over(watch *w)
 {
     td_line line = {.count = 0};
+    td_launch_look look = {w->hosts ? w->run.watch_s : 0, is_stuck, w};
     int code = 0;
     for (bool again = false;; again = has_begun(w)) {
         long long step = newest_step(w);
         TD_TRY(make_line(w, again, &line));
-        TD_TRY(td_launch_run(&line, &w->interrupted, &code));
+        TD_TRY(td_launch_run(&line, &look, &w->interrupted, &code));
         if (is_done(w, code)) return TD_OK;
         if (w->interrupted) return TD_ERR_INTERRUPTED;
         if (code == 128 + SIGINT || code == 128 + SIGTERM) exit(code); /* stopped by someone else */

@@ -8,11 +8,14 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+enum { ORPHAN_ROUNDS = 1000 };
 
 static void our_signals(sigset_t *set)
 {
@@ -26,6 +29,7 @@ void td_launch_init(void)
     sigset_t set;
     our_signals(&set);
     sigprocmask(SIG_BLOCK, &set, NULL);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
 }
 
 td_status td_line_add(td_line *line, const char *word)
@@ -103,22 +107,67 @@ static bool stops(int number)
     return number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGUSR2;
 }
 
-td_status td_launch_run(const td_line *line, int *interrupted, int *out_code)
+/* Ends what a killed launcher has left, such as its connections to hosts that do not answer: they
+ * hold its output open, and have become children of this process. */
+static void end_orphans(void)
+{
+    char path[64], text[4096];
+    snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
+    for (int round = 0; round < ORPHAN_ROUNDS; round++) {
+        FILE *f = fopen(path, "r");
+        size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+        if (f) fclose(f);
+        text[n] = 0;
+        char *at = text, *end;
+        for (long pid; (pid = strtol(at, &end, 10)) > 0 && end != at; at = end)
+            kill((pid_t)pid, SIGKILL);
+        if (waitpid(-1, NULL, 0) < 0) return; /* no child is left */
+    }
+}
+
+/* The next signal, or 0 at the time `until` (0: never). */
+static int next_signal(const sigset_t *set, int64_t until)
+{
+    int64_t left = until - td_clock_ns();
+    if (!until) return sigwaitinfo(set, NULL);
+    if (left <= 0) return 0;
+    struct timespec pause = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
+    int number = sigtimedwait(set, NULL, &pause);
+    return number < 0 ? 0 : number;
+}
+
+td_status td_launch_run(const td_line *line, const td_launch_look *look, int *interrupted,
+                        int *out_code)
 {
     sigset_t set;
     pid_t pid = 0;
     int code, asked = 0;
+    bool stuck = false;
+    int64_t period = (int64_t)(look->every * 1e9), until = 0;
     our_signals(&set);
     TD_TRY(start(line, &pid));
+    if (period) until = td_clock_ns() + period;
     while (waitpid(pid, &code, WNOHANG) != pid) {
-        int number = sigwaitinfo(&set, NULL);
+        int number = next_signal(&set, until);
         if (number == SIGUSR1) kill(pid, SIGUSR1);
-        if (!stops(number)) continue;
-        if (!*interrupted) *interrupted = number;
-        kill(pid, asked == 0 ? SIGUSR2 : asked == 1 ? SIGTERM : SIGKILL);
-        asked++;
+        if (stops(number)) {
+            if (!*interrupted) *interrupted = number;
+            kill(pid, asked == 0 ? SIGUSR2 : asked == 1 ? SIGTERM : SIGKILL);
+            asked++;
+        }
+        if (!until || td_clock_ns() < until) continue;
+        if (stuck) {
+            kill(pid, SIGKILL);
+        } else if ((stuck = look->stuck(look->user))) {
+            kill(pid, SIGTERM);
+            period = (int64_t)TD_LAUNCH_GRACE_S * 1000000000;
+        }
+        until = td_clock_ns() + period;
     }
-    *out_code = WIFSIGNALED(code) ? 128 + WTERMSIG(code) : WEXITSTATUS(code);
+    if (stuck) end_orphans();
+    *out_code = stuck               ? TD_LAUNCH_STUCK
+                : WIFSIGNALED(code) ? 128 + WTERMSIG(code)
+                                    : WEXITSTATUS(code);
     return TD_OK;
 }
 

@@ -47,7 +47,7 @@ typedef struct td_job {
     int deadline_s, bucket_kb;
 
     char *hosts, *agent, *probe, *mpiexec; /* of run */
-    int max_restarts;
+    int max_restarts, watch_s;
     bool dry_run;
     int spares, min_workers, on_hang; /* on_hang: a td_on_hang */
 

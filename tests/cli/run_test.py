@@ -207,6 +207,20 @@ class Watching(unittest.TestCase):
         self.assertEqual(hosts, [("one:2,two:3,three:1", "6"), ("one:2,three:1", "3"),
                                  ("two:3,three:1", "4")])
 
+    def test_a_job_that_waits_for_a_lost_host_is_ended(self):
+        """With what it has left, which holds its output open. A job that makes steps is let alone."""
+        probe = os.path.join(self.top, "probe")
+        with open(probe, "w") as f:
+            f.write(f"#!/bin/sh\n[ ! -e {self.top}/$1.lost ]\n")
+        os.chmod(probe, 0o755)
+        stuck = f"touch {self.top}/two.lost; trap '' TERM; (trap '' TERM; sleep 1000) & sleep 1001"
+        slow = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do echo $i >> $run/metrics.jsonl; sleep 0.5; done"
+        err, lines = self.watch([stuck, f"{slow}; mkdir $run/model"], "--hosts", "one:2,two:3", "--probe",
+                                probe, "--watch", "1", expect=0)
+        self.assertEqual(len(lines), 2)
+        self.assertEqual(err[0], "tandem: the job stood still and was ended; restart 1 of 5 in 1 s on one:2 "
+                                 "left (two does not answer), from the beginning")
+
     def test_the_lock_of_a_lost_host_is_taken_away(self):
         """As where a file system keeps the locks of a host that died; here this process holds it."""
         os.makedirs(self.run_folder)
