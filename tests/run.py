@@ -16,13 +16,15 @@ if os.getuid() == 0:
     for name in ("OMPI_ALLOW_RUN_AS_ROOT", "PRTE_ALLOW_RUN_AS_ROOT"):
         ENV[name] = ENV[name + "_CONFIRM"] = "1"
 
+QUICKLY_BUILT = ["-Db_lundef=false", "--buildtype=debugoptimized", "-Doptimization=1", "-Dc_args=-g1"]
+# Tests wait for each other's ranks more than they compute.
+AT_ONCE = str((os.cpu_count() or 1) * 3 // 2)
 # name: (build folder, meson options, compiler, suites, names of tests or all of the suites)
 STEPS = {
     "release": ("build", [], None, ["unit", "mpi", "hosts", "cli", "docs"], []),
-    "asan": ("build-asan", ["-Db_sanitize=address,undefined", "-Db_lundef=false",
-                            "--buildtype=debugoptimized"], None, ["unit", "mpi", "cli"], []),
-    "tsan": ("build-tsan", ["-Db_sanitize=thread", "-Db_lundef=false",
-                            "--buildtype=debugoptimized", "-Dmpi=disabled"], None, ["unit"],
+    "asan": ("build-asan", ["-Db_sanitize=address,undefined", *QUICKLY_BUILT], None,
+             ["unit", "mpi", "cli"], []),
+    "tsan": ("build-tsan", ["-Db_sanitize=thread", *QUICKLY_BUILT, "-Dmpi=disabled"], None, ["unit"],
              ["base/pool", "comm/comm", "comm/collective", "comm/work", "comm/misuse",
               "comm/algorithms", "comm/keyed", "comm/recover", "comm/treesum", "data/loader",
               "models/net", "models/revive", "strategy/allreduce", "train/train", "train/checkpoint"]),
@@ -69,10 +71,10 @@ def meson_step(name):
         print(text[-4000:])
         print(f"{name}: the build failed")
         return 0, 1, 0
-    command = ["meson", "test", "--no-rebuild", "-C", folder, "--print-errorlogs"]
+    command = ["meson", "test", "--no-rebuild", "-C", folder, "--print-errorlogs", "--num-processes", AT_ONCE]
     for suite in suites:
         command += ["--suite", suite]
-    code, listed = run(command[:5] + ["--list"] + command[6:])
+    code, listed = run(command[:5] + ["--list"] + command[8:])
     there = [n for n in names if any(line.strip().endswith(n) for line in listed.splitlines())]
     code, text = run(command + there, dict(ENV, TANDEM_TEST_SHORT="1") if name == "asan" else ENV)
     log = os.path.join(ROOT, folder, "meson-logs", "testlog.json")

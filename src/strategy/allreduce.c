@@ -58,13 +58,16 @@ struct td_strategy {
 
 static void read_fake_slow(td_strategy *s)
 {
-    const char *text = getenv("TANDEM_FAKE_SLOW"), *colon = text ? strchr(text, ':') : NULL;
+    const char *text = getenv("TANDEM_FAKE_SLOW");
     s->sleep_s = s->sleep_times = 0;
-    if (!colon || atoi(text) != td_comm_rank(s->comm)) return;
-    if (colon[1] == 'x')
-        s->sleep_times = atof(colon + 2) - 1;
-    else
-        s->sleep_s = atof(colon + 1) / 1000;
+    for (const char *colon; text && (colon = strchr(text, ':')); text = strchr(colon, ',')) {
+        text += *text == ',';
+        if (atoi(text) != td_comm_rank(s->comm)) continue;
+        if (colon[1] == 'x')
+            s->sleep_times = atof(colon + 2) - 1;
+        else
+            s->sleep_s = atof(colon + 1) / 1000;
+    }
 }
 
 static void sleep_as_asked(const td_strategy *s, int64_t begin)

@@ -71,9 +71,9 @@ TD_MUST_CHECK td_status td_strategy_deal(td_strategy *strategy, td_comm *comm, c
 /* This rank's leaves of a global batch. */
 void td_strategy_leaves(const td_strategy *strategy, int *begin, int *end);
 
-/* For tests: TANDEM_FAKE_SLOW="2:200" lets rank 2 of the group sleep 200 ms whenever it has
- * computed a part of a batch, "2:x3" three times as long in all as it has computed. For ranks that
- * are lost see mishap.h. */
+/* For tests: TANDEM_FAKE_SLOW="2:200[,...]" lets rank 2 of the group sleep 200 ms whenever it has
+ * computed a part of a batch, "2:x3" as long as makes it three times as slow as it is. For ranks
+ * that are lost see mishap.h. */
 
 /* Adds one part of a batch. */
 TD_MUST_CHECK td_status td_strategy_add(td_strategy *strategy, const float *params,

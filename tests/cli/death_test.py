@@ -12,9 +12,10 @@ import unittest
 from harness import DATA, MPIEXEC, SHORT, TANDEM, digest, main, metrics, new_run, ranks, tandem, train
 
 SEED = int(os.environ.get("TANDEM_TEST_SEED", "1"))
-WORDS = ["--data", DATA, "--model", "mlp", "--epochs", "60", "--batch", "32", "--lr", "0.05", "--momentum",
+EPOCHS, STEP_MS = (20, 9) if SHORT else (60, 3)
+WORDS = ["--data", DATA, "--model", "mlp", "--epochs", str(EPOCHS), "--batch", "32", "--lr", "0.05", "--momentum",
          "0.9", "--holdout", "0.1", "--checkpoint-every", "7", "--metrics-every", "5"]
-SLOW = {"TANDEM_FAKE_SLOW": "1:3"}  # milliseconds a step: a run lasts about two seconds
+SLOW = {"TANDEM_FAKE_SLOW": f"1:{STEP_MS}"}  # so a run lasts more than a second
 ULFM = "--with-ft" in tandem("run", "--dry-run", "--", "train", "--data", "x", "--run", "y").stdout
 WANT = []
 
@@ -22,7 +23,7 @@ WANT = []
 def want():
     """What a run gives that nothing happens to: its model, and the lines of its metrics."""
     if not WANT:
-        run = train(*WORDS[6:], epochs=60)
+        run = train(*WORDS[6:], epochs=EPOCHS)
         WANT.extend([digest(run), lines(run)])
     return WANT
 
