@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 FASHION = /usr/share/datasets/fashion-mnist
 MESON = meson setup -Dmpicc="$$(cat .deps/mpicc)"
 
-.PHONY: build demo test bench install format lint clean fuzz
+.PHONY: build demo test bench chaos install format lint clean fuzz
 
 build: $(BUILD)/build.ninja
 ifdef MPICC
@@ -43,6 +43,12 @@ install: build
 fuzz:
 	@./setup.sh fuzz
 	@python3 tests/run.py fuzz
+
+chaos:
+	@./setup.sh demo
+	@./setup.sh hosts
+	@$(MAKE) --no-print-directory build
+	@python3 tests/chaos/chaos.py $(BUILD) --kill 200 --lose 20 --stop 30 --cut 20 --fill 20
 
 format:
 	@./setup.sh lint

@@ -30,6 +30,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -186,6 +187,11 @@ class Hosts:
                 *inside(self.pids[host - 1]), "sh", "-c", 'cd "$0" && exec "$@"', os.getcwd(),
                 *words]
 
+    def link(self, host, up):
+        """Plugs the cable of host 1, 2, ... in, or pulls it out."""
+        subprocess.run(["nsenter", "-t", str(self.keeper.pid), "--net", "--", "ip", "link", "set",
+                        f"p{host}", "up" if up else "down"], check=True, timeout=30)
+
     def lose(self, host):
         """Ends every process of host 1, 2, ... at once, and with the last of them the host."""
         subprocess.run(self.on(host, [sys.executable, HERE, "--lose"]), check=False, timeout=30,
@@ -253,7 +259,20 @@ def lose():
                 pass
 
 
+def reach(host):
+    """Whether a host answers at all: its refusal of a connection will do."""
+    try:
+        socket.create_connection((host, 9), timeout=1).close()
+    except ConnectionRefusedError:
+        pass
+    except OSError:
+        return 1
+    return 0
+
+
 def main():
+    if sys.argv[1:2] == ["--reach"]:
+        return reach(sys.argv[2])
     if sys.argv[1:2] == ["--lose"]:
         return lose()
     if sys.argv[1:2] == ["--keep"]:

@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import time
 import unittest
 
 from hosts import HERE, SKIP, Hosts, Unavailable
+from idx import make_data
 
 BUILD, MPIEXEC = os.path.abspath(sys.argv[1]), sys.argv[2]
 PATIENCE_S = 120
@@ -65,17 +65,6 @@ class Ranks(unittest.TestCase):
                                  options=["--with-ft", "ulfm"], text=True, stdout=subprocess.PIPE,
                                  stderr=subprocess.STDOUT, timeout=PATIENCE_S)
             self.assertEqual(done.returncode, 0, done.stdout[-4000:])
-
-
-def make_data(folder, samples=160, side=6):
-    """Noise in IDX files."""
-    rng = random.Random(1)
-    for prefix in ("train", "t10k"):
-        with open(os.path.join(folder, prefix + "-images-idx3-ubyte"), "wb") as f:
-            f.write(struct.pack(">IIII", 2051, samples, side, side))
-            f.write(bytes(rng.randrange(256) for _ in range(samples * side * side)))
-        with open(os.path.join(folder, prefix + "-labels-idx1-ubyte"), "wb") as f:
-            f.write(struct.pack(">II", 2049, samples) + bytes(k % 3 for k in range(samples)))
 
 
 class Training(unittest.TestCase):

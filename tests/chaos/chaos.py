@@ -1,0 +1,438 @@
+#!/usr/bin/env python3
+"""Real jobs on pretended hosts, to which a seeded schedule does what happens to jobs.
+
+    chaos.py BUILD [--kill N] [--lose N] [--stop N] [--cut N] [--fill N] [--seed S] [--only K]
+
+    kill   1 to 3 of 4 ranks are killed: at chosen points of a step, of a checkpoint or of the
+           recovery from another kill, or at any moment
+    lose   every process of a host is, under "tandem run"
+    stop   a rank is stopped: for a moment, or for good with --on-hang kill or abort
+    cut    a host's cable is pulled: for a moment, or for good under "tandem run"
+    fill   the disk of the run's folder is full for a while, or until the job has ended
+
+Each trial must end in the model, the metrics and the newest checkpoint of an undisturbed run, byte
+for byte: by itself, or with the sentence that is promised for the case and a resumption (`resumed`).
+Anything else is `wrong`; a trial that lasts a minute is `hung`. A trial's number and the seed decide
+all but the moment at which a signal arrives: --only K repeats trial K of each kind. Prints a line per
+trial and the counts; exit status 0 when none is wrong or hung, 77 where hosts cannot be pretended.
+What a bad trial leaves is kept and its folder named."""
+import argparse
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "hosts"))
+from hosts import HERE as HOSTS_PY, SKIP, Hosts, Unavailable, find_mpiexec  # noqa: E402
+from idx import make_data  # noqa: E402
+
+PATIENCE_S, DISK_MB, EPOCHS = 60, 24, 50
+KINDS = ["kill", "lose", "stop", "cut", "fill"]
+POINTS = ["backward", "reduce", "update", "evaluate", "checkpoint", "rename"]
+STEPS_PER_EPOCH, CHECKPOINT_EVERY = 5, 7
+LAYOUTS = [[4, 0, 0, 0], [2, 2, 0, 0], [1, 1, 1, 1], [3, 1, 0, 0], [1, 1, 2, 0]]
+
+
+class Bed:
+    """The data, the disk that runs lie on, and what they must come to."""
+
+    def __init__(self, build, disk, seed):
+        self.tandem = os.path.join(os.path.abspath(build), "tandem")
+        self.mpiexec, self.disk, self.seed, self.runs = find_mpiexec(), disk, seed, 0
+        self.data = os.path.join(disk, "data")
+        os.mkdir(self.data)
+        make_data(self.data)
+        run = self.new_run()
+        subprocess.run([self.tandem, *self.job(run)], check=True, timeout=PATIENCE_S)
+        self.want = self.outcome(run)
+        self.hosts = None
+
+    def new_run(self):
+        self.runs += 1
+        return os.path.join(self.disk, f"run{self.runs}")
+
+    def job(self, run, *words):
+        return ["train", "--data", self.data, "--model", "dense:48 relu dense:0", "--epochs", str(EPOCHS),
+                "--batch", "32", "--momentum", "0.9", "--holdout", "0.1", "--checkpoint-every",
+                str(CHECKPOINT_EVERY), "--metrics-every", "5", "--quiet", "--run", run,
+                *words]
+
+    def outcome(self, run):
+        """What must be equal: the model, metrics but for times and events, the newest checkpoint."""
+        keep = ("step", "epoch", "loss", "accuracy", "lr", "samples", "eval")
+        with open(os.path.join(run, "model", "model.safetensors"), "rb") as f:
+            model = hashlib.sha256(f.read()).hexdigest()
+        checkpoints = os.path.join(run, "checkpoints")
+        newest = max(n for n in os.listdir(checkpoints) if "." not in n)
+        with open(os.path.join(checkpoints, newest, "manifest.json"), "rb") as f:
+            manifest = hashlib.sha256(f.read()).hexdigest()
+        told = [{k: line.get(k) for k in keep} for line in metrics(run) if "event" not in line]
+        return model, newest, manifest, told
+
+    def fixture(self):
+        """Four hosts, that trials share while they are whole."""
+        if not self.hosts:
+            self.hosts = Hosts(4, mpiexec=self.mpiexec).__enter__()
+        return self.hosts
+
+    def close(self):
+        if self.hosts:
+            self.hosts.close()
+        self.hosts = None
+
+
+def metrics(run):
+    with open(os.path.join(run, "metrics.jsonl")) as f:
+        return [json.loads(line) for line in f]
+
+
+class Job:
+    """mpiexec, or tandem run, with a job in the folder `run`."""
+
+    def __init__(self, bed, each, words=(), spares=0, plan="", slow_ms=3, watched=False):
+        hosts, self.bed, self.run = bed.fixture(), bed, bed.new_run()
+        job = bed.job(self.run, "--spares", str(spares), *words)
+        each = list(each)
+        each[max(k for k, n in enumerate(each) if n)] += spares
+        env = dict(os.environ, TANDEM_FAKE_SLOW=f"1:{slow_ms}")
+        if plan:
+            env["TANDEM_FAKE_DEATH"] = plan
+        if watched:
+            mpiexec = (f"{bed.mpiexec} --prtemca prte_if_include eth0 --mca btl_tcp_if_include eth0 "
+                       "--mca pml ob1 --mca osc ^ucx")
+            table = ",".join(f"host{k + 1}:{n}" for k, n in enumerate(each) if n)
+            command = hosts.on(1, [bed.tandem, "run", "--mpiexec", mpiexec, "--agent",
+                                   f"{sys.executable} {HOSTS_PY} --agent", "--hosts", table, "--probe",
+                                   f"{sys.executable} {HOSTS_PY} --reach", "--watch", "5", "--", *job])
+        else:
+            command = hosts.command([bed.tandem, *job], each, ["--with-ft", "ulfm"])
+        self.process = subprocess.Popen(command, env=hosts.environment(sum(each), env), text=True,
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE)
+        self.wait(lambda: self.lines() > 1)
+
+    def wait(self, good):
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end and self.process.poll() is None and not good():
+            time.sleep(0.002)
+
+    def lines(self):
+        try:
+            return len(metrics(self.run))
+        except (OSError, ValueError):
+            return 0
+
+    def pids(self):
+        """Of the ranks that live."""
+        found = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    words = f.read().split(b"\0")
+                if words[0] != self.bed.tandem.encode() or self.run.encode() not in words:
+                    continue
+                with open(f"/proc/{pid}/environ", "rb") as f:
+                    rank = re.search(rb"\0OMPI_COMM_WORLD_RANK=(\d+)\0", f.read())
+            except OSError:
+                continue
+            if rank:
+                found[int(rank[1])] = int(pid)
+        return found
+
+    def send(self, rank, number):
+        pid = self.pids().get(rank)
+        if pid:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+    def events(self, name):
+        return sum(line.get("event") == name for line in metrics(self.run))
+
+
+class Wrong(Exception):
+    pass
+
+
+def finish(bed, job, promised):
+    """Waits for the job's end; returns "went on" or "resumed". promised: what it may end with."""
+    try:
+        out, err = job.process.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        told = subprocess.run([bed.tandem, "diagnose", job.run], text=True, capture_output=True)
+        job.process.kill()
+        bed.close()
+        raise Wrong(f"hung\n{told.stdout}{told.stderr}")
+    how = "went on"
+    if job.process.returncode != 0:
+        if not promised or not re.search(promised, err):
+            raise Wrong(f"wrong: exit {job.process.returncode}\n{out}\n{err}")
+        how = "resumed"
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            done = subprocess.run([bed.tandem, "train", "--run", job.run, "--resume", "--quiet"], text=True,
+                                  capture_output=True, timeout=PATIENCE_S)
+            if "is in use by another job" not in done.stderr or time.monotonic() > end:
+                break
+            time.sleep(0.2)  # mpiexec does not wait for a process that it had to kill
+        if done.returncode != 0:
+            raise Wrong(f"wrong: resumed with exit {done.returncode}\n{done.stderr}\n{err}")
+    try:
+        got = bed.outcome(job.run)
+    except (OSError, ValueError) as e:
+        raise Wrong(f"wrong: {e}\n{out}\n{err}") from e
+    for what, a, b in zip(("model", "newest checkpoint", "its manifest"), got, bed.want):
+        if a != b:
+            raise Wrong(f"wrong: another {what}: {a}, not {b}\n{out}\n{err}")
+    restarted = how == "resumed" or "; restart " in err
+    mine, theirs = comparable(got[3], restarted), comparable(bed.want[3], restarted)
+    for a, b in zip(mine, theirs):
+        if a != b:
+            raise Wrong(f"wrong: metrics have {a}, not {b}\n{out}\n{err}")
+    if len(mine) != len(theirs):
+        raise Wrong(f"wrong: {len(mine)} lines of metrics, not {len(theirs)}\n{out}\n{err}")
+    return how
+
+
+def comparable(rows, restarted):
+    """After a restart the interval under way counts from the checkpoint, and one may have ended where
+    the job was stopped; evaluations must be the same all the same."""
+    return [row for row in rows if row["eval"] or not restarted]
+
+
+# --- trials: each returns (what was done, how it ended, a figure or None) ---
+
+SHARDS_LOST = r'both ranks that held elements .* have died; "tandem train'
+
+
+def choose_points(chance, victims):
+    """A TANDEM_FAKE_DEATH: losses at points, some of them in the recovery from the one before."""
+    plan = []
+    last = STEPS_PER_EPOCH * EPOCHS
+    step = chance.randrange(1, last // 2)
+    for k, victim in enumerate(victims):
+        point = chance.choice(POINTS)
+        if k and chance.random() < 0.5:
+            point = chance.choice(["recover", "handover"])
+        elif k:
+            step += chance.randrange(0, 30)
+        if point == "evaluate":
+            step = max(1, step // STEPS_PER_EPOCH) * STEPS_PER_EPOCH
+        elif point in ("checkpoint", "rename"):
+            step = max(1, step // CHECKPOINT_EVERY) * CHECKPOINT_EVERY
+        if point == "rename":
+            victim = 0 if 0 in victims else victim
+        at = step - chance.randrange(2) if point in ("recover", "handover") else step
+        plan.append(f"{victim}:{max(1, at)}:{point}")
+    return ",".join(plan)
+
+
+def kill(bed, chance):
+    each, spares = chance.choice(LAYOUTS), chance.choice([0, 0, 1, 2])
+    victims = chance.sample(range(4), chance.randrange(1, 4))
+    sharded = chance.random() < 0.25
+    words = ["--shard-optimizer"] if sharded else []
+    promised = SHARDS_LOST if sharded else None
+    if chance.random() < 0.5:
+        plan = choose_points(chance, victims)
+        job = Job(bed, each, words, spares, plan)
+    else:
+        moments = sorted(chance.uniform(0, 0.9) for _ in victims)
+        plan = " ".join(f"{v}@{m:.2f}s" for v, m in zip(victims, moments))
+        job = Job(bed, each, words, spares)
+        begin = time.monotonic()
+        for victim, moment in zip(victims, moments):
+            time.sleep(max(0, begin + moment - time.monotonic()))
+            job.send(victim, signal.SIGKILL)
+    how = finish(bed, job, promised)
+    seconds = [e["seconds"] for e in metrics(job.run) if e.get("event") == "recovered"]
+    what = f"{'+'.join(str(n) for n in each if n)}+{spares} {plan}{' sharded' if sharded else ''}"
+    return what, how, max(seconds) if seconds else None
+
+
+def lose(bed, chance):
+    each = chance.choice([[1, 1, 2, 0], [2, 2, 0, 0], [1, 1, 1, 1]])
+    used = [k + 1 for k, n in enumerate(each) if n]
+    victim, moment = chance.choice(used[1:]), chance.uniform(0, 0.8)
+    job = Job(bed, each, watched=True)
+    time.sleep(moment)
+    bed.fixture().lose(victim)
+    try:
+        how = finish(bed, job, None)
+    finally:
+        bed.close()
+    return f"{'+'.join(str(n) for n in each if n)} host{victim}@{moment:.2f}s", how, None
+
+
+def stop(bed, chance):
+    each, victim, moment = chance.choice(LAYOUTS), chance.randrange(4), chance.uniform(0, 0.6)
+    way = chance.choice(["moment", "kill", "kill", "abort"])
+    words = {"moment": ["--on-hang", "wait", "--deadline", "20"], "kill": ["--on-hang", "kill", "--deadline", "1"],
+             "abort": ["--on-hang", "abort", "--deadline", "1"]}[way]
+    job = Job(bed, each, words)
+    time.sleep(moment)
+    job.send(victim, signal.SIGSTOP)
+    begin, named = time.monotonic(), None
+    if way == "moment":
+        time.sleep(chance.uniform(0.05, 1.5))
+        job.send(victim, signal.SIGCONT)
+    elif way == "kill":
+        job.wait(lambda: job.events("recovered") > 0)
+        if job.process.poll() is None:
+            named = time.monotonic() - begin
+    alone = host_of(each, victim) == 1
+    how = finish(bed, job, rf"rank {victim}\b" if way == "abort" else
+                 rf"rank {victim} lives but .* no rank of its host" if way == "kill" and alone else None)
+    return f"{'+'.join(str(n) for n in each if n)} {victim}@{moment:.2f}s {way}", how, named
+
+
+def host_of(each, rank):
+    """Ranks of that rank's host."""
+    for n in each:
+        if rank < n:
+            return n
+        rank -= n
+    raise ValueError(rank)
+
+
+def cut(bed, chance):
+    each, moment = chance.choice([[2, 2, 0, 0], [1, 1, 2, 0]]), chance.uniform(0, 0.6)
+    victim = chance.choice([k + 1 for k, n in enumerate(each) if n][1:])
+    for_good = chance.random() < 0.5
+    job = Job(bed, each, ["--deadline", "2" if for_good else "30"], watched=for_good)
+    time.sleep(moment)
+    bed.fixture().link(victim, False)
+    try:
+        if not for_good:
+            time.sleep(chance.uniform(0.05, 1))
+            bed.fixture().link(victim, True)
+        how = finish(bed, job, None)
+    finally:
+        if for_good:
+            bed.close()
+    return (f"{'+'.join(str(n) for n in each if n)} host{victim}@{moment:.2f}s "
+            f"{'for good' if for_good else 'for a moment'}"), how, None
+
+
+def fill(bed, chance):
+    each, moment = chance.choice(LAYOUTS), chance.uniform(0, 0.6)
+    to_the_end = chance.random() < 0.4
+    job = Job(bed, each)
+    time.sleep(moment)
+    filler = os.path.join(bed.disk, "filler")
+    try:
+        with open(filler, "wb", buffering=0) as f:
+            try:
+                while True:
+                    f.write(bytes(1 << 16))
+            except OSError:
+                pass
+        if to_the_end:
+            job.wait(lambda: False)
+        else:
+            time.sleep(chance.uniform(0.05, 0.4))
+    finally:
+        os.unlink(filler)
+    how = finish(bed, job, "No space left on device")
+    return f"{'+'.join(str(n) for n in each if n)} {moment:.2f}s {'to the end' if to_the_end else 'for a while'}", how, None
+
+
+# --- the schedule ---
+
+def tidy(bed, trial):
+    """Ends what a trial has left, and makes room for the next."""
+    shutil.rmtree(os.path.join(bed.disk, f"run{bed.runs}"), ignore_errors=True)
+
+
+def keep(bed, text):
+    folder = tempfile.mkdtemp(prefix="tandem-chaos-")
+    with open(os.path.join(folder, "told"), "w") as f:
+        f.write(text)
+    try:
+        shutil.copytree(os.path.join(bed.disk, f"run{bed.runs}"), os.path.join(folder, "run"))
+    except (OSError, shutil.Error):
+        pass
+    return folder
+
+
+def one_trial(bed, kind, number):
+    chance = random.Random(f"{bed.seed} {kind} {number}")
+    begin = time.monotonic()
+    try:
+        what, how, figure = globals()[kind](bed, chance)
+    except Wrong as e:
+        kept = keep(bed, str(e))
+        what, how, figure = f"kept in {kept}", str(e).split("\n")[0].split(":")[0], None
+        print(e, file=sys.stderr)
+    tidy(bed, number)
+    print(f"{kind}\t{number}\t{what}\t{how}\t{time.monotonic() - begin:.1f}\t"
+          f"{'' if figure is None else format(figure, '.3f')}", flush=True)
+    return how, figure
+
+
+def run_all(bed, args):
+    ends, good, bad = {}, 0, 0
+    print("kind\ttrial\twhat\thow\tseconds\tfigure")
+    for kind in KINDS:
+        counts, figures = {}, []
+        for number in [args.only] if args.only is not None else range(getattr(args, kind)):
+            if not getattr(args, kind):
+                break
+            how, figure = one_trial(bed, kind, number)
+            counts[how] = counts.get(how, 0) + 1
+            if figure is not None:
+                figures.append(figure)
+            good, bad = good + (how in ("went on", "resumed")), bad + (how not in ("went on", "resumed"))
+        if counts:
+            ends[kind] = ", ".join(f"{n} {how}" for how, n in sorted(counts.items()))
+        if figures:
+            ends[kind] += f"; median {statistics.median(figures):.3f} s, most {max(figures):.3f} s"
+    for kind, text in ends.items():
+        print(f"{kind}: {text}")
+    print(f"[  PASSED  ] {good} test(s).")
+    if bad:
+        print(f"[  FAILED  ] {bad} test(s).")
+    return 1 if bad else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("build")
+    for kind in KINDS:
+        parser.add_argument(f"--{kind}", type=int, default=0, metavar="N", help="trials of this kind")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", type=int, metavar="K", help="trial K alone of each kind")
+    parser.add_argument("--disk", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if not args.disk:  # again, with a small disk that goes with this process
+        if os.getuid() != 0 or not shutil.which("unshare"):
+            print("chaos: pretended hosts need root and the program unshare", file=sys.stderr)
+            return SKIP
+        with tempfile.TemporaryDirectory() as disk:
+            words = ["unshare", "--mount", "--", "sh", "-ec",
+                     f'mount -t tmpfs -o size={DISK_MB}m tmpfs "$0"; exec "$@"', disk, sys.executable,
+                     os.path.abspath(__file__), *sys.argv[1:], "--disk", disk]
+            return subprocess.run(words).returncode
+    try:
+        bed = Bed(args.build, args.disk, args.seed)
+        try:
+            return run_all(bed, args)
+        finally:
+            bed.close()
+    except Unavailable as e:
+        print(f"chaos: {e}", file=sys.stderr)
+        return SKIP
+
+
+if __name__ == "__main__":
+    sys.exit(main())
