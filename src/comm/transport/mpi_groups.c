@@ -1,6 +1,7 @@
 /* Groups of an MPI job, its beginning and its end. */
 #include "comm/transport/mpi_group.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -165,6 +166,13 @@ static void look_at_mpi(td_mpi_group *g)
 #endif
 }
 
+/* MPI writes to connections whose other end may have been killed: that must not end this rank. */
+static void survive_broken_pipes(void)
+{
+    struct sigaction now;
+    if (sigaction(SIGPIPE, NULL, &now) == 0 && now.sa_handler == SIG_DFL) signal(SIGPIPE, SIG_IGN);
+}
+
 td_status td_mpi_open(const td_mpi_services *given, const td_comm_config *config, td_comm *world,
                       char **host_names)
 {
@@ -173,6 +181,7 @@ td_status td_mpi_open(const td_mpi_services *given, const td_comm_config *config
     MPI_Initialized(&begun);
     if (begun)
         return td_mpi_library->fail(TD_ERR_UNSUPPORTED, "MPI can be opened once in a process");
+    survive_broken_pipes();
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS)
         return td_mpi_library->fail(TD_ERR_IO, "MPI could not be initialised");
     td_mpi_group *g = calloc(1, sizeof *g);
