@@ -73,6 +73,8 @@ td_status td_loop_recover(td_loop *t, td_status why)
     td_recover_config config = {.on_hang = (td_on_hang)t->job->on_hang};
     snprintf(sentence, sizeof sentence, "%s", td_last_error());
     if (!t->noticed) t->noticed = td_clock_ns();
+    /* Who it is, before anybody waits any longer for it; two of a host, as one may be the one. */
+    if (why == TD_ERR_TIMEOUT && td_comm_local_rank(t->comm) < 2) td_warn("%s", sentence);
     TD_TRY(td_mishap(t->mishaps, t->comm, t->mark.state.step, "recover"));
     td_status status = td_comm_recover(t->comm, &config, &next, &report);
     if (status == TD_ERR_UNSUPPORTED) return cannot_recover(t, why, sentence);

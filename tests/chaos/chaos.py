@@ -4,9 +4,10 @@
     chaos.py BUILD [--kill N] [--lose N] [--stop N] [--cut N] [--fill N] [--seed S] [--only K]
 
     kill   1 to 3 of 4 ranks are killed: at chosen points of a step, of a checkpoint or of the
-           recovery from another kill, or at any moment
+           recovery from another kill, or at any moment; the figure is the longest recovery
     lose   every process of a host is, under "tandem run"
-    stop   a rank is stopped: for a moment, or for good with --on-hang kill or abort
+    stop   a rank is stopped: for a moment, or for good with --on-hang kill or abort; the figure is
+           the time beyond the deadline until the others name it
     cut    a host's cable is pulled: for a moment, or for good under "tandem run"
     fill   the disk of the run's folder is full for a while, or until the job has ended
 
@@ -115,15 +116,19 @@ class Job:
                                    f"{sys.executable} {HOSTS_PY} --reach", "--watch", "5", "--", *job])
         else:
             command = hosts.command([bed.tandem, *job], each, ["--with-ft", "ulfm"])
-        self.process = subprocess.Popen(command, env=hosts.environment(sum(each), env), text=True,
-                                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE)
+        self.told = tempfile.TemporaryFile("w+")  # on another disk than the run
+        self.process = subprocess.Popen(command, env=hosts.environment(sum(each), env), stdin=subprocess.DEVNULL,
+                                        stdout=self.told, stderr=self.told)
         self.wait(lambda: self.lines() > 1)
 
     def wait(self, good):
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end and self.process.poll() is None and not good():
             time.sleep(0.002)
+
+    def text(self):
+        """All that it has said; where its processes write next stays as it is."""
+        return os.pread(self.told.fileno(), 1 << 20, 0).decode(errors="replace")
 
     def lines(self):
         try:
@@ -167,16 +172,16 @@ class Wrong(Exception):
 def finish(bed, job, promised):
     """Waits for the job's end; returns "went on" or "resumed". promised: what it may end with."""
     try:
-        out, err = job.process.communicate(timeout=PATIENCE_S)
+        job.process.wait(PATIENCE_S)
     except subprocess.TimeoutExpired:
         told = subprocess.run([bed.tandem, "diagnose", job.run], text=True, capture_output=True)
         job.process.kill()
         bed.close()
-        raise Wrong(f"hung\n{told.stdout}{told.stderr}")
-    how = "went on"
+        raise Wrong(f"hung\n{told.stdout}{told.stderr}{job.text()}")
+    how, said = "went on", job.text()
     if job.process.returncode != 0:
-        if not promised or not re.search(promised, err):
-            raise Wrong(f"wrong: exit {job.process.returncode}\n{out}\n{err}")
+        if not promised or not re.search(promised, said):
+            raise Wrong(f"wrong: exit {job.process.returncode}\n{said}")
         how = "resumed"
         end = time.monotonic() + PATIENCE_S
         while True:
@@ -186,21 +191,21 @@ def finish(bed, job, promised):
                 break
             time.sleep(0.2)  # mpiexec does not wait for a process that it had to kill
         if done.returncode != 0:
-            raise Wrong(f"wrong: resumed with exit {done.returncode}\n{done.stderr}\n{err}")
+            raise Wrong(f"wrong: resumed with exit {done.returncode}\n{done.stderr}\n{said}")
     try:
         got = bed.outcome(job.run)
     except (OSError, ValueError) as e:
-        raise Wrong(f"wrong: {e}\n{out}\n{err}") from e
+        raise Wrong(f"wrong: {e}\n{said}") from e
     for what, a, b in zip(("model", "newest checkpoint", "its manifest"), got, bed.want):
         if a != b:
-            raise Wrong(f"wrong: another {what}: {a}, not {b}\n{out}\n{err}")
-    restarted = how == "resumed" or "; restart " in err
+            raise Wrong(f"wrong: another {what}: {a}, not {b}\n{said}")
+    restarted = how == "resumed" or "; restart " in said
     mine, theirs = comparable(got[3], restarted), comparable(bed.want[3], restarted)
     for a, b in zip(mine, theirs):
         if a != b:
-            raise Wrong(f"wrong: metrics have {a}, not {b}\n{out}\n{err}")
+            raise Wrong(f"wrong: metrics have {a}, not {b}\n{said}")
     if len(mine) != len(theirs):
-        raise Wrong(f"wrong: {len(mine)} lines of metrics, not {len(theirs)}\n{out}\n{err}")
+        raise Wrong(f"wrong: {len(mine)} lines of metrics, not {len(theirs)}\n{said}")
     return how
 
 
@@ -286,10 +291,10 @@ def stop(bed, chance):
     if way == "moment":
         time.sleep(chance.uniform(0.05, 1.5))
         job.send(victim, signal.SIGCONT)
-    elif way == "kill":
-        job.wait(lambda: job.events("recovered") > 0)
+    else:
+        job.wait(lambda: re.search(rf"for rank {victim}\b", job.text()))
         if job.process.poll() is None:
-            named = time.monotonic() - begin
+            named = time.monotonic() - begin - 1
     alone = host_of(each, victim) == 1
     how = finish(bed, job, rf"rank {victim}\b" if way == "abort" else
                  rf"rank {victim} lives but .* no rank of its host" if way == "kill" and alone else None)
