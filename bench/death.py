@@ -3,7 +3,8 @@
 
     bench/death.py TANDEM MPIEXEC TORCH_PYTHON [ROUNDS]
 
-Both train a multilayer perceptron on four processes of this machine; one, not always the same, gets
+Both train a multilayer perceptron on four processes of this machine, and ours also on three pretended
+hosts (tests/hosts; where they cannot be made, it says so); one, not always the same, gets
 SIGKILL in the middle. The figure is the time from the signal to the end of the next step that is
 newer than all before: ours in metrics.jsonl, theirs in a file that rank 0 writes. torchrun stops all
 workers, starts them again, and they load a checkpoint, which they write every 10 steps. Our model is
@@ -13,14 +14,17 @@ import hashlib
 import json
 import os
 import signal
+import re
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "tests", "hosts"))
+from hosts import Hosts, Unavailable  # noqa: E402
+
 DATA = "/usr/share/datasets/fashion-mnist"
 RANKS, PATIENCE_S = 4, 60
 ENV = dict(os.environ)
@@ -74,16 +78,44 @@ def digest(run):
         return hashlib.sha256(f.read()).hexdigest()
 
 
-def ours(tandem, mpiexec, run, rank):
-    def victim():  # its record begins with who it is
-        with open(os.path.join(run, "recorder", f"rank-{rank}"), "rb") as f:
-            return struct.unpack_from("=q", f.read(64), 24)[0]
+def process_of(run, rank):
+    """Also one in the process numbers of a pretended host, as seen from here."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                words = f.read().split(b"\0")
+            with open(f"/proc/{pid}/environ", "rb") as f:
+                found = re.search(rb"\0OMPI_COMM_WORLD_RANK=(\d+)\0", f.read())
+        except OSError:
+            continue
+        if words[1:2] == [b"train"] and run.encode() in words and found and int(found[1]) == rank:
+            return int(pid)
+    raise SystemExit(f"death.py: no process of rank {rank}")
 
-    job = subprocess.Popen([mpiexec, "--with-ft", "ulfm", "--map-by", ":OVERSUBSCRIBE", "--mca", "osc",
-                            "^ucx", "-n", str(RANKS), *train_words(tandem, run)], env=ENV)
-    seconds = held_up(job, lambda: newest_step(os.path.join(run, "metrics.jsonl")), victim)
+
+def ours(tandem, mpiexec, run, rank, hosts=None):
+    if hosts:
+        command = hosts.command(train_words(tandem, run), [2, 1, 1], ["--with-ft", "ulfm"])
+        job = subprocess.Popen(command, env=hosts.environment(RANKS), stdin=subprocess.DEVNULL)
+    else:
+        job = subprocess.Popen([mpiexec, "--with-ft", "ulfm", "--map-by", ":OVERSUBSCRIBE", "--mca", "osc",
+                                "^ucx", "-n", str(RANKS), *train_words(tandem, run)], env=ENV)
+    seconds = held_up(job, lambda: newest_step(os.path.join(run, "metrics.jsonl")),
+                      lambda: process_of(run, rank))
     job.wait(PATIENCE_S)
     return seconds
+
+
+def over_hosts(tandem, mpiexec, top, rounds, want):
+    seconds = []
+    with Hosts(3, mpiexec=mpiexec) as hosts:
+        for k in range(rounds):
+            run = os.path.join(top, f"hosts{k}")
+            seconds.append(ours(tandem, mpiexec, run, k % RANKS, hosts))
+            if digest(run) != want:
+                raise SystemExit("death.py: the model is another one")
+            print(f"rank {k % RANKS} killed, three hosts: ours {seconds[-1]:.3f} s", flush=True)
+    print(f"median of {rounds} over three hosts: ours {statistics.median(seconds):.3f} s")
 
 
 def theirs(python, folder, rank):
@@ -136,6 +168,10 @@ def main():
             seconds, why = theirs(python, folder, k % RANKS)
             b.append(seconds)
             print(f"rank {k % RANKS} killed: ours {a[-1]:.3f} s, torchrun {b[-1]:.3f} s{why}", flush=True)
+        try:
+            over_hosts(tandem, mpiexec, top, rounds, digest(calm))
+        except Unavailable as why:
+            print(why)
     x, y = statistics.median(a), statistics.median(b)
     print(f"median of {rounds}: ours {x:.3f} s, torchrun {y:.3f} s, torchrun / ours {y / x:.0f}")
 

@@ -43,6 +43,11 @@ if [ -x "$build/bench/coll_bench" ]; then
     echo "# collectives beside Gloo"
     python3 bench/gloo.py "$build/tandem" .deps/torch/bin/python "$mpiexec" "${ROUNDS:-3}"
     echo
+    echo "# a worker that is killed, the cost of being ready, a worker at half speed"
+    python3 bench/death.py "$build/tandem" "$mpiexec" .deps/torch/bin/python "${ROUNDS:-5}"
+    python3 bench/ready.py "$build/tandem" "$mpiexec" /usr/share/datasets/fashion-mnist
+    python3 bench/balance.py "$build/tandem" /usr/share/datasets/fashion-mnist
+    echo
     echo "# several hosts on this machine"
     for pattern in all-reduce broadcast all-gather reduce-scatter; do
         python3 bench/hosts_bench.py "$build" $pattern || [ $? = 77 ]

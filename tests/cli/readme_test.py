@@ -241,12 +241,14 @@ class MakeTargets(unittest.TestCase):
             if name != "coll_bench" or MPIEXEC:
                 self.assertGreater(len(run(f"{program} {words}").splitlines()), 1)
         self.assertEqual(set(re.findall(r"bench/(\w+)\.py", text)),
-                         {"train", "footprint", "gloo", "transports", "hosts_bench", "checkpoint_bench"})
+                         {"train", "footprint", "gloo", "transports", "hosts_bench", "checkpoint_bench", "death", "ready",
+                          "balance"})
         run(f'{sys.executable} {ROOT}/bench/footprint.py "{TANDEM}" {SMALL}')
         run(f'{sys.executable} {ROOT}/bench/checkpoint_bench.py "{TANDEM}" {SMALL} - 64')
         if MPIEXEC:
             run(f'{sys.executable} {ROOT}/bench/transports.py "{TANDEM}" "{MPIEXEC}" 1 64 2')
-        for name in ("train", "gloo", "gloo_ranks", "torch_train", "hosts_bench"):  # need PyTorch, or hosts
+        for name in ("train", "gloo", "gloo_ranks", "torch_train", "hosts_bench", "death", "death_torch", "ready",
+                     "balance"):  # need PyTorch, or hosts
             compile(read(f"bench/{name}.py"), name, "exec")
 
     def test_install_and_the_example_in_c(self):
