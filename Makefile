@@ -48,7 +48,7 @@ chaos:
 	@./setup.sh demo
 	@./setup.sh hosts
 	@$(MAKE) --no-print-directory build
-	@python3 tests/chaos/chaos.py $(BUILD) --kill 200 --lose 20 --stop 30 --cut 20 --fill 20
+	@python3 tests/chaos/chaos.py $(BUILD) --kill 200 --shard 50 --lose 20 --stop 30 --cut 20 --fill 20
 
 format:
 	@./setup.sh lint

@@ -3,8 +3,8 @@
 
     balance.py TANDEM FASHION_MNIST [ROUNDS]
 
-Four workers, as threads. All pretend to compute SLOW times as slowly as they do, so that four have
-room on two cores and the machine's own load hardly counts; one of them twice that. Throughput is that
+Four workers, as threads. All sleep SLOW milliseconds for each leaf of a batch beside what they compute,
+so that four have room on two cores and the machine's own load hardly counts; one sleeps twice as long. Throughput is that
 of the last half of a run, when leaves have been dealt. The models must be the same."""
 import hashlib
 import json
@@ -16,7 +16,7 @@ import tempfile
 
 TANDEM, DATA = sys.argv[1:3]
 ROUNDS = int(sys.argv[3]) if len(sys.argv) > 3 else 5
-WORKERS, SLOW, STEPS = 4, 8, 240
+WORKERS, SLOW, STEPS = 4, 3, 240
 
 
 def rate(run, plan, words):
@@ -32,8 +32,8 @@ def rate(run, plan, words):
 
 
 def main():
-    even = ",".join(f"{r}:x{SLOW}" for r in range(WORKERS))
-    uneven = ",".join(f"{r}:x{SLOW * 2 if r == 1 else SLOW}" for r in range(WORKERS))
+    even = ",".join(f"{r}:{SLOW}l" for r in range(WORKERS))
+    uneven = ",".join(f"{r}:{SLOW * 2 if r == 1 else SLOW}l" for r in range(WORKERS))
     ways = {"all alike": (even, []), "one at half speed": (uneven, []),
             "one at half speed, --balance": (uneven, ["--balance"])}
     seen, digests = {way: [] for way in ways}, set()

@@ -5,15 +5,16 @@
  * --max-restarts in turn that brought no newer checkpoint.
  *
  * A host that loses its power or its network closes no connection, and mpiexec does not notice. So
- * the hosts are asked now and then whether they answer; when one does not, MISSES times in turn,
- * and the job makes no step meanwhile, the job is ended and starts again. A job that stands still
- * on hosts that answer is left to itself: a rank that waits for another longer than --deadline ends
- * it. */
+ * the hosts are asked every --watch seconds whether they answer; when one does not, MISSES times in
+ * turn, and the job makes no step meanwhile, the job is ended and starts again. A job that stands
+ * still on hosts that answer is left to itself: a rank that waits for another longer than
+ * --deadline ends it. */
 #include "cli/cli.h"
 
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/fs.h"
+#include "base/log.h"
 #include "ckpt/bundle.h"
 #include "cli/hosts.h"
 #include "cli/launch.h"
@@ -26,11 +27,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { PROBE_S = 10, LONGEST_PAUSE_S = 60, LOCK_PATIENCE_S = 30, TEXT = 4096 };
-enum { MISSES = 3, MISS_S = 2 };
+enum { MISSES = 3 };
 
 typedef struct watch {
     td_job run, train; /* what was said before the "--", and behind it */
@@ -44,6 +44,8 @@ typedef struct watch {
     bool ulfm;              /* MPI recovers: spares wait, and workers may die */
     int wanted;             /* workers */
     struct stat job_before; /* the job.yaml of an older run; all zero: none */
+    int misses;             /* looks in turn at which a host did not answer, and no step was made */
+    uint64_t made;          /* progress at the last look */
     int failures;           /* in turn, without a newer checkpoint */
     int interrupted;        /* the signal, or 0 */
 } watch;
@@ -288,15 +290,13 @@ static uint64_t progress_made(const watch *w)
 static bool is_stuck(void *user)
 {
     watch *w = user;
-    uint64_t before = progress_made(w);
-    for (int misses = 0; misses < MISSES; misses++) {
-        struct timespec pause = {.tv_sec = misses ? MISS_S : 0};
-        char text[TEXT];
-        nanosleep(&pause, NULL);
-        if (probe(w) != TD_OK || progress_made(w) != before) return false;
-        if (!td_hosts_text(w->hosts, w->host_count, false, false, text, sizeof text)) return false;
-    }
-    return true;
+    char text[TEXT];
+    uint64_t made = progress_made(w);
+    bool all = probe(w) != TD_OK ||
+               !td_hosts_text(w->hosts, w->host_count, false, false, text, sizeof text);
+    w->misses = all ? 0 : made != w->made ? 1 : w->misses + 1;
+    w->made = made;
+    return w->misses >= MISSES;
 }
 
 /* Waits until the dead job's last process has gone. The lock of one on a host that does not answer
@@ -384,6 +384,7 @@ static td_status watch_over(watch *w)
     int code = 0;
     for (bool again = false;; again = has_begun(w)) {
         long long step = newest_step(w);
+        w->misses = 0;
         TD_TRY(make_line(w, again, &line));
         TD_TRY(td_launch_run(&line, &look, &w->interrupted, &code));
         if (is_done(w, code)) return TD_OK;
@@ -409,6 +410,10 @@ td_status td_cmd_run(int argc, char **argv)
     }
     td_launch_init();
     stat_job(&w, &w.job_before);
+    if (w.run.spares && !w.ulfm)
+        td_warn("this MPI cannot go on when a rank is lost: --spares %d work like the others, and "
+                "recovery is a restart from the newest checkpoint",
+                w.run.spares);
     TD_GOTO(probe_first(&w));
     status = watch_over(&w);
 out:

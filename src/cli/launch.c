@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ORPHAN_ROUNDS = 1000 };
+enum { ORPHAN_ROUNDS = 300 };
 
 static void our_signals(sigset_t *set)
 {
@@ -107,21 +107,31 @@ static bool stops(int number)
     return number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGUSR2;
 }
 
+/* Kills this process's children. False: there are none, or the kernel does not tell. */
+static bool kill_children(void)
+{
+    char path[64], text[4096];
+    snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
+    FILE *f = fopen(path, "r");
+    size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+    bool some = false;
+    if (f) fclose(f);
+    text[n] = 0;
+    for (char *at = text, *end; (end = strchr(at, ' ')); at = end + 1, some = true) {
+        long pid = strtol(at, NULL, 10); /* each ends with a blank */
+        if (pid > 0) kill((pid_t)pid, SIGKILL);
+    }
+    return some;
+}
+
 /* Ends what a killed launcher has left, such as its connections to hosts that do not answer: they
  * hold its output open, and have become children of this process. */
 static void end_orphans(void)
 {
-    char path[64], text[4096];
-    snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
-    for (int round = 0; round < ORPHAN_ROUNDS; round++) {
-        FILE *f = fopen(path, "r");
-        size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
-        if (f) fclose(f);
-        text[n] = 0;
-        char *at = text, *end;
-        for (long pid; (pid = strtol(at, &end, 10)) > 0 && end != at; at = end)
-            kill((pid_t)pid, SIGKILL);
-        if (waitpid(-1, NULL, 0) < 0) return; /* no child is left */
+    struct timespec pause = {.tv_nsec = 10000000};
+    for (int round = 0; round < ORPHAN_ROUNDS && kill_children(); round++) {
+        nanosleep(&pause, NULL);
+        while (waitpid(-1, NULL, WNOHANG) > 0) continue;
     }
 }
 
@@ -158,7 +168,9 @@ td_status td_launch_run(const td_line *line, const td_launch_look *look, int *in
         if (!until || td_clock_ns() < until) continue;
         if (stuck) {
             kill(pid, SIGKILL);
-        } else if ((stuck = look->stuck(look->user))) {
+        } else if (look->stuck(look->user)) {
+            if (waitpid(pid, &code, WNOHANG) == pid) break; /* meanwhile it has ended by itself */
+            stuck = true;
             kill(pid, SIGTERM);
             period = (int64_t)TD_LAUNCH_GRACE_S * 1000000000;
         }

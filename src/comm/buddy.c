@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGN = 16, TAG = 7301, BOUNDS = 4 * TD_BUDDY_RANGES };
+enum { ALIGN = 16, TAG = 7301, BOUNDS = 2 * (TD_BUDDY_HAVE + TD_BUDDY_WANT) };
 
 static size_t own_begin(size_t count, int size, int rank)
 {
@@ -31,7 +31,7 @@ td_range td_buddy_mirror(size_t count, int size, int rank)
 
 /* What a rank has and wants, as all are told. */
 typedef struct claim {
-    uint64_t have[TD_BUDDY_RANGES][2], want[TD_BUDDY_RANGES][2];
+    uint64_t have[TD_BUDDY_HAVE][2], want[TD_BUDDY_WANT][2];
 } claim;
 
 typedef struct deal {
@@ -50,12 +50,16 @@ static bool covers(const uint64_t range[2], uint64_t begin, uint64_t end)
 
 static bool has(const claim *c, uint64_t begin, uint64_t end)
 {
-    return covers(c->have[0], begin, end) || covers(c->have[1], begin, end);
+    for (int k = 0; k < TD_BUDDY_HAVE; k++)
+        if (covers(c->have[k], begin, end)) return true;
+    return false;
 }
 
 static bool wants(const claim *c, uint64_t begin, uint64_t end)
 {
-    return covers(c->want[0], begin, end) || covers(c->want[1], begin, end);
+    for (int k = 0; k < TD_BUDDY_WANT; k++)
+        if (covers(c->want[k], begin, end)) return true;
+    return false;
 }
 
 static char *place(const deal *d, const td_range *range, int vector, uint64_t begin)
@@ -63,11 +67,12 @@ static char *place(const deal *d, const td_range *range, int vector, uint64_t be
     return range->data[vector] + (begin - range->begin) * d->width;
 }
 
-static const td_range *holding(const td_range *ranges, uint64_t begin, uint64_t end)
+/* The range of this rank's that has it. */
+static const td_range *holding(const deal *d, uint64_t begin, uint64_t end)
 {
-    for (int k = 0; k < TD_BUDDY_RANGES; k++)
-        if (ranges[k].begin <= begin && end <= ranges[k].end) return &ranges[k];
-    return NULL;
+    const td_range *range = d->have;
+    while (!(range->begin <= begin && end <= range->end)) range++;
+    return range;
 }
 
 /* To each of this rank's wanting ranges, from `from`, or from another rank. */
@@ -76,7 +81,7 @@ static td_status take(const deal *d, const td_range *from, int source, uint64_t 
     size_t bytes = (end - begin) * d->width;
     for (int v = 0; v < d->vectors; v++) {
         const char *got = from ? place(d, from, v, begin) : NULL;
-        for (int k = 0; k < TD_BUDDY_RANGES; k++) {
+        for (int k = 0; k < TD_BUDDY_WANT; k++) {
             const td_range *range = &d->want[k];
             if (range->begin > begin || end > range->end) continue;
             char *to = place(d, range, v, begin);
@@ -92,7 +97,7 @@ static td_status take(const deal *d, const td_range *from, int source, uint64_t 
 
 static td_status give(const deal *d, int to, uint64_t begin, uint64_t end)
 {
-    const td_range *from = holding(d->have, begin, end);
+    const td_range *from = holding(d, begin, end);
     for (int v = 0; v < d->vectors; v++)
         TD_TRY(td_comm_send(d->comm, place(d, from, v, begin), (end - begin) * d->width, to, TAG));
     return TD_OK;
@@ -111,7 +116,7 @@ static td_status deal_interval(const deal *d, uint64_t begin, uint64_t end)
                            (unsigned long long)begin, (unsigned long long)end);
         }
         if (has(&d->claims[r], begin, end)) {
-            if (r == d->rank) TD_TRY(take(d, holding(d->have, begin, end), r, begin, end));
+            if (r == d->rank) TD_TRY(take(d, holding(d, begin, end), r, begin, end));
         } else if (r == d->rank) {
             TD_TRY(take(d, NULL, source, begin, end));
         } else if (source == d->rank) {
@@ -138,17 +143,17 @@ static td_status deal_all(const deal *d, uint64_t *bounds)
 }
 
 td_status td_buddy_deal(td_comm *comm, size_t width, int vectors,
-                        const td_range have[TD_BUDDY_RANGES], const td_range want[TD_BUDDY_RANGES],
+                        const td_range have[TD_BUDDY_HAVE], const td_range want[TD_BUDDY_WANT],
                         bool *lost)
 {
     deal d = {comm, width, vectors, td_comm_rank(comm), td_comm_size(comm), have, want, NULL, lost};
     claim own = {0};
     *lost = false;
     _Static_assert(sizeof own == BOUNDS * sizeof(uint64_t), "a claim is its bounds");
-    for (int k = 0; k < TD_BUDDY_RANGES; k++) {
+    for (int k = 0; k < TD_BUDDY_HAVE; k++)
         own.have[k][0] = have[k].begin, own.have[k][1] = have[k].end;
+    for (int k = 0; k < TD_BUDDY_WANT; k++)
         own.want[k][0] = want[k].begin, own.want[k][1] = want[k].end;
-    }
     d.claims = td_calloc((size_t)d.size, sizeof *d.claims);
     uint64_t *bounds = td_calloc((size_t)d.size * BOUNDS, sizeof *bounds);
     td_status status =

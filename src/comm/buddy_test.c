@@ -33,14 +33,15 @@ static bool inside(const td_range *r, size_t i)
 }
 
 typedef struct claims {
-    td_range have[2], want[2];
+    td_range have[TD_BUDDY_HAVE], want[TD_BUDDY_WANT];
 } claims;
 
 /* All ranks draw the same ranges of all ranks. */
 static td_status deal_at_random(td_comm *c, void *arg)
 {
     (void)arg;
-    static _Thread_local uint32_t had[2][VECTORS][MOST], got[2][VECTORS][MOST];
+    static _Thread_local uint32_t had[TD_BUDDY_HAVE][VECTORS][MOST],
+        got[TD_BUDDY_WANT][VECTORS][MOST];
     int size = td_comm_size(c), rank = td_comm_rank(c);
     td_rng rng;
     td_rng_init(&rng, 3, TD_RNG_TEST, (uint64_t)size, 0);

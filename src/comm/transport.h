@@ -3,6 +3,7 @@
 #ifndef TD_COMM_TRANSPORT_H
 #define TD_COMM_TRANSPORT_H
 
+#include "base/log.h"
 #include "comm/bell.h"
 #include "comm/header.h"
 #include "tandem/comm.h"
@@ -213,6 +214,7 @@ enum {
 /* What the module may use of the library (which it is not linked to). */
 typedef struct td_mpi_services {
     td_status (*fail)(td_status status, const char *format, ...) TD_PRINTF(2, 3);
+    void (*log)(td_log_level level, const char *format, ...) TD_PRINTF(2, 3);
     const char *(*last_error)(void);
     td_status (*exchange)(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,
                           size_t in_bytes, int from, int tag);
@@ -236,7 +238,7 @@ typedef struct td_mpi_module {
      * when that worked. Ends no MPI. */
     bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 8, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 9, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

@@ -108,7 +108,7 @@ td_status td_progress_create(const char *metrics, bool quiet, bool json, bool te
     return status;
 }
 
-td_status td_progress_rewind(const char *metrics, uint64_t step)
+td_status td_progress_rewind(const char *metrics, uint64_t step, bool owes_evaluation)
 {
     char *text = NULL;
     size_t size, kept = 0;
@@ -120,6 +120,10 @@ td_status td_progress_rewind(const char *metrics, uint64_t step)
         size_t length = (size_t)(end - line) + 1;
         if (sscanf(line, "{\"step\":%llu,\"event\":%n", &at, &event) != 1) continue;
         if (at > step && !event) continue;
+        *end = 0;
+        bool evaluation = strstr(line, ",\"eval\":") != NULL;
+        *end = '\n';
+        if (at == step && owes_evaluation && evaluation) continue;
         memmove(text + kept, line, length);
         kept += length;
     }

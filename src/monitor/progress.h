@@ -29,10 +29,11 @@ typedef struct td_progress td_progress;
  * may be the user's terminal. */
 TD_MUST_CHECK td_status td_progress_create(const char *metrics, bool quiet, bool json,
                                            bool terminal, td_progress **out);
-/* Takes the lines of later steps than `step` out of the file, and a half-written last one: a run
- * that goes on from there writes them again. Events stay: they have happened. Fine when there is no
- * file. */
-TD_MUST_CHECK td_status td_progress_rewind(const char *metrics, uint64_t step);
+/* Takes the lines of later steps than `step` out of the file, also that step's evaluation where it
+ * is owed, and a half-written last one: a run that goes on from there writes them again. Events
+ * stay: they have happened. Fine when there is no file. */
+TD_MUST_CHECK td_status td_progress_rewind(const char *metrics, uint64_t step,
+                                           bool owes_evaluation);
 void td_progress_destroy(td_progress *progress);
 /* TD_ERR_IO when metrics.jsonl cannot be written: the line is held and comes with a later one, and
  * until then nothing is said again. */

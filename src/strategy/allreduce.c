@@ -63,10 +63,12 @@ static void read_fake_slow(td_strategy *s)
     for (const char *colon; text && (colon = strchr(text, ':')); text = strchr(colon, ',')) {
         text += *text == ',';
         if (atoi(text) != td_comm_rank(s->comm)) continue;
+        char *unit;
+        double number = strtod(colon + 1 + (colon[1] == 'x'), &unit);
         if (colon[1] == 'x')
-            s->sleep_times = atof(colon + 2) - 1;
+            s->sleep_times = number - 1;
         else
-            s->sleep_s = atof(colon + 1) / 1000;
+            s->sleep_s = number / 1000 * (*unit == 'l' ? s->leaf_end - s->leaf_begin : 1);
     }
 }
 
@@ -147,11 +149,11 @@ td_status td_strategy_deal(td_strategy *s, td_comm *comm, const int *bounds)
     destroy_sum(s);
     s->comm = comm;
     s->parts = 0;
-    read_fake_slow(s);
     s->mishaps = td_mishaps();
     TD_TRY(td_treesum_create(comm, &config, &s->sum));
     td_treesum_lane_leaves(s->sum, 0, &s->leaf_begin, &unused);
     td_treesum_lane_leaves(s->sum, s->config.lanes - 1, &unused, &s->leaf_end);
+    read_fake_slow(s);
     return create_lanes(s);
 }
 

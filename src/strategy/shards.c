@@ -8,7 +8,8 @@
 
 #include <string.h>
 
-enum { PARTS = TD_BUDDY_RANGES };
+enum { PARTS = TD_BUDDY_WANT };
+_Static_assert((int)TD_BUDDY_HAVE == 2 * (int)PARTS, "former parts are offered");
 _Static_assert(TD_BUDDY_VECTORS >= 3, "parameters and two arrays of state are dealt at once");
 
 typedef struct part {
@@ -20,6 +21,7 @@ typedef struct part {
 struct td_shards {
     td_shards_config config; /* size, rank: that parts are of */
     part part[PARTS];        /* the rank's own, its buddy's; in whole: [0, params) and nothing */
+    part former[PARTS];      /* of the deal before, while some rank may not have its new ones */
     int64_t made;
     size_t *bytes; /* [size] of ranks' own parts */
 };
@@ -100,10 +102,16 @@ td_status td_shards_create(const td_shards_config *config, td_shards **out)
     return status;
 }
 
+static void drop(part parts[PARTS])
+{
+    for (int p = 0; p < PARTS; p++) destroy_part(&parts[p]);
+}
+
 void td_shards_destroy(td_shards *s)
 {
     if (!s) return;
-    for (int p = 0; p < PARTS; p++) destroy_part(&s->part[p]);
+    drop(s->part);
+    drop(s->former);
     td_free(s->bytes);
     td_free(s);
 }
@@ -128,6 +136,7 @@ double td_shards_rate(const td_shards *s, uint64_t step)
 void td_shards_step(td_shards *s, uint64_t step, const float *gradient, float scale, float *params)
 {
     const td_shards_config *c = &s->config;
+    drop(s->former);
     float clipped = td_optim_clip(c->optim.clip_norm, c->slots, c->slot_count, gradient, scale);
     for (int p = 0; p < PARTS; p++) {
         size_t begin = s->part[p].begin;
@@ -139,7 +148,9 @@ void td_shards_step(td_shards *s, uint64_t step, const float *gradient, float sc
 td_status td_shards_share(td_shards *s, td_comm *comm, float *params)
 {
     if (!s->config.sharded) return TD_OK;
-    return td_comm_allgatherv(comm, params + s->part[0].begin, s->bytes, params);
+    TD_TRY(td_comm_allgatherv(comm, params + s->part[0].begin, s->bytes, params));
+    drop(s->former); /* who has given its part has it */
+    return TD_OK;
 }
 
 /* --- other groups --- */
@@ -156,8 +167,12 @@ static td_range range_of(const part *p, float *params, int first, int last)
 
 static void take_parts(td_shards *s, part parts[PARTS], int size, int rank, int64_t made)
 {
+    drop(s->former);
     for (int p = 0; p < PARTS; p++) {
-        destroy_part(&s->part[p]);
+        if (s->made >= 0)
+            s->former[p] = s->part[p];
+        else
+            destroy_part(&s->part[p]);
         s->part[p] = parts[p];
         parts[p] = (part){0};
     }
@@ -175,7 +190,7 @@ td_status td_shards_deal(td_shards *s, td_comm *comm, int size, float *params, b
 {
     int rank = td_comm_rank(comm), states = td_shards_states(s);
     part parts[PARTS] = {{0}};
-    td_range have[PARTS] = {{0}}, want[PARTS] = {{0}};
+    td_range have[2 * PARTS] = {{0}}, want[PARTS] = {{0}};
     int64_t made;
     *lost = false;
     td_status status = create_parts(&s->config, size, rank, parts);
@@ -185,16 +200,17 @@ td_status td_shards_deal(td_shards *s, td_comm *comm, int size, float *params, b
     if (status == TD_OK) {
         for (int p = 0; p < PARTS; p++) {
             if (s->made >= 0) have[p] = range_of(&s->part[p], params, 0, states);
+            if (s->former[p].optim) have[PARTS + p] = range_of(&s->former[p], params, 0, states);
             want[p] = range_of(&parts[p], params, 0, states);
         }
         status = td_buddy_deal(comm, sizeof(float), 1 + states, have, want, lost);
     }
-    /* Who had nothing has nothing to lose. The others give up what they have when all have got
-     * theirs. */
+    /* Who had nothing has nothing to lose. The others change when all have got theirs; as not all
+     * may learn that, they keep the former parts until the next exchange of params. */
     if (status == TD_OK && s->made < 0) take_parts(s, parts, size, rank, made);
     if (status == TD_OK) status = td_comm_agree(comm, TD_OK);
     if (status == TD_OK && parts[0].optim) take_parts(s, parts, size, rank, made);
-    for (int p = 0; p < PARTS; p++) destroy_part(&parts[p]);
+    drop(parts);
     return status;
 }
 
@@ -219,7 +235,7 @@ td_status td_shards_gather(td_shards *s, td_comm *comm, int index, size_t begin,
                            float *out)
 {
     bool lost;
-    td_range have[PARTS], want[PARTS] = {{begin, end, {(char *)out}}, {0}};
+    td_range have[2 * PARTS] = {{0}}, want[PARTS] = {{begin, end, {(char *)out}}, {0}};
     if (!s->config.sharded) {
         if (begin < end)
             memcpy(out, td_optim_state(s->part[0].optim, index) + begin,

@@ -41,8 +41,9 @@ void td_shards_step(td_shards *shards, uint64_t step, const float *gradient, flo
 TD_MUST_CHECK td_status td_shards_share(td_shards *shards, td_comm *comm, float *params);
 
 /* Shards only, in a group where all that have a state have made the same steps: deals it, and the
- * parts of params, anew as for the first `size` ranks of comm; collective. When it fails, each rank
- * still has what it had. *lost: TD_ERR_PEER because both ranks that had some part have died. */
+ * parts of params, anew as for the first `size` ranks of comm; collective. When it fails, the ranks
+ * still have what they had, some of them in its new place: deal again. *lost: TD_ERR_PEER because
+ * both ranks that had some part have died. */
 TD_MUST_CHECK td_status td_shards_deal(td_shards *shards, td_comm *comm, int size, float *params,
                                        bool *lost);
 

@@ -220,7 +220,8 @@ static td_status begin_run(loop *t)
         if (hooks && hooks->begin) status = hooks->begin(hooks->user);
         if (status == TD_OK) status = td_path_join(metrics, job->run, "metrics.jsonl");
         if (status == TD_OK && job->resume) status = td_checkpoint_tidy(job, t->found);
-        if (status == TD_OK && job->resume) status = td_progress_rewind(metrics, t->state.step);
+        if (status == TD_OK && job->resume)
+            status = td_progress_rewind(metrics, t->state.step, td_loop_owes_evaluation(t));
         if (status == TD_OK) status = forget_earlier_job(job);
         if (status == TD_OK) status = td_loop_create_progress(t);
     }

@@ -73,8 +73,9 @@ td_status td_loop_recover(td_loop *t, td_status why)
     td_recover_config config = {.on_hang = (td_on_hang)t->job->on_hang};
     snprintf(sentence, sizeof sentence, "%s", td_last_error());
     if (!t->noticed) t->noticed = td_clock_ns();
-    /* Who it is, before anybody waits any longer for it; two of a host, as one may be the one. */
-    if (why == TD_ERR_TIMEOUT && td_comm_local_rank(t->comm) < 2) td_warn("%s", sentence);
+    /* Who it is, before anybody waits any longer for it. Who hears of it from another has lost it.
+     */
+    if (why == TD_ERR_TIMEOUT) td_warn("%s", sentence);
     TD_TRY(td_mishap(t->mishaps, t->comm, t->mark.state.step, "recover"));
     td_status status = td_comm_recover(t->comm, &config, &next, &report);
     if (status == TD_ERR_UNSUPPORTED) return cannot_recover(t, why, sentence);
@@ -166,7 +167,8 @@ static td_status take_lead(td_loop *t, bool was_first)
     if (t->on_disk >= 0 && !t->kept && hooks && hooks->kept) hooks->kept(hooks->user);
     t->kept |= t->on_disk >= 0;
     TD_TRY(td_path_join(path, t->job->run, "metrics.jsonl"));
-    if (td_progress_rewind(path, t->mark.made ? step - 1 : step) != TD_OK)
+    if (td_progress_rewind(path, t->mark.made ? step - 1 : step, td_loop_owes_evaluation(t)) !=
+        TD_OK)
         td_warn("%s; the run goes on", td_last_error());
     td_error_clear();
     return td_loop_create_progress(t);
@@ -191,14 +193,21 @@ static void tell(td_loop *t, int64_t agreed_at)
     td_progress_say(t->progress, "%s", sentence);
 }
 
+static td_status catch_up(td_loop *t)
+{
+    uint64_t before = t->mark.state.step;
+    td_strategy *strategy = t->whole ? t->strategy : NULL;
+    TD_TRY(td_strategy_catch_up(strategy, t->comm, t->task->params, &t->mark, sizeof t->mark));
+    if (t->mark.state.step != before) t->mark.interval_begin = td_clock_ns(); /* another's clock */
+    return TD_OK;
+}
+
 td_status td_loop_go_on(td_loop *t)
 {
     bool was_first = t->first;
     td_status status;
     if (t->noticed) t->news.seconds = td_seconds(td_clock_ns() - t->noticed);
-    if (t->job->shard_optimizer)
-        TD_TRY(
-            td_strategy_catch_up(t->strategy, t->comm, t->task->params, &t->mark, sizeof t->mark));
+    if (t->job->shard_optimizer) TD_TRY(catch_up(t));
     TD_TRY(td_news_agree(t->comm, t->whole ? (int64_t)t->mark.state.step : -1, &t->news));
     int64_t agreed_at = td_clock_ns();
     if (t->news.step >= 0)
@@ -270,6 +279,10 @@ static void judge(const td_loop *t, const td_resize *asked, char sentence[TD_RES
     if (workers < 1)
         snprintf(sentence, TD_RESIZE_TEXT, "%d workers are not possible; ask for 1 or more",
                  workers);
+    else if (workers < t->job->min_workers)
+        snprintf(sentence, TD_RESIZE_TEXT,
+                 "%d worker%s fewer than --min-workers %d, with which the job was started", workers,
+                 workers == 1 ? " is" : "s are", t->job->min_workers);
     else if (workers > leaves)
         snprintf(sentence, TD_RESIZE_TEXT,
                  "%d workers are more than the %d leaves of a batch; ask for at most %d", workers,
@@ -301,7 +314,14 @@ td_status td_loop_resize(td_loop *t)
         td_loop_tell_kept(t);
         t->noticed = td_clock_ns();
         if (t->job->shard_optimizer && asked.workers < size) TD_TRY(deal_shards(t, asked.workers));
-        TD_TRY(td_comm_resize(t->comm, asked.workers, &next));
+        status = td_comm_resize(t->comm, asked.workers, &next);
+        if (status == TD_ERR_UNSUPPORTED) { /* at all ranks alike, and nothing has changed */
+            snprintf(sentence, sizeof sentence, "%s", td_last_error());
+            answer(t, &asked, sentence, false);
+            t->noticed = 0;
+            return t->job->shard_optimizer ? deal_shards(t, size) : TD_OK;
+        }
+        TD_TRY(status);
         t->news.was_resized = true;
         t->news.size_before = size;
         for (int r = 0; next && r < td_comm_size(next); r++)

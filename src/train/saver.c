@@ -288,9 +288,14 @@ td_status td_saver_begin(td_saver *s, const td_train_state *state)
     if (s->under_way) TD_TRY(settle(s));
     note_seal(s, true);
     share(s, state->has_best ? s->best : NULL);
-    TD_TRY(td_layout_copy(&s->layout, s->comm, td_layout_cut(&s->layout, s->first),
-                          td_layout_cut(&s->layout, s->last), s->copy));
+    td_status status = td_layout_copy(&s->layout, s->comm, td_layout_cut(&s->layout, s->first),
+                                      td_layout_cut(&s->layout, s->last), s->copy);
     s->state = *state;
+    if (status == TD_ERR_NOMEM) { /* at all ranks */
+        ended(s, status);
+        return TD_OK;
+    }
+    TD_TRY(status);
     s->under_way = s->any = true;
     start(s, WRITE_PART);
     return TD_OK;

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Real jobs on pretended hosts, to which a seeded schedule does what happens to jobs.
 
-    chaos.py BUILD [--kill N] [--lose N] [--stop N] [--cut N] [--fill N] [--seed S] [--only K]
+    chaos.py BUILD [--kill N] [--shard N] [--lose N] [--stop N] [--cut N] [--fill N] [--seed S] [--only K]
 
     kill   1 to 3 of 4 ranks are killed: at chosen points of a step, of a checkpoint or of the
            recovery from another kill, or at any moment; the figure is the longest recovery
+    shard  the same with the optimizer in shards, which cannot lose neighbours at once
     lose   every process of a host is, under "tandem run"
     stop   a rank is stopped: for a moment, or for good with --on-hang kill or abort; the figure is
            the time beyond the deadline until the others name it
@@ -37,7 +38,7 @@ from hosts import HERE as HOSTS_PY, SKIP, Hosts, Unavailable, find_mpiexec  # no
 from idx import make_data  # noqa: E402
 
 PATIENCE_S, DISK_MB, EPOCHS = 60, 24, 50
-KINDS = ["kill", "lose", "stop", "cut", "fill"]
+KINDS = ["kill", "shard", "lose", "stop", "cut", "fill"]
 POINTS = ["backward", "reduce", "update", "evaluate", "checkpoint", "rename"]
 STEPS_PER_EPOCH, CHECKPOINT_EVERY = 5, 7
 LAYOUTS = [[4, 0, 0, 0], [2, 2, 0, 0], [1, 1, 1, 1], [3, 1, 0, 0], [1, 1, 2, 0]]
@@ -242,12 +243,13 @@ def choose_points(chance, victims):
     return ",".join(plan)
 
 
-def kill(bed, chance):
+def shard(bed, chance):
+    return kill(bed, chance, ["--shard-optimizer"], SHARDS_LOST)
+
+
+def kill(bed, chance, words=(), promised=None):
     each, spares = chance.choice(LAYOUTS), chance.choice([0, 0, 1, 2])
     victims = chance.sample(range(4), chance.randrange(1, 4))
-    sharded = chance.random() < 0.25
-    words = ["--shard-optimizer"] if sharded else []
-    promised = SHARDS_LOST if sharded else None
     if chance.random() < 0.5:
         plan = choose_points(chance, victims)
         job = Job(bed, each, words, spares, plan)
@@ -261,7 +263,7 @@ def kill(bed, chance):
             job.send(victim, signal.SIGKILL)
     how = finish(bed, job, promised)
     seconds = [e["seconds"] for e in metrics(job.run) if e.get("event") == "recovered"]
-    what = f"{'+'.join(str(n) for n in each if n)}+{spares} {plan}{' sharded' if sharded else ''}"
+    what = f"{'+'.join(str(n) for n in each if n)}+{spares} {plan}"
     return what, how, max(seconds) if seconds else None
 
 

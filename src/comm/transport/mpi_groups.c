@@ -196,6 +196,11 @@ td_status td_mpi_open(const td_mpi_services *given, const td_comm_config *config
     world->impl = g;
     look_at_mpi(g);
     int spares = config ? config->spares : 0;
+    if (spares > 0 && !g->mitigates && g->rank == 0)
+        td_mpi_library->log(TD_LOG_WARN,
+                            "MPI runs without its failure mitigation: spares are of use for resize "
+                            "alone, and recovery from a lost rank is a restart; start mpiexec with "
+                            "--with-ft ulfm, if it has it");
     bool wants = spares > 0 || (g->mitigates && g->many_tags);
     bool memory = td_mpi_word_begin(g) && (!wants || td_mpi_muster_begin(g, g->size - spares));
     world->one_thread = provided < MPI_THREAD_MULTIPLE;

@@ -303,7 +303,7 @@ static void too_few_stop_with_a_checkpoint(void **state)
 static void a_false_alarm_costs_nothing(void **state)
 {
     (void)state;
-    f.deadline_ms = 150;
+    f.deadline_ms = 250;
     f.job.on_hang = TD_HANG_WAIT;
     setenv("TANDEM_FAKE_SLOW", "1:100", 1); /* hardly a wait is that long */
     assert_ok(run("", 2, 0));
