@@ -210,8 +210,11 @@ static double median(double *values, int n)
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-static int calls_for(double seconds)
+/* Of a turn. The first calls of a size pay for pages and tables; short ones are timed once more. */
+static int calls_for(bench *b, void (*call)(bench *b))
 {
+    double seconds = turn(b, call, 3);
+    if (seconds < 1e-3) seconds = turn(b, call, 100);
     double calls = TURN_SECONDS / (seconds > 1e-9 ? seconds : 1e-9);
     return calls < 1 ? 1 : calls > 4000 ? 4000 : (int)calls;
 }
@@ -222,8 +225,8 @@ static double measure(bench *b, const pattern *p)
     double ours[ROUNDS], mpis[ROUNDS], ratio[ROUNDS], copies[ROUNDS];
     check(b, p, p->mpis, "MPI's");
     check(b, p, p->ours, "our");
-    int n_ours = calls_for(turn(b, p->ours, 3)), n_mpis = calls_for(turn(b, p->mpis, 3));
-    int n_copies = calls_for(turn(b, copy_vector, 3));
+    int n_ours = calls_for(b, p->ours), n_mpis = calls_for(b, p->mpis);
+    int n_copies = calls_for(b, copy_vector);
     for (int k = 0; k < ROUNDS; k++) {
         copies[k] = turn(b, copy_vector, n_copies) * p->moves;
         ours[k] = turn(b, p->ours, n_ours);

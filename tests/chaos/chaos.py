@@ -197,8 +197,9 @@ def finish(bed, job, promised):
         got = bed.outcome(job.run)
     except (OSError, ValueError) as e:
         raise Wrong(f"wrong: {e}\n{said}") from e
+    told_of = "the run's last step has no checkpoint" in said  # on a disk that has room for the model alone
     for what, a, b in zip(("model", "newest checkpoint", "its manifest"), got, bed.want):
-        if a != b:
+        if a != b and (what == "model" or not told_of):
             raise Wrong(f"wrong: another {what}: {a}, not {b}\n{said}")
     restarted = how == "resumed" or "; restart " in said
     mine, theirs = comparable(got[3], restarted), comparable(bed.want[3], restarted)

@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NAME = 64, DRAIN_NS = 200000000 };
+enum { NAME = 64, NAME_TRIES = 100, DRAIN_NS = 200000000, SEND_NS = 2000000 };
 
 const td_mpi_services *td_mpi_library;
 
@@ -98,16 +98,20 @@ static void mpi_cancel(td_comm *comm, td_request *request)
     (void)comm;
     if (request->done || *td_mpi_native(request) == MPI_REQUEST_NULL) return;
     if (request->self == TD_MPI_OWN) return; /* MPI cannot withdraw it: what it holds is lost */
-    MPI_Cancel(td_mpi_native(request));
-    /* A message that is on its way into the memory already cannot be withdrawn. */
-    int64_t until = td_mpi_now_ns() + DRAIN_NS;
+    /* A message that is on its way into the memory already cannot be withdrawn, and no send can. */
+    bool receives = request->self == TD_MPI_RECEIVES;
+    if (receives) MPI_Cancel(td_mpi_native(request));
+    int64_t until = td_mpi_now_ns() + (receives ? DRAIN_NS : SEND_NS);
     int ended = 0;
-    while (request->self == TD_MPI_RECEIVES && td_mpi_now_ns() < until) {
+    while (td_mpi_now_ns() < until) {
         if (MPI_Test(td_mpi_native(request), &ended, MPI_STATUS_IGNORE) != MPI_SUCCESS || ended)
             break;
         nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
     }
-    if (*td_mpi_native(request) != MPI_REQUEST_NULL) MPI_Request_free(td_mpi_native(request));
+    /* An error of a send that was freed would end the process: it is left to itself. */
+    if (receives && *td_mpi_native(request) != MPI_REQUEST_NULL)
+        MPI_Request_free(td_mpi_native(request));
+    *td_mpi_native(request) = MPI_REQUEST_NULL;
     request->done = 1;
 }
 
@@ -125,9 +129,14 @@ static td_status map_shared(const char *name, bool create, size_t bytes, td_regi
     if (fd < 0 && !create && errno == ENOENT)
         return td_mpi_library->fail(TD_ERR_PEER, "the rank that made shared memory %s has given up",
                                     name);
-    if (fd < 0)
-        return td_mpi_library->fail(TD_ERR_IO, "shared memory %s cannot be opened: %s", name,
-                                    strerror(errno));
+    if (fd < 0) {
+        int why = errno;
+        td_status status = td_mpi_library->fail(TD_ERR_IO, "shared memory %s cannot be opened: %s",
+                                                name, strerror(why));
+        errno = why;
+        return status;
+    }
+    errno = 0;
     td_status status = TD_OK;
     void *at = MAP_FAILED;
     if (create && posix_fallocate(fd, 0, (off_t)bytes) != 0)
@@ -153,13 +162,15 @@ static td_status map_shared(const char *name, bool create, size_t bytes, td_regi
 static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
     char name[NAME] = "";
-    int leader = 0;
+    int leader = 0, tries = 0;
     while (comm->host[leader] != comm->host[comm->rank]) leader++;
     td_status mine = TD_OK;
     if (comm->rank == leader) {
-        snprintf(name, sizeof name, "/tandem-%ld-%d", (long)getpid(),
-                 ((td_mpi_group *)comm->impl)->world->serial++);
-        mine = map_shared(name, true, bytes, out);
+        do { /* a rank that was killed here may have left a name of that number */
+            snprintf(name, sizeof name, "/tandem-%ld-%d", (long)getpid(),
+                     ((td_mpi_group *)comm->impl)->world->serial++);
+            mine = map_shared(name, true, bytes, out);
+        } while (mine != TD_OK && errno == EEXIST && ++tries < NAME_TRIES);
         if (mine != TD_OK) name[0] = 0;
     }
     for (int r = leader + 1; r < comm->size; r++) {

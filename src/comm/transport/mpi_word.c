@@ -80,7 +80,7 @@ void td_mpi_word_end(td_mpi_group *w)
     td_mpi_muster_end(w);
     free(w->dead);
     free(w->failed);
-    free(w->sent);
+    /* w->sent stays: it may still be on its way. */
     free(w->known);
 }
 
@@ -284,11 +284,11 @@ void td_mpi_fail(td_comm *comm, td_status status)
     w->sent->status = (int)status;
     snprintf(w->sent->sentence, SENTENCE, "%s", td_mpi_library->last_error());
     for (int r = 0; r < w->size; r++) {
-        MPI_Request request;
+        MPI_Request request; /* not freed: an error of it would then end the process */
         if (r == w->rank) continue;
-        if (MPI_Isend(w->sent, sizeof *w->sent, MPI_BYTE, r, TD_TAG_FAILED, w->comm, &request) ==
+        if (MPI_Isend(w->sent, sizeof *w->sent, MPI_BYTE, r, TD_TAG_FAILED, w->comm, &request) !=
             MPI_SUCCESS)
-            MPI_Request_free(&request);
+            continue; /* who has died need not be told */
     }
 }
 
@@ -298,11 +298,10 @@ bool td_mpi_say_goodbye(td_mpi_group *w, const td_card *own)
 {
     int heard = 0, left = 0;
     for (int r = 0; r < w->size; r++) {
-        MPI_Request request;
-        left += r != w->rank && !w->dead[r];
-        if (r != w->rank && !w->dead[r] &&
-            MPI_Isend(NULL, 0, MPI_BYTE, r, TD_TAG_BYE, w->comm, &request) == MPI_SUCCESS)
-            MPI_Request_free(&request);
+        MPI_Request request; /* not freed, as above */
+        if (r == w->rank || w->dead[r]) continue;
+        left++;
+        if (MPI_Isend(NULL, 0, MPI_BYTE, r, TD_TAG_BYE, w->comm, &request) != MPI_SUCCESS) continue;
     }
     for (int i = 0; i < 250 && heard < left; i++) {
         td_mpi_parcel p;
