@@ -49,28 +49,26 @@ static td_status deal_at_random(td_comm *c, void *arg)
         size_t count = 1 + td_rng_below(&rng, MOST);
         claims all[8];
         bool gap = false, lost = true;
-        for (int r = 0; r < size; r++)
-            for (int k = 0; k < 2; k++) {
-                all[r].have[k] = random_range(&rng, count);
-                all[r].want[k] = random_range(&rng, count);
-            }
+        for (int r = 0; r < size; r++) {
+            for (int k = 0; k < TD_BUDDY_HAVE; k++) all[r].have[k] = random_range(&rng, count);
+            for (int k = 0; k < TD_BUDDY_WANT; k++) all[r].want[k] = random_range(&rng, count);
+        }
         if (trial % 3) all[trial % size].have[0] = (td_range){0, count, {0}};
         for (size_t i = 0; i < count; i++) {
             bool wanted = false, there = false;
-            for (int r = 0; r < size; r++)
-                for (int k = 0; k < 2; k++) {
-                    wanted |= inside(&all[r].want[k], i);
-                    there |= inside(&all[r].have[k], i);
-                }
+            for (int r = 0; r < size; r++) {
+                for (int k = 0; k < TD_BUDDY_HAVE; k++) there |= inside(&all[r].have[k], i);
+                for (int k = 0; k < TD_BUDDY_WANT; k++) wanted |= inside(&all[r].want[k], i);
+            }
             gap |= wanted && !there;
         }
         claims *own = &all[rank];
-        for (int k = 0; k < 2; k++)
-            fill(&own->have[k], had[k], true), fill(&own->want[k], got[k], false);
+        for (int k = 0; k < TD_BUDDY_HAVE; k++) fill(&own->have[k], had[k], true);
+        for (int k = 0; k < TD_BUDDY_WANT; k++) fill(&own->want[k], got[k], false);
         td_status status = td_buddy_deal(c, sizeof(uint32_t), VECTORS, own->have, own->want, &lost);
         CHECK(lost == gap);
         CHECK(status == (gap ? TD_ERR_PEER : TD_OK));
-        for (int k = 0; k < 2 && !gap; k++)
+        for (int k = 0; k < TD_BUDDY_WANT && !gap; k++)
             for (int v = 0; v < VECTORS; v++)
                 for (size_t i = own->want[k].begin; i < own->want[k].end; i++)
                     CHECK(got[k][v][i - own->want[k].begin] == value(v, i));
