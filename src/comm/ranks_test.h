@@ -30,8 +30,10 @@ __attribute__((unused)) static void on_all_sizes(td_rank_fn *fn, void *arg)
         assert_ok(td_comm_agree(mpi_world, status));
         return;
     }
+    bool some = getenv("TANDEM_TEST_SHORT") != NULL; /* under sanitizers */
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        assert_ok(td_comm_run_local(sizes[i], NULL, fn, arg));
+        if (!some || (sizes[i] != 1 && sizes[i] != 5))
+            assert_ok(td_comm_run_local(sizes[i], NULL, fn, arg));
 }
 
 typedef struct test_list {
