@@ -136,7 +136,10 @@ def theirs(python, folder, rank):
     except Stands as why:
         return float(PATIENCE_S), f" ({why})"
     finally:
-        os.killpg(job.pid, signal.SIGKILL)
+        try:
+            os.killpg(job.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
         job.wait()
         for k in range(RANKS):  # workers that torchrun gave sessions of their own
             end_one(number(f"pid-{k}"), folder)
