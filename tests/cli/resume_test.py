@@ -6,14 +6,14 @@ import subprocess
 import time
 import unittest
 
-from harness import (DATA, MPIEXEC, PRESETS, TANDEM, digest, listing, main, metrics, new_run, newest_checkpoint, ranks,
-                     state_file, tandem, train)
+from harness import (DATA, MPIEXEC, PRESETS, SHORT, TANDEM, digest, listing, main, metrics, new_run,
+                     newest_checkpoint, ranks, state_file, tandem, train)
 
 
 class Interrupted(unittest.TestCase):
     def stop_and_resume(self, number, resume_words, model="lenet", prefix=(), status=None):
         """The run is long, so that the signal finds it at work."""
-        long = ["--model", model, "--epochs", "40", "--steps", "12" if model == "resnet20" else "30"]
+        long = ["--model", model, "--epochs", "40", "--steps", "12" if model == "resnet20" or SHORT else "30"]
         want = digest(train(*long))
         run = new_run()
         job = subprocess.Popen([*prefix, TANDEM, "train", "--data", DATA, *long, "--batch", "32",
@@ -41,7 +41,8 @@ class Interrupted(unittest.TestCase):
 
     @unittest.skipUnless(MPIEXEC, "no MPI")
     def test_ranks_of_mpiexec_stop_by_sigusr2(self):
-        self.stop_and_resume(signal.SIGUSR2, ["--workers", "2"], "resnet20", ranks(2), 143)
+        model = "lenet" if SHORT else "resnet20"
+        self.stop_and_resume(signal.SIGUSR2, ["--workers", "2"], model, ranks(2), 143)
 
     def test_a_run_stopped_by_sigterm_goes_on_with_more_workers(self):
         self.stop_and_resume(signal.SIGTERM, ["--workers", "5"])
@@ -58,7 +59,6 @@ class Interrupted(unittest.TestCase):
         subprocess.run(["rm", "-r", os.path.join(run, "model")], check=True)
         tandem("train", "--run", run, "--resume", "--quiet", "--workers", "3")
         self.assertEqual(digest(run), want)
-
 
     def test_seconds_between_checkpoints(self):
         words = ["--model", "dense:2000 relu dense:0", "--epochs", "4000", "--workers", "3"]

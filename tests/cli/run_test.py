@@ -9,7 +9,7 @@ import sys
 import time
 import unittest
 
-from harness import (DATA, MPIEXEC, TANDEM, TOP, digest, listing, main, metrics, new_run,
+from harness import (DATA, MPIEXEC, SHORT, TANDEM, TOP, digest, listing, main, metrics, new_run,
                      newest_checkpoint, tandem, train)
 
 # A job that writes down its words and does, the k-th time, what line k of `script` says.
@@ -273,7 +273,7 @@ class Watching(unittest.TestCase):
 
 @unittest.skipUnless(MPIEXEC, "no MPI")
 class Ranks(unittest.TestCase):
-    WORDS = ["--data", DATA, "--model", "lenet", "--epochs", "40", "--steps", "60", "--batch", "32",
+    WORDS = ["--data", DATA, "--model", "lenet", "--epochs", "40", "--steps", "24" if SHORT else "60", "--batch", "32",
              "--lr", "0.05", "--momentum", "0.9", "--checkpoint-every", "3"]
 
     def start(self, run, *words):
