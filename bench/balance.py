@@ -3,8 +3,10 @@
 
     balance.py TANDEM FASHION_MNIST [ROUNDS]
 
-Four workers, as threads. All sleep SLOW milliseconds for each leaf of a batch beside what they compute,
-so that four have room on two cores and the machine's own load hardly counts; one sleeps twice as long. Throughput is that
+Four workers, as threads, of which one is made twice as slow as the others, in two ways: `sleeping`, all
+sleep 3 ms for each leaf of a batch beside what they compute, one 6 ms, so that four have room on two
+cores and the machine's own load hardly counts; `stretched`, all take 8 times as long as they compute, one
+16 times, and with it all that the machine's load does to four threads on two cores. Throughput is that
 of the last half of a run, when leaves have been dealt. The models must be the same."""
 import hashlib
 import json
@@ -16,7 +18,8 @@ import tempfile
 
 TANDEM, DATA = sys.argv[1:3]
 ROUNDS = int(sys.argv[3]) if len(sys.argv) > 3 else 5
-WORKERS, SLOW, STEPS = 4, 3, 240
+WORKERS, STEPS = 4, 240
+WAYS = {"sleeping": ("3l", "6l"), "stretched": ("x8", "x16")}  # words of TANDEM_FAKE_SLOW
 
 
 def rate(run, plan, words):
@@ -32,23 +35,24 @@ def rate(run, plan, words):
 
 
 def main():
-    even = ",".join(f"{r}:{SLOW}l" for r in range(WORKERS))
-    uneven = ",".join(f"{r}:{SLOW * 2 if r == 1 else SLOW}l" for r in range(WORKERS))
-    ways = {"all alike": (even, []), "one at half speed": (uneven, []),
-            "one at half speed, --balance": (uneven, ["--balance"])}
-    seen, digests = {way: [] for way in ways}, set()
+    seen, digests = {}, set()
     with tempfile.TemporaryDirectory() as top:
         for _ in range(ROUNDS):
-            for way, (plan, words) in ways.items():
-                samples, digest = rate(os.path.join(top, "run"), plan, words)
-                seen[way].append(samples)
-                digests.add(digest)
+            for way, (usual, slow) in WAYS.items():
+                even = ",".join(f"{r}:{usual}" for r in range(WORKERS))
+                uneven = ",".join(f"{r}:{slow if r == 1 else usual}" for r in range(WORKERS))
+                for case, plan, words in (("all alike", even, []), ("one at half speed", uneven, []),
+                                          ("one at half speed, --balance", uneven, ["--balance"])):
+                    samples, digest = rate(os.path.join(top, "run"), plan, words)
+                    seen.setdefault((way, case), []).append(samples)
+                    digests.add(digest)
     if len(digests) > 1:
         raise SystemExit("balance.py: the models differ")
-    print("workers\tsamples/s\tof all alike")
-    for way, rates in seen.items():
-        ratio = statistics.median(a / b for a, b in zip(rates, seen["all alike"]))
-        print(f"{way}\t{statistics.median(rates):.0f}\t{ratio:.2f}")
+    print("made slow by\tworkers\tsamples/s\tof all alike\tleast\tmost")
+    for (way, case), rates in seen.items():
+        ratios = [a / b for a, b in zip(rates, seen[way, "all alike"])]
+        print(f"{way}\t{case}\t{statistics.median(rates):.0f}\t{statistics.median(ratios):.2f}\t"
+              f"{min(ratios):.2f}\t{max(ratios):.2f}")
 
 
 if __name__ == "__main__":

@@ -467,6 +467,7 @@ static td_status an_idle_spare_dies(td_comm *c, void *arg)
         FILE *f = fopen(name, "r");
         CHECK(f && fscanf(f, "%ld", &pid) == 1);
         fclose(f);
+        sleep(1); /* a death while others still begin would end the job */
         CHECK(kill((pid_t)pid, SIGKILL) == 0);
     }
     for (int k = 0; k < 3; k++) TD_TRY(works(c));

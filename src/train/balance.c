@@ -21,15 +21,21 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* The median; the values are sorted. */
+static double median_of(double *values, int n)
+{
+    qsort(values, (size_t)n, sizeof *values, ascending);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
 /* phase TD_PHASES: the totals. */
 static double median(const td_pace *paces, int ranks, int phase)
 {
-    double sorted[MOST_RANKS];
+    double values[MOST_RANKS];
     int n = ranks < MOST_RANKS ? ranks : MOST_RANKS;
     for (int r = 0; r < n; r++)
-        sorted[r] = phase == TD_PHASES ? td_pace_total(&paces[r]) : paces[r].seconds[phase];
-    qsort(sorted, (size_t)n, sizeof *sorted, ascending);
-    return n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
+        values[r] = phase == TD_PHASES ? td_pace_total(&paces[r]) : paces[r].seconds[phase];
+    return median_of(values, n);
 }
 
 void td_balance_scores(const td_pace *paces, int ranks, double *scores)
@@ -51,29 +57,35 @@ int td_balance_phase(const td_pace *paces, int ranks, int rank, double *behind)
     return found;
 }
 
-/* Input and compute grow with the leaves; the rest does not. */
-static double of_leaf(const td_pace *p, int leaves)
+td_cost td_balance_cost(const td_pace *p, int leaves)
 {
-    return (p->seconds[TD_PHASE_INPUT] + p->seconds[TD_PHASE_COMPUTE]) / leaves;
+    double varies = p->seconds[TD_PHASE_INPUT] + p->seconds[TD_PHASE_COMPUTE];
+    return (td_cost){varies / leaves, td_pace_total(p) - varies};
 }
 
-static double with_leaves(const td_pace *p, int had, int has)
+td_cost td_balance_usual(const td_cost *costs, int n)
 {
-    return of_leaf(p, had) * has + p->seconds[TD_PHASE_UPDATE] + p->seconds[TD_PHASE_CHECKPOINT] +
-           p->seconds[TD_PHASE_OTHER];
+    double leaf[TD_COSTS_MOST], fixed[TD_COSTS_MOST];
+    for (int i = 0; i < n; i++) leaf[i] = costs[i].leaf, fixed[i] = costs[i].fixed;
+    return (td_cost){median_of(leaf, n), median_of(fixed, n)};
 }
 
-static double slowest(const td_pace *paces, int ranks, const int *now, const int *bounds)
+static double with_leaves(const td_cost *c, int leaves)
+{
+    return c->leaf * leaves + c->fixed;
+}
+
+static double slowest(const td_cost *costs, int ranks, const int *bounds)
 {
     double most = 0;
     for (int r = 0; r < ranks; r++) {
-        double t = with_leaves(&paces[r], now[r + 1] - now[r], bounds[r + 1] - bounds[r]);
+        double t = with_leaves(&costs[r], bounds[r + 1] - bounds[r]);
         if (t > most) most = t;
     }
     return most;
 }
 
-bool td_balance_deal(const td_pace *paces, int ranks, const int *now, int *bounds)
+bool td_balance_deal(const td_cost *costs, int ranks, const int *now, int *bounds)
 {
     int count[MOST_RANKS], leaves = now[ranks];
     memcpy(bounds, now, ((size_t)ranks + 1) * sizeof *bounds);
@@ -83,13 +95,13 @@ bool td_balance_deal(const td_pace *paces, int ranks, const int *now, int *bound
         int best = 0;
         double soonest = 0;
         for (int r = 0; r < ranks; r++) {
-            double t = with_leaves(&paces[r], now[r + 1] - now[r], count[r] + 1);
+            double t = with_leaves(&costs[r], count[r] + 1);
             if (r == 0 || t < soonest) soonest = t, best = r;
         }
         count[best]++;
     }
     for (int r = 0; r < ranks; r++) bounds[r + 1] = bounds[r] + count[r];
-    if (slowest(paces, ranks, now, bounds) < 0.9 * slowest(paces, ranks, now, now)) return true;
+    if (slowest(costs, ranks, bounds) < 0.9 * slowest(costs, ranks, now)) return true;
     memcpy(bounds, now, ((size_t)ranks + 1) * sizeof *bounds);
     return false;
 }

@@ -30,10 +30,22 @@ void td_balance_scores(const td_pace *paces, int ranks, double *scores);
 /* The phase in which that rank is furthest behind the median of the ranks, in seconds. */
 int td_balance_phase(const td_pace *paces, int ranks, int rank, double *behind);
 
-/* Deals leaves so that the slowest rank, by what a leaf costs it, is done soonest; each rank gets
- * one at least (so ranks <= leaves). now: [ranks + 1] where the ranks' leaves begin in the steps
- * that were timed; bounds: [ranks + 1] where they should. False: as they are, or nearly (less than
- * a tenth would be won); bounds are then those of now. */
-bool td_balance_deal(const td_pace *paces, int ranks, const int *now, int *bounds);
+/* What a step costs a rank: so much for each leaf, and so much whatever leaves it has. */
+typedef struct td_cost {
+    double leaf, fixed; /* seconds */
+} td_cost;
+
+/* The median of each part over n costs (1 <= n <= TD_COSTS_MOST): what the odd one of them says,
+ * when the machine did something else, does not count. */
+enum { TD_COSTS_MOST = 16 };
+td_cost td_balance_usual(const td_cost *costs, int n);
+/* Of a step with that many leaves (1 at least): input and compute grow with them. */
+td_cost td_balance_cost(const td_pace *pace, int leaves);
+
+/* Deals leaves so that the slowest rank is done soonest; each rank gets one at least (so ranks <=
+ * leaves). costs: [ranks]; now: [ranks + 1] where the ranks' leaves begin; bounds: [ranks + 1]
+ * where they should. False: as they are, or nearly (less than a tenth would be won); bounds are
+ * then those of now. */
+bool td_balance_deal(const td_cost *costs, int ranks, const int *now, int *bounds);
 
 #endif

@@ -37,10 +37,13 @@ static void no_other_deal_is_faster(void **state)
     const int now[4] = {0, 3, 6, 9};
     for (int seed = 1; seed < 200; seed++) {
         td_pace p[3];
+        td_cost costs[3];
         int bounds[4];
-        for (int r = 0; r < 3; r++)
+        for (int r = 0; r < 3; r++) {
             p[r] = pace(seed * (r + 3) % 7, 1 + seed * (r + 1) % 11, r, seed % (r + 2));
-        bool better = td_balance_deal(p, 3, now, bounds);
+            costs[r] = td_balance_cost(&p[r], 3);
+        }
+        bool better = td_balance_deal(costs, 3, now, bounds);
         assert_true(bounds[0] == 0 && bounds[3] == 9);
         double dealt = 0, best = 1e9, as_is = 0;
         for (int a = 1; a <= 7; a++)
@@ -63,15 +66,26 @@ static void no_other_deal_is_faster(void **state)
 static void one_of_four_at_half_speed_costs_a_fifth(void **state)
 {
     (void)state;
-    td_pace p[4] = {pace(0, 4, 0, 0), pace(0, 4, 0, 0), pace(0, 8, 0, 0), pace(0, 4, 0, 0)};
+    td_cost costs[4] = {{1, 0}, {1, 0}, {2, 0}, {1, 0}};
     const int now[5] = {0, 4, 8, 12, 16};
     int bounds[5];
-    assert_true(td_balance_deal(p, 4, now, bounds));
+    assert_true(td_balance_deal(costs, 4, now, bounds));
     assert_int_equal(bounds[3] - bounds[2], 2);
     for (int r = 0; r < 4; r++) assert_true(bounds[r + 1] - bounds[r] <= 5);
-    p[2] = p[0];
-    assert_false(td_balance_deal(p, 4, now, bounds));
+    costs[2] = costs[0];
+    assert_false(td_balance_deal(costs, 4, now, bounds));
     assert_memory_equal(bounds, now, sizeof bounds);
+}
+
+/* Of five costs two may say anything; of an even number the two in the middle are halved. */
+static void odd_costs_do_not_count(void **state)
+{
+    (void)state;
+    td_cost costs[5] = {{900, .2}, {2, .1}, {1, -7}, {3, .3}, {0, 44}};
+    td_cost usual = td_balance_usual(costs, 5);
+    assert_true(usual.leaf == 2 && usual.fixed == .2);
+    usual = td_balance_usual(costs + 1, 4);
+    assert_true(usual.leaf == 1.5 && usual.fixed == .2);
 }
 
 int main(void)
@@ -79,6 +93,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_slow_rank_is_named_with_its_phase),
         cmocka_unit_test(no_other_deal_is_faster),
+        cmocka_unit_test(odd_costs_do_not_count),
         cmocka_unit_test(one_of_four_at_half_speed_costs_a_fifth),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,17 +9,31 @@
 #define SLOW_SCORE (1 / 1.5)
 #define SLOW_SECONDS 1e-3 /* less is noise */
 
+/* Leaves are dealt by the median of so many windows: one that is odd by chance moves nothing, and a
+ * rank that has become slow shows in the third. */
+enum { WINDOWS = 5, LEAST_WINDOWS = 3 };
+
+/* What a rank tells the others of a window. */
+typedef struct window {
+    td_pace pace; /* the mean step */
+    td_cost cost; /* of the median step */
+} window;
+
 struct td_paces {
     td_comm *comm;
-    int ranks;
+    int ranks, rank;
     bool balance;
-    int steps; /* since the last look */
-    td_pace own;
-    td_pace *all;       /* [ranks] a step of the newest window */
-    double *scores;     /* [ranks] */
-    int *slow;          /* [ranks] looks in a row that found it slow */
-    int *bounds, *next; /* [ranks + 1] */
-    int wishes;         /* looks in a row that would deal leaves otherwise */
+    int steps;   /* since the last look */
+    int windows; /* of which costs are known */
+    window own;
+    td_cost of_steps[TD_PACE_STEPS];
+    window *told;              /* [ranks] of the newest window */
+    td_pace *all;              /* [ranks] their paces */
+    td_cost (*costs)[WINDOWS]; /* [ranks] window i in place i % WINDOWS */
+    td_cost *usual;            /* [ranks] */
+    double *scores;            /* [ranks] */
+    int *slow;                 /* [ranks] looks in a row that found it slow */
+    int *bounds, *next;        /* [ranks + 1] */
 };
 
 td_status td_paces_create(td_comm *comm, int leaves, bool balance, td_paces **out)
@@ -27,13 +41,17 @@ td_status td_paces_create(td_comm *comm, int leaves, bool balance, td_paces **ou
     size_t n = (size_t)td_comm_size(comm);
     td_paces *p = td_calloc(1, sizeof *p);
     if (!p) return td_fail(TD_ERR_NOMEM, "no memory for the ranks' paces");
-    p->comm = comm, p->ranks = (int)n, p->balance = balance;
+    p->comm = comm, p->ranks = (int)n, p->rank = td_comm_rank(comm), p->balance = balance;
+    p->told = td_calloc(n, sizeof *p->told);
     p->all = td_calloc(n, sizeof *p->all);
+    p->costs = td_calloc(n, sizeof *p->costs);
+    p->usual = td_calloc(n, sizeof *p->usual);
     p->scores = td_calloc(n, sizeof *p->scores);
     p->slow = td_calloc(n, sizeof *p->slow);
     p->bounds = td_calloc(n + 1, sizeof *p->bounds);
     p->next = td_calloc(n + 1, sizeof *p->next);
-    if (!p->all || !p->scores || !p->slow || !p->bounds || !p->next) {
+    if (!p->told || !p->all || !p->costs || !p->usual || !p->scores || !p->slow || !p->bounds ||
+        !p->next) {
         td_paces_destroy(p);
         return td_fail(TD_ERR_NOMEM, "no memory for the ranks' paces");
     }
@@ -48,7 +66,8 @@ td_status td_paces_create(td_comm *comm, int leaves, bool balance, td_paces **ou
 void td_paces_destroy(td_paces *p)
 {
     if (!p) return;
-    td_free(p->all), td_free(p->scores), td_free(p->slow);
+    td_free(p->told), td_free(p->all), td_free(p->costs), td_free(p->usual);
+    td_free(p->scores), td_free(p->slow);
     td_free(p->bounds), td_free(p->next);
     td_free(p);
 }
@@ -58,7 +77,9 @@ void td_paces_step(td_paces *p, double seconds, double moved, td_pace pace)
     pace.seconds[TD_PHASE_OTHER] = 0;
     double left = seconds - moved - td_pace_total(&pace);
     pace.seconds[TD_PHASE_OTHER] = left > 0 ? left : 0;
-    for (int k = 0; k < TD_PHASES; k++) p->own.seconds[k] += pace.seconds[k] / TD_PACE_STEPS;
+    for (int k = 0; k < TD_PHASES; k++) p->own.pace.seconds[k] += pace.seconds[k] / TD_PACE_STEPS;
+    int leaves = p->bounds[p->rank + 1] - p->bounds[p->rank];
+    if (p->steps < TD_PACE_STEPS) p->of_steps[p->steps] = td_balance_cost(&pace, leaves);
     p->steps++;
 }
 
@@ -75,13 +96,12 @@ static void find_slow(td_paces *p, td_pace_look *look)
     }
 }
 
-/* A window may be odd by chance: two must wish for another deal. */
 static bool deal(td_paces *p)
 {
-    bool wished = td_balance_deal(p->all, p->ranks, p->bounds, p->next);
-    p->wishes = wished ? p->wishes + 1 : 0;
-    if (p->wishes < 2) return false;
-    p->wishes = 0;
+    int n = p->windows < WINDOWS ? p->windows : WINDOWS;
+    if (n < LEAST_WINDOWS) return false;
+    for (int r = 0; r < p->ranks; r++) p->usual[r] = td_balance_usual(p->costs[r], n);
+    if (!td_balance_deal(p->usual, p->ranks, p->bounds, p->next)) return false;
     memcpy(p->bounds, p->next, ((size_t)p->ranks + 1) * sizeof *p->bounds);
     return true;
 }
@@ -90,9 +110,15 @@ td_status td_paces_look(td_paces *p, td_pace_look *look)
 {
     *look = (td_pace_look){.slow = -1};
     if (p->steps < TD_PACE_STEPS || p->ranks == 1) return TD_OK;
-    TD_TRY(td_comm_allgather(p->comm, &p->own, sizeof p->own, p->all));
+    p->own.cost = td_balance_usual(p->of_steps, TD_PACE_STEPS);
+    TD_TRY(td_comm_allgather(p->comm, &p->own, sizeof p->own, p->told));
+    for (int r = 0; r < p->ranks; r++) {
+        p->all[r] = p->told[r].pace;
+        p->costs[r][p->windows % WINDOWS] = p->told[r].cost;
+    }
+    p->windows++;
     p->steps = 0;
-    p->own = (td_pace){0};
+    p->own = (window){0};
     find_slow(p, look);
     if (p->balance) look->deal = deal(p);
     return TD_OK;

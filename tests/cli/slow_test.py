@@ -51,14 +51,14 @@ class Slow(unittest.TestCase):
         self.named(rank=0, prefix=ranks(3))
 
     def test_its_leaves_go_to_others(self):
-        words = ("--workers", "4", "--threads", "2", "--steps", "24")
-        with fake_slow("1:x8"):
-            run = train(*words, "--balance", model="lenet", epochs=9)
+        words = ("--workers", "4", "--threads", "2", "--steps", "40")
+        with fake_slow("1:3l"):
+            run = train(*words, "--balance", epochs=9)
         dealt = events(run, "balanced")
         self.assertTrue(dealt)
         self.assertEqual(sum(dealt[0]["leaves"]), 16)
         self.assertEqual(min(dealt[0]["leaves"]), dealt[0]["leaves"][1])
-        self.assertEqual(digest(run), digest(train("--steps", "24", model="lenet", epochs=9)))
+        self.assertEqual(digest(run), digest(train("--steps", "40", epochs=9)))
 
 
 main()

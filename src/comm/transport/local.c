@@ -20,7 +20,7 @@ enum { OPEN = 0, FINISHED = 1, MISFIT = 2, COPYING = 3 }; /* td_request.done */
 
 td_local_group *td_local_group_create(int size, td_local_run *run)
 {
-    td_local_group *g = td_calloc(1, sizeof *g);
+    td_local_group *g = run ? td_calloc(1, sizeof *g) : NULL;
     td_local_inbox *boxes = td_calloc((size_t)size, sizeof *boxes);
     if (!g || !boxes) {
         td_free(boxes);
@@ -32,11 +32,21 @@ td_local_group *td_local_group_create(int size, td_local_run *run)
     g->boxes = boxes;
     atomic_init(&g->members, size);
     for (int r = 0; r < size; r++) pthread_mutex_init(&boxes[r].lock, NULL);
+    pthread_mutex_lock(&run->groups_lock);
+    g->next = run->groups;
+    run->groups = g;
+    pthread_mutex_unlock(&run->groups_lock);
     return g;
 }
 
 void td_local_group_destroy(td_local_group *g)
 {
+    td_local_run *run = g->run;
+    pthread_mutex_lock(&run->groups_lock);
+    td_local_group **at = &run->groups;
+    while (*at != g) at = &(*at)->next;
+    *at = g->next;
+    pthread_mutex_unlock(&run->groups_lock);
     for (int r = 0; r < g->size; r++) pthread_mutex_destroy(&g->boxes[r].lock);
     td_free(g->boxes);
     td_free(g);

@@ -42,9 +42,12 @@ typedef struct td_local_run {
     td_status failure;
     char sentence[TD_LOCAL_SENTENCE];
     td_local_shared *shared; /* memory not let go of yet */
-    bool alone;              /* a group of td_comm_self: goes with it */
-    td_local_rank *rank;     /* [size] */
-    atomic_bool *left;       /* [size] */
+    pthread_mutex_t groups_lock;
+    struct td_local_group
+        *groups;         /* guarded by groups_lock; that not all members have closed yet */
+    bool alone;          /* a group of td_comm_self: goes with it */
+    td_local_rank *rank; /* [size] */
+    atomic_bool *left;   /* [size] */
     /* the generation: */
     uint64_t generation;
     int member_count, *member;   /* [size] its ranks */
@@ -58,6 +61,7 @@ typedef struct td_local_run {
 } td_local_run;
 
 typedef struct td_local_group {
+    struct td_local_group *next;
     int size;
     atomic_int members;    /* that have not closed */
     td_local_inbox *boxes; /* [size] */
@@ -66,7 +70,9 @@ typedef struct td_local_group {
 
 extern const td_transport_ops td_local_ops;
 
-td_local_group *td_local_group_create(int size, td_local_run *run); /* NULL: no memory */
+/* NULL: no memory, or no run. The run's end destroys those that are left: a rank that died may have
+ * been about to take one. */
+td_local_group *td_local_group_create(int size, td_local_run *run);
 void td_local_group_destroy(td_local_group *group);
 /* active: ranks that are no spares. NULL: no memory. */
 td_local_run *td_local_run_create(int size, int active);

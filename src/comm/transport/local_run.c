@@ -17,8 +17,10 @@ void td_local_run_destroy(td_local_run *run)
         td_free(s->data);
         td_free(s);
     }
+    while (run->groups) td_local_group_destroy(run->groups);
     pthread_cond_destroy(&run->changed);
     pthread_mutex_destroy(&run->lock);
+    pthread_mutex_destroy(&run->groups_lock);
     td_free(run->rank), td_free(run->left), td_free(run->member);
     td_free(run->plan.world), td_free(run->plan.came), td_free(run->plan.parted);
     td_free(run);
@@ -33,6 +35,7 @@ td_local_run *td_local_run_create(int size, int active)
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_mutex_init(&run->lock, NULL);
+    pthread_mutex_init(&run->groups_lock, NULL);
     pthread_cond_init(&run->changed, &attributes);
     pthread_condattr_destroy(&attributes);
     run->size = size;
