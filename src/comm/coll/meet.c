@@ -62,6 +62,7 @@ struct td_meet {
     unsigned looks;       /* at heads of short blocks that were not there yet */
     size_t first, next;   /* slots: of this round, behind it */
     uint64_t used[SLOTS]; /* the round that took a slot last */
+    uint64_t done_with;   /* all are, with rounds up to this one, as far as this rank has looked */
     uint64_t checked;     /* ranks whose operation has been compared, a bit each */
     int stage, only;      /* waited for */
     uint64_t wanted;
@@ -273,6 +274,20 @@ static td_status wait_for(td_meet *m, int stage, int only, uint64_t round)
     return status;
 }
 
+/* Looks further than is needed now: a look costs a cache line of every rank. */
+static td_status wait_until_free(td_meet *m, uint64_t last)
+{
+    TD_TRY(wait_for(m, DONE, -1, last));
+    uint64_t all = m->round;
+    for (int r = 0; r < m->comm->size; r++) {
+        uint64_t done = stage_of(m, r, DONE), arrived = stage_of(m, r, ARRIVED);
+        uint64_t with = arrived && arrived - 1 > done ? arrived - 1 : done;
+        if (with < all) all = with;
+    }
+    m->done_with = all;
+    return TD_OK;
+}
+
 td_status td_meet_round(td_meet *m, size_t bytes)
 {
     size_t slots = (HEAD + bytes + SLOT - 1) / SLOT;
@@ -288,7 +303,7 @@ td_status td_meet_round(td_meet *m, size_t bytes)
         if (m->used[k] > last) last = m->used[k];
         m->used[k] = m->round;
     }
-    if (last) TD_TRY(wait_for(m, DONE, -1, last));
+    if (last > m->done_with) TD_TRY(wait_until_free(m, last));
     begin_trying(m, bytes);
     return TD_OK;
 }

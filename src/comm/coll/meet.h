@@ -13,7 +13,7 @@
 #include "comm/coll/coll.h"
 
 enum {
-    TD_MEET_BLOCK = 128 << 10, /* most bytes that a rank stages in a round */
+    TD_MEET_BLOCK = 256 << 10, /* most bytes that a rank stages in a round */
     TD_MEET_RANKS = 64
 };
 

@@ -182,7 +182,8 @@ static const void *fold(folder *f, int lo, int hi, int n, int depth, void *to)
 static void in_pieces(const td_reduction *how, const void *const *part, const int *leaves, int n,
                       size_t count, void *out, bool chain)
 {
-    folder f = {.how = how, .part = part, .leaves = leaves};
+    folder f; /* its room is large, and needs no beginning */
+    f.how = how, f.part = part, f.leaves = leaves;
     int all = n;
     for (int k = 0; k < n && leaves; k++) all += leaves[k] - 1;
     size_t most = how->width < PIECE ? PIECE / how->width : 1;

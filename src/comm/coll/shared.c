@@ -17,12 +17,12 @@
 #include <string.h>
 
 enum {
-    BLOCK = TD_MEET_BLOCK,
     DIRECT_FROM = 16 << 10,
     FOLD_ALL = 4 << 10,
     FOLD_TWO = 1 << 20,
     LINE = 64,
-    THROUGH_FROM = 8 << 20
+    TWO_WINDOW = 128 << 10, /* two ranks': all that they touch in a round stays in their caches */
+    THROUGH_FROM = 16 << 20 /* bytes of all ranks' results */
 };
 
 typedef struct place { /* a call at its meeting place */
@@ -42,11 +42,18 @@ static void copy(void *to, const void *from, size_t bytes)
     td_kernels_best()->copy(bytes, from, to);
 }
 
-/* To where a call's result of `all` bytes goes: past the caches where it would drive out what is
- * staged. */
-static void give(size_t all, void *to, const void *from, size_t bytes)
+/* Most bytes that a rank stages in a round: with more ranks the waits between rounds cost more than
+ * the caches win. */
+static size_t window_of(const place *p)
 {
-    if (all >= THROUGH_FROM)
+    return p->size == 2 ? TWO_WINDOW : TD_MEET_BLOCK;
+}
+
+/* To where a call's result of `all` bytes goes: past the caches where all ranks' would drive out
+ * what is staged. */
+static void give(const place *p, size_t all, void *to, const void *from, size_t bytes)
+{
+    if (all * (size_t)p->size >= THROUGH_FROM)
         td_kernels_best()->copy_through(bytes, from, to);
     else
         copy(to, from, bytes);
@@ -114,7 +121,7 @@ static td_status spread_window(place *p, const stream *s, size_t at, size_t wind
     TD_TRY(td_meet_round(p->meet, window));
     if (at < own)
         td_meet_stage(p->meet, td_meet_block(p->meet, p->rank), s->in + at,
-                      smaller(own - at, BLOCK));
+                      smaller(own - at, window));
     td_meet_arrive(p->meet, NULL, NULL);
     for (int k = 1; k < p->size && s->out; k++) {
         int r = (p->rank + k) % p->size;
@@ -122,8 +129,8 @@ static td_status spread_window(place *p, const stream *s, size_t at, size_t wind
         if (s->writer >= 0 && r != s->writer) continue;
         TD_TRY(td_meet_arrived(p->meet, r));
         if (at < bytes)
-            give(s->all, stream_to(s, r) + at, td_meet_block(p->meet, r),
-                 smaller(bytes - at, BLOCK));
+            give(p, s->all, stream_to(s, r) + at, td_meet_block(p->meet, r),
+                 smaller(bytes - at, window));
     }
     td_meet_leave(p->meet);
     return TD_OK;
@@ -136,8 +143,9 @@ static td_status spread(place *p, const stream *s)
         if (stream_bytes(s, r) > most) most = stream_bytes(s, r);
     if (p->comm->ops->one_memory && most >= DIRECT_FROM) return spread_directly(p, s);
     keep_own(p, s);
-    for (size_t k = 0, n = rounds_of(most, BLOCK); k < n; k++)
-        TD_TRY(spread_window(p, s, k * BLOCK, smaller(most - k * BLOCK, BLOCK)));
+    size_t window = window_of(p);
+    for (size_t k = 0, n = rounds_of(most, window); k < n; k++)
+        TD_TRY(spread_window(p, s, k * window, smaller(most - k * window, window)));
     return TD_OK;
 }
 
@@ -185,7 +193,7 @@ static td_status take_copies(place *p, const deal *d, size_t at, size_t bytes)
     char *to = p->call->out;
     for (int r = 0; r < p->size; to += taken(p, r++))
         if (writes(p, d, r) && r != p->rank && at < taken(p, r))
-            give(d->all, to + at, td_meet_block(p->meet, r) + (size_t)p->rank * d->window,
+            give(p, d->all, to + at, td_meet_block(p->meet, r) + (size_t)p->rank * d->window,
                  smaller(taken(p, r) - at, d->window));
     return TD_OK;
 }
@@ -213,7 +221,7 @@ static td_status deal_out(place *p, deal *d, size_t most, take_fn *take)
 {
     size_t mine = td_call_part(p->call, p->rank);
     size_t unit = p->call->how.width ? p->call->how.width : 1;
-    d->window = (BLOCK / (size_t)p->size) & ~(size_t)(LINE - 1);
+    d->window = (window_of(p) / (size_t)p->size) & ~(size_t)(LINE - 1);
     d->window -= d->window % unit;
     if (d->window == 0)
         return td_fail(TD_ERR_ARG, "elements of %zu bytes are too wide for %d ranks", unit,
@@ -372,12 +380,12 @@ static td_status reduce_window(place *p, size_t at, size_t count)
     if (result != staged) td_meet_stage(p->meet, staged, result, (hi - lo) * width);
     td_meet_reduce(p->meet);
     if (reads) {
-        give(c->bytes, out + lo * width, result, (hi - lo) * width);
+        give(p, c->bytes, out + lo * width, result, (hi - lo) * width);
         TD_TRY(td_meet_reduced(p->meet));
         for (int k = 1; k < p->size; k++) {
             int r = (p->rank + k) % p->size;
             size_t from = slice(p, count, r) * width, to = slice(p, count, r + 1) * width;
-            give(c->bytes, out + from, td_meet_block(p->meet, r) + from, to - from);
+            give(p, c->bytes, out + from, td_meet_block(p->meet, r) + from, to - from);
         }
     }
     td_meet_leave(p->meet);
@@ -417,7 +425,7 @@ static td_status reduce_directly(place *p)
 static td_status reduce(place *p)
 {
     const td_call *c = p->call;
-    size_t most = BLOCK / c->how.width;
+    size_t most = window_of(p) / c->how.width;
     bool folds_all = c->bytes <= FOLD_ALL || (p->size == 2 && c->bytes <= FOLD_TWO);
     if (p->comm->ops->one_memory && c->bytes >= DIRECT_FROM) return reduce_directly(p);
     for (size_t at = 0; at == 0 || at < c->count; at += most) {
@@ -431,7 +439,7 @@ static td_status scan(place *p)
 {
     const td_call *c = p->call;
     const void *part[TD_MEET_RANKS];
-    size_t width = c->how.width, most = BLOCK / width;
+    size_t width = c->how.width, most = window_of(p) / width;
     for (size_t at = 0; at == 0 || at < c->count; at += most) {
         size_t count = smaller(c->count - at, most);
         TD_TRY(td_meet_round(p->meet, count * width));
