@@ -6,6 +6,7 @@
 #include "comm/coll/hosts.h"
 #include "comm/coll/meet.h"
 #include "comm/recorder.h"
+#include "math/kernels.h"
 
 #include <string.h>
 
@@ -88,7 +89,8 @@ enum { ROWS = sizeof table / sizeof *table };
 static td_status alone(const td_call *call)
 {
     size_t bytes = call->pattern == TD_BARRIER ? 0 : td_call_part(call, 0);
-    if (bytes && call->out && call->out != call->in) memmove(call->out, call->in, bytes);
+    if (bytes && call->out && call->out != call->in)
+        td_kernels_best()->copy(bytes, call->in, call->out);
     return TD_OK;
 }
 

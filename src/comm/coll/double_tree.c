@@ -16,8 +16,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-
-#include <string.h>
+#include "math/kernels.h"
 
 enum { PIECE = 48 << 10, AHEAD = 8 };
 
@@ -290,7 +289,8 @@ td_status td_double_tree_allreduce(td_comm *comm, const td_call *call)
 {
     half halves[2] = {{0}, {0}};
     td_status status = TD_OK;
-    if (call->bytes && call->in != call->out) memcpy(call->out, call->in, call->bytes);
+    if (call->bytes && call->in != call->out)
+        td_kernels_best()->copy(call->bytes, call->in, call->out);
     if (comm->size == 1) return TD_OK;
     for (int t = 0; t < 2; t++) {
         TD_GOTO(make_half(comm, call, t, &halves[t]));

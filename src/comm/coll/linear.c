@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "math/kernels.h"
 
 #include <string.h>
 
@@ -19,7 +20,7 @@ td_status td_linear_gather(td_comm *comm, const td_call *call)
             TD_TRY(td_comm_exchange(comm, NULL, 0, -1, to, td_call_part(call, r), r,
                                     TD_TAG_COLLECTIVE));
         else if (own && to != call->in)
-            memmove(to, call->in, own);
+            td_kernels_best()->copy(own, call->in, to);
     }
     return TD_OK;
 }
@@ -35,7 +36,7 @@ td_status td_linear_scatter(td_comm *comm, const td_call *call)
             TD_TRY(td_comm_exchange(comm, from, td_call_part(call, r), r, NULL, 0, -1,
                                     TD_TAG_COLLECTIVE));
         else if (own && from != call->out)
-            memmove(call->out, from, own);
+            td_kernels_best()->copy(own, from, call->out);
     }
     return TD_OK;
 }

@@ -9,8 +9,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-
-#include <string.h>
+#include "math/kernels.h"
 
 td_status td_pairwise_alltoall(td_comm *comm, const td_call *call)
 {
@@ -30,7 +29,8 @@ td_status td_pairwise_alltoall(td_comm *comm, const td_call *call)
                     comm->world[me], give[me + 1] - give[me], take[me + 1] - take[me]);
         goto out;
     }
-    if (give[me + 1] > give[me]) memcpy(out + take[me], in + give[me], give[me + 1] - give[me]);
+    if (give[me + 1] > give[me])
+        td_kernels_best()->copy(give[me + 1] - give[me], in + give[me], out + take[me]);
     for (size_t k = 1; k < n; k++) {
         size_t to = (me + k) % n, from = (me + n - k) % n;
         TD_GOTO(td_comm_exchange(comm, in + give[to], give[to + 1] - give[to], (int)to,

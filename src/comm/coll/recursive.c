@@ -13,8 +13,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-
-#include <string.h>
+#include "math/kernels.h"
 
 bool td_recursive_fits(const td_comm *comm)
 {
@@ -36,7 +35,7 @@ td_status td_recursive_doubling(td_comm *comm, const td_call *call)
     char *other = td_malloc(call->bytes), *mine = call->out;
     if (!other) return td_fail(TD_ERR_NOMEM, "no memory for a reduction of %zu bytes", call->bytes);
     td_status status = TD_OK;
-    if (call->bytes && call->in != call->out) memcpy(mine, call->in, call->bytes);
+    if (call->bytes && call->in != call->out) td_kernels_best()->copy(call->bytes, call->in, mine);
     for (int bit = 1; bit < comm->size; bit <<= 1) {
         int partner = comm->rank ^ bit;
         TD_GOTO(td_comm_exchange(comm, mine, call->bytes, partner, other, call->bytes, partner,
@@ -69,7 +68,7 @@ td_status td_recursive_halving(td_comm *comm, const td_call *call)
     int steps = 0;
     td_status status = TD_OK;
     if (!other) return td_fail(TD_ERR_NOMEM, "no memory for a reduction of %zu bytes", call->bytes);
-    if (call->bytes && call->in != call->out) memcpy(mine, call->in, call->bytes);
+    if (call->bytes && call->in != call->out) td_kernels_best()->copy(call->bytes, call->in, mine);
     for (int bit = 1; bit < comm->size; bit <<= 1) {
         int partner = comm->rank ^ bit;
         halves h = step[steps++] = cut(comm, partner, lo, hi);

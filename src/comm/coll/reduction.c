@@ -196,8 +196,9 @@ static void in_pieces(const td_reduction *how, const void *const *part, const in
         if (chain) {
             got = leaf(&f, 0, wide);
             for (int k = 1; k < n; k++) {
-                combine_wide(how, got, leaf(&f, k, f.room[0]), f.count, wide);
-                got = wide;
+                void *sum = k == n - 1 && !half ? (void *)to : wide;
+                combine_wide(how, got, leaf(&f, k, f.room[0]), f.count, sum);
+                got = sum;
             }
         } else {
             got = fold(&f, 0, n, all, 0, half ? (void *)wide : to);
@@ -205,7 +206,7 @@ static void in_pieces(const td_reduction *how, const void *const *part, const in
         if (half)
             narrow(how->type, got, f.count, to);
         else if (got != to)
-            memcpy(to, got, f.count * how->width);
+            td_kernels_best()->copy(f.count * how->width, got, to);
     }
 }
 

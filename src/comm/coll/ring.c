@@ -2,7 +2,7 @@
  * Cost: n - 1 messages a rank, all bytes but its own. */
 #include "comm/coll/coll.h"
 
-#include <string.h>
+#include "math/kernels.h"
 
 td_status td_ring_allgather(td_comm *comm, const td_call *call)
 {
@@ -10,7 +10,7 @@ td_status td_ring_allgather(td_comm *comm, const td_call *call)
     char *out = call->out;
     size_t own = td_call_part(call, comm->rank);
     char *at = out + td_call_offset(call, comm->rank);
-    if (own && call->in != at) memmove(at, call->in, own);
+    if (own && call->in != at) td_kernels_best()->copy(own, call->in, at);
     for (int step = 0; step < n - 1; step++) {
         int give = (comm->rank - step + n) % n, take = (comm->rank - step - 1 + n) % n;
         td_status status =

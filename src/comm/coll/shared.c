@@ -18,6 +18,8 @@
 
 enum {
     DIRECT_FROM = 16 << 10,
+    DIRECT_ONE_FROM =
+        256 << 10, /* where one writes, or reads: staged, it need not wait for others */
     FOLD_ALL = 4 << 10,
     FOLD_TWO = 1 << 20,
     LINE = 64,
@@ -94,7 +96,7 @@ static void keep_own(const place *p, const stream *s)
 {
     size_t own = stream_bytes(s, p->rank);
     char *to = s->out && own ? stream_to(s, p->rank) : NULL;
-    if (to && to != s->in) memmove(to, s->in, own);
+    if (to && to != s->in) copy(to, s->in, own);
 }
 
 static td_status spread_directly(place *p, const stream *s)
@@ -141,7 +143,8 @@ static td_status spread(place *p, const stream *s)
     size_t most = 0;
     for (int r = 0; r < p->size; r++)
         if (stream_bytes(s, r) > most) most = stream_bytes(s, r);
-    if (p->comm->ops->one_memory && most >= DIRECT_FROM) return spread_directly(p, s);
+    size_t direct = p->call->pattern == TD_ALLGATHER ? DIRECT_FROM : DIRECT_ONE_FROM;
+    if (p->comm->ops->one_memory && most >= direct) return spread_directly(p, s);
     keep_own(p, s);
     size_t window = window_of(p);
     for (size_t k = 0, n = rounds_of(most, window); k < n; k++)
@@ -253,7 +256,7 @@ static td_status scatter(place *p)
     deal d = {.in = c->in};
     size_t own = given(p, p->rank);
     if (p->rank == c->root && own && c->out != d.in + td_call_offset(c, p->rank))
-        memmove(c->out, d.in + td_call_offset(c, p->rank), own);
+        copy(c->out, d.in + td_call_offset(c, p->rank), own);
     return deal_out(p, &d, most_part(p), take_from_root);
 }
 
