@@ -95,7 +95,8 @@ typedef struct td_update {
     float lr, momentum, beta1, beta2, epsilon, weight_decay;
     float correct1, correct2; /* Adam: 1 / (1 - beta^t) */
     bool nesterov, decoupled;
-    float *s1, *s2; /* state of the rule, each [n] or NULL */
+    float l1, l2, beta; /* FTRL */
+    float *s1, *s2;     /* state of the rule, each [n] or NULL */
 } td_update;
 
 typedef struct td_kernels {
@@ -134,6 +135,9 @@ typedef struct td_kernels {
     void (*adam)(const td_update *u);
     void (*adagrad)(const td_update *u);
     void (*rmsprop)(const td_update *u);
+    /* FTRL-proximal (McMahan et al., "Ad click prediction", KDD 2013, algorithm 1): s1 is z, s2 n;
+     * parameters are a function of the two. No weight decay. */
+    void (*ftrl)(const td_update *u);
 } td_kernels;
 
 /* The best table for this processor; the same one for the life of the process. */

@@ -233,18 +233,36 @@ static void update_rules_agree_between_sets(void **state)
 {
     (void)state;
     enum { N = 1003 };
-    for (int rule = 0; rule < 6; rule++) {
+    for (int rule = 0; rule < 7; rule++) {
         float *first = NULL;
         for (const td_kernels *const *set = td_kernels_all(); *set; set++) {
             float *p = randoms(N, 1, 1), *g = randoms(N, 2, 1), *m = td_calloc(N, 4),
                   *v = td_calloc(N, 4);
-            td_update u = {N,     p,     g,  0.125f, 0.01f,     0.9f,      0.9f, 0.999f,
-                           1e-8f, 0.01f, 10, 1000,   rule == 1, rule == 3, m,    v};
+            td_update u = {.n = N,
+                           .p = p,
+                           .g = g,
+                           .scale = 0.125f,
+                           .lr = 0.01f,
+                           .momentum = 0.9f,
+                           .beta1 = 0.9f,
+                           .beta2 = 0.999f,
+                           .epsilon = 1e-8f,
+                           .weight_decay = 0.01f,
+                           .correct1 = 10,
+                           .correct2 = 1000,
+                           .nesterov = rule == 1,
+                           .decoupled = rule == 3,
+                           .l1 = .1f,
+                           .l2 = .2f,
+                           .beta = 1,
+                           .s1 = m,
+                           .s2 = v};
             for (int step = 0; step < 3; step++) {
                 if (rule <= 1) (*set)->sgd(&u);
                 if (rule == 2 || rule == 3) (*set)->adam(&u);
                 if (rule == 4) (*set)->adagrad(&u);
                 if (rule == 5) (*set)->rmsprop(&u);
+                if (rule == 6) (*set)->ftrl(&u);
             }
             if (!first) first = p;
             assert_memory_equal(first, p, N * 4);

@@ -28,5 +28,6 @@ const td_kernels TD_K(td_kernels) = {
     .sgd = TD_K(sgd),
     .adam = TD_K(adam),
     .adagrad = TD_K(adagrad),
+    .ftrl = TD_K(ftrl),
     .rmsprop = TD_K(rmsprop),
 };

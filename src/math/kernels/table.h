@@ -28,6 +28,7 @@ void TD_K(maxpool)(size_t out_h, size_t out_w, size_t channels, size_t in_row, s
 void TD_K(sgd)(const td_update *u);
 void TD_K(adam)(const td_update *u);
 void TD_K(adagrad)(const td_update *u);
+void TD_K(ftrl)(const td_update *u);
 void TD_K(rmsprop)(const td_update *u);
 
 #endif

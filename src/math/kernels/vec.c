@@ -241,6 +241,21 @@ void TD_K(adagrad)(const td_update *u)
     }
 }
 
+void TD_K(ftrl)(const td_update *u)
+{
+    float *restrict p = u->p, *restrict z = u->s1, *restrict n = u->s2;
+    const float *restrict g = u->g;
+    float scale = u->scale, rate = 1 / u->lr, l1 = u->l1, l2 = u->l2, beta = u->beta;
+    for (size_t i = 0; i < u->n; i++) {
+        float d = scale * g[i], root = __builtin_sqrtf(n[i]);
+        n[i] = fma_(d, d, n[i]);
+        float now = __builtin_sqrtf(n[i]);
+        z[i] += fma_(-(now - root) * rate, p[i], d);
+        float over = __builtin_fabsf(z[i]) - l1, down = fma_(beta + now, rate, l2);
+        p[i] = over <= 0 ? 0 : __builtin_copysignf(over, -z[i]) / down;
+    }
+}
+
 void TD_K(rmsprop)(const td_update *u)
 {
     float *restrict p = u->p, *restrict s = u->s1, *restrict m = u->s2;
