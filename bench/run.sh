@@ -15,6 +15,10 @@ echo "# reading, one thread"
 "$build/bench/read_bench"
 
 echo
+echo "# a server's sparse table, one core"
+"$build/bench/table_bench"
+
+echo
 echo "# operations beside their rank, and the record"
 "$build/bench/work_bench" 2
 "$build/bench/work_bench" 4
@@ -31,11 +35,9 @@ if [ -x "$build/bench/coll_bench" ]; then
     export PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
     export TANDEM_MPI_MODULE=$build/src/comm/tandem-mpi.so
     mpiexec=$(dirname "$(cat .deps/mpicc)")/mpiexec
-    for ranks in 2 4; do
-        echo
-        echo "# collectives beside MPI's own, $ranks ranks"
-        "$mpiexec" --map-by :OVERSUBSCRIBE --mca osc ^ucx -n $ranks "$build/bench/coll_bench"
-    done
+    echo
+    echo "# collectives beside MPI's own"
+    python3 bench/collectives.py "$build" "$mpiexec" "${ROUNDS:-5}"
     echo
     echo "# threads beside processes"
     python3 bench/transports.py "$build/tandem" "$mpiexec" "${ROUNDS:-3}"

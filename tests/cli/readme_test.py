@@ -231,7 +231,7 @@ class MakeTargets(unittest.TestCase):
             run(small(line))
 
     def test_parts_of_the_benchmark(self):
-        quick = {"read_bench": "1", "work_bench": "2 0.01", "coll_bench": "all 4 1024"}
+        quick = {"read_bench": "1", "work_bench": "2 0.01", "table_bench": "0.2 4", "coll_bench": "all 4 1024"}
         text = read("bench/run.sh")
         self.assertEqual(set(re.findall(r"\$build/bench/(\w+)", text)), set(quick))
         for name, words in quick.items():
@@ -243,11 +243,12 @@ class MakeTargets(unittest.TestCase):
                 self.assertGreater(len(run(f"{program} {words}").splitlines()), 1)
         self.assertEqual(set(re.findall(r"bench/(\w+)\.py", text)),
                          {"train", "footprint", "gloo", "transports", "hosts_bench", "checkpoint_bench", "death", "ready",
-                          "balance"})
+                          "balance", "collectives"})
         run(f'{sys.executable} {ROOT}/bench/footprint.py "{TANDEM}" {SMALL}')
         run(f'{sys.executable} {ROOT}/bench/checkpoint_bench.py "{TANDEM}" {SMALL} - 64')
         if MPIEXEC:
             run(f'{sys.executable} {ROOT}/bench/transports.py "{TANDEM}" "{MPIEXEC}" 1 64 2')
+            run(f'{sys.executable} {ROOT}/bench/collectives.py "{BUILD}" "{MPIEXEC}" 2 2 all-reduce 4 64')
         for name in ("train", "gloo", "gloo_ranks", "torch_train", "hosts_bench", "death", "death_torch", "ready",
                      "balance"):  # need PyTorch, or hosts
             compile(read(f"bench/{name}.py"), name, "exec")

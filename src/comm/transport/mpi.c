@@ -158,7 +158,7 @@ static td_status map_shared(const char *name, bool create, size_t bytes, td_regi
 }
 
 /* The host's lowest rank makes the memory and tells its name; when all have mapped it (they answer
- * with a byte) the name goes away. */
+ * with their status: who has heard of a death gives up for that) the name goes away. */
 static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
     char name[NAME] = "";
@@ -188,19 +188,23 @@ static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
                                               "rank %d could not make %zu bytes of shared "
                                               "memory",
                                               leader, bytes);
-    char answer = mine == TD_OK;
+    int32_t answer = (int32_t)mine;
     for (int r = leader + 1; r < comm->size; r++) {
-        char got = 0;
+        int32_t got = 0;
         if (comm->host[r] != comm->host[leader]) continue;
         td_status status = TD_OK;
         if (comm->rank == leader)
-            status = td_mpi_library->exchange(comm, NULL, 0, -1, &got, 1, r, TD_TAG_SHARED);
+            status =
+                td_mpi_library->exchange(comm, NULL, 0, -1, &got, sizeof got, r, TD_TAG_SHARED);
         else if (comm->rank == r)
-            status = td_mpi_library->exchange(comm, &answer, 1, leader, NULL, 0, -1, TD_TAG_SHARED);
+            status = td_mpi_library->exchange(comm, &answer, sizeof answer, leader, NULL, 0, -1,
+                                              TD_TAG_SHARED);
         if (status != TD_OK)
             mine = status;
-        else if (comm->rank == leader && !got && mine == TD_OK)
-            mine = td_mpi_library->fail(TD_ERR_NOMEM, "rank %d could not map the shared memory", r);
+        else if (comm->rank == leader && got && mine == TD_OK)
+            mine = td_mpi_library->fail((td_status)got, "rank %d %s the shared memory", r,
+                                        got == TD_ERR_PEER ? "lost a rank before it mapped"
+                                                           : "could not map");
     }
     if (comm->rank == leader && name[0]) shm_unlink(name);
     if (mine != TD_OK && out->handle) {
