@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import signal
-import re
 import statistics
 import subprocess
 import sys
@@ -22,8 +21,9 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "tests", "hosts"))
+sys.path[:0] = [os.path.join(HERE, "..", "tests", "hosts"), os.path.join(HERE, "..", "tests")]
 from hosts import Hosts, Unavailable  # noqa: E402
+from processes import processes_of  # noqa: E402
 
 DATA = "/usr/share/datasets/fashion-mnist"
 RANKS, PATIENCE_S = 4, 60
@@ -78,21 +78,6 @@ def digest(run):
         return hashlib.sha256(f.read()).hexdigest()
 
 
-def process_of(run, rank):
-    """Also one in the process numbers of a pretended host, as seen from here."""
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as f:
-                words = f.read().split(b"\0")
-            with open(f"/proc/{pid}/environ", "rb") as f:
-                found = re.search(rb"\0OMPI_COMM_WORLD_RANK=(\d+)\0", f.read())
-        except OSError:
-            continue
-        if words[1:2] == [b"train"] and run.encode() in words and found and int(found[1]) == rank:
-            return int(pid)
-    raise SystemExit(f"death.py: no process of rank {rank}")
-
-
 def ours(tandem, mpiexec, run, rank, hosts=None):
     if hosts:
         command = hosts.command(train_words(tandem, run), [2, 1, 1], ["--with-ft", "ulfm"])
@@ -101,7 +86,7 @@ def ours(tandem, mpiexec, run, rank, hosts=None):
         job = subprocess.Popen([mpiexec, "--with-ft", "ulfm", "--map-by", ":OVERSUBSCRIBE", "--mca", "osc",
                                 "^ucx", "-n", str(RANKS), *train_words(tandem, run)], env=ENV)
     seconds = held_up(job, lambda: newest_step(os.path.join(run, "metrics.jsonl")),
-                      lambda: process_of(run, rank))
+                      lambda: processes_of(run, tandem)[rank])
     job.wait(PATIENCE_S)
     return seconds
 

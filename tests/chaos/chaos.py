@@ -33,9 +33,10 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "hosts"))
+sys.path[:0] = [os.path.join(HERE, "..", "hosts"), os.path.join(HERE, "..")]
 from hosts import HERE as HOSTS_PY, SKIP, Hosts, Unavailable, find_mpiexec  # noqa: E402
 from idx import make_data  # noqa: E402
+from processes import processes_of  # noqa: E402
 
 PATIENCE_S, DISK_MB, EPOCHS = 60, 24, 50
 KINDS = ["kill", "shard", "lose", "stop", "cut", "fill"]
@@ -138,21 +139,7 @@ class Job:
             return 0
 
     def pids(self):
-        """Of the ranks that live."""
-        found = {}
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/cmdline", "rb") as f:
-                    words = f.read().split(b"\0")
-                if words[0] != self.bed.tandem.encode() or self.run.encode() not in words:
-                    continue
-                with open(f"/proc/{pid}/environ", "rb") as f:
-                    rank = re.search(rb"\0OMPI_COMM_WORLD_RANK=(\d+)\0", f.read())
-            except OSError:
-                continue
-            if rank:
-                found[int(rank[1])] = int(pid)
-        return found
+        return processes_of(self.run, self.bed.tandem)
 
     def send(self, rank, number):
         pid = self.pids().get(rank)

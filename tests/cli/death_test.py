@@ -6,10 +6,13 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 import unittest
 
-from harness import DATA, MPIEXEC, SHORT, TANDEM, digest, main, metrics, new_run, ranks, tandem, train
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from harness import DATA, MPIEXEC, SHORT, TANDEM, digest, main, metrics, new_run, ranks, tandem, train  # noqa: E402
+from processes import processes_of  # noqa: E402
 
 SEED = int(os.environ.get("TANDEM_TEST_SEED", "1"))
 EPOCHS, STEP_MS = (20, 9) if SHORT else (60, 3)
@@ -61,17 +64,9 @@ class Job:
 
     def send(self, rank, number):
         """To that rank's process, if it still lives."""
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/cmdline", "rb") as f:
-                    words = f.read().split(b"\0")
-                with open(f"/proc/{pid}/environ", "rb") as f:
-                    found = re.search(rb"\0OMPI_COMM_WORLD_RANK=(\d+)\0", f.read())
-            except OSError:
-                continue
-            if words[0] == TANDEM.encode() and self.run.encode() in words and found:
-                if int(found[1]) == rank:
-                    os.kill(int(pid), number)
+        pid = processes_of(self.run, TANDEM).get(rank)
+        if pid:
+            os.kill(pid, number)
 
     def end(self, code=0):
         out, err = self.process.communicate(timeout=100)
