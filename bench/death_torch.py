@@ -17,7 +17,10 @@ def write(name, text):
     os.replace(path + ".new", path)
 
 
-dist.init_process_group("gloo")
+# Of each start anew: the launcher's own store still has the addresses of the processes before.
+store = os.path.join(FOLDER, "store-" + os.environ["TORCHELASTIC_RESTART_COUNT"])
+dist.init_process_group("gloo", init_method="file://" + store, rank=int(os.environ["RANK"]),
+                        world_size=int(os.environ["WORLD_SIZE"]))
 rank = dist.get_rank()
 write(f"pid-{rank}", os.getpid())
 torch.manual_seed(3)
