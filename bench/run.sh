@@ -39,6 +39,10 @@ if [ -x "$build/bench/coll_bench" ]; then
     echo "# collectives beside MPI's own"
     python3 bench/collectives.py "$build" "$mpiexec" "${ROUNDS:-5}"
     echo
+    echo "# a sparse table over servers: threads, processes"
+    "$build/bench/ps_bench" 2 2
+    "$mpiexec" --map-by :OVERSUBSCRIBE --mca osc ^ucx -n 4 "$build/bench/ps_bench" 2 2
+    echo
     echo "# threads beside processes"
     python3 bench/transports.py "$build/tandem" "$mpiexec" "${ROUNDS:-3}"
     echo

@@ -231,7 +231,8 @@ class MakeTargets(unittest.TestCase):
             run(small(line))
 
     def test_parts_of_the_benchmark(self):
-        quick = {"read_bench": "1", "work_bench": "2 0.01", "table_bench": "0.2 4", "coll_bench": "all 4 1024"}
+        quick = {"read_bench": "1", "work_bench": "2 0.01", "table_bench": "0.2 4",
+                 "ps_bench": "2 1 5000 500 4", "coll_bench": "all 4 1024"}
         text = read("bench/run.sh")
         self.assertEqual(set(re.findall(r"\$build/bench/(\w+)", text)), set(quick))
         for name, words in quick.items():
