@@ -151,9 +151,9 @@ static td_status parse_row(csv *c, size_t chunk, uint64_t row, const char **at, 
     char delimiter = c->text.delimiter, blank = delimiter == ' ' ? '\t' : ' ';
     size_t last = c->plan.fields - 1;
     for (size_t k = 0; k <= last; k++) {
-        const place *place = &c->places[k];
-        float *to = place->to + row * place->stride;
-        const char *q = place->plain ? plain_number(p, end, delimiter, blank, to) : NULL;
+        const place *field = &c->places[k];
+        float *to = field->to + row * field->stride;
+        const char *q = field->plain ? plain_number(p, end, delimiter, blank, to) : NULL;
         if (q)
             p = q;
         else
