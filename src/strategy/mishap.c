@@ -14,23 +14,40 @@ const char *td_mishaps(void)
     return plan && *plan ? plan : NULL;
 }
 
-/* Whether "RANK:STEP:POINT", at the beginning of the text, is this. */
-static bool is_here(const char *text, int rank, uint64_t step, const char *point)
+/* Whether "RANK:STEP:POINT", at the beginning of the text, is this; *stops: ":stop" follows. */
+static bool is_here(const char *text, int rank, uint64_t step, const char *point, bool *stops)
 {
     char *at;
     size_t n = strlen(point);
     if (strtol(text, &at, 10) != rank || *at != ':') return false;
     if (strtoull(at + 1, &at, 10) != step || *at != ':') return false;
-    return !strncmp(at + 1, point, n) && (at[n + 1] == ',' || at[n + 1] == 0);
+    if (strncmp(at + 1, point, n) != 0) return false;
+    at += 1 + n;
+    *stops = !strncmp(at, ":stop", 5);
+    if (*stops) at += 5;
+    return *at == ',' || *at == 0;
+}
+
+/* Once for each such item: a step may pass its point again. */
+static void stop_once(int item)
+{
+    static uint64_t done; /* atomic; a bit for each */
+    uint64_t bit = (uint64_t)1 << item % 64;
+    if (!(__atomic_fetch_or(&done, bit, __ATOMIC_SEQ_CST) & bit)) raise(SIGSTOP);
 }
 
 td_status td_mishap(const char *plan, td_comm *comm, uint64_t step, const char *point)
 {
     if (!plan) return TD_OK;
-    int rank = td_comm_rank_in_run(comm, td_comm_rank(comm));
-    while (!is_here(plan, rank, step, point)) {
+    int rank = td_comm_rank_in_run(comm, td_comm_rank(comm)), item = 0;
+    bool stops = false;
+    for (; !is_here(plan, rank, step, point, &stops); item++) {
         plan = strchr(plan, ',');
         if (!plan++) return TD_OK;
+    }
+    if (stops) {
+        stop_once(item);
+        return TD_OK;
     }
     if (!strcmp(td_comm_transport(comm), "mpi")) raise(SIGKILL);
     td_comm_die(comm);

@@ -1,4 +1,4 @@
-/* Losses for tests: a rank that is lost at a stated point of a run, as a killed process is.
+/* Mishaps for tests: a rank that is lost at a stated point of a run, as a killed process is.
  *
  * TANDEM_FAKE_DEATH="RANK:STEP:POINT[,...]": rank RANK of the run is lost in its step STEP, counted
  * from 1, at
@@ -12,7 +12,8 @@
  *   recover     when it has noticed, with that step as its newest, that another is lost
  *   handover    when it has agreed with the others to go on from that step
  *
- * A thread is lost by td_comm_die, a process by SIGKILL. */
+ * A thread is lost by td_comm_die, a process by SIGKILL. With ":stop" behind the point the process
+ * stops itself there (SIGSTOP), once, and goes on when it is continued. */
 #ifndef TD_STRATEGY_MISHAP_H
 #define TD_STRATEGY_MISHAP_H
 

@@ -11,6 +11,8 @@
            the time beyond the deadline until the others name it
     cut    a host's cable is pulled: for a moment, or for good under "tandem run"
     fill   the disk of the run's folder is full for a while, or until the job has ended
+Half of these strike at any moment, half at a chosen point: there a rank stops itself, what is to be done
+is done, and it is continued.
 
 Each trial must end in the model, the metrics and the newest checkpoint of an undisturbed run, byte
 for byte: by itself, or with the sentence that is promised for the case and a resumption (`resumed`).
@@ -30,6 +32,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -149,8 +152,45 @@ class Job:
             except ProcessLookupError:
                 pass
 
+    def stopped(self, rank):
+        """The process of that rank, if it is."""
+        pid = self.pids().get(rank)
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                return pid if f.read().rsplit(")", 1)[1].split()[0] == "T" else None
+        except OSError:
+            return None
+
+    def keep_going(self):
+        """Continues from now on whoever stops itself: a job that is started again has the same plan."""
+        def work():
+            while self.process.poll() is None:
+                for rank in range(4):
+                    if self.stopped(rank):
+                        self.send(rank, signal.SIGCONT)
+                time.sleep(0.02)
+        threading.Thread(target=work, daemon=True).start()
+
     def events(self, name):
         return sum(line.get("event") == name for line in metrics(self.run))
+
+
+class Moment:
+    """When a trial strikes: some time after the job's first metrics, or where rank `rank` is at a point."""
+
+    def __init__(self, chance, rank, points=POINTS):
+        self.rank, self.seconds, self.plan = rank, chance.uniform(0, 0.6), ""
+        if chance.random() < 0.5:
+            self.plan = one_point(chance, chance.choice(points), rank, chance.randrange(1, 120)) + ":stop"
+
+    def come(self, job):
+        if self.plan:
+            job.wait(lambda: job.stopped(self.rank))
+        else:
+            time.sleep(self.seconds)
+
+    def __str__(self):
+        return self.plan or f"{self.rank}@{self.seconds:.2f}s"
 
 
 class Wrong(Exception):
@@ -209,6 +249,17 @@ def comparable(rows, restarted):
 SHARDS_LOST = r'both ranks that held elements .* have died; "tandem train'
 
 
+def one_point(chance, point, victim, step):
+    """As an item of TANDEM_FAKE_DEATH: near that step, where there is such a point."""
+    if point == "evaluate":
+        step = max(1, step // STEPS_PER_EPOCH) * STEPS_PER_EPOCH
+    elif point in ("checkpoint", "rename"):
+        step = max(1, step // CHECKPOINT_EVERY) * CHECKPOINT_EVERY
+    elif point in ("recover", "handover"):
+        step -= chance.randrange(2)
+    return f"{victim}:{max(1, step)}:{point}"
+
+
 def choose_points(chance, victims):
     """A TANDEM_FAKE_DEATH: losses at points, some of them in the recovery from the one before."""
     plan = []
@@ -220,14 +271,9 @@ def choose_points(chance, victims):
             point = chance.choice(["recover", "handover"])
         elif k:
             step += chance.randrange(0, 30)
-        if point == "evaluate":
-            step = max(1, step // STEPS_PER_EPOCH) * STEPS_PER_EPOCH
-        elif point in ("checkpoint", "rename"):
-            step = max(1, step // CHECKPOINT_EVERY) * CHECKPOINT_EVERY
         if point == "rename":
             victim = 0 if 0 in victims else victim
-        at = step - chance.randrange(2) if point in ("recover", "handover") else step
-        plan.append(f"{victim}:{max(1, at)}:{point}")
+        plan.append(one_point(chance, point, victim, step))
     return ",".join(plan)
 
 
@@ -270,12 +316,13 @@ def lose(bed, chance):
 
 
 def stop(bed, chance):
-    each, victim, moment = chance.choice(LAYOUTS), chance.randrange(4), chance.uniform(0, 0.6)
+    each, victim = chance.choice(LAYOUTS), chance.randrange(4)
+    moment = Moment(chance, victim, [point for point in POINTS if victim == 0 or point != "rename"])
     way = chance.choice(["moment", "kill", "kill", "abort"])
     words = {"moment": ["--on-hang", "wait", "--deadline", "20"], "kill": ["--on-hang", "kill", "--deadline", "1"],
              "abort": ["--on-hang", "abort", "--deadline", "1"]}[way]
-    job = Job(bed, each, words)
-    time.sleep(moment)
+    job = Job(bed, each, words, plan=moment.plan)
+    moment.come(job)
     job.send(victim, signal.SIGSTOP)
     begin, named = time.monotonic(), None
     if way == "moment":
@@ -288,7 +335,7 @@ def stop(bed, chance):
     alone = host_of(each, victim) == 1
     how = finish(bed, job, rf"rank {victim}\b" if way == "abort" else
                  rf"rank {victim} lives but .* no rank of its host" if way == "kill" and alone else None)
-    return f"{'+'.join(str(n) for n in each if n)} {victim}@{moment:.2f}s {way}", how, named
+    return f"{'+'.join(str(n) for n in each if n)} {moment} {way}", how, named
 
 
 def host_of(each, rank):
@@ -301,12 +348,13 @@ def host_of(each, rank):
 
 
 def cut(bed, chance):
-    each, moment = chance.choice([[2, 2, 0, 0], [1, 1, 2, 0]]), chance.uniform(0, 0.6)
+    each, moment = chance.choice([[2, 2, 0, 0], [1, 1, 2, 0]]), Moment(chance, 0)
     victim = chance.choice([k + 1 for k, n in enumerate(each) if n][1:])
     for_good = chance.random() < 0.5
-    job = Job(bed, each, ["--deadline", "2" if for_good else "30"], watched=for_good)
-    time.sleep(moment)
+    job = Job(bed, each, ["--deadline", "2" if for_good else "30"], plan=moment.plan, watched=for_good)
+    moment.come(job)
     bed.fixture().link(victim, False)
+    job.keep_going()
     try:
         if not for_good:
             time.sleep(chance.uniform(0.05, 1))
@@ -315,15 +363,15 @@ def cut(bed, chance):
     finally:
         if for_good:
             bed.close()
-    return (f"{'+'.join(str(n) for n in each if n)} host{victim}@{moment:.2f}s "
+    return (f"{'+'.join(str(n) for n in each if n)} host{victim} {moment} "
             f"{'for good' if for_good else 'for a moment'}"), how, None
 
 
 def fill(bed, chance):
-    each, moment = chance.choice(LAYOUTS), chance.uniform(0, 0.6)
+    each, moment = chance.choice(LAYOUTS), Moment(chance, 0, ["checkpoint", "rename", *POINTS])
     to_the_end = chance.random() < 0.4
-    job = Job(bed, each)
-    time.sleep(moment)
+    job = Job(bed, each, plan=moment.plan)
+    moment.come(job)
     filler = os.path.join(bed.disk, "filler")
     try:
         with open(filler, "wb", buffering=0) as f:
@@ -332,6 +380,7 @@ def fill(bed, chance):
                     f.write(bytes(1 << 16))
             except OSError:
                 pass
+        job.keep_going()
         if to_the_end:
             job.wait(lambda: False)
         else:
@@ -339,7 +388,7 @@ def fill(bed, chance):
     finally:
         os.unlink(filler)
     how = finish(bed, job, "No space left on device")
-    return f"{'+'.join(str(n) for n in each if n)} {moment:.2f}s {'to the end' if to_the_end else 'for a while'}", how, None
+    return f"{'+'.join(str(n) for n in each if n)} {moment} {'to the end' if to_the_end else 'for a while'}", how, None
 
 
 # --- the schedule ---
