@@ -145,7 +145,9 @@ td_status td_call_run(td_comm *comm, const td_call *call)
         td_comm_begin(comm,
                       (td_note){(int)call->pattern, call->bytes, reduces ? (int)call->how.type : -1,
                                 reduces ? (int)call->how.op : -1, call->root});
-    return td_comm_end(record, td_coll_run(comm, call));
+    td_status status = td_coll_run(comm, call);
+    if (status != TD_OK) td_comm_give_up(comm, -1);
+    return td_comm_end(record, status);
 }
 
 td_status td_comm_run(td_comm *comm, const td_collective *what)

@@ -412,6 +412,46 @@ static void ranks_that_disagree_are_told(void **state)
                  td_comm_run_local(3, NULL, disagree, &parts));
 }
 
+static void pause_ms(int ms)
+{
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}, NULL);
+}
+
+/* The others have left the group's first operation, and wait elsewhere, when rank 0 begins it. */
+static td_status left_behind(td_comm *c, void *arg)
+{
+    (void)arg;
+    static const char *const says[2][3] = {{"rank 2 runs barrier where rank 0 runs all-reduce",
+                                            "rank 2 runs barrier", "runs barrier"},
+                                           {"rank 1 gave up all-reduce",
+                                            "waited more than 50 ms for rank 0", "rank 0"}};
+    if (td_comm_size(c) != 3 || td_comm_hosts(c) > 1) return TD_OK;
+    for (int late = 0; late < 2; late++) {
+        td_comm *group;
+        int me = td_comm_rank(c), wrong = late ? 99 : 5;
+        float x[100] = {0}, y[100];
+        TD_TRY(td_comm_split(c, 0, me, &group));
+        if (late && me == 1) group->deadline_ms = 50;
+        if (me == 0) pause_ms(300);
+        td_status status =
+            late ? td_comm_allreduce(group, x, y, 100, TD_F32, TD_SUM) : disagree(group, &wrong);
+        char sentence[1024];
+        snprintf(sentence, sizeof sentence, "%s", td_last_error());
+        TD_TRY(td_comm_barrier(c));
+        if (status != TD_OK) status = td_fail_again(status, sentence);
+        td_status want = !late ? TD_ERR_ARG : me == 1 ? TD_ERR_TIMEOUT : TD_ERR_PEER;
+        CHECK(status == want && strstr(sentence, says[late][me]));
+        td_comm_close(group);
+    }
+    return TD_OK;
+}
+
+static void who_is_left_behind_is_told(void **state)
+{
+    (void)state;
+    on_all_sizes(left_behind, NULL);
+}
+
 static td_status wrong_arguments(td_comm *c, void *arg)
 {
     (void)arg;
@@ -486,6 +526,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(half_types_round_to_nearest_even),
         cmocka_unit_test(half_types_are_rounded_once),
         cmocka_unit_test(ranks_that_disagree_are_told),
+        cmocka_unit_test(who_is_left_behind_is_told),
         cmocka_unit_test(wrong_arguments_are_refused),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);

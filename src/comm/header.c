@@ -97,10 +97,30 @@ void td_header_describe(const td_comm *comm, const td_header *h, char *text, siz
         snprintf(text + n, room - (size_t)n, " with root %d", in_run(comm, h->root));
 }
 
-td_status td_header_compare(const td_comm *comm, int rank, const td_header *theirs)
+static void give_up(td_comm *comm, td_given_up why)
+{
+    why.group = comm->card.group;
+    why.runs = comm->card.runs;
+    comm->card.gave_up = why;
+    if (comm->ops->give_up) comm->ops->give_up(comm);
+}
+
+static bool gave_up(const td_comm *comm, const td_given_up *g)
+{
+    return g->group == comm->card.group && g->runs.sequence == comm->card.runs.sequence;
+}
+
+void td_comm_give_up(td_comm *comm, int missing)
+{
+    if (td_does_alone(comm->card.runs.does) || gave_up(comm, &comm->card.gave_up)) return;
+    give_up(comm, (td_given_up){.other = missing < 0 ? -1 : comm->world[missing]});
+}
+
+td_status td_header_compare(td_comm *comm, int rank, const td_header *theirs)
 {
     const td_header *own = &comm->card.runs;
     if (td_header_same(own, theirs)) return TD_OK;
+    give_up(comm, (td_given_up){.other = comm->world[rank], .mismatch = 1, .theirs = *theirs});
     char mine[160], other[160], number[32] = "", how[96] = "";
     td_header_describe(comm, own, mine, sizeof mine);
     td_header_describe(comm, theirs, other, sizeof other);
@@ -126,11 +146,12 @@ td_status td_header_compare(const td_comm *comm, int rank, const td_header *thei
 
 /* --- cards --- */
 
-td_status td_card_judge(const td_comm *comm, int world, const td_card *card)
+/* What that rank of the run ran in this group. */
+static td_status judge(td_comm *comm, int world, const td_header *theirs)
 {
-    const td_header *own = &comm->card.runs, *theirs = &card->runs;
+    const td_header *own = &comm->card.runs;
     bool alone = td_does_alone(own->does) || td_does_alone(theirs->does);
-    if (card->group != comm->card.group || own->sequence != theirs->sequence || alone) return TD_OK;
+    if (own->sequence != theirs->sequence || alone) return TD_OK;
     if (own->within && own->within == theirs->within && own->step != theirs->step)
         return TD_OK; /* one is ahead */
     for (int r = 0; r < comm->size; r++) {
@@ -140,6 +161,22 @@ td_status td_card_judge(const td_comm *comm, int world, const td_card *card)
         return hosts_own ? TD_OK : td_header_compare(comm, r, theirs);
     }
     return TD_OK;
+}
+
+td_status td_card_judge(td_comm *comm, int world, const td_card *card, bool waited_for)
+{
+    const td_given_up *g = &card->gave_up;
+    if (card->group == comm->card.group) TD_TRY(judge(comm, world, &card->runs));
+    if (td_does_alone(comm->card.runs.does) || !gave_up(comm, g)) return TD_OK;
+    TD_TRY(judge(comm, world, &g->runs));
+    if (g->mismatch) TD_TRY(judge(comm, g->other, &g->theirs));
+    if (!waited_for) return TD_OK;
+    char what[160], why[64] = "";
+    td_header_describe(comm, &g->runs, what, sizeof what);
+    if (g->other >= 0 && g->other != comm->world[comm->rank])
+        snprintf(why, sizeof why, ", having waited for rank %d,", g->other);
+    return td_fail(TD_ERR_PEER, "rank %d gave up %s (operation %llu)%s while rank %d waited for it",
+                   world, what, (unsigned long long)g->runs.sequence, why, comm->world[comm->rank]);
 }
 
 void td_card_describe(const td_comm *comm, const td_card *card, const td_header *last, char *text,

@@ -32,6 +32,15 @@ enum { TD_NONE = 255 };
 
 typedef enum td_waits { TD_WAITED, TD_WAITS, TD_LEFT } td_waits;
 
+/* The operation that a rank gave up last, so that no other need wait for it there. */
+typedef struct td_given_up {
+    uint64_t group; /* 0: none */
+    td_header runs;
+    int32_t other;    /* the rank of the run that ran something else, or was missing; -1: unknown */
+    int32_t mismatch; /* 1: it ran `theirs` */
+    td_header theirs;
+} td_given_up;
+
 typedef struct td_card {
     uint64_t group;  /* number of the group, the same at all its ranks */
     td_header runs;  /* under way, or last */
@@ -39,6 +48,7 @@ typedef struct td_card {
     int32_t missing; /* the rank of the run that it waits for, -1: unknown */
     int32_t waits;   /* td_waits */
     int32_t unused;
+    td_given_up gave_up; /* here; of a card that was shown: anywhere */
 } td_card;
 
 /* The header of a collective call, which this rank is to run by an algorithm of coll.c's table. The
@@ -51,12 +61,18 @@ bool td_header_same(const td_header *a, const td_header *b);
  * of two ranks, and keyed parts. */
 bool td_does_alone(int does);
 bool td_header_is_message(const td_header *header); /* of two ranks */
-/* TD_ERR_ARG with both, when that rank of the group runs something else than this one does. */
-TD_MUST_CHECK td_status td_header_compare(const td_comm *comm, int rank, const td_header *theirs);
+/* TD_ERR_ARG with both, when that rank of the group runs something else than this one does, who
+ * then gives the operation up. */
+TD_MUST_CHECK td_status td_header_compare(td_comm *comm, int rank, const td_header *theirs);
 
+/* This rank gives the operation under way up, unless it has or does it alone: `missing` (a rank of
+ * the group, -1: unknown) has not come. From here on its cards say so. */
+void td_comm_give_up(td_comm *comm, int missing);
 /* TD_ERR_ARG when the card of a rank of the run shows another operation of this group under the
- * number of the one that is under way here. */
-TD_MUST_CHECK td_status td_card_judge(const td_comm *comm, int world, const td_card *card);
+ * number of the one that is under way here, or one that it gave up because of such a rank;
+ * TD_ERR_PEER when it is the rank that is waited for, and gave that operation up. */
+TD_MUST_CHECK td_status td_card_judge(td_comm *comm, int world, const td_card *card,
+                                      bool waited_for);
 /* What is known of a rank that has not come, in words that follow "rank 3 ": from its card (NULL:
  * none), else from what was heard of it last (NULL: nothing). */
 void td_card_describe(const td_comm *comm, const td_card *card, const td_header *last, char *text,

@@ -45,6 +45,8 @@ typedef struct td_transport_ops {
     void (*show)(td_comm *comm, int world);
     /* The newest card of that rank of the run; false: none. */
     bool (*card)(td_comm *comm, int world, td_card *out);
+    /* From here on all cards of this rank show comm->card.gave_up; NULL: there are none. */
+    void (*give_up)(td_comm *comm);
     /* Numbers that this rank has not given to a group yet, a bit each; NULL: none are needed. */
     void (*numbers)(td_comm *comm, uint64_t free[TD_GROUP_WORDS]);
     /* Fills out->impl; rank, size and world are filled in already. members: who is in the new
@@ -219,6 +221,7 @@ typedef struct td_mpi_services {
     td_status (*exchange)(td_comm *comm, const void *out, size_t out_bytes, int to, void *in,
                           size_t in_bytes, int from, int tag);
     td_status (*plan)(const struct td_roster *roster, struct td_plan *plan);
+    td_status (*judge)(td_comm *comm, int world, const td_card *card, bool waited_for);
 } td_mpi_services;
 
 typedef struct td_mpi_module {
@@ -238,7 +241,7 @@ typedef struct td_mpi_module {
      * when that worked. Ends no MPI. */
     bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 9, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 10, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

@@ -64,7 +64,7 @@ static td_status ask(waiting *w, int who)
         comm->ops->show(comm, world);
     for (int r = 0; r < comm->size; r++)
         if (r != comm->rank && comm->ops->card(comm, comm->world[r], &card))
-            TD_TRY(td_card_judge(comm, comm->world[r], &card));
+            TD_TRY(td_card_judge(comm, comm->world[r], &card, r == who));
     return TD_OK;
 }
 
@@ -221,7 +221,10 @@ td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *tes
         comm->record->missing = -1;
     }
     if (w.begin) comm->card.waits = TD_WAITED;
-    if (status != TD_OK) comm->spoiled = true;
+    if (status != TD_OK) {
+        comm->spoiled = true;
+        td_comm_give_up(comm, peer >= 0 ? peer : blame ? blame(arg) : -1);
+    }
     if (w.ask_period) comm->ops->show(comm, -1); /* no longer */
     return status;
 }

@@ -203,8 +203,19 @@ static bool local_card(td_comm *comm, int world, td_card *out)
     td_local_run *run = ((td_local_group *)comm->impl)->run;
     pthread_mutex_lock(&run->lock);
     *out = run->rank[world].card;
+    out->gave_up = run->rank[world].gave_up;
     pthread_mutex_unlock(&run->lock);
     return out->group != 0;
+}
+
+static void local_give_up(td_comm *comm)
+{
+    td_local_run *run = ((td_local_group *)comm->impl)->run;
+    pthread_mutex_lock(&run->lock);
+    td_local_rank *own = &run->rank[comm->world[comm->rank]];
+    own->card = comm->card;
+    own->gave_up = comm->card.gave_up;
+    pthread_mutex_unlock(&run->lock);
 }
 
 /* --- groups --- */
@@ -319,6 +330,7 @@ const td_transport_ops td_local_ops = {
     .fail = td_local_fail,
     .show = local_show,
     .card = local_card,
+    .give_up = local_give_up,
     .split = local_split,
     .shared_create = local_shared_create,
     .shared_destroy = local_shared_destroy,

@@ -157,8 +157,26 @@ static td_status map_shared(const char *name, bool create, size_t bytes, td_regi
     return status;
 }
 
+typedef struct answer { /* of a rank that should have mapped memory */
+    int32_t status, unused;
+    td_card card;
+} answer;
+
+static td_status not_mapped(td_comm *comm, int r, const answer *got)
+{
+    td_status status = got->status == TD_ERR_PEER
+                           ? TD_OK
+                           : td_mpi_library->judge(comm, comm->world[r], &got->card, true);
+    if (status != TD_OK) return status;
+    return td_mpi_library->fail((td_status)got->status, "rank %d %s the shared memory",
+                                comm->world[r],
+                                got->status == TD_ERR_PEER ? "lost a rank before it mapped"
+                                                           : "could not map");
+}
+
 /* The host's lowest rank makes the memory and tells its name; when all have mapped it (they answer
- * with their status: who has heard of a death gives up for that) the name goes away. */
+ * with their status: who has heard of a death, or runs something else, gives up for that) the name
+ * goes away. */
 static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
     char name[NAME] = "";
@@ -188,23 +206,21 @@ static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
                                               "rank %d could not make %zu bytes of shared "
                                               "memory",
                                               leader, bytes);
-    int32_t answer = (int32_t)mine;
+    answer own = {.status = (int32_t)mine, .card = comm->card};
     for (int r = leader + 1; r < comm->size; r++) {
-        int32_t got = 0;
+        answer got = {.status = 0};
         if (comm->host[r] != comm->host[leader]) continue;
         td_status status = TD_OK;
         if (comm->rank == leader)
             status =
                 td_mpi_library->exchange(comm, NULL, 0, -1, &got, sizeof got, r, TD_TAG_SHARED);
         else if (comm->rank == r)
-            status = td_mpi_library->exchange(comm, &answer, sizeof answer, leader, NULL, 0, -1,
+            status = td_mpi_library->exchange(comm, &own, sizeof own, leader, NULL, 0, -1,
                                               TD_TAG_SHARED);
         if (status != TD_OK)
             mine = status;
-        else if (comm->rank == leader && got && mine == TD_OK)
-            mine = td_mpi_library->fail((td_status)got, "rank %d %s the shared memory", r,
-                                        got == TD_ERR_PEER ? "lost a rank before it mapped"
-                                                           : "could not map");
+        else if (comm->rank == leader && got.status && mine == TD_OK)
+            mine = not_mapped(comm, r, &got);
     }
     if (comm->rank == leader && name[0]) shm_unlink(name);
     if (mine != TD_OK && out->handle) {
@@ -280,6 +296,7 @@ static const td_transport_ops mpi_ops = {
     .fail = td_mpi_fail,
     .show = td_mpi_show,
     .card = td_mpi_card,
+    .give_up = td_mpi_give_up,
     .numbers = td_mpi_numbers,
     .split = td_mpi_split,
     .shared_create = mpi_shared_create,

@@ -42,6 +42,7 @@ typedef struct td_mpi_group {
     td_mpi_notice *sent;            /* kept while its sends may be under way */
     int looking;                    /* atomic: some thread looks, and may use what follows */
     td_mpi_known *known;            /* [size] */
+    td_given_up gave_up;
     int64_t last_look_ns;
     int serial; /* of the next shared memory */
 } td_mpi_group;
@@ -85,6 +86,7 @@ td_status td_mpi_failed(
 void td_mpi_fail(td_comm *comm, td_status status);
 void td_mpi_show(td_comm *comm, int world);
 bool td_mpi_card(td_comm *comm, int world, td_card *out);
+void td_mpi_give_up(td_comm *comm);
 
 /* What a thread that may use `known` and the muster holds. */
 void td_mpi_begin_looking(td_mpi_group *world);

@@ -116,6 +116,7 @@ static bool send_card(td_mpi_group *w, int rank, const td_card *card, bool asks)
         gone = 1; /* that rank has */
     if (!gone) return false;
     a->out[asks] = (letter){.asks = asks, .card = *card};
+    a->out[asks].card.gave_up = w->gave_up;
     return MPI_Isend(&a->out[asks], sizeof(letter), MPI_BYTE, rank, TD_TAG_FAILED, w->comm,
                      sends) == MPI_SUCCESS;
 }
@@ -239,6 +240,14 @@ bool td_mpi_card(td_comm *comm, int world, td_card *out)
         out->waits = TD_WAITED;
     td_mpi_end_looking(w);
     return there;
+}
+
+void td_mpi_give_up(td_comm *comm)
+{
+    td_mpi_group *w = ((td_mpi_group *)comm->impl)->world;
+    td_mpi_begin_looking(w);
+    w->gave_up = comm->card.gave_up;
+    td_mpi_end_looking(w);
 }
 
 td_status td_mpi_failed(const td_mpi_group *w)
