@@ -253,6 +253,14 @@ TD_API TD_MUST_CHECK td_status td_comm_start(td_comm *comm, const td_collective 
 /* All ranks learn the worst status of all, with the sentence of the lowest rank that has it. Call
  * it where some ranks might go on to a collective that others would skip. */
 TD_API TD_MUST_CHECK td_status td_comm_agree(td_comm *comm, td_status mine);
+/* What the group's newest operation was, if it was an agreement on a failure: how many ranks
+ * brought one (the same number at all ranks; 0: it was something else), and what this rank brought.
+ */
+typedef struct td_agreement {
+    int failed;
+    td_status mine;
+} td_agreement;
+TD_API td_agreement td_comm_agreement(const td_comm *comm);
 
 /* Which algorithm serves which size, as "tandem bench --tune FILE" measured it on this machine for
  * a group of this shape. Collective; rank 0 reads. TD_ERR_ARG: measured for another machine or

@@ -42,6 +42,7 @@ typedef struct td_recovery {
     uint64_t generation; /* of the new group: 1 or more, higher each time */
     int size_before, size;
     int died_count, came_count;
+    int left; /* so many of those that are gone have not died: their function returned TD_OK */
     const int *died; /* of the former group: gone */
     const int *came; /* into the new one: former spares, without any state */
 } td_recovery;
@@ -76,10 +77,14 @@ TD_API bool td_comm_joined(const td_comm *comm, int rank);
 /* A rank's number in the whole run. */
 TD_API int td_comm_rank_in_run(const td_comm *comm, int rank);
 
-/* For tests of what becomes of the others: this rank, a thread, is lost as a process would be. It
- * tells nobody; its peers notice. Memory that it shares stays. Its own calls end in TD_ERR_PEER
- * from here on; its function frees what it holds and returns soon, with whatever status. Does
- * nothing where ranks are processes: those can be killed. */
+/* TD_ERR_UNSUPPORTED where a rank's death ends the run, because this MPI cannot recover, or was
+ * started without its failure mitigation. */
+TD_API TD_MUST_CHECK td_status td_comm_can_recover(td_comm *comm);
+
+/* This rank is lost to the others, as one must be that cannot do its part any more (it is out of
+ * memory, say): it tells nobody; its peers notice. A process ends here, by SIGKILL. A thread's own
+ * calls end in TD_ERR_PEER from here on, memory that it shares stays; its function frees what it
+ * holds and returns soon, with whatever status. */
 TD_API void td_comm_die(td_comm *comm);
 
 #ifdef __cplusplus

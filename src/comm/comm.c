@@ -138,10 +138,19 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
     int entered = td_comm_enter(comm, TD_DOES_AGREE);
     td_status status = td_comm_allgather(comm, own, sizeof *own, all);
     td_comm_leave(comm, entered);
+    int failed = 0;
+    for (int r = comm->size - 1; r >= 0 && status == TD_OK; r--) failed += all[r].status != TD_OK;
+    comm->agreed = (td_agreement){failed, mine};
+    comm->agreed_at = comm->sequence;
     for (int r = 0; r < comm->size && status == TD_OK; r++)
         if (all[r].status != TD_OK) status = td_fail_again((td_status)all[r].status, all[r].text);
     td_free(all);
     return td_comm_end(record, status);
+}
+
+td_agreement td_comm_agreement(const td_comm *comm)
+{
+    return comm->agreed_at == comm->sequence ? comm->agreed : (td_agreement){.failed = 0};
 }
 
 /* --- groups and memory --- */

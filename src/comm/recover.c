@@ -64,6 +64,7 @@ static td_reborn *compare(const td_comm *before, const td_plan *plan)
     r->died = (int *)(void *)((char *)r + sizeof *r + lists);
     r->came = r->died + was;
     r->size_before = (int)was;
+    r->left = plan->left;
     const td_seat *seat = before ? before->seat : NULL;
     for (int rank = 0; seat && rank < seat->ranks; rank++)
         if (among(before->world, before->size, rank) && !plan->parted[rank] &&
@@ -194,15 +195,19 @@ static void hand_over(td_comm *from, td_comm *to)
     from->owns_recorder = false;
 }
 
+static td_status in_a_run(const td_comm *comm)
+{
+    if (comm->seat && comm->ops->muster) return TD_OK;
+    return td_fail(TD_ERR_UNSUPPORTED,
+                   "recover: rank %d of transport \"%s\" is in no run that could recover",
+                   comm->rank, comm->ops->name);
+}
+
 static td_status run(td_comm *comm, td_muster *mine, td_comm **out)
 {
     td_plan plan;
     td_comm *made = NULL;
-    if (!comm->seat || !comm->ops->muster)
-        return td_fail(TD_ERR_UNSUPPORTED,
-                       "recover: rank %d of transport \"%s\" is in no run that "
-                       "could recover",
-                       comm->rank, comm->ops->name);
+    TD_TRY(in_a_run(comm));
     TD_TRY(make_plan(comm, &plan));
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_RECOVER, 0, -1, -1, -1});
     comm->spoiled = true; /* nobody will use it any more */
@@ -222,6 +227,12 @@ static int64_t deadline_of(const td_comm *comm, const td_recover_config *config)
     return comm->deadline_ms < DEADLINE_MS ? comm->deadline_ms : DEADLINE_MS;
 }
 
+td_status td_comm_can_recover(td_comm *comm)
+{
+    TD_TRY(in_a_run(comm));
+    return comm->ops->can_recover ? comm->ops->can_recover(comm) : TD_OK;
+}
+
 td_status td_comm_recover(td_comm *broken, const td_recover_config *config, td_comm **out,
                           td_recovery *report)
 {
@@ -236,7 +247,7 @@ td_status td_comm_recover(td_comm *broken, const td_recover_config *config, td_c
     if (c.want < -1 || c.least < 0 || (unsigned)c.on_hang > TD_HANG_KILL)
         return td_fail(TD_ERR_ARG, "recover: %d ranks wanted, at least %d, on_hang %d", c.want,
                        c.least, (int)c.on_hang);
-    if (broken->ops->can_recover) TD_TRY(broken->ops->can_recover(broken));
+    TD_TRY(td_comm_can_recover(broken));
     TD_TRY(run(broken, &mine, out));
     if (!report) return TD_OK;
     *report = (td_recovery){.size_before = broken->size};
@@ -245,6 +256,7 @@ td_status td_comm_recover(td_comm *broken, const td_recover_config *config, td_c
     report->generation = (*out)->generation;
     report->size = (*out)->size;
     report->died_count = r->died_count, report->died = r->died;
+    report->left = r->left;
     report->came_count = r->came_count, report->came = r->came;
     return TD_OK;
 }

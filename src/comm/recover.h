@@ -33,6 +33,7 @@ typedef struct td_plan {
     int *world;   /* [run's size] the new group's ranks in the run */
     bool *came;   /* [run's size] whether they were spares, in the same order */
     bool *parted; /* [run's size] by rank of the run: came to it, and are not needed */
+    int left;     /* of the former group: whose function has returned */
     void *impl;   /* the transport's group */
     bool ended;   /* there is none: all others have left */
 } td_plan;
@@ -46,7 +47,7 @@ typedef struct td_roster {
     int want, least;
 } td_roster;
 
-/* Fills size, world, came and parted. TD_ERR_PEER: fewer than `least`. */
+/* Fills size, world, came, parted and left. TD_ERR_PEER: fewer than `least`. */
 TD_MUST_CHECK td_status td_recover_plan(const td_roster *roster, td_plan *plan);
 
 /* What a rank is in the run; all its groups share it. */
@@ -62,7 +63,7 @@ typedef struct td_seat {
 
 /* What became of a group when it was made: of td_comm. */
 typedef struct td_reborn {
-    int size_before, died_count, came_count;
+    int size_before, died_count, came_count, left;
     int *died, *came; /* ranks of the run */
     bool joined[];    /* [size] */
 } td_reborn;

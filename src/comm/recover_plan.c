@@ -61,6 +61,8 @@ td_status td_recover_plan(const td_roster *in, td_plan *plan)
         if (plan->world[k] >= 0)
             plan->world[size] = plan->world[k], plan->came[size++] = plan->came[k];
     plan->size = size < want ? size : want;
+    plan->left = 0;
+    for (int k = 0; k < in->former_size; k++) plan->left += in->role[in->former[k]] == TD_ROLE_LEFT;
     for (int r = 0; r < in->ranks; r++)
         plan->parted[r] = in->role[r] == TD_ROLE_RECOVERING && !taken(plan, r);
     if (plan->size >= in->least && plan->size > 0) return TD_OK;

@@ -68,7 +68,7 @@ typedef struct td_transport_ops {
     void (*formed)(td_comm *comm);
     /* TD_ERR_UNSUPPORTED where ranks that die end the run. */
     td_status (*can_recover)(td_comm *comm);
-    void (*die)(td_comm *comm); /* NULL: ranks are processes */
+    void (*die)(td_comm *comm); /* a process does not return from it */
     /* Lets others run while this rank waits, instead of time passing; NULL: time passes. */
     td_status (*pause)(td_comm *comm);
     /* Begins one of the system's own collectives, where it has one for the call, which `test` then
@@ -97,6 +97,8 @@ struct td_comm {
     struct td_greeting *greeting; /* of exchange.c, NULL before its first use */
     bool greets;                  /* a collective is under way whose messages show its header */
     bool spoiled;                 /* a wait has failed: messages may be left that nobody takes */
+    td_agreement agreed;          /* the newest on a failure, */
+    uint64_t agreed_at;           /* in that operation */
     struct td_recorder *recorder; /* of recorder.c, NULL: nothing is recorded */
     bool owns_recorder;           /* else it is the parent group's */
     struct td_record *record;     /* of the operation under way, or NULL */

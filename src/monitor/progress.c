@@ -108,27 +108,63 @@ td_status td_progress_create(const char *metrics, bool quiet, bool json, bool te
     return status;
 }
 
-td_status td_progress_rewind(const char *metrics, uint64_t step, bool owes_evaluation)
+/* Keeps the lines of a run up to that step; returns their bytes, moved to the beginning. *cut:
+ * where they first differ from the text. */
+static size_t keep_lines(char *text, size_t bytes, uint64_t step, bool owes_evaluation, size_t *cut)
 {
-    char *text = NULL;
-    size_t size, kept = 0;
-    if (!td_path_exists(metrics)) return TD_OK;
-    TD_TRY(td_read_file(metrics, &text, &size));
-    for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
+    size_t kept = 0;
+    *cut = bytes;
+    for (char *line = text, *end; (end = memchr(line, '\n', bytes - (size_t)(line - text)));
+         line = end + 1) {
         unsigned long long at;
         int event = 0;
         size_t length = (size_t)(end - line) + 1;
-        if (sscanf(line, "{\"step\":%llu,\"event\":%n", &at, &event) != 1) continue;
-        if (at > step && !event) continue;
         *end = 0;
-        bool evaluation = strstr(line, ",\"eval\":") != NULL;
+        bool keep = sscanf(line, "{\"step\":%llu,\"event\":%n", &at, &event) == 1 &&
+                    (at <= step || event) &&
+                    !(at == step && owes_evaluation && strstr(line, ",\"eval\":"));
         *end = '\n';
-        if (at == step && owes_evaluation && evaluation) continue;
+        if (!keep) continue;
+        if (text + kept != line && *cut == bytes) *cut = kept;
         memmove(text + kept, line, length);
         kept += length;
     }
-    td_status status = kept < size ? td_write_file(metrics, text, kept) : TD_OK;
+    if (*cut > kept) *cut = kept;
+    return kept;
+}
+
+td_status td_progress_rewind(const char *metrics, uint64_t step, bool owes_evaluation)
+{
+    char *text = NULL;
+    size_t size, cut;
+    if (!td_path_exists(metrics)) return TD_OK;
+    TD_TRY(td_read_file(metrics, &text, &size));
+    size_t kept = keep_lines(text, size, step, owes_evaluation, &cut);
+    td_status status = TD_OK;
+    if (cut == kept && kept < size && truncate(metrics, (off_t)kept) != 0)
+        status = td_fail_errno("cannot shorten %s", metrics); /* which a full disk allows */
+    else if (cut < kept)
+        status = td_write_file(metrics, text, kept);
     td_free(text);
+    return status;
+}
+
+td_status td_progress_go_back(td_progress *p, const char *metrics, uint64_t step,
+                              bool owes_evaluation)
+{
+    size_t cut;
+    ledger *m = &p->metrics;
+    if (m->fd < 0) return TD_OK;
+    if (m->bytes) m->bytes = keep_lines(m->held, m->bytes, step, owes_evaluation, &cut);
+    td_status status = td_progress_rewind(metrics, step, owes_evaluation);
+    int fd = open(metrics, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666); /* perhaps another */
+    off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+    if (end < 0) {
+        if (fd >= 0) close(fd);
+        return status == TD_OK ? td_fail_errno("cannot write %s", metrics) : status;
+    }
+    close(m->fd);
+    m->fd = fd, m->written = end;
     return status;
 }
 

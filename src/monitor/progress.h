@@ -34,6 +34,9 @@ TD_MUST_CHECK td_status td_progress_create(const char *metrics, bool quiet, bool
  * stay: they have happened. Fine when there is no file. */
 TD_MUST_CHECK td_status td_progress_rewind(const char *metrics, uint64_t step,
                                            bool owes_evaluation);
+/* The same for a run under way, whose file that is: also what is held. */
+TD_MUST_CHECK td_status td_progress_go_back(td_progress *progress, const char *metrics,
+                                            uint64_t step, bool owes_evaluation);
 void td_progress_destroy(td_progress *progress);
 /* TD_ERR_IO when metrics.jsonl cannot be written: the line is held and comes with a later one, and
  * until then nothing is said again. */

@@ -14,17 +14,23 @@ const char *td_mishaps(void)
     return plan && *plan ? plan : NULL;
 }
 
-/* Whether "RANK:STEP:POINT", at the beginning of the text, is this; *stops: ":stop" follows. */
-static bool is_here(const char *text, int rank, uint64_t step, const char *point, bool *stops)
+typedef enum kind { IS_LOST, STOPS, LACKS_MEMORY, ALARMED, KINDS } kind;
+
+/* Whether "RANK:STEP:POINT", at the beginning of the text, is this. */
+static bool is_here(const char *text, int rank, uint64_t step, const char *point, kind *what)
 {
+    static const char *const behind[] =
+        {[STOPS] = ":stop", [LACKS_MEMORY] = ":memory", [ALARMED] = ":alarm"};
     char *at;
     size_t n = strlen(point);
     if (strtol(text, &at, 10) != rank || *at != ':') return false;
     if (strtoull(at + 1, &at, 10) != step || *at != ':') return false;
     if (strncmp(at + 1, point, n) != 0) return false;
     at += 1 + n;
-    *stops = !strncmp(at, ":stop", 5);
-    if (*stops) at += 5;
+    *what = IS_LOST;
+    for (int k = STOPS; k < KINDS; k++)
+        if (!strncmp(at, behind[k], strlen(behind[k]))) *what = (kind)k;
+    if (*what) at += strlen(behind[*what]);
     return *at == ',' || *at == 0;
 }
 
@@ -40,16 +46,18 @@ td_status td_mishap(const char *plan, td_comm *comm, uint64_t step, const char *
 {
     if (!plan) return TD_OK;
     int rank = td_comm_rank_in_run(comm, td_comm_rank(comm)), item = 0;
-    bool stops = false;
-    for (; !is_here(plan, rank, step, point, &stops); item++) {
+    kind what = IS_LOST;
+    for (; !is_here(plan, rank, step, point, &what); item++) {
         plan = strchr(plan, ',');
         if (!plan++) return TD_OK;
     }
-    if (stops) {
+    if (what == STOPS) {
         stop_once(item);
         return TD_OK;
     }
-    if (!strcmp(td_comm_transport(comm), "mpi")) raise(SIGKILL);
+    if (what == LACKS_MEMORY)
+        return td_fail(TD_ERR_NOMEM, "no memory in \"%s\", as TANDEM_FAKE_DEATH asks", point);
+    if (what == ALARMED) return td_fail(TD_ERR_PEER, "a false alarm in \"%s\"", point);
     td_comm_die(comm);
     return td_fail(TD_ERR_PEER, "rank %d has died", rank);
 }

@@ -11,9 +11,11 @@
  *   rename      rank 0 of a group: when that step's checkpoint lacks nothing but its name
  *   recover     when it has noticed, with that step as its newest, that another is lost
  *   handover    when it has agreed with the others to go on from that step
+ *   end         when the run has ended for it
  *
- * A thread is lost by td_comm_die, a process by SIGKILL. With ":stop" behind the point the process
- * stops itself there (SIGSTOP), once, and goes on when it is continued. */
+ * by td_comm_die. With ":stop" behind the point the process stops itself there (SIGSTOP), once, and
+ * goes on when it is continued; with ":memory" the rank is refused memory there, with
+ * ":alarm" it believes that another is lost. */
 #ifndef TD_STRATEGY_MISHAP_H
 #define TD_STRATEGY_MISHAP_H
 
@@ -21,7 +23,8 @@
 
 /* The plan, NULL where there is none: to be asked for when a run begins. */
 const char *td_mishaps(void);
-/* TD_ERR_PEER when this rank, a thread, is lost here. Costs nothing without a plan. */
+/* TD_ERR_PEER when this rank, a thread, is lost here; TD_ERR_NOMEM. Costs nothing without a plan.
+ */
 TD_MUST_CHECK td_status td_mishap(const char *plan, td_comm *comm, uint64_t step,
                                   const char *point);
 

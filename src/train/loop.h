@@ -63,6 +63,7 @@ typedef struct td_loop {
     bool few;           /* fewer ranks are left than --min-workers: the run ends */
     bool over;          /* a lost rank is no reason to recover any more */
     bool away;          /* this rank has gone back to the spares */
+    bool ended;         /* the run has, as another rank has found that did not wait for the rest */
     bool recorded;      /* its operations are */
     td_news news;       /* not told yet */
     int64_t noticed;    /* when the first of it was; 0: nothing */

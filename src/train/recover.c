@@ -81,6 +81,7 @@ td_status td_loop_recover(td_loop *t, td_status why)
     if (status == TD_ERR_UNSUPPORTED) return cannot_recover(t, why, sentence);
     TD_TRY(status);
     if (next) td_news_add(&t->news, &report);
+    t->ended = next && report.left;
     t->mark.alarms = next && !report.died_count ? t->mark.alarms + 1 : 0;
     take_group(t, next);
     if (t->mark.alarms <= MOST_ALARMS) return TD_OK;
@@ -97,9 +98,12 @@ static td_status prepare(td_loop *t)
     int leaves = (t->job->leaves + size - 1) / size;
     td_saver_destroy(t->saver);
     td_loader_destroy(t->loader);
-    td_progress_destroy(t->progress);
+    if (!t->first) {
+        td_progress_destroy(t->progress);
+        t->progress = NULL;
+    }
     td_paces_destroy(t->paces);
-    t->paces = NULL, t->saver = NULL, t->loader = NULL, t->progress = NULL;
+    t->paces = NULL, t->saver = NULL, t->loader = NULL;
     TD_TRY(td_loop_create_waits(t));
     if (t->task->room)
         TD_TRY(t->task->room(t->task->oracle.self, (leaves + threads - 1) / threads));
@@ -167,11 +171,13 @@ static td_status take_lead(td_loop *t, bool was_first)
     if (t->on_disk >= 0 && !t->kept && hooks && hooks->kept) hooks->kept(hooks->user);
     t->kept |= t->on_disk >= 0;
     TD_TRY(td_path_join(path, t->job->run, "metrics.jsonl"));
-    if (td_progress_rewind(path, t->mark.made ? step - 1 : step, td_loop_owes_evaluation(t)) !=
-        TD_OK)
+    if (t->mark.made) step--;
+    bool owes = td_loop_owes_evaluation(t);
+    if ((t->progress ? td_progress_go_back(t->progress, path, step, owes)
+                     : td_progress_rewind(path, step, owes)) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
     td_error_clear();
-    return td_loop_create_progress(t);
+    return t->progress ? TD_OK : td_loop_create_progress(t);
 }
 
 static void tell(td_loop *t, int64_t agreed_at)

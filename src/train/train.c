@@ -302,7 +302,8 @@ static td_status end_run(loop *t)
 {
     TD_TRY(has_checkpoint(t));
     TD_TRY(td_loop_score_the_end(t));
-    return td_loop_save_model(t); /* what counts now */
+    TD_TRY(td_loop_save_model(t)); /* what counts now */
+    return td_mishap(t->mishaps, t->comm, t->state.step, "end");
 }
 
 static td_status run(loop *t)
@@ -334,17 +335,41 @@ static td_status after_divergence(loop *t)
     return td_fail_again(TD_ERR_DIVERGED, sentence);
 }
 
+/* A rank that has run out of memory is lost to the others, if they can go on without it. In the
+ * first step all are likely to, each by itself: that is a job that is too large. */
+static td_status give_way(loop *t, td_status status)
+{
+    char sentence[1024];
+    if (status != TD_ERR_NOMEM) return status;
+    td_agreement agreed = td_comm_agreement(t->comm);
+    int rank = td_comm_rank(t->comm), size = td_comm_size(t->comm);
+    bool others = agreed.failed ? agreed.failed < size : size > 1;
+    bool begun = t->mark.made || td_comm_joined(t->comm, rank);
+    if (!others || !begun || t->over) return status;
+    snprintf(sentence, sizeof sentence, "%s", td_last_error());
+    if (td_comm_can_recover(t->comm) != TD_OK) return td_fail_again(status, sentence);
+    rank = td_comm_rank_in_run(t->comm, rank);
+    if (agreed.failed && agreed.mine == TD_OK) /* another's */
+        return td_fail(TD_ERR_PEER, "rank %d hears of a rank without memory: %s", rank, sentence);
+    td_warn("rank %d leaves the run: %s", rank, sentence);
+    fflush(stdout);
+    td_comm_die(t->comm);
+    return td_fail(TD_ERR_PEER, "rank %d has left the run: %s", rank, sentence);
+}
+
 /* Until the run has ended, or this rank is not needed in it. */
 static td_status live(loop *t)
 {
     bool joined = td_comm_joined(t->comm, td_comm_rank(t->comm));
     td_status status = joined ? td_loop_go_on(t) : td_loop_start(t);
     if (status == TD_OK) status = run(t);
+    status = give_way(t, status);
     while (td_is_loss(status) && !t->over) {
-        TD_TRY(td_loop_recover(t, status));
-        if (t->away) return TD_OK;
+        TD_TRY(give_way(t, td_loop_recover(t, status)));
+        if (t->away || t->ended) return TD_OK;
         status = td_loop_go_on(t);
         if (status == TD_OK) status = run(t);
+        status = give_way(t, status);
     }
     return status;
 }

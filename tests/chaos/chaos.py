@@ -257,7 +257,8 @@ def one_point(chance, point, victim, step):
         step = max(1, step // CHECKPOINT_EVERY) * CHECKPOINT_EVERY
     elif point in ("recover", "handover"):
         step -= chance.randrange(2)
-    return f"{victim}:{max(1, step)}:{point}"
+    lacks = point in ("backward", "reduce", "update", "evaluate") and step > 1 and chance.random() < 0.2
+    return f"{victim}:{max(1, step)}:{point}{':memory' if lacks else ''}"
 
 
 def choose_points(chance, victims):

@@ -78,8 +78,8 @@ class Job:
 class Runs(unittest.TestCase):
     def check(self, job):
         model, told = want()
-        out, err = job.end()
-        self.assertEqual(digest(job.run), model, out + err)
+        out, job.err = job.end()
+        self.assertEqual(digest(job.run), model, out + job.err)
         self.assertEqual(lines(job.run), told)
         self.assertFalse(os.path.exists(os.path.join(job.run, "lock")))
         self.assertEqual([n for n in os.listdir(os.path.join(job.run, "checkpoints")) if "." in n], [])
@@ -123,6 +123,19 @@ class Deaths(Runs):
         for plan, spares in (("0:21:rename", 0), ("2:24:evaluate,1:24:recover", 1), ("1:9:update", 0)):
             with self.subTest(plan=plan):
                 self.check(Job(workers=3, spares=spares, env={"TANDEM_FAKE_DEATH": plan}))
+
+    def test_one_without_memory_leaves(self):
+        for words, spares in (((), 0), (("--shard-optimizer",), 1)):
+            job = Job(*words, workers=3, spares=spares, env={"TANDEM_FAKE_DEATH": "1:24:reduce:memory"})
+            self.check(job)
+            self.assertIn('rank 1 leaves the run: no memory in "reduce"', job.err)
+            self.assertEqual(events(job.run)[0]["died"], [1])
+
+    def test_the_others_may_have_left(self):
+        last = want()[1][-1]["step"]
+        for words in (), ("--shard-optimizer",):
+            for rank in 0, 2:
+                self.check(Job(*words, workers=3, env={"TANDEM_FAKE_DEATH": f"{rank}:{last}:end:alarm"}))
 
     def test_shards_are_mirrored(self):
         for plan, spares in (("2:24:update", 0), ("0:30:reduce,2:40:backward", 1)):

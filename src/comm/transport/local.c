@@ -233,6 +233,8 @@ static td_status local_split(td_comm *comm, int color, int key, const int *membe
         g = td_local_group_create(out->size, ((td_local_group *)comm->impl)->run);
     for (int k = 1; k < out->size && out->rank == 0; k++)
         TD_TRY(td_comm_exchange(comm, &g, sizeof g, members[k], NULL, 0, -1, TD_TAG_SPLIT));
+    if (!g && out->rank > 0)
+        return td_fail(TD_ERR_PEER, "rank %d has no memory for a group", comm->world[members[0]]);
     if (!g) return td_fail(TD_ERR_NOMEM, "no memory for a group of %d ranks", out->size);
     out->impl = g;
     return TD_OK;
@@ -308,6 +310,9 @@ static td_status local_shared_create(td_comm *comm, size_t bytes, td_region *out
     for (int r = first + 1; r < comm->size; r++)
         if (comm->host[r] == comm->host[first] && (comm->rank == first || comm->rank == r))
             TD_TRY(hand_over(comm, &s, first, r));
+    if (!s && comm->rank != first)
+        return td_fail(TD_ERR_PEER, "rank %d has no memory for %zu shared bytes",
+                       comm->world[first], bytes);
     if (!s) return td_fail(TD_ERR_NOMEM, "no memory for %zu shared bytes", bytes);
     *out = (td_region){.data = s->data, .bytes = bytes, .handle = s};
     return TD_OK;

@@ -28,8 +28,8 @@ typedef struct td_local_shared {
 
 typedef struct td_local_rank { /* of the run; guarded by its lock */
     td_role role;
-    bool told;      /* the newest plan, or verdict, is for it */
-    td_card card;   /* group 0: none shown */
+    bool told;    /* the newest plan, or verdict, is for it */
+    td_card card; /* group 0: none shown */
     td_given_up gave_up;
     td_muster wish; /* while it recovers */
 } td_local_rank;

@@ -40,7 +40,8 @@ static void judge(td_local_run *run, td_status status)
         if (run->rank[r].role == TD_ROLE_RECOVERING) run->rank[r].role = TD_ROLE_ACTIVE;
 }
 
-static void decide(td_local_run *run)
+/* False: this rank lacks the memory. */
+static bool decide(td_local_run *run)
 {
     td_role role[1024];
     const td_muster *wish = &run->rank[first_of(run, TD_ROLE_RECOVERING)].wish;
@@ -53,11 +54,10 @@ static void decide(td_local_run *run)
                         .want = wish->want,
                         .least = wish->least};
     td_status status = td_recover_plan(&roster, plan);
-    if (status == TD_OK && !(plan->impl = td_local_group_create(plan->size, run)))
-        status = td_fail(TD_ERR_NOMEM, "no memory for a group of %d ranks", plan->size);
+    if (status == TD_OK && !(plan->impl = td_local_group_create(plan->size, run))) return false;
     if (status != TD_OK) {
         judge(run, status);
-        return;
+        return true;
     }
     run->verdict = TD_OK;
     announce(run);
@@ -71,6 +71,7 @@ static void decide(td_local_run *run)
         run->rank[plan->world[k]].role = TD_ROLE_ACTIVE;
         run->rank[plan->world[k]].told = true;
     }
+    return true;
 }
 
 static void end_generation(td_local_run *run, const td_comm *comm, const char *why)
@@ -129,7 +130,11 @@ static td_status wait_told(td_local_run *run, int rank, const td_muster *mine, b
             return run->verdict == TD_OK ? TD_OK : td_fail_again(run->verdict, run->judgement);
         if (missing < 0 && first_of(run, TD_ROLE_RECOVERING) >= 0 &&
             (!wants_parting(run) || td_clock_ns() >= patience)) {
-            decide(run);
+            if (!decide(run)) { /* another may have more */
+                td_warn("rank %d leaves the run: no memory for a group", rank);
+                self->role = TD_ROLE_DEAD;
+                pthread_cond_broadcast(&run->changed);
+            }
             continue;
         }
         *ended = missing < 0 && first_of(run, TD_ROLE_RECOVERING) < 0 &&
@@ -166,6 +171,7 @@ td_status td_local_muster(td_comm *comm, const td_muster *mine, td_plan *plan)
         memcpy(plan->parted, run->plan.parted, n * sizeof *plan->parted);
         plan->generation = run->plan.generation;
         plan->size = run->plan.size;
+        plan->left = run->plan.left;
         plan->impl = run->plan.impl;
     }
     plan->ended = ended;

@@ -168,8 +168,9 @@ static td_status not_mapped(td_comm *comm, int r, const answer *got)
                            ? TD_OK
                            : td_mpi_library->judge(comm, comm->world[r], &got->card, true);
     if (status != TD_OK) return status;
-    return td_mpi_library->fail((td_status)got->status, "rank %d %s the shared memory",
-                                comm->world[r],
+    /* Who lacks memory is that rank, not this one. */
+    status = got->status == TD_ERR_NOMEM ? TD_ERR_PEER : (td_status)got->status;
+    return td_mpi_library->fail(status, "rank %d %s the shared memory", comm->world[r],
                                 got->status == TD_ERR_PEER ? "lost a rank before it mapped"
                                                            : "could not map");
 }
@@ -202,7 +203,7 @@ static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
     }
     if (comm->rank != leader && mine == TD_OK)
         mine = name[0] ? map_shared(name, false, bytes, out)
-                       : td_mpi_library->fail(TD_ERR_NOMEM,
+                       : td_mpi_library->fail(TD_ERR_PEER,
                                               "rank %d could not make %zu bytes of shared "
                                               "memory",
                                               leader, bytes);
@@ -234,6 +235,12 @@ static void mpi_shared_destroy(td_comm *comm, td_region *region)
 {
     (void)comm;
     munmap(region->handle, region->bytes);
+}
+
+static void mpi_die(td_comm *comm)
+{
+    (void)comm;
+    raise(SIGKILL);
 }
 
 /* --- the module --- */
@@ -305,6 +312,7 @@ static const td_transport_ops mpi_ops = {
     .muster = td_mpi_bring_together,
     .formed = td_mpi_formed,
     .can_recover = td_mpi_can_recover,
+    .die = mpi_die,
 };
 
 static const td_mpi_module module = {

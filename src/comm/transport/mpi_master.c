@@ -57,7 +57,7 @@ static void give_up(td_mpi_group *w, td_status status)
     m->collecting = false;
     memset(m->waits, 0, (size_t)w->size * sizeof *m->waits);
     if (!l) return;
-    l->status = (int32_t)status;
+    l->status = (int32_t)(status == TD_ERR_NOMEM ? TD_ERR_PEER : status); /* it is not theirs */
     snprintf(l->why, sizeof l->why, "%s", td_mpi_library->last_error());
     send_answered(w, l);
     if (m->role == TD_ROLE_RECOVERING) {
@@ -177,6 +177,7 @@ static void decide(td_mpi_group *w)
     l->generation = (last->generation > former->formed ? last->generation : former->formed) + 1;
     l->number = number;
     l->size = plan.size;
+    l->left = plan.left;
     for (int k = 0; k < plan.size; k++)
         l->list[k] = plan.world[k] | (plan.came[k] ? TD_MPI_CAME : 0);
     for (int r = 0; r < w->size; r++)

@@ -302,6 +302,7 @@ static td_status adopt(td_mpi_group *w, td_plan *plan)
     }
     plan->generation = l->generation;
     plan->size = l->size;
+    plan->left = l->left;
     for (int k = 0; k < l->size; k++) {
         plan->world[k] = l->list[k] & ~TD_MPI_CAME;
         plan->came[k] = l->list[k] & TD_MPI_CAME;

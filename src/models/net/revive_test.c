@@ -3,6 +3,7 @@
  * are to the bit those of a run that nothing happened to. */
 #include "models/net/net_model.h"
 
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/test.h"
 #include "tandem/recover.h"
@@ -23,6 +24,7 @@ typedef struct fixture {
     char folder[64];
     int lead_taken; /* times */
     int64_t deadline_ms;
+    size_t refuse; /* that allocation, 0: none */
     volatile int stop;
 } fixture;
 
@@ -43,9 +45,12 @@ static td_status begin(void *user)
     return TD_OK;
 }
 
+/* From the first checkpoint on. */
 static void kept(void *user)
 {
-    (void)user;
+    fixture *x = user;
+    if (x->refuse) td_alloc_fail_at(x->refuse);
+    x->refuse = 0;
 }
 
 static td_status rank_main(td_comm *comm, void *arg)
@@ -120,7 +125,7 @@ static void read_newest(char text[TEXT])
     read_text(name, text);
 }
 
-static int check_run(const char *what, int workers, int spares)
+static int check_model(const char *what, int workers, int spares)
 {
     static char text[TEXT];
     read_text("model/model.safetensors", text);
@@ -129,14 +134,20 @@ static int check_run(const char *what, int workers, int spares)
     read_text("model/manifest.json", text);
     if (memcmp(text, wanted_manifest, TEXT) != 0)
         fail_msg("%s with %d + %d: another model's manifest", what, workers, spares);
-    read_newest(text);
-    if (memcmp(text, wanted_state, TEXT) != 0)
-        fail_msg("%s with %d + %d: another checkpoint: %s", what, workers, spares, text);
     int events = read_metrics(text);
     if (strcmp(text, wanted_metrics) != 0)
         fail_msg("%s with %d + %d: metrics\n%s, not\n%s", what, workers, spares, text,
                  wanted_metrics);
     return events;
+}
+
+static int check_run(const char *what, int workers, int spares)
+{
+    static char text[TEXT];
+    read_newest(text);
+    if (memcmp(text, wanted_state, TEXT) != 0)
+        fail_msg("%s with %d + %d: another checkpoint: %s", what, workers, spares, text);
+    return check_model(what, workers, spares);
 }
 
 static int open_fixture(void **state)
@@ -248,6 +259,54 @@ static void a_rank_may_be_lost_anywhere(void **state)
                     check_run(plan, workers, spares);
                     if (f.lead_taken) assert_int_equal(victim, 0);
                 }
+}
+
+/* The others have left, with a run that is whole. */
+static void who_is_last_may_lose_the_others(void **state)
+{
+    (void)state;
+    static const char *const plans[] = {"2:15:end:alarm", "0:15:end:alarm",
+                                        "0:15:end,1:15:end:alarm"};
+    for (size_t k = 0; k < sizeof plans / sizeof *plans; k++)
+        for (int spares = 0; spares < 2; spares++) {
+            assert_ok(run(plans[k], 3, spares));
+            assert_int_equal(check_run(plans[k], 3, spares), 0);
+        }
+}
+
+static void who_lacks_memory_leaves(void **state)
+{
+    (void)state;
+    static const char *const plans[] = {"1:3:backward:memory", "0:10:reduce:memory",
+                                        "2:15:update:memory", "0:5:evaluate:memory",
+                                        "0:3:update,1:3:handover:memory"};
+    for (size_t k = 0; k < sizeof plans / sizeof *plans; k++)
+        for (int spares = 0; spares < 2; spares++) {
+            assert_true(endure(plans[k], 3, spares) != 0);
+        }
+    /* In the first step it is likely to be all. */
+    assert_fails(TD_ERR_NOMEM, "no memory in \"backward\"", run("1:1:backward:memory", 3, 0));
+}
+
+/* Each allocation in turn, but only one: the run goes on, though perhaps without a checkpoint, or
+ * without a rank. */
+static void any_memory_may_be_refused(void **state)
+{
+    (void)state;
+    int recovered = 0;
+    bool some = getenv("TANDEM_TEST_SHORT") != NULL;
+    for (size_t k = 1;; k += some ? 17 : 1 + k / 40) {
+        char what[64];
+        snprintf(what, sizeof what, "allocation %zu refused", k);
+        f.refuse = k;
+        td_status status = run("", 3, 0);
+        size_t count = td_alloc_count();
+        td_alloc_fail_at(0);
+        if (status != TD_OK) fail_msg("%s: %s", what, td_last_error());
+        recovered += check_model(what, 3, 0);
+        if (k > count) break;
+    }
+    assert_true(recovered > 0);
 }
 
 static void several_may_be_lost(void **state)
@@ -452,6 +511,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_with_nothing_is_the_same_on_any_number),
         cmocka_unit_test(a_rank_may_be_lost_anywhere),
+        cmocka_unit_test(who_is_last_may_lose_the_others),
+        cmocka_unit_test(who_lacks_memory_leaves),
+        cmocka_unit_test(any_memory_may_be_refused),
         cmocka_unit_test(several_may_be_lost),
         cmocka_unit_test(spares_may_be_lost),
         cmocka_unit_test(too_few_stop_with_a_checkpoint),
@@ -461,6 +523,8 @@ int main(void)
         cmocka_unit_test(ranks_may_be_lost_in_between),
         SHARDED(a_run_with_nothing_is_the_same_on_any_number),
         SHARDED(a_rank_may_be_lost_anywhere),
+        SHARDED(who_is_last_may_lose_the_others),
+        SHARDED(who_lacks_memory_leaves),
         SHARDED(several_may_be_lost),
         SHARDED(spares_may_be_lost),
         SHARDED(the_number_of_ranks_may_change),
