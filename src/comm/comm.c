@@ -6,6 +6,7 @@
 #include "comm/coll/coll.h"
 #include "comm/recover.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -77,6 +78,22 @@ td_status td_comm_set_hosts(td_comm *comm, const int *host, const int *world)
     comm->crowded = sysconf(_SC_NPROCESSORS_ONLN) < comm->local_size;
     comm->card = (td_card){.group = 1, .ranks = comm->size, .missing = -1};
     return TD_OK;
+}
+
+void td_comm_spread_out(int rank, int ranks)
+{
+#if defined(__linux__)
+    cpu_set_t allowed, one;
+    int cpu = 0;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < ranks) return;
+    for (int left = rank; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &allowed) && left-- == 0) break;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    if (sched_setaffinity(0, sizeof one, &one) == 0) sched_setaffinity(0, sizeof allowed, &allowed);
+#else
+    (void)rank, (void)ranks;
+#endif
 }
 
 void td_comm_fake_hosts(int *host, int size)

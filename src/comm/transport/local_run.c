@@ -5,7 +5,6 @@
 #include "base/error.h"
 #include "comm/coll/coll.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -73,24 +72,6 @@ static int64_t deadline_of(const td_comm_config *config)
     return config && config->deadline_ms > 0 ? config->deadline_ms : 300000;
 }
 
-/* Moves this thread to the rank's own core, and leaves it free again: a thread begins on the core
- * of the one that made it, and two that take turns there may do so for a long while. */
-static void spread_out(int rank, int size)
-{
-#if defined(__linux__)
-    cpu_set_t allowed, one;
-    int cpu = 0;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < size) return;
-    for (int left = rank; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET(cpu, &allowed) && left-- == 0) break;
-    CPU_ZERO(&one);
-    CPU_SET(cpu, &one);
-    if (sched_setaffinity(0, sizeof one, &one) == 0) sched_setaffinity(0, sizeof allowed, &allowed);
-#else
-    (void)rank, (void)size;
-#endif
-}
-
 static bool has_died(td_local_run *run, int rank)
 {
     pthread_mutex_lock(&run->lock);
@@ -103,7 +84,7 @@ static void *rank_main(void *arg)
 {
     rank_state *self = arg;
     td_local_run *run = ((td_local_group *)self->comm.impl)->run;
-    spread_out(self->seat.rank, run->size);
+    td_comm_spread_out(self->seat.rank, run->size);
     td_status status = td_comm_run_rank(&self->comm, self->spare, self->fn, self->arg);
     if (status != TD_OK && !has_died(run, self->seat.rank)) td_local_fail(&self->comm, status);
     td_coll_release(&self->comm);

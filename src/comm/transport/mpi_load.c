@@ -127,6 +127,7 @@ static td_status open_world(const td_comm_config *config, td_comm **out, bool *s
     *spare = status == TD_OK && seat->rank >= seat->ranks - spares;
     if (status == TD_OK && !*spare) world->size -= spares;
     if (status == TD_OK) status = td_comm_set_hosts(world, seat->host, NULL);
+    if (status == TD_OK) td_comm_spread_out(world->local_rank, world->local_size);
     module->release(names);
     world->seat = seat;
     world->owns_seat = true;
