@@ -20,6 +20,14 @@ typedef struct td_bell {
     uint32_t number, listeners; /* both atomic */
 } td_bell;
 
+/* Between two looks at shared state. */
+static inline void td_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
 static inline void td_bell_ring(td_bell *bell)
 {
 #ifdef __SANITIZE_THREAD__ /* which knows no fences */

@@ -37,13 +37,6 @@ typedef struct waiting {
     int64_t ask_at, ask_period; /* 0: not asked yet */
 } waiting;
 
-static void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#endif
-}
-
 /* --- what missing ranks are doing --- */
 
 /* That rank of the run's card, while it waits for a rank that is not this one; -1: none. */
@@ -185,7 +178,7 @@ static td_status wait_for(waiting *w)
             continue;
         }
         if (!comm->crowded && round < SPINS) {
-            relax();
+            td_relax();
             continue;
         }
         int64_t now = td_clock_ns();

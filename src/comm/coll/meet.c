@@ -12,7 +12,7 @@ enum { SLOT = 4096, HEAD = 64, MOST_SLOTS = TD_MEET_BLOCK / SLOT + 1, SHOWN = 64
 enum { SLOTS = 2 * MOST_SLOTS + 2 };
 /* Short blocks have slots of their own, SHOWN of them in turn, whose heads nothing else is ever
  * written to; not a power of two long, as those would share one set of a cache. */
-enum { SHORT = SLOT + 128, LOOKS = 16 };
+enum { SHORT = SLOT + 128, LOOKS = 16, FAR_LOOKS = 50 };
 enum { TRIED_FROM = 16 << 10, TRIED_EVERY = 32, FIRST_TRY = 8 };
 
 /* Ahead of a short block. The round comes last: who sees it sees the block. The first bytes of the
@@ -30,7 +30,8 @@ typedef struct line {
     void *out;
     int32_t looking, withdrawn;
     int32_t more; /* ns that 64 KiB cost it more when they were staged past the caches */
-    char pad[128 - 8 * STAGES - 28];
+    int32_t core; /* it arrived on last; where ranks outnumber cores */
+    char pad[128 - 8 * STAGES - 32];
 } line;
 _Static_assert(sizeof(line) == 128, "a line of counters");
 
@@ -258,9 +259,27 @@ static int missing(void *arg)
     return -1;
 }
 
+/* Whether some missing rank may be waiting for this one's core. */
+static bool holds_one_up(td_meet *m)
+{
+    int from = m->only < 0 ? 0 : m->only, to = m->only < 0 ? m->comm->size : m->only + 1;
+    int32_t core = sched_getcpu();
+    for (int r = from; r < to; r++)
+        if (!has_come(m, r) && __atomic_load_n(&m->lines[r].core, __ATOMIC_RELAXED) == core)
+            return true;
+    return false;
+}
+
+/* Where ranks outnumber cores: those that run on other cores are waited for here a little, because
+ * giving up the core to one that has come, and waits as well, costs two switches. */
 static td_status test(void *arg, bool *done)
 {
-    *done = missing(arg) < 0;
+    td_meet *m = arg;
+    *done = missing(m) < 0;
+    for (int k = 0; k < FAR_LOOKS && !*done && m->comm->crowded && !holds_one_up(m); k++) {
+        for (int pause = 0; pause < 4; pause++) td_relax();
+        *done = missing(m) < 0;
+    }
     return TD_OK;
 }
 
@@ -312,6 +331,7 @@ void td_meet_arrive(td_meet *m, const void *in, void *out)
 {
     line *own = &m->lines[m->comm->rank];
     own->in = in, own->out = out;
+    if (m->comm->crowded) __atomic_store_n(&own->core, sched_getcpu(), __ATOMIC_RELAXED);
     head *h = head_of(m, m->comm->rank);
     h->runs = *shown(m, m->comm->rank, m->round) = m->comm->card.runs;
     if (m->is_short) __atomic_store_n(&h->round, m->round, __ATOMIC_RELEASE);
