@@ -259,12 +259,12 @@ static int missing(void *arg)
     return -1;
 }
 
-/* Whether some missing rank may be waiting for this one's core. */
+/* Whether some rank that has not come so far, awaited or not, may be waiting for this one's core.
+ */
 static bool holds_one_up(td_meet *m)
 {
-    int from = m->only < 0 ? 0 : m->only, to = m->only < 0 ? m->comm->size : m->only + 1;
     int32_t core = sched_getcpu();
-    for (int r = from; r < to; r++)
+    for (int r = 0; r < m->comm->size; r++)
         if (!has_come(m, r) && __atomic_load_n(&m->lines[r].core, __ATOMIC_RELAXED) == core)
             return true;
     return false;
