@@ -1,7 +1,8 @@
 /* Waits. Each has a deadline, looks now and then whether a rank has failed, and after a while asks
  * whom it waits for what that rank is doing:
  *
- *   at once      spin, then yield, then sleep
+ *   at once      spin, then yield for longer than it takes to wake a thread (two that sleep in turn
+ *                would do so for good), then sleep
  *   1 ms         ask the transport, every millisecond, for ranks that have failed or left
  *   20 ms        show this rank's card (header.h) to whom it waits for, and to whom that rank waits
  *                for, ...; judge the cards that came. Again after 20, 40, ... 1,280 ms
@@ -22,7 +23,7 @@
 #include <sys/prctl.h>
 #include <time.h>
 
-enum { SPINS = 1000, YIELD_NS = 200000, CHECK_NS = 1000000, ASK_NS = 20000000 };
+enum { SPINS = 1000, YIELD_NS = 1000000, CHECK_NS = 1000000, ASK_NS = 20000000 };
 enum { LEAST_NAP_NS = 10000, MOST_NAP_NS = 200000 };
 enum { MOST_ASK_NS = 64 * ASK_NS, HOPS = 8 };
 

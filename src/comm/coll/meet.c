@@ -13,6 +13,7 @@ enum { SLOTS = 2 * MOST_SLOTS + 2 };
 /* Short blocks have slots of their own, SHOWN of them in turn, whose heads nothing else is ever
  * written to; not a power of two long, as those would share one set of a cache. */
 enum { SHORT = SLOT + 128, LOOKS = 16, FAR_LOOKS = 50 };
+enum { NEAR_EVERY = 64, MOVE_NS = 1000000, ASIDE_NS = 200000 };
 enum { TRIED_FROM = 16 << 10, TRIED_EVERY = 32, FIRST_TRY = 8 };
 
 /* Ahead of a short block. The round comes last: who sees it sees the block. The first bytes of the
@@ -30,7 +31,7 @@ typedef struct line {
     void *out;
     int32_t looking, withdrawn;
     int32_t more; /* ns that 64 KiB cost it more when they were staged past the caches */
-    int32_t core; /* it arrived on last; where ranks outnumber cores */
+    int32_t core; /* it arrived on last */
     char pad[128 - 8 * STAGES - 32];
 } line;
 _Static_assert(sizeof(line) == 128, "a line of counters");
@@ -66,6 +67,8 @@ struct td_meet {
     uint64_t done_with;   /* all are, with rounds up to this one, as far as this rank has looked */
     uint64_t checked;     /* ranks whose operation has been compared, a bit each */
     int stage, only;      /* waited for */
+    unsigned tests;       /* of waits */
+    int64_t moved_at;     /* to another core */
     uint64_t wanted;
     trying trying;
     char *draft; /* [TD_MEET_BLOCK / 2] or NULL */
@@ -270,12 +273,29 @@ static bool holds_one_up(td_meet *m)
     return false;
 }
 
-/* Where ranks outnumber cores: those that run on other cores are waited for here a little, because
+/* Out of another's way: to a core of its own, or asleep. A yield would not do: the system remembers
+ * them, and lets the other run on for as long. */
+static void step_aside(td_meet *m)
+{
+    int64_t now = td_clock_ns();
+    if (now - m->moved_at > MOVE_NS) {
+        m->moved_at = now;
+        td_comm_spread_out(m->comm->local_rank, m->comm->local_size);
+        return;
+    }
+    uint32_t number = td_bell_listen(m->bell);
+    if (missing(m) >= 0) td_bell_sleep(m->bell, number, ASIDE_NS);
+    td_bell_leave(m->bell);
+}
+
+/* Where ranks outnumber cores, those that run on other cores are waited for here a little, because
  * giving up the core to one that has come, and waits as well, costs two switches. */
 static td_status test(void *arg, bool *done)
 {
     td_meet *m = arg;
     *done = missing(m) < 0;
+    if (!m->comm->crowded && !*done && ++m->tests % NEAR_EVERY == 0 && holds_one_up(m))
+        step_aside(m);
     for (int k = 0; k < FAR_LOOKS && !*done && m->comm->crowded && !holds_one_up(m); k++) {
         for (int pause = 0; pause < 4; pause++) td_relax();
         *done = missing(m) < 0;
@@ -331,7 +351,7 @@ void td_meet_arrive(td_meet *m, const void *in, void *out)
 {
     line *own = &m->lines[m->comm->rank];
     own->in = in, own->out = out;
-    if (m->comm->crowded) __atomic_store_n(&own->core, sched_getcpu(), __ATOMIC_RELAXED);
+    __atomic_store_n(&own->core, sched_getcpu(), __ATOMIC_RELAXED);
     head *h = head_of(m, m->comm->rank);
     h->runs = *shown(m, m->comm->rank, m->round) = m->comm->card.runs;
     if (m->is_short) __atomic_store_n(&h->round, m->round, __ATOMIC_RELEASE);
