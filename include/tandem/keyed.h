@@ -43,6 +43,9 @@ typedef td_status td_keyed_serve_fn(void *user, const td_keyed_request *request)
 /* The server, 0..servers-1, that holds a key; the same at all ranks. */
 typedef int td_keyed_owner_fn(void *user, uint64_t key, int servers);
 
+/* The one of a channel that has no other. */
+TD_API int td_keyed_owner(uint64_t key, int servers);
+
 typedef struct td_keyed_config {
     const int *servers;       /* their ranks, all different; NULL: all ranks */
     int server_count;         /* with servers */

@@ -43,7 +43,7 @@ static const char *name_of(td_keyed_does does)
 
 /* --- opening --- */
 
-static int hashed(uint64_t key, int servers) /* the finaliser of splitmix64 */
+int td_keyed_owner(uint64_t key, int servers) /* the finaliser of splitmix64 */
 {
     key = (key ^ (key >> 30)) * 0xbf58476d1ce4e5b9u;
     key = (key ^ (key >> 27)) * 0x94d049bb133111ebu;
@@ -145,7 +145,7 @@ static td_status deal(td_keyed *k, td_ticket *t)
         uint64_t key = t->parts.keys[i];
         int s = servers == 1      ? 0
                 : k->config.owner ? k->config.owner(k->config.user, key, servers)
-                                  : hashed(key, servers);
+                                  : td_keyed_owner(key, servers);
         if (s < 0 || s >= servers)
             return td_fail(TD_ERR_ARG, "%s: key %llu belongs to server %d, not one of 0..%d",
                            name_of(t->does), (unsigned long long)key, s, servers - 1);

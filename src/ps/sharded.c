@@ -38,51 +38,13 @@ static td_status serve(void *user, const td_keyed_request *q)
 
 /* --- beginning and end --- */
 
-static bool is_server(const td_comm *comm, const td_sharded_config *c)
-{
-    for (int k = 0; c->servers && k < c->server_count; k++)
-        if (c->servers[k] == td_comm_rank(comm)) return true;
-    return !c->servers;
-}
-
-/* What decides a row, to be compared. */
-static td_status same_everywhere(td_comm *comm, const td_table_config *t)
-{
-    td_table_config own = *t;
-    char rule[16] = "sgd";
-    if (t->rule) strncpy(rule, t->rule, sizeof rule - 1);
-    struct said {
-        td_table_config table;
-        char rule[16];
-    } mine, first;
-    memset(&mine, 0, sizeof mine);
-    own.rule = NULL;
-    memcpy(&mine.table, &own, sizeof own);
-    memcpy(mine.rule, rule, sizeof rule);
-    first = mine;
-    TD_TRY(td_comm_broadcast(comm, &first, sizeof first, 0));
-    const td_table_config *f = &first.table;
-    bool same = f->width == own.width && !strcmp(first.rule, rule) && f->lr == own.lr &&
-                f->momentum == own.momentum && f->beta1 == own.beta1 && f->beta2 == own.beta2 &&
-                f->epsilon == own.epsilon && f->weight_decay == own.weight_decay &&
-                f->l1 == own.l1 && f->l2 == own.l2 && f->beta == own.beta && f->init == own.init &&
-                f->scale == own.scale && f->seed == own.seed && f->number == own.number &&
-                f->admit == own.admit;
-    return td_comm_agree(comm,
-                         same ? TD_OK
-                              : td_fail(TD_ERR_ARG, "rank %d describes another table than rank 0",
-                                        td_comm_rank(comm)));
-}
-
 static td_status begin(td_comm *comm, const td_sharded_config *c, td_sharded *s)
 {
-    TD_TRY(same_everywhere(comm, &c->table));
-    td_status status = is_server(comm, c) ? td_table_create(&c->table, &s->table) : TD_OK;
-    TD_TRY(td_comm_agree(comm, status));
+    TD_TRY(td_servers_create_table(comm, &c->servers, &c->table, &s->table));
     s->width = c->table.width;
     s->workers = (uint64_t)td_comm_size(comm);
-    td_keyed_config keyed = {.servers = c->servers,
-                             .server_count = c->server_count,
+    td_keyed_config keyed = {.servers = c->servers.rank,
+                             .server_count = c->servers.count,
                              .width = s->width * sizeof(float),
                              .serve = serve,
                              .user = s};

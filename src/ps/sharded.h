@@ -7,13 +7,11 @@
 #ifndef TD_PS_SHARDED_H
 #define TD_PS_SHARDED_H
 
-#include "ps/table.h"
-#include "tandem/comm.h"
+#include "ps/servers.h"
 
 typedef struct td_sharded_config {
     td_table_config table; /* the same at all ranks */
-    const int *servers;    /* their ranks; NULL: all */
-    int server_count;
+    td_servers servers;
 } td_sharded_config;
 
 typedef struct td_sharded td_sharded;

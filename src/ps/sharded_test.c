@@ -40,7 +40,7 @@ static td_status pushes_add_up(td_comm *c, void *arg)
 {
     int size = td_comm_size(c), me = td_comm_rank(c), last[] = {size - 1};
     td_sharded_config config = {.table = {.width = WIDTH, .lr = 1}};
-    if (arg) config.servers = last, config.server_count = 1;
+    if (arg) config.servers = (td_servers){last, 1};
     td_sharded *s;
     uint32_t k[ASKED];
     uint64_t keys[ASKED], distinct = 0, rows = 0;

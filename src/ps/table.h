@@ -50,6 +50,9 @@ void td_table_destroy(td_table *table);
 TD_MUST_CHECK td_status td_table_pull(td_table *table, const uint64_t *keys, size_t count,
                                       float *out);
 
+/* The same, but makes no row and counts no sighting. */
+void td_table_peek(const td_table *table, const uint64_t *keys, size_t count, float *out);
+
 /* What a push does to its rows: the rule's step number `step` (from 0; Adam's correction) with
  * gradient * scale, at the table's rate times rate_factor. */
 typedef struct td_table_step {
