@@ -17,6 +17,7 @@ typedef enum td_rng_purpose {
     TD_RNG_AUGMENT = 4, /* a: epoch, b: sample */
     TD_RNG_SPLIT = 5,   /* held-out choice */
     TD_RNG_TABLE = 6,   /* a: table, b: key */
+    TD_RNG_SYNTH = 7,   /* a: field, b: category; or a: what, b: row */
     TD_RNG_TEST = 99
 } td_rng_purpose;
 

@@ -26,6 +26,7 @@ td_status td_cmd_resize(int argc, char **argv);
 td_status td_cmd_bench(int argc, char **argv);
 /* tandem bench --comm, of options that have been read with the result `prepared`. */
 td_status td_bench_comm(const td_job *job, td_status prepared);
+td_status td_cmd_synth(int argc, char **argv);
 td_status td_cmd_doctor(int argc, char **argv);
 td_status td_cmd_help(int argc, char **argv);
 

@@ -22,6 +22,8 @@ const td_command td_commands[] = {
      false},
     {"bench", TD_JOB_BENCH, "bench [OPTIONS]", "training speed on data in memory", td_cmd_bench,
      true},
+    {"synth", TD_JOB_SYNTH, "synth clicks --out FILE [OPTIONS]",
+     "a click log of any length with a planted model", td_cmd_synth, false},
     {"doctor", 0, "doctor", "what this machine has: MPI, cores, memory", td_cmd_doctor, false},
     {"help", 0, "help [COMMAND]", "this text, or a command's options", td_cmd_help, false},
     {NULL, 0, NULL, NULL, NULL, false},

@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/fs.h"
+#include "data/synth.h"
 #include "tandem/data.h"
 #include "tandem/net.h"
 #include "tandem/optim.h"
@@ -111,7 +112,7 @@ const td_option td_job_rows[] = {
     {"train.accumulate", "accumulate", TD_OPT_INT, AT(accumulate), "1", "N",
      "parts of a step computed one after the other", 1, 4096, NULL, ALL},
     {"train.seed", "seed", TD_OPT_SIZE, AT(seed), "1", "N", "of everything random", 0, 0, NULL,
-     ALL},
+     ALL | TD_JOB_SYNTH},
     {"train.patience", "patience", TD_OPT_INT, AT(patience), "0", "EPOCHS",
      "stop when the held-out loss has not fallen for so long; 0: never", 0, 1000000, NULL, ALL},
     {"train.keep", "keep", TD_OPT_CHOICE, AT(keep), "auto", "WHICH",
@@ -122,7 +123,7 @@ const td_option td_job_rows[] = {
      "workers, as threads of this process (under mpiexec: its ranks)", 1, 1024, NULL,
      ALL | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_BENCH | TD_JOB_RUN},
     {"threads", NULL, TD_OPT_INT, AT(threads), "1", "N", "threads of each worker", 1, 1024, NULL,
-     ALL | TD_JOB_PLACE | TD_JOB_BENCH},
+     ALL | TD_JOB_PLACE | TD_JOB_BENCH | TD_JOB_SYNTH},
     {"balance", NULL, TD_OPT_BOOL, AT(balance), "false", NULL,
      "deal leaves of slow workers to fast ones; changes no result", 0, 0, NULL, ALL | TD_JOB_PLACE},
     {"run", NULL, TD_OPT_TEXT, AT(run), NULL, "FOLDER", "where the run lives", 0, 0, NULL,
@@ -149,7 +150,7 @@ const td_option td_job_rows[] = {
     {"comm.bucket", "bucket-kb", TD_OPT_INT, AT(bucket_kb), "1024", "KIB",
      "gradient reduced in pieces of this size", 1, 1048576, NULL, ALL | TD_JOB_PLACE},
     {"quiet", NULL, TD_OPT_BOOL, AT(quiet), "false", NULL, "say only what goes wrong", 0, 0, NULL,
-     TD_JOB_TRAIN | TD_JOB_PLACE},
+     TD_JOB_TRAIN | TD_JOB_PLACE | TD_JOB_SYNTH},
     {"json", NULL, TD_OPT_BOOL, AT(json), "false", NULL, "print results as JSON lines", 0, 0, NULL,
      TD_JOB_TRAIN | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT | TD_JOB_INSPECT | TD_JOB_BENCH},
     {"hosts", NULL, TD_OPT_TEXT, AT(hosts), NULL, "LIST",
@@ -190,6 +191,16 @@ const td_option td_job_rows[] = {
      4, 1e12, NULL, TD_JOB_BENCH},
     {"split", NULL, TD_OPT_CHOICE, AT(split), "test", "PART", "part of a folder to read", 0, 0,
      td_split_names, TD_JOB_EVAL | TD_JOB_PREDICT},
+    {"out", NULL, TD_OPT_TEXT, AT(synth_out), NULL, "FILE", "the file to write", 0, 0, NULL,
+     TD_JOB_SYNTH},
+    {"rows", NULL, TD_OPT_SIZE, AT(synth_rows), "1000000", "N", "samples", 1, 1e12, NULL,
+     TD_JOB_SYNTH},
+    {"categories", NULL, TD_OPT_INT, AT(synth_categories), "100000", "N", "of each of 26 fields", 1,
+     100000000, NULL, TD_JOB_SYNTH},
+    {"zipf", NULL, TD_OPT_NUMBER, AT(synth_zipf), "1.1", "S",
+     "the k-th category is k^-S as frequent as the first", 0, 10, NULL, TD_JOB_SYNTH},
+    {"format", NULL, TD_OPT_CHOICE, AT(synth_format), "tsv", "FORMAT", "of the file", 0, 0,
+     td_click_formats, TD_JOB_SYNTH},
     {NULL, NULL, TD_OPT_BOOL, 0, NULL, NULL, NULL, 0, 0, NULL, 0},
 };
 

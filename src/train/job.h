@@ -51,6 +51,11 @@ typedef struct td_job {
     bool dry_run;
     int spares, min_workers, on_hang; /* on_hang: a td_on_hang */
 
+    char *synth_out; /* of synth */
+    uint64_t synth_rows;
+    int synth_categories, synth_format;
+    double synth_zipf;
+
     bool proba;
     int split; /* predict and eval: which part of a folder */
 } td_job;
@@ -65,7 +70,8 @@ enum {
     TD_JOB_BENCH = 32,
     TD_JOB_PLACE = 64,   /* may differ when a run is resumed: changes nothing of the result */
     TD_JOB_LENGTH = 128, /* may differ then, too: how long the run lasts */
-    TD_JOB_RUN = 256
+    TD_JOB_RUN = 256,
+    TD_JOB_SYNTH = 512
 };
 
 extern const td_option td_job_rows[];

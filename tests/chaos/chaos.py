@@ -257,8 +257,7 @@ def one_point(chance, point, victim, step):
         step = max(1, step // CHECKPOINT_EVERY) * CHECKPOINT_EVERY
     elif point in ("recover", "handover"):
         step -= chance.randrange(2)
-    lacks = point in ("backward", "reduce", "update", "evaluate") and step > 1 and chance.random() < 0.2
-    return f"{victim}:{max(1, step)}:{point}{':memory' if lacks else ''}"
+    return f"{victim}:{max(1, step)}:{point}"
 
 
 def choose_points(chance, victims):
@@ -274,7 +273,8 @@ def choose_points(chance, victims):
             step += chance.randrange(0, 30)
         if point == "rename":
             victim = 0 if 0 in victims else victim
-        plan.append(one_point(chance, point, victim, step))
+        lacks = point in ("backward", "reduce", "update", "evaluate") and step > 1 and chance.random() < 0.2
+        plan.append(one_point(chance, point, victim, step) + (":memory" if lacks else ""))
     return ",".join(plan)
 
 

@@ -148,6 +148,32 @@ class Program(unittest.TestCase):
         self.assertGreater(float(last[1]), 0.99)
         self.assertEqual(tandem("predict", "--run", run, "--data", path).stdout.split()[:2], ["no", "yes"])
 
+    def test_a_click_log_is_a_function_of_its_seed(self):
+        files, told = [], []
+        for k, words in enumerate((["--threads", "1"], ["--threads", "3"], ["--seed", "2"])):
+            files.append(os.path.join(TOP, f"clicks{k}.tsv"))
+            told.append(tandem("synth", "clicks", "--out", files[k], "--rows", "5000", "--categories", "300",
+                               *words).stdout)
+        texts = []
+        for path in files:
+            with open(path) as f:
+                texts.append(f.read())
+        self.assertEqual(texts[0], texts[1])
+        self.assertNotEqual(texts[0], texts[2])
+        self.assertEqual(len(texts[0].splitlines()), 5001)
+        self.assertEqual(told[0].replace("clicks0", "clicks1"), told[1])
+        best = re.search(r"5000 rows, \d+\.\d % clicked; the planted model: AUC (0\.\d+) logloss (0\.\d+)", told[0])
+        self.assertTrue(0.7 < float(best[1]) < 0.95, told[0])
+        run = new_run()
+        tandem("train", "--data", files[0], "--label", "click", "--one-hot", "--model", "softmax", "--epochs", "1",
+               "--run", run, "--quiet")
+        score = tandem("eval", "--run", run, "--data", files[2]).stdout.split()
+        self.assertLess(float(score[3]), 0.69)
+        for code, words, sentence in ((2, [], "say what to make up"), (2, ["clicks"], "--out is missing"),
+                                      (1, ["clicks", "--out", "/nonexistent/x"], "/nonexistent"),
+                                      (2, ["clicks", "--out", files[0], "--rows", "0"], "--rows must be")):
+            self.assertIn(sentence, tandem("synth", *words, expect=code).stderr)
+
 
 if __name__ == "__main__":
     main()

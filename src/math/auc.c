@@ -1,0 +1,31 @@
+/* See auc.h. */
+#include "math/auc.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Negative floats in reverse, below the positive ones. */
+static size_t bin_of(float score)
+{
+    uint32_t bits;
+    if (isnan(score)) return 0;
+    memcpy(&bits, &score, sizeof bits);
+    bits = bits >> 31 ? ~bits : bits | 0x80000000;
+    return bits >> 14;
+}
+
+void td_auc_add(td_auc *auc, float score, int positive)
+{
+    auc->counts[positive != 0][bin_of(score)]++;
+}
+
+double td_auc_value(const td_auc *auc)
+{
+    double above = 0, below = 0, positives = 0; /* below: negatives of the bins so far */
+    for (size_t k = 0; k < TD_AUC_BINS; k++) {
+        double n = (double)auc->counts[0][k], p = (double)auc->counts[1][k];
+        above += p * (below + n / 2);
+        below += n, positives += p;
+    }
+    return above / (positives * below);
+}

@@ -1,0 +1,25 @@
+/* Area under the ROC curve: how likely a positive sample has a higher score than a negative one,
+ * ties counting half (Fawcett, "An introduction to ROC analysis", 2006).
+ *
+ * Scores are counted in bins that keep their order: a float's sign, exponent and first 9 bits of
+ * its fraction. Scores of one bin count as ties: in [1/2, 1] bins are 1/1024 wide, closer to 0
+ * finer. Counts are whole numbers, so those of several ranks may be added in any order, and the
+ * area is to the bit the same. Exact where no bin holds two different scores. */
+#ifndef TD_MATH_AUC_H
+#define TD_MATH_AUC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { TD_AUC_BINS = 1 << 18 };
+
+typedef struct td_auc {
+    uint64_t counts[2][TD_AUC_BINS]; /* negatives, positives */
+} td_auc;
+
+/* Begins as zeros. NaN counts as the lowest score. */
+void td_auc_add(td_auc *auc, float score, int positive);
+/* NaN where there are no positives, or no negatives. */
+double td_auc_value(const td_auc *auc);
+
+#endif

@@ -1,0 +1,56 @@
+/* Against all pairs. */
+#include "math/auc.h"
+
+#include "base/rng.h"
+#include "base/test.h"
+
+#include <math.h>
+
+static td_auc auc;
+
+static void the_area_is_that_of_all_pairs(void **state)
+{
+    (void)state;
+    enum { N = 700 };
+    static float score[N];
+    static int label[N];
+    td_rng rng;
+    td_rng_init(&rng, 3, TD_RNG_TEST, 0, 0);
+    memset(&auc, 0, sizeof auc);
+    double pairs = 0, higher = 0;
+    for (int i = 0; i < N; i++) { /* of both signs, with ties; each exactly a bin's */
+        score[i] = (float)((int)td_rng_below(&rng, 300) - 150) / 256;
+        label[i] = td_rng_unit(&rng) < 0.5f + score[i] / 2;
+        td_auc_add(&auc, score[i], label[i]);
+    }
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j < N; j++)
+            if (label[i] && !label[j]) {
+                pairs++;
+                higher += score[i] > score[j] ? 1 : score[i] == score[j] ? 0.5 : 0;
+            }
+    assert_true(fabs(td_auc_value(&auc) - higher / pairs) < 1e-12);
+}
+
+static void limits(void **state)
+{
+    (void)state;
+    memset(&auc, 0, sizeof auc);
+    td_auc_add(&auc, 0.5f, 1);
+    assert_true(isnan(td_auc_value(&auc)));
+    td_auc_add(&auc, -INFINITY, 0);
+    assert_true(td_auc_value(&auc) == 1);
+    td_auc_add(&auc, INFINITY, 0);
+    assert_true(td_auc_value(&auc) == 0.5);
+    td_auc_add(&auc, NAN, 1); /* below all */
+    assert_true(td_auc_value(&auc) == 0.25);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_area_is_that_of_all_pairs),
+        cmocka_unit_test(limits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
