@@ -120,9 +120,10 @@ uint64_t td_comm_group_number(uint64_t parent, uint64_t of, int color);
 /* Fills host, world, hosts, local_rank, local_size, crowded from each rank's host number and its
  * rank in the run (NULL: the group is the run). */
 TD_MUST_CHECK td_status td_comm_set_hosts(td_comm *comm, const int *host, const int *world);
-/* Moves this thread to a core of its own, the rank-th of `ranks`, and leaves it free again: a thread
- * begins on the core of the one that made it, a process where there was room just then, and two that
- * take turns on one core may do so for a long while. Nothing where there are fewer cores. */
+/* Moves this thread to a core of its own, the rank-th of `ranks`, and leaves it free again: a
+ * thread begins on the core of the one that made it, a process where there was room just then, and
+ * two that take turns on one core may do so for a long while. Nothing where there are fewer cores.
+ */
 void td_comm_spread_out(int rank, int ranks);
 /* For tests: TANDEM_FAKE_HOSTS="0,0,1,1" puts ranks on pretended hosts. The last one repeats. */
 void td_comm_fake_hosts(int *host, int size);
