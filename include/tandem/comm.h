@@ -253,12 +253,11 @@ TD_API TD_MUST_CHECK td_status td_comm_start(td_comm *comm, const td_collective 
 /* All ranks learn the worst status of all, with the sentence of the lowest rank that has it. Call
  * it where some ranks might go on to a collective that others would skip. */
 TD_API TD_MUST_CHECK td_status td_comm_agree(td_comm *comm, td_status mine);
-/* What the group's newest operation was, if it was an agreement on a failure: how many ranks
- * brought one (the same number at all ranks; 0: it was something else), and what this rank brought.
- */
+/* The group's newest operation, if it was an agreement on a failure; else `alike` is 0. */
 typedef struct td_agreement {
-    int failed;
-    td_status mine;
+    td_status status; /* agreed on */
+    td_status mine;   /* what this rank brought */
+    int alike;        /* ranks that brought the status agreed on: the same number at all */
 } td_agreement;
 TD_API td_agreement td_comm_agreement(const td_comm *comm);
 

@@ -60,7 +60,8 @@ typedef struct td_recovery {
  * it is taken again. Errors: TD_ERR_PEER: fewer than `least` are left, this rank itself counts as
  * dead, or a rank has failed. TD_ERR_TIMEOUT: a rank that lives did not come (the same one is named
  * at all ranks). TD_ERR_UNSUPPORTED: this MPI cannot, or was started without its failure
- * mitigation; a thread cannot be killed. TD_ERR_ARG, TD_ERR_NOMEM: the run should end. */
+ * mitigation; a thread cannot be killed. TD_ERR_ARG: the run should end.
+ * TD_ERR_NOMEM: of this rank alone, which should leave by td_comm_die. */
 TD_API TD_MUST_CHECK td_status td_comm_recover(td_comm *broken, const td_recover_config *config,
                                                td_comm **out, td_recovery *report);
 

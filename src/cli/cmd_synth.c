@@ -120,6 +120,10 @@ td_status td_cmd_synth(int argc, char **argv)
         status = td_fail(TD_ERR_ARG, "say what to make up: tandem synth clicks --out FILE");
     else if (status == TD_OK && !job.synth_out)
         status = td_fail(TD_ERR_ARG, "--out is missing: the file to write");
+    else if (status == TD_OK && job.synth_format == TD_CLICK_LIBSVM &&
+             job.synth_categories > (INT32_MAX - TD_CLICK_COUNTS) / TD_CLICK_FIELDS)
+        status = td_fail(TD_ERR_ARG, "--format libsvm has room for %d categories of a field",
+                         (INT32_MAX - TD_CLICK_COUNTS) / TD_CLICK_FIELDS);
     synth s = {.config = {job.seed, (uint32_t)job.synth_categories, job.synth_zipf},
                .format = (td_click_format)job.synth_format,
                .rows = job.synth_rows};

@@ -80,19 +80,20 @@ td_status td_comm_set_hosts(td_comm *comm, const int *host, const int *world)
     return TD_OK;
 }
 
-void td_comm_spread_out(int rank, int ranks)
+void td_comm_spread_out(const td_comm *comm)
 {
 #if defined(__linux__)
     cpu_set_t allowed, one;
-    int cpu = 0;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < ranks) return;
-    for (int left = rank; cpu < CPU_SETSIZE; cpu++)
+    int cpu = 0, left = comm->seat ? comm->seat->place : 0;
+    if (!comm->seat || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    if (CPU_COUNT(&allowed) < comm->seat->places) return;
+    for (; cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET(cpu, &allowed) && left-- == 0) break;
     CPU_ZERO(&one);
     CPU_SET(cpu, &one);
     if (sched_setaffinity(0, sizeof one, &one) == 0) sched_setaffinity(0, sizeof allowed, &allowed);
 #else
-    (void)rank, (void)ranks;
+    (void)comm;
 #endif
 }
 
@@ -146,6 +147,7 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
         char text[SENTENCE];
     };
     if (comm->size == 1) return mine;
+    comm->agreed = (td_agreement){.alike = 0};
     struct verdict *all = td_calloc((size_t)comm->size + 1, sizeof *all);
     if (!all) return td_fail(TD_ERR_NOMEM, "no memory to agree in");
     struct verdict *own = &all[comm->size];
@@ -155,19 +157,21 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
     int entered = td_comm_enter(comm, TD_DOES_AGREE);
     td_status status = td_comm_allgather(comm, own, sizeof *own, all);
     td_comm_leave(comm, entered);
-    int failed = 0;
-    for (int r = comm->size - 1; r >= 0 && status == TD_OK; r--) failed += all[r].status != TD_OK;
-    comm->agreed = (td_agreement){failed, mine};
-    comm->agreed_at = comm->sequence;
+    bool heard = status == TD_OK;
     for (int r = 0; r < comm->size && status == TD_OK; r++)
         if (all[r].status != TD_OK) status = td_fail_again((td_status)all[r].status, all[r].text);
+    if (heard && status != TD_OK) {
+        comm->agreed = (td_agreement){.status = status, .mine = mine};
+        for (int r = 0; r < comm->size; r++) comm->agreed.alike += all[r].status == (int)status;
+        comm->agreed_at = comm->sequence;
+    }
     td_free(all);
     return td_comm_end(record, status);
 }
 
 td_agreement td_comm_agreement(const td_comm *comm)
 {
-    return comm->agreed_at == comm->sequence ? comm->agreed : (td_agreement){.failed = 0};
+    return comm->agreed_at == comm->sequence ? comm->agreed : (td_agreement){.alike = 0};
 }
 
 /* --- groups and memory --- */
@@ -277,7 +281,9 @@ td_status td_comm_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SHARE, bytes, -1, -1, -1});
     *out = (td_region){0};
-    return td_comm_end(record, comm->ops->shared_create(comm, bytes ? bytes : 1, out));
+    td_status status = comm->ops->shared_create(comm, bytes ? bytes : 1, out);
+    if (status != TD_OK) td_comm_give_up(comm, -1);
+    return td_comm_end(record, status);
 }
 
 void td_comm_shared_destroy(td_comm *comm, td_region *region)

@@ -112,7 +112,8 @@ static bool gave_up(const td_comm *comm, const td_given_up *g)
 
 void td_comm_give_up(td_comm *comm, int missing)
 {
-    if (td_does_alone(comm->card.runs.does) || gave_up(comm, &comm->card.gave_up)) return;
+    if (td_does_alone(comm->card.runs.does) || !comm->card.runs.sequence) return;
+    if (gave_up(comm, &comm->card.gave_up)) return;
     give_up(comm, (td_given_up){.other = missing < 0 ? -1 : comm->world[missing]});
 }
 
@@ -150,7 +151,8 @@ td_status td_header_compare(td_comm *comm, int rank, const td_header *theirs)
 static td_status judge(td_comm *comm, int world, const td_header *theirs)
 {
     const td_header *own = &comm->card.runs;
-    bool alone = td_does_alone(own->does) || td_does_alone(theirs->does);
+    bool alone = td_does_alone(own->does) || td_does_alone(theirs->does) ||
+                 own->does == TD_DOES_RECOVER || theirs->does == TD_DOES_RECOVER;
     if (own->sequence != theirs->sequence || alone) return TD_OK;
     if (own->within && own->within == theirs->within && own->step != theirs->step)
         return TD_OK; /* one is ahead */
@@ -174,7 +176,8 @@ td_status td_card_judge(td_comm *comm, int world, const td_card *card, bool wait
     char what[160], why[64] = "";
     td_header_describe(comm, &g->runs, what, sizeof what);
     if (g->other >= 0 && g->other != comm->world[comm->rank])
-        snprintf(why, sizeof why, ", having waited for rank %d,", g->other);
+        snprintf(why, sizeof why,
+                 g->mismatch ? ", because of rank %d," : ", having waited for rank %d,", g->other);
     return td_fail(TD_ERR_PEER, "rank %d gave up %s (operation %llu)%s while rank %d waited for it",
                    world, what, (unsigned long long)g->runs.sequence, why, comm->world[comm->rank]);
 }

@@ -106,6 +106,7 @@ td_status td_keyed_open(td_comm *comm, const td_keyed_config *config, td_keyed *
     td_status status = td_comm_agree(comm, create(comm, config, &k));
     if (status == TD_OK) status = td_comm_split(comm, 0, comm->rank, &k->comm);
     if (status == TD_OK) {
+        k->comm->beside = true,
         k->comm->crowded = sysconf(_SC_NPROCESSORS_ONLN) < 2 * comm->local_size;
         if (k->self >= 0 && comm->size > 1) status = td_keyed_serve_begin(k);
         status = td_comm_agree(k->comm, status);

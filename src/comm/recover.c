@@ -103,7 +103,7 @@ static td_status build(td_comm *from, const td_comm *before, const td_plan *plan
 out:
     td_free(host);
     if (status == TD_OK) return TD_OK;
-    /* The others wait for this rank, until its status ends the run. */
+    /* The others wait for this rank, until it leaves, or its status ends the run. */
     td_comm gone = {.ops = from->ops, .impl = plan->impl, .size = plan->size, .spoiled = true};
     while (plan->world[gone.rank] != from->seat->rank) gone.rank++;
     from->ops->close(&gone);

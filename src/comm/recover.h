@@ -52,9 +52,10 @@ TD_MUST_CHECK td_status td_recover_plan(const td_roster *roster, td_plan *plan);
 
 /* What a rank is in the run; all its groups share it. */
 typedef struct td_seat {
-    int rank, ranks; /* in the run */
-    int *host;       /* [ranks] */
-    bool idle;       /* was sent back to the spares */
+    int rank, ranks;   /* in the run */
+    int *host;         /* [ranks] */
+    int place, places; /* among the run's ranks on this machine */
+    bool idle;         /* was sent back to the spares */
     /* For tests: called by this rank before it says that it recovers (step 0), when all have agreed
      * (1), and when the new group has met (2). A failure: it has lost itself there. */
     td_status (*at_step)(td_comm *comm, int step, void *arg);

@@ -84,6 +84,7 @@ struct td_comm {
     int64_t deadline_ms;
     bool one_thread; /* the transport is not to be called by two threads at once */
     bool crowded;    /* more ranks than cores on this host: do not spin */
+    bool beside;     /* its threads serve ranks that compute: leave them the cores */
     int *host;       /* [size] */
     int *world;      /* [size] ranks in the whole run */
     int hosts;
@@ -97,8 +98,8 @@ struct td_comm {
     struct td_greeting *greeting; /* of exchange.c, NULL before its first use */
     bool greets;                  /* a collective is under way whose messages show its header */
     bool spoiled;                 /* a wait has failed: messages may be left that nobody takes */
-    td_agreement agreed;          /* the newest on a failure, */
-    uint64_t agreed_at;           /* in that operation */
+    td_agreement agreed;          /* the newest on a failure; alike 0: none */
+    uint64_t agreed_at;           /* its number */
     struct td_recorder *recorder; /* of recorder.c, NULL: nothing is recorded */
     bool owns_recorder;           /* else it is the parent group's */
     struct td_record *record;     /* of the operation under way, or NULL */
@@ -120,11 +121,11 @@ uint64_t td_comm_group_number(uint64_t parent, uint64_t of, int color);
 /* Fills host, world, hosts, local_rank, local_size, crowded from each rank's host number and its
  * rank in the run (NULL: the group is the run). */
 TD_MUST_CHECK td_status td_comm_set_hosts(td_comm *comm, const int *host, const int *world);
-/* Moves this thread to a core of its own, the rank-th of `ranks`, and leaves it free again: a
+/* Moves this thread to the core of its rank's place on the machine, and leaves it free again: a
  * thread begins on the core of the one that made it, a process where there was room just then, and
- * two that take turns on one core may do so for a long while. Nothing where there are fewer cores.
- */
-void td_comm_spread_out(int rank, int ranks);
+ * two that take turns on one core may do so for a long while. Nothing where there are fewer cores
+ * than ranks of the run. */
+void td_comm_spread_out(const td_comm *comm);
 /* For tests: TANDEM_FAKE_HOSTS="0,0,1,1" puts ranks on pretended hosts. The last one repeats. */
 void td_comm_fake_hosts(int *host, int size);
 

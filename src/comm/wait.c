@@ -23,7 +23,13 @@
 #include <sys/prctl.h>
 #include <time.h>
 
-enum { SPINS = 1000, YIELD_NS = 1000000, CHECK_NS = 1000000, ASK_NS = 20000000 };
+enum {
+    SPINS = 1000,
+    YIELD_NS = 1000000,
+    YIELD_CROWDED_NS = 200000,
+    CHECK_NS = 1000000,
+    ASK_NS = 20000000
+};
 enum { LEAST_NAP_NS = 10000, MOST_NAP_NS = 200000 };
 enum { MOST_ASK_NS = 64 * ASK_NS, HOPS = 8 };
 
@@ -196,7 +202,7 @@ static td_status wait_for(waiting *w)
             }
             w->checked = now;
         }
-        if (now - w->begin < YIELD_NS)
+        if (now - w->begin < (comm->crowded || comm->beside ? YIELD_CROWDED_NS : YIELD_NS))
             sched_yield();
         else
             TD_TRY(doze(w->bell, now - w->begin, w->test, w->arg, &done));

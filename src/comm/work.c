@@ -144,6 +144,7 @@ static td_status worker_of(td_comm *comm, td_worker **out)
         td_free(w);
         return status;
     }
+    w->comm->beside = true;
     w->comm->crowded = sysconf(_SC_NPROCESSORS_ONLN) < 2 * comm->local_size;
     w->last = &w->first;
     pthread_mutex_init(&w->lock, NULL);

@@ -9,6 +9,7 @@ static size_t bin_of(float score)
 {
     uint32_t bits;
     if (isnan(score)) return 0;
+    if (score == 0) score = 0; /* the sign of zero orders nothing */
     memcpy(&bits, &score, sizeof bits);
     bits = bits >> 31 ? ~bits : bits | 0x80000000;
     return bits >> 14;

@@ -199,7 +199,7 @@ static td_status sort_by_place(td_bulk *b, const td_batch *batch)
 
 /* --- exchanges --- */
 
-/* Tells all ranks what comes from this one; with the room that a rank's own part needs. */
+/* Tells all ranks how much comes from this one. */
 static td_status tell(td_bulk *b)
 {
     return td_comm_alltoall(b->comm, b->gives, sizeof *b->gives, b->takes);

@@ -7,8 +7,10 @@
  * and a push of any number of ranks is one sighting. So weights are to the bit a function of the
  * steps, on any number of ranks and servers, and however leaves are dealt.
  *
- * Cost of a step for each rank: three exchanges of all with all in a pull, three in a push; a row
- * travels once each way, its key too, and with a gradient that of its leaf. */
+ * Cost of a step for each rank: three exchanges of all with all in a pull, three in a push, and
+ * three all-reduces of a byte. In a pull a row and its key travel once; in a push a key goes with a
+ * sum for each node of the tree that its rank has whole, one where leaves are dealt in powers of
+ * two, and at most 2 log2(leaves). */
 #ifndef TD_PS_BULK_H
 #define TD_PS_BULK_H
 
@@ -38,8 +40,8 @@ typedef struct td_bulk_part {
     size_t count;
 } td_bulk_part;
 
-/* Moves the rows of all parts. On TD_ERR_NOMEM some servers may have moved theirs: the table is of
- * no more use. */
+/* Moves the rows of all parts. Behind a failure other than a mistake in a part (TD_ERR_ARG, nothing
+ * has moved) some servers may have moved theirs: the table is of no more use. */
 TD_MUST_CHECK td_status td_bulk_push(td_bulk *bulk, const td_bulk_part *part, td_table_step step);
 
 /* This rank's own rows; NULL: it is no server. */

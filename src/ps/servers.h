@@ -5,6 +5,7 @@
 #include "ps/table.h"
 #include "tandem/comm.h"
 
+/* The same at all ranks. */
 typedef struct td_servers {
     const int *rank; /* [count] of the group, all different; NULL: all ranks */
     int count;       /* with `rank` */

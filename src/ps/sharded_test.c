@@ -120,8 +120,7 @@ static td_status mistaken(td_comm *c, void *arg)
     if (td_comm_rank(c) == td_comm_size(c) - 1) config.table.seed = 5;
     td_status status = td_sharded_open(c, &config, &s);
     if (td_comm_size(c) > 1)
-        CHECK(status == TD_ERR_ARG &&
-              strstr(td_last_error(), "describes another table than rank 0"));
+        CHECK(status == TD_ERR_ARG && strstr(td_last_error(), "describes another table"));
     td_sharded_destroy(status == TD_OK ? s : NULL);
     config.table.seed = 0, config.table.lr = 0;
     CHECK(td_sharded_open(c, &config, &s) == TD_ERR_ARG &&

@@ -406,6 +406,9 @@ td_status td_strategy_catch_up(td_strategy *s, td_comm *comm, float *params, voi
     bool behind = made >= 0 && made < newest, in = behind || rank == donor;
     TD_TRY(td_comm_split(comm, in ? 0 : -1, behind, &few));
     if (in) status = make_missing_step(s, few, (uint64_t)newest - 1, params, mark, bytes);
+    if (status == TD_ERR_NOMEM && td_comm_agreement(few).alike &&
+        td_comm_agreement(few).mine == TD_OK)
+        status = td_fail(TD_ERR_PEER, "a rank that is a step behind lacks memory");
     td_comm_close(few);
     return td_comm_agree(comm, status);
 }

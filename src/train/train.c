@@ -335,26 +335,49 @@ static td_status after_divergence(loop *t)
     return td_fail_again(TD_ERR_DIVERGED, sentence);
 }
 
-/* A rank that has run out of memory is lost to the others, if they can go on without it. In the
- * first step all are likely to, each by itself: that is a job that is too large. */
-static td_status give_way(loop *t, td_status status)
+td_status td_train_give_way(td_comm *comm, td_status status)
 {
     char sentence[1024];
-    if (status != TD_ERR_NOMEM) return status;
-    td_agreement agreed = td_comm_agreement(t->comm);
-    int rank = td_comm_rank(t->comm), size = td_comm_size(t->comm);
-    bool others = agreed.failed ? agreed.failed < size : size > 1;
-    bool begun = t->mark.made || td_comm_joined(t->comm, rank);
-    if (!others || !begun || t->over) return status;
+    int rank = td_comm_rank_in_run(comm, td_comm_rank(comm));
+    if (status != TD_ERR_NOMEM || td_comm_size(comm) < 2) return status;
     snprintf(sentence, sizeof sentence, "%s", td_last_error());
-    if (td_comm_can_recover(t->comm) != TD_OK) return td_fail_again(status, sentence);
-    rank = td_comm_rank_in_run(t->comm, rank);
-    if (agreed.failed && agreed.mine == TD_OK) /* another's */
-        return td_fail(TD_ERR_PEER, "rank %d hears of a rank without memory: %s", rank, sentence);
+    if (td_comm_can_recover(comm) != TD_OK) return td_fail_again(status, sentence);
     td_warn("rank %d leaves the run: %s", rank, sentence);
     fflush(stdout);
-    td_comm_die(t->comm);
+    td_comm_die(comm);
     return td_fail(TD_ERR_PEER, "rank %d has left the run: %s", rank, sentence);
+}
+
+/* A call of this rank's own has failed. In the first step all are likely to lack memory, each by
+ * itself: that is a job that is too large. What this rank still writes is written before the others
+ * notice. */
+static td_status give_way(loop *t, td_status status)
+{
+    bool begun = t->mark.made || td_comm_joined(t->comm, td_comm_rank(t->comm));
+    if (status != TD_ERR_NOMEM || !begun || t->over) return status;
+    char sentence[1024];
+    snprintf(sentence, sizeof sentence, "%s", td_last_error());
+    if (td_comm_size(t->comm) > 1 && td_comm_can_recover(t->comm) == TD_OK) {
+        td_saver_destroy(t->saver);
+        td_progress_destroy(t->progress);
+        t->saver = NULL, t->progress = NULL;
+    }
+    return td_train_give_way(t->comm, td_fail_again(status, sentence));
+}
+
+/* The same where all may have agreed on the failure: who brought it gives way to the others. */
+static td_status agreed_or_own(loop *t, td_status status)
+{
+    if (status != TD_ERR_NOMEM && !td_is_loss(status)) return status;
+    td_agreement agreed = td_comm_agreement(t->comm);
+    char sentence[1024];
+    if (!agreed.alike || agreed.status != status) return give_way(t, status);
+    if (status == TD_ERR_NOMEM && agreed.alike == td_comm_size(t->comm)) return status;
+    snprintf(sentence, sizeof sentence, "%s", td_last_error());
+    if (agreed.mine == TD_ERR_NOMEM) return give_way(t, td_fail_again(TD_ERR_NOMEM, sentence));
+    if (status != TD_ERR_NOMEM || td_comm_can_recover(t->comm) != TD_OK || !t->mark.made)
+        return td_fail_again(status, sentence);
+    return td_fail(TD_ERR_PEER, "a rank lacks memory: %.1000s", sentence);
 }
 
 /* Until the run has ended, or this rank is not needed in it. */
@@ -363,13 +386,13 @@ static td_status live(loop *t)
     bool joined = td_comm_joined(t->comm, td_comm_rank(t->comm));
     td_status status = joined ? td_loop_go_on(t) : td_loop_start(t);
     if (status == TD_OK) status = run(t);
-    status = give_way(t, status);
+    if (!t->away) status = agreed_or_own(t, status);
     while (td_is_loss(status) && !t->over) {
         TD_TRY(give_way(t, td_loop_recover(t, status)));
         if (t->away || t->ended) return TD_OK;
         status = td_loop_go_on(t);
         if (status == TD_OK) status = run(t);
-        status = give_way(t, status);
+        if (!t->away) status = agreed_or_own(t, status);
     }
     return status;
 }

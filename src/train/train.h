@@ -54,6 +54,11 @@ typedef struct td_train_data {
 TD_MUST_CHECK td_status td_train(td_comm *comm, const td_job *job, const td_train_data *data,
                                  const td_task *task, const volatile int *stop);
 
+/* This rank has failed by itself with `status`. Where that is TD_ERR_NOMEM and the others can go on
+ * without it, it is lost to them: a process does not return, a thread gets TD_ERR_PEER. Else
+ * `status`, with its sentence. */
+TD_MUST_CHECK td_status td_train_give_way(td_comm *comm, td_status status);
+
 /* Loss and accuracy over a data set; collective, the same at every rank. */
 typedef struct td_score {
     double loss, accuracy, weight;

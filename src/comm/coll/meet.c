@@ -133,6 +133,8 @@ static td_status compare_past(const td_meet *m, int rank)
     c->card.runs = *shown(m, c->rank, round);
     td_status status = td_header_compare(c, rank, shown(m, rank, round));
     c->card.runs = now;
+    c->card.gave_up.runs = now; /* it is what this rank does not go on with */
+    c->ops->give_up(c);
     return status;
 }
 
@@ -280,7 +282,7 @@ static void step_aside(td_meet *m)
     int64_t now = td_clock_ns();
     if (now - m->moved_at > MOVE_NS) {
         m->moved_at = now;
-        td_comm_spread_out(m->comm->local_rank, m->comm->local_size);
+        td_comm_spread_out(m->comm);
         return;
     }
     uint32_t number = td_bell_listen(m->bell);
@@ -288,12 +290,14 @@ static void step_aside(td_meet *m)
     td_bell_leave(m->bell);
 }
 
-/* Where ranks outnumber cores, those that run on other cores are waited for here a little, because
- * giving up the core to one that has come, and waits as well, costs two switches. */
+/* Where each rank could have a core, one that is on another's gets out of its way. Where ranks
+ * outnumber cores, those that run on other cores are waited for here a little, because giving up
+ * the core to one that has come, and waits as well, costs two switches. */
 static td_status test(void *arg, bool *done)
 {
     td_meet *m = arg;
     *done = missing(m) < 0;
+    if (m->comm->beside) return TD_OK;
     if (!m->comm->crowded && !*done && ++m->tests % NEAR_EVERY == 0 && holds_one_up(m))
         step_aside(m);
     for (int k = 0; k < FAR_LOOKS && !*done && m->comm->crowded && !holds_one_up(m); k++) {

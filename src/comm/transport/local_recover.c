@@ -171,7 +171,9 @@ td_status td_local_muster(td_comm *comm, const td_muster *mine, td_plan *plan)
         memcpy(plan->parted, run->plan.parted, n * sizeof *plan->parted);
         plan->generation = run->plan.generation;
         plan->size = run->plan.size;
-        plan->left = run->plan.left;
+        plan->left = 0; /* of the group that this rank comes from: others may have met since */
+        for (int r = 0; r < comm->size; r++)
+            plan->left += run->rank[comm->world[r]].role == TD_ROLE_LEFT;
         plan->impl = run->plan.impl;
     }
     plan->ended = ended;

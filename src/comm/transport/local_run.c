@@ -84,7 +84,7 @@ static void *rank_main(void *arg)
 {
     rank_state *self = arg;
     td_local_run *run = ((td_local_group *)self->comm.impl)->run;
-    td_comm_spread_out(self->seat.rank, run->size);
+    td_comm_spread_out(&self->comm);
     td_status status = td_comm_run_rank(&self->comm, self->spare, self->fn, self->arg);
     if (status != TD_OK && !has_died(run, self->seat.rank)) td_local_fail(&self->comm, status);
     td_coll_release(&self->comm);
@@ -141,7 +141,8 @@ static td_status run_ranks(int ranks, int active, const td_comm_config *config, 
     td_comm_fake_hosts(hosts, ranks);
     for (int r = 0; r < ranks; r++) {
         state[r] = (rank_state){.fn = fn, .arg = arg, .spare = r >= active};
-        state[r].seat = (td_seat){.rank = r, .ranks = ranks, .host = hosts};
+        state[r].seat =
+            (td_seat){.rank = r, .ranks = ranks, .host = hosts, .place = r, .places = ranks};
         TD_GOTO(prepare(&state[r], run, g, active, hosts));
         state[r].comm.deadline_ms = deadline_of(config);
     }

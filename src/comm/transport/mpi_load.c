@@ -99,6 +99,11 @@ static td_status number_hosts(const char *names, td_seat *seat)
     for (int r = 0; r < seat->ranks; r++)
         while (strcmp(names + TD_HOST_NAME * seat->host[r], names + TD_HOST_NAME * r) != 0)
             seat->host[r]++;
+    for (int r = 0; r < seat->ranks; r++) {
+        bool here = seat->host[r] == seat->host[seat->rank];
+        seat->place += here && r < seat->rank;
+        seat->places += here;
+    }
     td_comm_fake_hosts(seat->host, seat->ranks);
     return TD_OK;
 }
@@ -127,9 +132,9 @@ static td_status open_world(const td_comm_config *config, td_comm **out, bool *s
     *spare = status == TD_OK && seat->rank >= seat->ranks - spares;
     if (status == TD_OK && !*spare) world->size -= spares;
     if (status == TD_OK) status = td_comm_set_hosts(world, seat->host, NULL);
-    if (status == TD_OK) td_comm_spread_out(world->local_rank, world->local_size);
     module->release(names);
     world->seat = seat;
+    if (status == TD_OK) td_comm_spread_out(world);
     world->owns_seat = true;
     if (status == TD_OK) {
         *out = world;

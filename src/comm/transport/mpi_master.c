@@ -53,11 +53,15 @@ static int missing(const td_mpi_group *w)
 static void give_up(td_mpi_group *w, td_status status)
 {
     td_mpi_muster *m = w->muster;
-    td_mpi_letter *l = td_mpi_letter_create(TD_MPI_VERDICT, 0);
+    td_mpi_letter *l = status == TD_ERR_NOMEM ? NULL : td_mpi_letter_create(TD_MPI_VERDICT, 0);
+    if (!l) { /* the next lowest rank may have more */
+        td_mpi_library->log(TD_LOG_WARN, "rank %d leaves the run: no memory to recover", w->rank);
+        raise(SIGKILL);
+        return;
+    }
     m->collecting = false;
     memset(m->waits, 0, (size_t)w->size * sizeof *m->waits);
-    if (!l) return;
-    l->status = (int32_t)(status == TD_ERR_NOMEM ? TD_ERR_PEER : status); /* it is not theirs */
+    l->status = (int32_t)status;
     snprintf(l->why, sizeof l->why, "%s", td_mpi_library->last_error());
     send_answered(w, l);
     if (m->role == TD_ROLE_RECOVERING) {
@@ -111,7 +115,7 @@ static td_status make_plan(td_mpi_group *w, const td_mpi_letter *former, const t
     for (int r = 0; r < w->size && status == TD_OK; r++)
         role[r] = w->dead[r]     ? TD_ROLE_DEAD
                   : m->answer[r] ? (td_role)m->answer[r]->role
-                                 : TD_ROLE_LEFT;
+                                 : TD_ROLE_PARTING;
     for (int k = 0; k < former->size && status == TD_OK; k++) before[k] = former->list[k];
     if (status == TD_OK)
         status = td_mpi_library->plan(&(td_roster){.ranks = w->size,
@@ -164,8 +168,8 @@ static void decide(td_mpi_group *w)
     td_status status = make_plan(w, former, wish, &plan);
     int number = free_number(w), parted = 0;
     if (status == TD_OK && number < 0)
-        status = td_mpi_library->fail(TD_ERR_NOMEM, "recover: no number for a group is free at all "
-                                                    "ranks; close those that are broken");
+        status = td_mpi_library->fail(TD_ERR_PEER, "recover: no number for a group is free at all "
+                                                   "ranks; close those that are broken");
     for (int r = 0; r < w->size && status == TD_OK; r++) parted += plan.parted[r];
     td_mpi_letter *l =
         status == TD_OK ? td_mpi_letter_create(TD_MPI_DECISION, plan.size + parted) : NULL;

@@ -171,13 +171,13 @@ td_status td_net_model_train(td_comm *comm, const td_job *job, const td_train_da
     size_t n = td_net_params(model->net), rows = lane_rows(job, td_comm_size(comm));
     bool joined = td_comm_joined(comm, td_comm_rank(comm)); /* the others are on their way */
     td_status status = check_memory(comm, job, model->net, rows, td_dataset_info(data->train));
-    TD_TRY(joined ? status : td_comm_agree(comm, status));
+    TD_TRY(joined ? td_train_give_way(comm, status) : td_comm_agree(comm, status));
     float *params = td_alloc_aligned(n * sizeof *params);
     if (!params) status = td_fail(TD_ERR_NOMEM, "no memory for %zu parameters", n);
     if (status == TD_OK) status = td_net_place_create(model, job->threads, rows, true, &place);
     if (status == TD_OK) place->leaf_rows = leaf_rows(job);
     if (status == TD_OK) status = td_net_init(model->net, job->init, job->seed, params);
-    if (!joined) status = td_comm_agree(comm, status);
+    status = joined ? td_train_give_way(comm, status) : td_comm_agree(comm, status);
     /* The C library's logarithm and cosine decide normal initial values: one rank's for all. */
     if (!joined && status == TD_OK) status = td_comm_broadcast(comm, params, n * sizeof *params, 0);
     if (status != TD_OK) goto out;
