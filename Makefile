@@ -33,6 +33,7 @@ test:
 
 bench:
 	@./setup.sh demo
+	@./setup.sh bench
 	@$(MAKE) --no-print-directory build
 	@bench/run.sh $(BUILD)
 

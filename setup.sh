@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what Tandem needs and is missing; does nothing when nothing is.
-#   ./setup.sh [demo|fuzz|hosts|lint]    the word adds what that target needs
+#   ./setup.sh [demo|bench|fuzz|hosts|lint]    the word adds what that target needs
 # MPICC=/path/to/mpicc names the MPI to use.
 set -eu
 cd "$(dirname "$0")"
@@ -26,6 +26,7 @@ need libxxhash-dev pkg-config --exists libxxhash
 need libcmocka-dev pkg-config --exists cmocka
 case ${1:-} in
 demo) need dataset-fashion-mnist test -e /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz ;;
+bench) need libdnnl-dev test -e /usr/include/dnnl.h ;;
 fuzz)
     need clang sh -c 'command -v clang'
     version=$(clang -dumpversion 2>/dev/null | cut -d. -f1)

@@ -10,6 +10,12 @@ if [ ! -x .deps/torch/bin/python ]; then
 fi
 python3 bench/train.py "$build/tandem" .deps/torch/bin/python "${ROUNDS:-5}"
 
+if [ -x "$build/bench/onednn_bench" ]; then
+    echo
+    echo "# layers beside oneDNN, and its bits"
+    "$build/bench/onednn_bench"
+fi
+
 echo
 echo "# reading, one thread"
 "$build/bench/read_bench"
