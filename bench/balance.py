@@ -5,8 +5,8 @@
 
 Four workers, as threads, of which one is made twice as slow as the others, in two ways: `sleeping`, all
 sleep 3 ms for each leaf of a batch beside what they compute, one 6 ms, so that four have room on two
-cores and the machine's own load hardly counts; `stretched`, all take 8 times as long as they compute, one
-16 times, and with it all that the machine's load does to four threads on two cores. Throughput is that
+cores and the machine's own load hardly counts; `stretched`, all wait 7 times as long as they compute, one
+15 times, as if their processors were that much slower. Throughput is that
 of the last half of a run, when leaves have been dealt. The models must be the same."""
 import hashlib
 import json

@@ -72,9 +72,9 @@ static void read_fake_slow(td_strategy *s)
     }
 }
 
-static void sleep_as_asked(const td_strategy *s, int64_t begin)
+static void sleep_as_asked(const td_strategy *s, int64_t computed_ns)
 {
-    double seconds = s->sleep_s + s->sleep_times * td_seconds(td_clock_ns() - begin);
+    double seconds = s->sleep_s + s->sleep_times * td_seconds(computed_ns);
     if (seconds <= 0) return;
     struct timespec t = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
     nanosleep(&t, NULL);
@@ -322,9 +322,10 @@ td_status td_strategy_add(td_strategy *s, const float *params, const td_rows *ro
     s->next = 0;
     for (int i = 0; i < s->config.lanes; i++)
         atomic_store_explicit(&s->lanes[i].ready, s->oracle.params, memory_order_relaxed);
-    int64_t begin = td_clock_ns(), moved = td_treesum_get_times(s->sum).move_ns;
+    int64_t begin = td_clock_ns(), moved = td_treesum_get_times(s->sum).move_ns,
+            computed = td_clock_thread_ns();
     TD_TRY(td_pool_run(s->pool, run_lane, s));
-    sleep_as_asked(s, begin);
+    sleep_as_asked(s, td_clock_thread_ns() - computed);
     s->compute_ns += td_clock_ns() - begin - (td_treesum_get_times(s->sum).move_ns - moved);
     TD_TRY(td_mishap(s->mishaps, s->comm, rows->step, "backward"));
     TD_TRY(post_ready(s));
