@@ -122,15 +122,18 @@ static td_status score_rank(td_comm *comm, void *arg)
 {
     session *s = arg;
     td_score score;
-    char loss[32] = "null"; /* JSON has no NaN */
+    char loss[32] = "null", auc[40] = ""; /* JSON has no NaN */
     TD_TRY(td_net_model_score(comm, &s->job, s->data, &s->model, &score));
     if (td_comm_rank(comm) != 0) return TD_OK;
     if (isfinite(score.loss)) snprintf(loss, sizeof loss, "%.9g", score.loss);
+    if (!isnan(score.auc))
+        snprintf(auc, sizeof auc, s->job.json ? ",\"auc\":%.6f" : "auc %.6f\n", score.auc);
     if (s->job.json)
-        printf("{\"accuracy\":%.6f,\"loss\":%s,\"samples\":%.0f}\n", score.accuracy, loss,
-               score.weight);
+        printf("{\"accuracy\":%.6f,\"loss\":%s,\"samples\":%.0f%s}\n", score.accuracy, loss,
+               score.weight, auc);
     else
-        printf("accuracy %.4f loss %.6f\n", score.accuracy, score.loss);
+        fputs(auc, stdout);
+    if (!s->job.json) printf("accuracy %.4f loss %.6f\n", score.accuracy, score.loss);
     return fflush(stdout) == 0 ? TD_OK : td_fail_errno("cannot write the result");
 }
 

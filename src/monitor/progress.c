@@ -259,20 +259,23 @@ td_status td_progress_interval(td_progress *p, const td_interval *i)
     return write_json(p, line, paces(p, i));
 }
 
-td_status td_progress_evaluation(td_progress *p, uint64_t epoch, uint64_t step, const char *on,
-                                 double loss, double accuracy, bool classes)
+td_status td_progress_evaluation(td_progress *p, const td_evaluation *e)
 {
-    char line[256], text[32];
-    number(text, loss);
+    char line[256], text[32], auc[40] = "";
+    number(text, e->loss);
+    if (!isnan(e->auc)) snprintf(auc, sizeof auc, ",\"auc\":%.6f", e->auc);
     snprintf(line, sizeof line,
              "{\"step\":%llu,\"epoch\":%llu,\"eval\":\"%s\",\"loss\":%s,"
-             "\"accuracy\":%.6g}",
-             (unsigned long long)step, (unsigned long long)epoch, on, text, accuracy);
-    if (!p->json && classes)
-        td_progress_say(p, "epoch %llu: %s accuracy %.4f loss %.4f", (unsigned long long)epoch, on,
-                        accuracy, loss);
+             "\"accuracy\":%.6g%s}",
+             (unsigned long long)e->step, (unsigned long long)e->epoch, e->on, text, e->accuracy,
+             auc);
+    if (!isnan(e->auc)) snprintf(auc, sizeof auc, " auc %.4f", e->auc);
+    if (!p->json && e->classes)
+        td_progress_say(p, "epoch %llu: %s accuracy %.4f loss %.4f%s", (unsigned long long)e->epoch,
+                        e->on, e->accuracy, e->loss, auc);
     else if (!p->json)
-        td_progress_say(p, "epoch %llu: %s loss %.6g", (unsigned long long)epoch, on, loss);
+        td_progress_say(p, "epoch %llu: %s loss %.6g", (unsigned long long)e->epoch, e->on,
+                        e->loss);
     return write_json(p, line, "");
 }
 

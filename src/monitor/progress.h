@@ -23,6 +23,15 @@ typedef struct td_interval {
     double slowest_wait, fastest_wait; /* over ranks: the one that waited least was waited for */
 } td_interval;
 
+/* Of all steps so far, on data that are not trained on. */
+typedef struct td_evaluation {
+    uint64_t epoch, step;
+    const char *on; /* which data */
+    double loss, accuracy;
+    double auc;   /* NaN: there is none */
+    bool classes; /* accuracy means something */
+} td_evaluation;
+
 typedef struct td_progress td_progress;
 
 /* metrics: path to append to, or NULL. terminal: whether standard output, where it looks like one,
@@ -41,9 +50,8 @@ void td_progress_destroy(td_progress *progress);
 /* TD_ERR_IO when metrics.jsonl cannot be written: the line is held and comes with a later one, and
  * until then nothing is said again. */
 TD_MUST_CHECK td_status td_progress_interval(td_progress *progress, const td_interval *interval);
-TD_MUST_CHECK td_status td_progress_evaluation(td_progress *progress, uint64_t epoch, uint64_t step,
-                                               const char *on, double loss, double accuracy,
-                                               bool classes);
+TD_MUST_CHECK td_status td_progress_evaluation(td_progress *progress,
+                                               const td_evaluation *evaluation);
 /* Something that happened at a step: {"step":STEP,"event":"NAME",FIELDS}; fields: JSON members. */
 TD_MUST_CHECK td_status td_progress_event(td_progress *progress, uint64_t step, const char *name,
                                           const char *fields);

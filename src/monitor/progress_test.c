@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/test.h"
 
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -18,7 +19,8 @@ static td_status interval(td_progress *p, uint64_t step)
 
 static td_status evaluation(td_progress *p, uint64_t step)
 {
-    return td_progress_evaluation(p, 1, step, "held-out", 1, 1, true);
+    td_evaluation e = {1, step, "held-out", 1, 1, .auc = NAN, .classes = true};
+    return td_progress_evaluation(p, &e);
 }
 
 static td_progress *begin(void)

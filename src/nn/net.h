@@ -37,6 +37,8 @@ typedef struct td_net_pass {
     const int *merges;      /* [leaves]: pairs of newest partial sums to add after each leaf */
     float *const *nodes;    /* gradient sums, one [params] array per node left over */
     double *leaf_values;    /* [leaves][TD_LEAF_VALUES] */
+    float *score;           /* [rows] or NULL; evaluations of two classes: the second's logit above
+                               the first's */
     td_net_ready_fn *ready; /* or NULL */
     void *user;
 } td_net_pass;

@@ -2,9 +2,42 @@
  * totals added along the same tree; so the figures do not depend on the number of workers. */
 #include "train/train.h"
 
-#include "comm/treesum.h"
-
+#include "base/alloc.h"
 #include "base/error.h"
+#include "comm/treesum.h"
+#include "math/auc.h"
+
+#include <math.h>
+
+/* Scores of this rank's samples, NULL where nobody asks for the area under the curve. */
+typedef struct curve {
+    td_auc *auc;
+    float *score; /* [batch] */
+} curve;
+
+static td_status curve_begin(curve *c, bool wanted, size_t batch)
+{
+    if (!wanted) return TD_OK;
+    c->auc = td_calloc(1, sizeof *c->auc);
+    c->score = td_calloc(batch, sizeof *c->score);
+    return c->auc && c->score ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for the ROC curve");
+}
+
+static void curve_add(curve *c, const td_batch *b)
+{
+    for (size_t i = 0; c->auc && i < b->rows; i++)
+        td_auc_add(c->auc, c->score[i], b->label[i] == 1);
+}
+
+static td_status curve_end(curve *c, td_comm *comm, double *out)
+{
+    *out = NAN;
+    if (!c->auc) return TD_OK;
+    TD_TRY(
+        td_comm_allreduce(comm, c->auc->counts, c->auc->counts, 2 * TD_AUC_BINS, TD_I64, TD_SUM));
+    *out = td_auc_value(c->auc);
+    return TD_OK;
+}
 
 td_status td_evaluate(td_comm *comm, const td_dataset *data, const td_normalise *normalise,
                       size_t batch, int leaves, const td_task *task, const float *params,
@@ -13,6 +46,7 @@ td_status td_evaluate(td_comm *comm, const td_dataset *data, const td_normalise 
     double totals[TD_LEAF_VALUES] = {0}, values[TD_TREE_MAX_LEAVES * TD_LEAF_VALUES];
     td_treesum *sum = NULL;
     td_loader *loader = NULL;
+    curve roc = {0};
     td_status status = TD_OK;
     td_treesum_config config = {.leaves = leaves,
                                 .lanes = 1,
@@ -30,7 +64,9 @@ td_status td_evaluate(td_comm *comm, const td_dataset *data, const td_normalise 
                            .normalise = normalise,
                            .epochs = 1,
                            .ahead = 1};
-    TD_GOTO(td_comm_agree(comm, td_loader_create(&lc, &loader)));
+    status = td_loader_create(&lc, &loader);
+    if (status == TD_OK) status = curve_begin(&roc, task->two, batch);
+    TD_GOTO(td_comm_agree(comm, status));
     for (;;) {
         const td_batch *b;
         TD_GOTO(td_loader_next(loader, &b));
@@ -44,8 +80,10 @@ td_status td_evaluate(td_comm *comm, const td_dataset *data, const td_normalise 
                             .sample = b->sample,
                             .leaves = b->leaves,
                             .leaf_row = b->leaf_row,
-                            .leaf_values = values};
+                            .leaf_values = values,
+                            .score = roc.score};
         TD_GOTO(task->evaluate(task->oracle.self, &pass));
+        curve_add(&roc, b);
         for (int l = 0; l < b->leaves; l++)
             for (int v = 0; v < TD_LEAF_VALUES; v++)
                 td_treesum_leaf(sum, begin + l)[v] = values[l * TD_LEAF_VALUES + v];
@@ -53,10 +91,13 @@ td_status td_evaluate(td_comm *comm, const td_dataset *data, const td_normalise 
         TD_GOTO(td_treesum_wait(sum));
         for (int v = 0; v < TD_LEAF_VALUES; v++) totals[v] += td_treesum_leaf_sums(sum)[v];
     }
+    TD_GOTO(curve_end(&roc, comm, &out->auc));
     out->weight = totals[TD_LEAF_WEIGHT];
     out->loss = totals[TD_LEAF_LOSS] / totals[TD_LEAF_WEIGHT];
     out->accuracy = totals[TD_LEAF_CORRECT] / totals[TD_LEAF_WEIGHT];
 out:
+    td_free(roc.auc);
+    td_free(roc.score);
     td_loader_destroy(loader);
     td_treesum_destroy(sum);
     return status;

@@ -83,8 +83,14 @@ td_status td_loop_evaluate(loop *t)
     if (td_loop_evaluation_due(t)) take_score(t);
     if (!t->first) return TD_OK;
     uint64_t epoch = (t->state.step + t->per_epoch - 1) / t->per_epoch;
-    td_status status = td_progress_evaluation(t->progress, epoch, t->state.step, t->data->held_name,
-                                              t->score.loss, t->score.accuracy, t->task->classes);
+    td_evaluation e = {.epoch = epoch,
+                       .step = t->state.step,
+                       .on = t->data->held_name,
+                       .loss = t->score.loss,
+                       .accuracy = t->score.accuracy,
+                       .auc = t->score.auc,
+                       .classes = t->task->classes};
+    td_status status = td_progress_evaluation(t->progress, &e);
     if (status != TD_OK) td_warn("%s; the run goes on", td_last_error());
     if (td_loop_out_of_patience(t)) td_loop_say_out_of_patience(t, "");
     return TD_OK;

@@ -14,8 +14,10 @@ typedef struct td_task {
     td_oracle oracle;
     float *params;    /* [oracle.params], this rank's; initial values, or those to go on from */
     bool classes;     /* accuracy means something */
+    bool two;         /* there are two: so does the area under the ROC curve */
     const char *arch; /* what a checkpoint must agree with */
-    /* Loss totals of the pass's leaves, without training's randomness. */
+    /* Loss totals of the pass's leaves, and scores where asked for, without training's randomness.
+     */
     td_status (*evaluate)(void *self, const td_net_pass *pass);
     /* Writes the model to `folder`; rank 0 only. metrics is borrowed. */
     td_status (*save)(void *self, const float *params, const char *folder, json_t *metrics);
@@ -59,9 +61,10 @@ TD_MUST_CHECK td_status td_train(td_comm *comm, const td_job *job, const td_trai
  * `status`, with its sentence. */
 TD_MUST_CHECK td_status td_train_give_way(td_comm *comm, td_status status);
 
-/* Loss and accuracy over a data set; collective, the same at every rank. */
+/* What the parameters are worth over a data set; collective, the same at every rank. */
 typedef struct td_score {
     double loss, accuracy, weight;
+    double auc; /* math/auc.h, every sample as one; NaN where there are not two classes */
 } td_score;
 TD_MUST_CHECK td_status td_evaluate(td_comm *comm, const td_dataset *data,
                                     const td_normalise *normalise, size_t batch, int leaves,

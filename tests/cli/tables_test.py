@@ -2,9 +2,17 @@
 """Tables with names, categories and missing values."""
 import json
 import os
+import random
 import unittest
 
 from harness import TOP, main, new_run, tandem
+
+
+def area(scores, positive):
+    """Under the ROC curve: the share of pairs in the right order, ties half."""
+    pairs = [(a > b) + (a == b) / 2 for a, p in zip(scores, positive) if p
+             for b, q in zip(scores, positive) if not q]
+    return sum(pairs) / len(pairs)
 
 
 class Tables(unittest.TestCase):
@@ -118,6 +126,28 @@ class Tables(unittest.TestCase):
             f.write("0 7:1\n")
         self.assertIn("index 7 is beyond the 7 features", tandem("eval", "--run", run, "--data", path,
                                                                expect=2).stderr)
+
+    def test_two_classes_have_an_area_under_the_curve(self):
+        draw = random.Random(5)
+        drawn = [(draw.gauss(0, 1), draw.choice("abc")) for _ in range(900)]
+        lines = [f"{x:.3f},{c},{'yes' if x + (c == 'b') + draw.gauss(0, 2) > 0 else 'no'}\n" for x, c in drawn]
+        path = self.table("train.csv", lines[:500], head="x,c,label\n")
+        test = self.table("test.csv", lines[500:], head="x,c,label\n")
+        positive = [line.endswith("yes\n") for line in lines[500:]]
+        for loss, at in (("softmax", 1), ("binary", 0)):
+            run = self.train(path, "--label", "label", "--loss", loss, "--holdout", "0.2")
+            done = tandem("eval", "--run", run, "--data", test)
+            name, value = done.stdout.splitlines()[-2].split()
+            self.assertEqual(name, "auc")
+            asked = tandem("predict", "--run", run, "--data", test, "--proba").stdout.splitlines()
+            scores = [float(line.split()[at]) for line in asked]
+            self.assertAlmostEqual(float(value), area(scores, positive), delta=2e-4)
+            self.assertEqual(tandem("eval", "--run", run, "--data", test, "--workers", "3").stdout, done.stdout)
+            self.assertEqual(json.loads(tandem("eval", "--run", run, "--data", test, "--json").stdout)["auc"],
+                             float(value))
+            with open(os.path.join(run, "metrics.jsonl")) as f:
+                self.assertTrue(all("auc" in row for row in map(json.loads, f) if "eval" in row))
+
 
 
 if __name__ == "__main__":
