@@ -27,7 +27,21 @@
 extern "C" {
 #endif
 
-typedef enum td_loss { TD_LOSS_SOFTMAX, TD_LOSS_SQUARED, TD_LOSS_BINARY } td_loss;
+/* Binary (the logistic loss) and hinge: two classes, one output. Poisson: the output is the
+ * logarithm of a rate, the target a count. */
+typedef enum td_loss {
+    TD_LOSS_SOFTMAX,
+    TD_LOSS_SQUARED,
+    TD_LOSS_BINARY,
+    TD_LOSS_HINGE,
+    TD_LOSS_POISSON
+} td_loss;
+TD_API extern const char *const td_loss_names[]; /* softmax squared binary hinge poisson */
+
+static inline bool td_loss_has_classes(td_loss loss)
+{
+    return loss != TD_LOSS_SQUARED && loss != TD_LOSS_POISSON;
+}
 
 typedef struct td_net td_net;
 

@@ -99,23 +99,11 @@ static void close_session(session *s)
     td_options_fini(td_job_rows, &s->job);
 }
 
-static td_status check_labels(const session *s)
-{
-    const td_data_info *info = td_dataset_info(s->data);
-    for (uint64_t i = 0; s->model.loss == TD_LOSS_SOFTMAX && i < info->samples; i++) {
-        int32_t label = td_dataset_label(s->data, i);
-        if (label < 0 || label >= s->model.classes)
-            return td_fail(TD_ERR_DATA, "%s: sample %llu is of class %d; the model knows 0 to %d",
-                           s->job.data, (unsigned long long)i, label, s->model.classes - 1);
-    }
-    return TD_OK;
-}
-
 static td_status open_eval(int argc, char **argv, session *s)
 {
     TD_TRY(read_options(TD_JOB_EVAL, argc, argv, s));
     TD_TRY(open_data(true, s));
-    return check_labels(s);
+    return td_net_model_check_targets(&s->model, s->data);
 }
 
 static td_status score_rank(td_comm *comm, void *arg)
@@ -177,15 +165,15 @@ static td_status print_row(const session *s, const float *p, size_t outputs)
 {
     bool json = s->job.json;
     size_t best = 0;
-    if (s->model.loss == TD_LOSS_SQUARED) {
+    if (!td_loss_has_classes(s->model.loss)) {
         if (json && !isfinite(p[0]))
             puts("{\"value\":null}");
         else
             printf(json ? "{\"value\":%.9g}\n" : "%.9g\n", (double)p[0]);
         return TD_OK;
     }
-    if (s->model.loss == TD_LOSS_BINARY)
-        best = p[0] > 0.5f;
+    if (s->model.loss != TD_LOSS_SOFTMAX)
+        best = p[0] > (s->model.loss == TD_LOSS_HINGE ? 0 : 0.5f);
     else
         for (size_t c = 1; c < outputs; c++)
             if (p[c] > p[best]) best = c;

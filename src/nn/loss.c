@@ -3,12 +3,17 @@
  *   softmax: -log softmax(x)[label]            gradient softmax(x) - one-hot(label)
  *   binary:  -log of the logistic function of x (label 1) or of -x (label 0)
  *                                              gradient logistic(x) - label
+ *   hinge:   max(0, 1 - x) (label 1) or max(0, 1 + x) (label 0)
+ *                                              gradient -1 or 1 where the loss is not 0
  *   squared: sum of (x - target)^2             gradient 2 (x - target)
+ *   poisson: sum of exp(x) - target x          gradient exp(x) - target
  * each times the row's weight. Totals are kept in double precision. */
 #include "nn/internal.h"
 
 #include <math.h>
 #include <string.h>
+
+const char *const td_loss_names[] = {"softmax", "squared", "binary", "hinge", "poisson", NULL};
 
 /* Natural logarithm by its series in (m - 1) / (m + 1): the C library's differs in its last bits
  * between versions, and the loss decides which model is kept. NaN and infinity pass through. */
@@ -21,6 +26,16 @@ static double log_(double x)
     double s = (m - 1) / (m + 1), z = s * s, sum = 0;
     for (int k = 21; k >= 1; k -= 2) sum = sum * z + 1.0 / k;
     return exponent * 0.69314718055994531 + 2 * s * sum;
+}
+
+/* The exponential, by its series around the nearest multiple of log 2, for the same reason. */
+static double exp_(double x)
+{
+    if (!(x > -700 && x < 700)) return x < 0 ? 0 : x > 0 ? INFINITY : x;
+    double k = rint(x * 1.4426950408889634), sum = 0;
+    double r = (x - k * 0.693147180369123816490) - k * 1.90821492927058770002e-10;
+    for (int n = 14; n >= 1; n--) sum = (sum + 1) * r / n;
+    return ldexp(sum + 1, (int)k);
 }
 
 static double row_loss(double p) /* of a float's probability; 0 is taken for the least float */
@@ -71,6 +86,14 @@ static double binary_row(float x, float y, float weight, float *dx, bool *correc
     return y * row_loss(p[0]) + (1 - y) * row_loss(p[1]);
 }
 
+static double hinge_row(float x, float y, float weight, float *dx, bool *correct)
+{
+    double sign = y > 0.5f ? 1 : -1, short_of = 1 - sign * (double)x;
+    if (dx) *dx = short_of > 0 ? (float)-sign * weight : 0;
+    *correct = (x > 0) == (y > 0.5f);
+    return short_of <= 0 ? 0 : short_of; /* NaN stays */
+}
+
 void td_loss_rows(td_loss loss, size_t outputs, const td_net_pass *pass, size_t begin, size_t end,
                   const float *logits, float *dlogits, double values[TD_LEAF_VALUES])
 {
@@ -85,11 +108,21 @@ void td_loss_rows(td_loss loss, size_t outputs, const td_net_pass *pass, size_t 
         case TD_LOSS_SOFTMAX:
             one = softmax_row(outputs, x, pass->label[r], weight, dx, &correct);
             break;
-        case TD_LOSS_BINARY: {
+        case TD_LOSS_BINARY:
+        case TD_LOSS_HINGE: {
             float y = pass->label ? (float)(pass->label[r] > 0) : pass->target[r];
-            one = binary_row(*x, y, weight, dx, &correct);
+            one = loss == TD_LOSS_BINARY ? binary_row(*x, y, weight, dx, &correct)
+                                         : hinge_row(*x, y, weight, dx, &correct);
             break;
         }
+        case TD_LOSS_POISSON:
+            for (size_t o = 0; o < outputs; o++) {
+                double target = pass->target ? (double)pass->target[r] : pass->label[r];
+                double rate = exp_((double)x[o]);
+                one += rate - target * (double)x[o];
+                if (dx) dx[o] = (float)((double)weight * (rate - target));
+            }
+            break;
         case TD_LOSS_SQUARED:
             for (size_t o = 0; o < outputs; o++) {
                 float target = pass->target ? pass->target[r] : (float)pass->label[r];
@@ -106,4 +139,14 @@ void td_loss_rows(td_loss loss, size_t outputs, const td_net_pass *pass, size_t 
     values[TD_LEAF_LOSS] = total;
     values[TD_LEAF_WEIGHT] = weights;
     values[TD_LEAF_CORRECT] = right;
+}
+
+void td_net_probabilities(const td_net *net, size_t rows, float *logits)
+{
+    size_t outputs = td_net_outputs(net);
+    const td_kernels *k = td_kernels_best();
+    if (net->loss == TD_LOSS_SOFTMAX) k->softmax(rows, outputs, logits, logits);
+    if (net->loss == TD_LOSS_BINARY) k->sigmoid(rows * outputs, logits, logits);
+    for (size_t i = 0; net->loss == TD_LOSS_POISSON && i < rows * outputs; i++)
+        logits[i] = (float)exp_((double)logits[i]);
 }

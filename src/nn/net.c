@@ -404,11 +404,3 @@ const float *td_net_evaluate(const td_net *net, td_net_lane *lane, const td_net_
     if (pass->leaf_values) loss_of_leaves(net, pass, logits, NULL);
     return logits;
 }
-
-void td_net_probabilities(const td_net *net, size_t rows, float *logits)
-{
-    size_t outputs = td_net_outputs(net);
-    const td_kernels *k = td_kernels_best();
-    if (net->loss == TD_LOSS_SOFTMAX) k->softmax(rows, outputs, logits, logits);
-    if (net->loss == TD_LOSS_BINARY) k->sigmoid(rows * outputs, logits, logits);
-}

@@ -27,7 +27,7 @@ typedef struct td_net_pass {
     const float *params;    /* [params] */
     size_t rows;            /* of this pass */
     const float *x;         /* [rows][features], images [channels][height][width] */
-    const int32_t *label;   /* [rows], for softmax and binary; or */
+    const int32_t *label;   /* [rows], for losses that have classes; or */
     const float *target;    /* [rows] */
     const float *weight;    /* [rows] or NULL: 1 each */
     const uint64_t *sample; /* [rows], names each row's random stream */
@@ -50,8 +50,8 @@ void td_net_gradient(const td_net *net, td_net_lane *lane, const td_net_pass *pa
  * the lane until its next pass) and, where leaf_values is given, loss totals per leaf. */
 const float *td_net_evaluate(const td_net *net, td_net_lane *lane, const td_net_pass *pass);
 
-/* Logits to probabilities (softmax), or the logistic function, or as they are (squared). In place.
- */
+/* Logits to probabilities (softmax, binary), rates (poisson), or as they are (squared, hinge). In
+ * place. */
 void td_net_probabilities(const td_net *net, size_t rows, float *logits);
 
 /* Seconds in forward and backward since the lane was made. */

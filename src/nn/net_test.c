@@ -43,7 +43,7 @@ static void make(fixture *f, const char *arch, size_t c, size_t h, size_t w, td_
         f->target[r] = td_rng_normal(&rng);
         f->weight[r] = 0.5f + td_rng_unit(&rng);
         f->label[r] = (int32_t)td_rng_below(&rng, (uint32_t)td_net_outputs(f->net));
-        if (loss == TD_LOSS_BINARY) f->label[r] = (int32_t)(r & 1);
+        if (loss == TD_LOSS_BINARY || loss == TD_LOSS_HINGE) f->label[r] = (int32_t)(r & 1);
         f->sample[r] = 100 + r;
     }
     assert_ok(td_net_init(f->net, "he", 3, f->params));
@@ -67,8 +67,8 @@ static td_net_pass pass_of(fixture *f, td_loss loss)
         .params = f->params,
         .rows = MAX_ROWS,
         .x = f->x,
-        .label = loss == TD_LOSS_SQUARED ? NULL : f->label,
-        .target = loss == TD_LOSS_SQUARED ? f->target : NULL,
+        .label = td_loss_has_classes(loss) ? f->label : NULL,
+        .target = td_loss_has_classes(loss) ? NULL : f->target,
         .weight = f->weight,
         .sample = f->sample,
         .seed = 1,
@@ -98,6 +98,8 @@ static const struct {
     {"dense:4", 5, 1, 1, TD_LOSS_SOFTMAX},
     {"dense:7 tanh dense:1", 5, 1, 1, TD_LOSS_SQUARED},
     {"dense:7 sigmoid dense:1", 5, 1, 1, TD_LOSS_BINARY},
+    {"dense:7 tanh dense:1", 5, 1, 1, TD_LOSS_HINGE},
+    {"dense:7 tanh dense:1", 5, 1, 1, TD_LOSS_POISSON},
     {"dense:6 gelu dense:6 tanh dense:3", 4, 1, 1, TD_LOSS_SOFTMAX},
     {"dense:8 dropout:0.4 tanh dense:3", 4, 1, 1, TD_LOSS_SOFTMAX},
     {"dense:6 ln gelu dense:3", 4, 1, 1, TD_LOSS_SOFTMAX},

@@ -240,6 +240,8 @@ static double reference_row_loss(const td_net *net, const td_net_pass *pass, siz
         for (size_t o = 0; o < n; o++) sum += exp(x[o] - x[pass->label[row]]);
         return log(sum);
     case TD_LOSS_BINARY: return log1p(exp(pass->label[row] ? -*x : *x));
+    case TD_LOSS_HINGE: return fmax(0, 1 - (pass->label[row] ? *x : -*x));
+    case TD_LOSS_POISSON: return exp(*x) - pass->target[row] * *x;
     case TD_LOSS_SQUARED:
         for (size_t o = 0; o < n; o++) sum += pow(x[o] - pass->target[row], 2);
     }

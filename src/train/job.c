@@ -15,7 +15,8 @@
 #define ALL (TD_JOB_FILE | TD_JOB_TRAIN)
 #define READ (ALL | TD_JOB_EVAL | TD_JOB_PREDICT)
 
-static const char *const losses[] = {"auto", "softmax", "squared", "binary", NULL};
+static const char *const losses[] = {"auto",  "softmax", "squared", "binary",
+                                     "hinge", "poisson", NULL}; /* "auto", then by td_loss */
 static const char *const keeps[] = {"auto", "last", "best", NULL};
 static const char *const on_hangs[] = {"abort", "wait", "kill", NULL}; /* by td_on_hang */
 

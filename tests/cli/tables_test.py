@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Tables with names, categories and missing values."""
 import json
+import math
 import os
 import random
 import unittest
@@ -148,6 +149,33 @@ class Tables(unittest.TestCase):
             with open(os.path.join(run, "metrics.jsonl")) as f:
                 self.assertTrue(all("auc" in row for row in map(json.loads, f) if "eval" in row))
 
+    def test_losses_by_name(self):
+        draw = random.Random(7)
+        lines = []
+        for _ in range(600):
+            x = draw.uniform(-1, 1)
+            count = sum(draw.random() < math.exp(1 + x) / 100 for _ in range(100))
+            lines.append(f"{x:.4f},{count}\n")
+        path = self.table("counts.csv", lines, head="x,label\n")
+        words = ("--label", "label", "--label-kind", "value", "--model", "dense:1", "--epochs", "40",
+                 "--batch", "100", "--lr", "0.05")
+        run = self.train(path, *words, "--loss", "poisson")
+        rates = [float(line) for line in tandem("predict", "--run", run, "--data", path).stdout.split()]
+        counts = [int(line.split(",")[1]) for line in lines]
+        self.assertAlmostEqual(sum(rates) / sum(counts), 1, delta=0.02)  # as at the optimum
+        self.assertLess(min(rates), max(rates) / 4)                      # e^2 were it exact
+        lines[3] = "0.5,-1\n"
+        done = tandem("train", "--data", self.table("counts.csv", lines, head="x,label\n"), *words,
+                      "--loss", "poisson", "--run", new_run(), expect=2)
+        self.assertIn("counts.csv: sample 3 has -1, where --loss poisson needs counts", done.stderr)
+        self.table("two.csv", [f"{x},{'yes' if x > 3 else 'no'}\n" for x in range(7)] * 20, head="x,label\n")
+        two = os.path.join(TOP, "two.csv")
+        run = self.train(two, "--model", "dense:1", "--loss", "hinge", "--epochs", "30")
+        self.assertRegex(tandem("eval", "--run", run, "--data", two).stdout, r"(?m)^accuracy 1.0000 loss ")
+        self.assertEqual(set(tandem("predict", "--run", run, "--data", two).stdout.split()), {"yes", "no"})
+        done = tandem("train", "--data", self.table("three.csv", self.rows(30)), "--label", "label",
+                      "--model", "dense:1", "--loss", "hinge", "--run", new_run(), expect=2)
+        self.assertIn("--loss hinge needs two classes, not 3", done.stderr)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@
 #include <string.h>
 
 static const char file_name[] = "model.safetensors";
-static const char *const loss_names[] = {"softmax", "squared", "binary"};
 
-static td_status choose_loss(const td_job *job, const td_data_info *info, td_net_model *m)
+static td_status choose_loss(const td_job *job, const td_dataset *data, td_net_model *m)
 {
+    const td_data_info *info = td_dataset_info(data);
     m->classes = info->classes;
     m->loss = info->classes ? TD_LOSS_SOFTMAX : TD_LOSS_SQUARED;
     if (job->loss) m->loss = (td_loss)(job->loss - 1);
@@ -21,8 +21,25 @@ static td_status choose_loss(const td_job *job, const td_data_info *info, td_net
                        "--loss softmax needs classes, and %s has numbers to predict; "
                        "use squared, or --label-kind class",
                        info->path ? info->path : "the data");
-    if (m->loss == TD_LOSS_BINARY && info->classes != 2)
-        return td_fail(TD_ERR_ARG, "--loss binary needs two classes, not %d", info->classes);
+    if ((m->loss == TD_LOSS_BINARY || m->loss == TD_LOSS_HINGE) && info->classes != 2)
+        return td_fail(TD_ERR_ARG, "--loss %s needs two classes, not %d", td_loss_names[m->loss],
+                       info->classes);
+    return td_net_model_check_targets(m, data);
+}
+
+td_status td_net_model_check_targets(const td_net_model *m, const td_dataset *data)
+{
+    const td_data_info *info = td_dataset_info(data);
+    const char *path = info->path ? info->path : "the data";
+    for (uint64_t i = 0; i < info->samples; i++) {
+        int32_t label = td_dataset_label(data, i);
+        if (m->loss == TD_LOSS_SOFTMAX && (label < 0 || label >= m->classes))
+            return td_fail(TD_ERR_DATA, "%s: sample %llu is of class %d; the model knows 0 to %d",
+                           path, (unsigned long long)i, label, m->classes - 1);
+        if (m->loss == TD_LOSS_POISSON && td_dataset_target(data, i) < 0)
+            return td_fail(TD_ERR_DATA, "%s: sample %llu has %g, where --loss poisson needs counts",
+                           path, (unsigned long long)i, (double)td_dataset_target(data, i));
+    }
     return TD_OK;
 }
 
@@ -81,7 +98,7 @@ td_status td_net_model_create(const td_job *job, const td_dataset *data, td_net_
     td_net_model m = {.rank = info->rank};
     td_status status;
     memcpy(m.shape, info->shape, sizeof m.shape);
-    TD_GOTO(choose_loss(job, info, &m));
+    TD_GOTO(choose_loss(job, data, &m));
     TD_GOTO(make_net(&m, job->model));
     TD_GOTO(copy_names(&m, info->class_names));
     TD_GOTO(td_normalise_fit(data, (td_normalise_mode)job->normalise, &m.normalise));
@@ -147,7 +164,7 @@ static json_t *manifest_of(const td_net_model *m, json_t *metrics)
 {
     const td_normalise *n = &m->normalise;
     return json_pack("{s:s, s:s, s:s, s:o, s:i, s:o, s:{s:s, s:o, s:o, s:o}, s:O, s:O, s:O}",
-                     "model", "net", "arch", td_net_arch(m->net), "loss", loss_names[m->loss],
+                     "model", "net", "arch", td_net_arch(m->net), "loss", td_loss_names[m->loss],
                      "shape", shape_json(m), "classes", m->classes, "class_names", names_json(m),
                      "normalise", "mode", td_normalise_names[n->mode], "mean",
                      floats(n->mean, n->n), "scale", floats(n->scale, n->n), "fill",
@@ -236,8 +253,8 @@ static td_status read_manifest(const char *folder, json_t *state, td_net_model *
     for (int d = 0; d < m->rank; d++)
         m->shape[d] = (size_t)json_integer_value(json_array_get(shape, (size_t)d));
     int l = 0;
-    while (l < 3 && strcmp(loss_names[l], loss) != 0) l++;
-    if (l == 3)
+    while (td_loss_names[l] && strcmp(td_loss_names[l], loss) != 0) l++;
+    if (!td_loss_names[l])
         return td_fail(TD_ERR_CORRUPT, "%s/manifest.json: unknown loss \"%s\"", folder, loss);
     m->loss = (td_loss)l;
     m->data = json_incref(data), m->metrics = json_incref(metrics);

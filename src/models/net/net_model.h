@@ -33,6 +33,9 @@ void td_net_model_close(td_net_model *model); /* a zeroed one is fine */
 
 /* TD_ERR_DATA when the data's samples are not what the model was made for. */
 TD_MUST_CHECK td_status td_net_model_fits(const td_net_model *model, const td_dataset *data);
+/* TD_ERR_DATA when a label is outside of the loss's domain. */
+TD_MUST_CHECK td_status td_net_model_check_targets(const td_net_model *model,
+                                                   const td_dataset *data);
 
 /* A rank's place to compute in: lanes for `leaves` of batches of `batch` samples. */
 typedef struct td_net_place td_net_place;

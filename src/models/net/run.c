@@ -74,7 +74,7 @@ static td_status evaluate(void *self, const td_net_pass *whole)
             pass.sample = NULL;
             pass.leaves = 1, pass.leaf_row = range, pass.leaf_values = values;
             const float *logits = td_net_evaluate(p->model->net, p->lane[0], &pass);
-            bool one = p->model->loss == TD_LOSS_BINARY;
+            bool one = p->model->loss != TD_LOSS_SOFTMAX;
             for (size_t r = 0; whole->score && r < pass.rows; r++)
                 whole->score[at + r] = one ? logits[r] : logits[2 * r + 1] - logits[2 * r];
             for (int v = 0; v < TD_LEAF_VALUES; v++) to[v] += values[v];
@@ -121,8 +121,8 @@ static td_task task_of(td_net_place *place, float *params)
     td_task task = {
         .oracle = {.self = place, .params = td_net_params(m->net), .gradient = gradient},
         .params = params,
-        .classes = m->loss != TD_LOSS_SQUARED,
-        .two = m->loss != TD_LOSS_SQUARED && m->classes == 2,
+        .classes = td_loss_has_classes(m->loss),
+        .two = td_loss_has_classes(m->loss) && m->classes == 2,
         .arch = td_net_arch(m->net),
         .evaluate = evaluate,
         .save = save,
