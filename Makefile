@@ -15,7 +15,7 @@ endif
 
 $(BUILD)/build.ninja:
 	@./setup.sh
-	@$(MESON) $(BUILD) >/dev/null
+	@$(MESON) $(BUILD) >.deps/meson.log 2>&1 || { cat .deps/meson.log >&2; exit 1; }
 
 demo:
 	@./setup.sh demo
@@ -40,6 +40,7 @@ bench:
 install: build
 	@meson configure $(BUILD) -Dprefix="$(abspath $(PREFIX))"
 	@meson install -C $(BUILD) --quiet
+	@if [ -z "$$DESTDIR" ] && [ "$$(id -u)" = 0 ] && command -v ldconfig >/dev/null; then ldconfig; fi
 
 fuzz:
 	@./setup.sh fuzz
@@ -59,7 +60,8 @@ lint:
 	@./setup.sh lint
 	@python3 tests/layers_test.py
 	@git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror
-	@for cc in gcc clang; do CC=$$cc $(MESON) -Dwerror=true build-lint-$$cc >/dev/null 2>&1; \
+	@for cc in gcc clang; do { [ -e build-lint-$$cc/build.ninja ] || \
+	    CC=$$cc $(MESON) -Dwerror=true build-lint-$$cc >.deps/meson.log 2>&1 || { cat .deps/meson.log >&2; exit 1; }; }; \
 	    ninja -C build-lint-$$cc --quiet || exit 1; done
 
 clean:

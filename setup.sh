@@ -43,6 +43,9 @@ esac
 install() { # install PACKAGE...: through apt, as root or with sudo; else says what is to be done
     if ! command -v apt-get >/dev/null; then
         echo "setup: install what your system calls: $*" >&2
+        case "$*" in *dataset-fashion-mnist*)
+            echo "setup: where it has no dataset-fashion-mnist, put Fashion-MNIST's four .gz files into /usr/share/datasets/fashion-mnist" >&2 ;;
+        esac
         return 1
     fi
     local as_root=""

@@ -22,14 +22,14 @@ ROWS = {
     "softmax": (FASHION, 84.0, ["--model", "softmax", "--epochs", "5", *COSINE]),
     "mlp": (FASHION, 88.5, ["--model", "mlp", "--epochs", "10", *COSINE]),
     "lenet": (FASHION, 91.0, ["--model", "lenet", "--epochs", "5", *PLAIN]),
-    "resnet20": (FASHION, 89.0, ["--model", "resnet20", "--epochs", "2", *COSINE]),  # beats mlp
+    "resnet20": (FASHION, 89.0, ["--model", "resnet20", "--epochs", "2", *COSINE]),  # and mlp's
     "mnist-lenet": (MNIST, 99.1, [os.path.join(EXAMPLES, "mnist-lenet.yaml")]),
     "mnist-mirrored": (MNIST, 97.5, [os.path.join(EXAMPLES, "mnist-mirrored.yaml")]),
 }
 
 
 def main():
-    missed = 0
+    missed, shares = 0, {}
     print("model\taccuracy %\tat least")
     with tempfile.TemporaryDirectory() as top:
         for name, (data, least, words) in ROWS.items():
@@ -40,8 +40,11 @@ def main():
             text = subprocess.run([TANDEM, "eval", "--run", run, "--data", data], check=True,
                                   capture_output=True, text=True).stdout
             share = 100 * float(re.search(r"accuracy ([\d.]+)", text.splitlines()[-1])[1])
+            shares[name] = share
+            if name == "resnet20":
+                least = max(least, shares.get("mlp", 0))
             missed += share < least
-            print(f"{name}\t{share:.2f}\t{least}", flush=True)
+            print(f"{name}\t{share:.2f}\t{least:.2f}", flush=True)
     return missed > 0
 
 

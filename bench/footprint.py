@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Memory of the four-worker demo: the peak of the whole process, in MB.
+"""Memory of the four-worker demo: the peak of the whole process, in MB. Ends with status 1 above 400.
 
     footprint.py TANDEM DATA"""
 import resource
@@ -12,4 +12,6 @@ with tempfile.TemporaryDirectory() as top:
     subprocess.run([TANDEM, "train", "--data", DATA, "--model", "lenet", "--workers", "4",
                     "--threads", "1", "--steps", "60", "--batch", "128", "--optimizer", "sgd",
                     "--lr", "0.05", "--momentum", "0.9", "--run", top + "/run", "--quiet"], check=True)
-print(f"lenet, 4 workers, peak MB\t{resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f}")
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+print(f"lenet, 4 workers, peak MB\t{peak:.0f}")
+sys.exit(peak > 400)

@@ -5,8 +5,10 @@ cd "$(dirname "$0")/.."
 build=${1:-build}
 if [ ! -x .deps/torch/bin/python ]; then
     echo "bench: fetching the peers (several GB)" >&2
-    python3 -m venv .deps/torch
-    .deps/torch/bin/pip install -q --disable-pip-version-check -r bench/requirements.txt
+    rm -rf .deps/torch.part
+    python3 -m venv .deps/torch.part
+    .deps/torch.part/bin/python -m pip install -q --disable-pip-version-check -r bench/requirements.txt
+    mv .deps/torch.part .deps/torch
 fi
 python3 bench/train.py "$build/tandem" .deps/torch/bin/python "${ROUNDS:-5}"
 
@@ -32,6 +34,10 @@ echo "# operations beside their rank, and the record"
 echo
 echo "# checkpoints"
 python3 bench/checkpoint_bench.py "$build/tandem" /usr/share/datasets/fashion-mnist
+
+echo
+echo "# from a fresh clone to the demo's first line of progress"
+python3 bench/fresh.py
 
 echo
 echo "# memory"

@@ -174,23 +174,27 @@ void td_option_text(const td_option *row, const void *config, char *text, size_t
 
 /* --- the nearest word --- */
 
-static size_t distance(const char *a, const char *b) /* Levenshtein's, for short words */
+/* Of short words: letters changed, added, left out, or exchanged with their neighbour (Damerau, "A
+ * technique for computer detection and correction of spelling errors", 1964). */
+static size_t distance(const char *a, const char *b)
 {
     enum { MOST = 40 };
-    size_t row[MOST + 1], n = strlen(b);
-    if (n > MOST || strlen(a) > MOST) return SIZE_MAX;
-    for (size_t j = 0; j <= n; j++) row[j] = j;
-    for (size_t i = 0; a[i]; i++) {
-        size_t corner = row[0];
-        row[0] = i + 1;
-        for (size_t j = 0; j < n; j++) {
-            size_t change = corner + (a[i] != b[j]);
-            corner = row[j + 1];
-            size_t least = row[j] < row[j + 1] ? row[j] : row[j + 1];
-            row[j + 1] = change < least + 1 ? change : least + 1;
+    size_t rows[3][MOST + 1], n = strlen(b), m = strlen(a);
+    if (n > MOST || m > MOST) return SIZE_MAX;
+    for (size_t j = 0; j <= n; j++) rows[0][j] = j;
+    for (size_t i = 1; i <= m; i++) {
+        size_t *row = rows[i % 3], *above = rows[(i - 1) % 3], *second = rows[(i + 1) % 3];
+        row[0] = i;
+        for (size_t j = 1; j <= n; j++) {
+            size_t least = above[j - 1] + (a[i - 1] != b[j - 1]);
+            if (row[j - 1] + 1 < least) least = row[j - 1] + 1;
+            if (above[j] + 1 < least) least = above[j] + 1;
+            bool crossed = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+            if (crossed && second[j - 2] + 1 < least) least = second[j - 2] + 1;
+            row[j] = least;
         }
     }
-    return row[n];
+    return rows[m % 3][n];
 }
 
 const char *td_nearest(const char *word, const char *const *candidates)

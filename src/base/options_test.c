@@ -104,6 +104,17 @@ static void defaults_are_those_of_the_rows(void **state)
     td_options_fini(rows, &c); /* twice is fine */
 }
 
+static void nothing_is_said_twice(void **state)
+{
+    (void)state;
+    assert_fails(TD_ERR_ARG, "job.yaml:3: \"batch\" is there twice",
+                 yaml("train:\n  batch: 32\n  batch: 64\n"));
+    assert_fails(TD_ERR_ARG, "job.yaml:4: a job file holds one document",
+                 yaml("train:\n  batch: 32\n---\ntrain:\n  batch: 64\n"));
+    assert_ok(yaml("---\ntrain:\n  batch: 32\n...\n"));
+    assert_int_equal(c.batch, 32);
+}
+
 static void periods(void **state)
 {
     (void)state;
@@ -395,6 +406,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(defaults_are_those_of_the_rows),
+        TEST(nothing_is_said_twice),
         TEST(periods),
         TEST(values_of_every_type),
         TEST(bad_values_change_nothing),

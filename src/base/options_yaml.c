@@ -68,6 +68,12 @@ static td_status unknown_group(const reading *r, yaml_document_t *doc, const yam
     return unknown(r, name, line);
 }
 
+static bool same_scalar(const yaml_node_t *a, const yaml_node_t *b)
+{
+    return a->type == YAML_SCALAR_NODE && a->data.scalar.length == b->data.scalar.length &&
+           !memcmp(a->data.scalar.value, b->data.scalar.value, b->data.scalar.length);
+}
+
 static td_status read_mapping(reading *r, yaml_document_t *doc, yaml_node_t *map)
 {
     size_t base = strlen(r->name);
@@ -79,6 +85,9 @@ static td_status read_mapping(reading *r, yaml_document_t *doc, yaml_node_t *map
         if (key->type != YAML_SCALAR_NODE || base + key->data.scalar.length + 2 > sizeof r->name)
             return td_fail(TD_ERR_ARG, "%s:%zu: a plain name was expected", r->path, line);
         const char *name = (const char *)key->data.scalar.value;
+        for (yaml_node_pair_t *q = map->data.mapping.pairs.start; q < p; q++)
+            if (same_scalar(yaml_document_get_node(doc, q->key), key))
+                return td_fail(TD_ERR_ARG, "%s:%zu: \"%s\" is there twice", r->path, line, name);
         if (value->type == YAML_SCALAR_NODE) {
             if (strlen((const char *)value->data.scalar.value) != value->data.scalar.length)
                 return td_fail(TD_ERR_ARG, "%s:%zu: \"%s\" holds a zero byte", r->path, line, name);
@@ -117,6 +126,14 @@ td_status td_options_read_yaml(const td_option *rows, void *config, unsigned whe
     else if (root)
         status = read_mapping(&r, &doc, root);
     yaml_document_delete(&doc);
+    if (status == TD_OK && yaml_parser_load(&parser, &doc)) {
+        root = yaml_document_get_root_node(&doc);
+        if (root)
+            status =
+                td_fail(TD_ERR_ARG, "%s:%zu: a job file holds one document, here begins a second",
+                        path, root->start_mark.line + 1);
+        yaml_document_delete(&doc);
+    }
     yaml_parser_delete(&parser);
     return status;
 }

@@ -36,6 +36,8 @@ TD_MUST_CHECK td_status td_cli_read_train(int argc, char **argv, td_job *job);
 /* The job's data options as a data configuration; borrows the job's texts. */
 TD_MUST_CHECK td_status td_cli_data_config(const td_job *job, td_split split,
                                            const td_dataset *like, td_data_config *out);
+/* Labels that were read by themselves as something that they are perhaps not. */
+void td_cli_warn_of_labels(const td_job *job, const td_dataset *train);
 /* Runs `fn` on the ranks that mpiexec started, or on `workers` threads. `prepared` is the result of
  * what this process has done for it before: where it failed on a rank, none runs. Mistakes (exit
  * code 2) are the same at all ranks of fn; under MPI they are told here and leave no last error. */

@@ -111,17 +111,21 @@ static td_status score_rank(td_comm *comm, void *arg)
     session *s = arg;
     td_score score;
     char loss[32] = "null", auc[40] = ""; /* JSON has no NaN */
+    bool classes = td_loss_has_classes(s->model.loss);
     TD_TRY(td_net_model_score(comm, &s->job, s->data, &s->model, &score));
     if (td_comm_rank(comm) != 0) return TD_OK;
     if (isfinite(score.loss)) snprintf(loss, sizeof loss, "%.9g", score.loss);
     if (!isnan(score.auc))
         snprintf(auc, sizeof auc, s->job.json ? ",\"auc\":%.6f" : "auc %.6f\n", score.auc);
-    if (s->job.json)
+    if (s->job.json && classes)
         printf("{\"accuracy\":%.6f,\"loss\":%s,\"samples\":%.0f%s}\n", score.accuracy, loss,
                score.weight, auc);
+    else if (s->job.json)
+        printf("{\"loss\":%s,\"samples\":%.0f}\n", loss, score.weight);
+    else if (classes)
+        printf("%saccuracy %.4f loss %.6f\n", auc, score.accuracy, score.loss);
     else
-        fputs(auc, stdout);
-    if (!s->job.json) printf("accuracy %.4f loss %.6f\n", score.accuracy, score.loss);
+        printf("loss %.6f\n", score.loss);
     return fflush(stdout) == 0 ? TD_OK : td_fail_errno("cannot write the result");
 }
 

@@ -39,8 +39,39 @@ static void print_slots(const td_net_model *m, bool json)
                td_net_arch(m->net));
 }
 
-/* Losses of the intervals in metrics.jsonl, in order. */
-static int read_losses(const char *run, double *loss)
+/* Seconds of a run's intervals, by what they went into. */
+static const char *const parts[] = {"input", "forward", "backward",  "wait",
+                                    "move",  "update",  "checkpoint"};
+enum { PARTS = sizeof parts / sizeof *parts };
+typedef struct spent {
+    double all, part[PARTS];
+} spent;
+
+static void add_times(spent *s, const json_t *row)
+{
+    char name[32];
+    s->all += json_number_value(json_object_get(row, "seconds"));
+    for (int i = 0; i < PARTS; i++) {
+        snprintf(name, sizeof name, "%s_s", parts[i]);
+        s->part[i] += json_number_value(json_object_get(row, name));
+    }
+}
+
+static void print_times(const spent *s)
+{
+    double rest = 100;
+    if (s->all <= 0) return;
+    printf("time: %.3g s;", s->all);
+    for (int i = 0; i < PARTS; i++) {
+        double share = 100 * s->part[i] / s->all;
+        rest -= share;
+        printf(" %s %.1f%%,", parts[i], share);
+    }
+    printf(" other %.1f%% (of rank 0)\n", rest > 0 ? rest : 0);
+}
+
+/* Losses of the intervals in metrics.jsonl, in order; prints evaluations. */
+static int read_losses(const char *run, double *loss, spent *times)
 {
     char path[TD_PATH_MAX], *text;
     size_t size;
@@ -51,6 +82,7 @@ static int read_losses(const char *run, double *loss)
     for (char *line = text; line && *line && n < MOST_POINTS;) {
         char *end = strchr(line, '\n');
         json_t *row = json_loadb(line, end ? (size_t)(end - line) : strlen(line), 0, NULL);
+        if (row) add_times(times, row);
         if (row && !json_object_get(row, "eval") && json_is_number(json_object_get(row, "loss")))
             loss[n++] = json_number_value(json_object_get(row, "loss"));
         else if (row && json_object_get(row, "eval"))
@@ -104,8 +136,10 @@ td_status td_cmd_inspect(int argc, char **argv)
     print_slots(&model, job.json);
     if (job.json) goto out;
     loss = td_calloc(MOST_POINTS, sizeof *loss);
-    int n = loss ? read_losses(run[0], loss) : 0;
+    spent times = {0};
+    int n = loss ? read_losses(run[0], loss, &times) : 0;
     if (n) draw(loss, n);
+    print_times(&times);
 out:
     td_free(loss);
     td_net_model_close(&model);

@@ -183,6 +183,8 @@ static td_status run_rank(td_comm *comm, void *arg)
                           .normalise = &s->model.normalise,
                           .hooks = &hooks};
     if (!td_comm_joined(comm, td_comm_rank(comm))) TD_TRY(check_workers(s, td_comm_size(comm)));
+    if (td_comm_rank(comm) == 0 && !td_comm_joined(comm, 0) && !s->job.resume)
+        td_cli_warn_of_labels(&s->job, s->train);
     td_status status = td_net_model_train(comm, &s->job, &data, &s->model, &stop_signal);
     /* mpiexec ends a job with its first process; threads end together. */
     if (td_comm_launched_by_mpi()) status = td_run_folder_failed(&s->folder, status);

@@ -1,9 +1,12 @@
 /* From a job's options to data sets. */
+#include "base/alloc.h"
 #include "base/error.h"
 #include "base/fs.h"
+#include "base/log.h"
 #include "cli/cli.h"
 
 #include <dirent.h>
+#include <math.h>
 #include <string.h>
 
 static td_status by_name(const char *what, const char *word, const char *const *names, int *out)
@@ -40,6 +43,51 @@ td_status td_cli_data_config(const td_job *job, td_split split, const td_dataset
         .cache = job->cache,
     };
     return TD_OK;
+}
+
+static void warn_of_gaps(const char *path, const td_dataset *data, int classes)
+{
+    uint64_t samples = td_dataset_info(data)->samples;
+    bool *seen = td_calloc((size_t)classes, sizeof *seen);
+    int missing = classes;
+    for (uint64_t i = 0; seen && i < samples; i++) {
+        int32_t label = td_dataset_label(data, i);
+        missing -= !seen[label];
+        seen[label] = true;
+    }
+    if (seen && missing > 0)
+        td_warn("%s: labels run from 0 to %d, but %d of these %d classes have no sample", path,
+                classes - 1, missing, classes);
+    td_free(seen);
+}
+
+static void warn_of_numbers(const char *path, const td_dataset *data)
+{
+    enum { MOST = 100 };
+    float seen[MOST], low = INFINITY, high = -INFINITY;
+    uint64_t samples = td_dataset_info(data)->samples;
+    int count = 0;
+    for (uint64_t i = 0; i < samples; i++) {
+        float x = td_dataset_target(data, i);
+        int k = 0;
+        while (k < count && seen[k] != x) k++;
+        if (x != truncf(x) || k == MOST) return;
+        if (k == count) seen[count++] = x;
+        low = fminf(low, x), high = fmaxf(high, x);
+    }
+    td_warn("%s: labels are whole numbers from %g to %g and are taken for values to predict; "
+            "--label-kind class makes them classes, --label-kind value says that this is right",
+            path, (double)low, (double)high);
+}
+
+void td_cli_warn_of_labels(const td_job *job, const td_dataset *train)
+{
+    const td_data_info *info = td_dataset_info(train);
+    bool decided = job->loss || (job->label_kind && strcmp(job->label_kind, "auto") != 0);
+    if (info->classes && !info->class_names)
+        warn_of_gaps(job->data, train, info->classes);
+    else if (!info->classes && !decided)
+        warn_of_numbers(job->data, train);
 }
 
 bool td_cli_has_test(const char *path)

@@ -13,13 +13,13 @@ static void overview(void)
          "bit for bit, on 1 worker or 64.\n");
     for (const td_command *c = td_commands; c->name; c++)
         printf("  tandem %-42s %s\n", c->usage, c->help);
-    puts("\nOptions come as flags, from a job file, or as --set NAME=VALUE with the names of the "
-         "job\n"
-         "file. \"tandem help train\" lists the flags, \"tandem help job\" the names. Exit status: "
-         "0 done, 1 the machine or another "
-         "worker\n"
-         "failed, 2 a mistake in options or data, 130 or 143 stopped by a signal after a "
-         "checkpoint.");
+    puts("\nOptions come as flags, from a job file, or as --set NAME=VALUE with the job file's "
+         "names.\n"
+         "\"tandem help train\" lists the flags, \"tandem help job\" the names. Exit status: 0 "
+         "done,\n"
+         "1 the machine or another worker failed, 2 a mistake in options or data, 130 or 143 "
+         "stopped\n"
+         "by a signal after a checkpoint.");
 }
 
 static void job_names(void)
@@ -72,6 +72,26 @@ static void man_page(void)
          "operations, for tandem diagnose");
 }
 
+static void complete_flag(const td_option *row)
+{
+    const char *flag = row->flag ? row->flag : row->name;
+    printf("--%s ", flag);
+    if (row->type == TD_OPT_BOOL) printf("--no-%s ", flag);
+}
+
+/* Of the flag before the cursor: its choices; files where it takes a value and has none. */
+static void complete_values(void)
+{
+    puts("    case ${COMP_WORDS[COMP_CWORD-1]} in");
+    for (const td_option *row = td_job_rows; row->name; row++) {
+        if (row->type == TD_OPT_BOOL) continue;
+        printf("    --%s) words='", row->flag ? row->flag : row->name);
+        for (int i = 0; row->choices && row->choices[i]; i++) printf("%s ", row->choices[i]);
+        puts("' ;;");
+    }
+    puts("    esac");
+}
+
 static void completion(void)
 {
     puts(
@@ -81,12 +101,14 @@ static void completion(void)
         if (!c->where) continue;
         printf("    %s) words='", c->name);
         for (const td_option *row = td_job_rows; row->name; row++)
-            if (row->where & c->where) printf("--%s ", row->flag ? row->flag : row->name);
+            if (row->where & c->where) complete_flag(row);
         puts("--set' ;;");
     }
     fputs("    *) words='", stdout);
     for (const td_command *c = td_commands; c->name; c++) printf("%s ", c->name);
-    puts("' ;;\n    esac\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
+    puts("' ;;\n    esac");
+    complete_values();
+    puts("    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
          "    [ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- \"$cur\"))\n}\n"
          "complete -F _tandem tandem");
 }

@@ -181,7 +181,8 @@ td_status td_locate(const td_data_config *config, td_location *out)
         if (length >= TD_PATH_MAX - 16)
             return td_fail(TD_ERR_ARG, "path too long: %.200s...", config->path);
         memcpy(out->main, config->path, length + 1);
-        if (!td_path_exists(out->main)) return td_fail_errno("cannot open %s", out->main);
+        if (!td_path_exists(out->main))
+            return td_fail(TD_ERR_DATA, "there is no file or folder %s", out->main);
         out->reader = config->format == TD_FORMAT_AUTO ? reader_by_name(out->main)
                                                        : td_reader_find(config->format);
         bool pairs = out->reader && !wants_no_label(config) &&

@@ -31,8 +31,9 @@ const td_option td_job_rows[] = {
     {"data.format", "format", TD_OPT_TEXT, AT(data_format), "auto", "NAME",
      "of the data; npy: npz too", 0, 0, td_format_names, READ},
     {"data.label", "label", TD_OPT_TEXT, AT(label), NULL, "COLUMN",
-     "label column, by name or number (CSV, TSV); empty: the one called label, else the first", 0,
-     0, NULL, READ},
+     "label column, by name, or by number from 0 or, from the end, -1 (CSV, TSV); empty: the one "
+     "called label, else the first",
+     0, 0, NULL, READ},
     {"data.label_kind", "label-kind", TD_OPT_TEXT, AT(label_kind), "auto", "KIND",
      "what labels are", 0, 0, td_label_kind_names, READ},
     {"data.header", "header", TD_OPT_INT, AT(header), "0", "N",
@@ -44,7 +45,8 @@ const td_option td_job_rows[] = {
     {"data.categorical", "categorical", TD_OPT_TEXT, AT(categorical), NULL, "COLUMNS",
      "columns that hold categories, or auto or none", 0, 0, NULL, READ},
     {"data.missing", "missing", TD_OPT_TEXT, AT(missing), NULL, "TEXTS",
-     "texts that stand for a missing value", 0, 0, NULL, READ},
+     "texts that stand for a missing value, as an empty field does; empty: " TD_DATA_MISSING, 0, 0,
+     NULL, READ},
     {"data.one_hot", "one-hot", TD_OPT_BOOL, AT(one_hot), "true", NULL,
      "categories as columns of 0 and 1 (default; --no-one-hot: as codes)", 0, 0, NULL, ALL},
     {"data.index_base", "index-base", TD_OPT_INT, AT(index_base), "0", "N",
@@ -215,6 +217,7 @@ td_status td_job_read_file(const char *path, td_job *job)
 {
     char *text;
     size_t size;
+    if (!td_path_exists(path)) return td_fail(TD_ERR_ARG, "there is no job file %s", path);
     TD_TRY(td_read_file(path, &text, &size));
     td_status status = td_options_read_yaml(td_job_rows, job, TD_JOB_FILE, path, text, size);
     td_free(text);

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define SLOW_SCORE (1 / 1.5)
-#define SLOW_SECONDS 1e-3 /* less is noise */
+#define SLOW_SECONDS 1e-2 /* less is noise */
 
 /* Leaves are dealt by the median of so many windows: one that is odd by chance moves nothing, and a
  * rank that has become slow shows in the third. */

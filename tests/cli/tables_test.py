@@ -71,7 +71,7 @@ class Tables(unittest.TestCase):
             json.dump(content, f)
         self.assertEqual(self.ask(run, test, "--proba"), want)
         os.remove(path)
-        self.assertNotEqual(tandem("predict", "--run", run, "--data", path, expect=1).stderr, "")
+        self.assertNotEqual(tandem("predict", "--run", run, "--data", path, expect=2).stderr, "")
 
     def test_what_training_never_saw(self):
         run = self.train(self.table("train.csv", self.rows(200)), "--label", "label")
@@ -176,6 +176,24 @@ class Tables(unittest.TestCase):
         done = tandem("train", "--data", self.table("three.csv", self.rows(30)), "--label", "label",
                       "--model", "dense:1", "--loss", "hinge", "--run", new_run(), expect=2)
         self.assertIn("--loss hinge needs two classes, not 3", done.stderr)
+
+    def test_labels_that_are_perhaps_something_else(self):
+        words = ("--model", "dense:0", "--steps", "1", "--quiet", "--label", "label")
+        lines = [f"{i},{i % 2}\n" for i in range(40)]
+        for odd, says in (("500", "labels run from 0 to 500, but 498 of these 501 classes have no sample"),
+                          ("-1", "labels are whole numbers from -1 to 1 and are taken for values"),
+                          ("1", None)):
+            path = self.table("odd.csv", lines[:7] + [f"7,{odd}\n"] + lines[8:], head="x,label\n")
+            done = tandem("train", "--data", path, *words, "--run", new_run())
+            self.assertEqual(done.stderr.count("tandem: "), bool(says), done.stderr)
+            self.assertIn(says or "", done.stderr)
+        path = self.table("odd.csv", ["1,-1\n", "2,0\n"], head="x,label\n")
+        run = new_run()
+        done = tandem("train", "--data", path, *words, "--label-kind", "value", "--run", run)
+        self.assertEqual(done.stderr, "")
+        self.assertRegex(tandem("eval", "--run", run, "--data", path).stdout, r"\Aloss \d+\.\d+\n\Z")
+        self.assertEqual(set(json.loads(tandem("eval", "--run", run, "--data", path, "--json").stdout)),
+                         {"loss", "samples"})
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ typedef struct rank_state {
     void *arg;
     pthread_t thread;
     bool spare;
+    char pad[128]; /* a rank writes its group's counters all the time, in cache lines of its own */
 } rank_state;
 
 static int64_t deadline_of(const td_comm_config *config)
