@@ -110,7 +110,9 @@ static td_status read_watch(watch *w, int argc, char **argv)
     td_options_fini(td_job_rows, &w->train);
     TD_TRY(td_cli_read_train(w->argc - 1, w->argv + 1, &w->train));
     if (w->run.hosts) TD_TRY(td_hosts_parse(w->run.hosts, &w->hosts, &w->host_count));
-    if (!w->run.spares) w->run.spares = w->train.spares; /* written behind the "--" */
+    /* Written behind the "--": */
+    if (w->run.workers == 1 && !w->hosts) w->run.workers = w->train.workers;
+    if (!w->run.spares) w->run.spares = w->train.spares;
     if (w->run.min_workers == 1) w->run.min_workers = w->train.min_workers;
     TD_TRY(check_counts(w, given));
     w->wanted = slots_now(w) - w->run.spares;
@@ -347,6 +349,8 @@ static td_status after_death(watch *w, int code, long long step_before)
         snprintf(why, sizeof why, "the job stood still and was ended");
     else if (code > 128 && code < 160)
         snprintf(why, sizeof why, "the job was ended by signal %d (status %d)", code - 128, code);
+    else if (code == 0)
+        snprintf(why, sizeof why, "the job ended without a model");
     else
         snprintf(why, sizeof why, "the job failed with status %d", code);
     if (step > step_before) w->failures = 0;
@@ -401,6 +405,7 @@ td_status td_cmd_run(int argc, char **argv)
     watch w = {.failures = 0};
     td_line line = {.count = 0};
     td_status status;
+    td_launch_init();
     TD_GOTO(read_watch(&w, argc, argv));
     TD_GOTO(find_programs(&w));
     if (w.run.dry_run) {
@@ -408,7 +413,6 @@ td_status td_cmd_run(int argc, char **argv)
         td_line_print(&line);
         goto out;
     }
-    td_launch_init();
     stat_job(&w, &w.job_before);
     if (w.run.spares && !w.ulfm)
         td_warn("this MPI cannot go on when a rank is lost: --spares %d work like the others, and "

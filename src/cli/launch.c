@@ -11,22 +11,29 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { ORPHAN_ROUNDS = 300 };
+enum { ORPHAN_ROUNDS = 300, ROUND_MS = 10 };
+
+static bool outlives_terminal; /* as nohup says, by ignoring HUP; written once */
 
 static void our_signals(sigset_t *set)
 {
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD};
+    static const int numbers[] = {SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGCHLD, SIGHUP};
     sigemptyset(set);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) sigaddset(set, numbers[i]);
 }
 
+/* A HUP that is to be ignored is taken as well, and then nothing is done: MPI's libraries have been
+ * seen to put a handler in its place. */
 void td_launch_init(void)
 {
     sigset_t set;
+    struct sigaction hup;
+    outlives_terminal = sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler == SIG_IGN;
     our_signals(&set);
     sigprocmask(SIG_BLOCK, &set, NULL);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -71,6 +78,7 @@ static void become(const td_line *line, pid_t parent, int tell)
     prctl(PR_SET_PDEATHSIG, SIGTERM); /* nothing is left behind a watcher that was killed */
     if (getppid() != parent) _exit(127);
     setpgid(0, 0); /* Ctrl-C is for the watcher */
+    if (outlives_terminal) signal(SIGHUP, SIG_IGN);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     int nothing = open("/dev/null", O_RDONLY);
@@ -104,32 +112,61 @@ static td_status start(const td_line *line, pid_t *out)
 
 static bool stops(int number)
 {
-    return number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGUSR2;
+    return number == SIGINT || number == SIGTERM || number == SIGUSR2 ||
+           (number == SIGHUP && !outlives_terminal);
 }
 
-/* Kills this process's children. False: there are none, or the kernel does not tell. */
-static bool kill_children(void)
+/* Whether it runs this program. */
+static bool is_rank(long pid)
+{
+    char path[64];
+    struct stat own, its;
+    snprintf(path, sizeof path, "/proc/%ld/exe", pid);
+    return stat(path, &its) == 0 && stat("/proc/self/exe", &own) == 0 && its.st_ino == own.st_ino &&
+           its.st_dev == own.st_dev;
+}
+
+static bool is_stopped(long pid)
+{
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    FILE *f = fopen(path, "r");
+    size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+    if (f) fclose(f);
+    text[n] = 0;
+    const char *state = strrchr(text, ')'); /* behind the program's name */
+    return state && (state[2] == 'T' || state[2] == 't');
+}
+
+/* Kills this process's children: all, or ranks that are stopped. How many are left of those that it
+ * looks at, 0 also where the kernel does not tell. */
+static int kill_children(bool all, bool ranks)
 {
     char path[64], text[4096];
     snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
     FILE *f = fopen(path, "r");
     size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
-    bool some = false;
+    int some = 0;
     if (f) fclose(f);
     text[n] = 0;
-    for (char *at = text, *end; (end = strchr(at, ' ')); at = end + 1, some = true) {
+    for (char *at = text, *end; (end = strchr(at, ' ')); at = end + 1) {
         long pid = strtol(at, NULL, 10); /* each ends with a blank */
-        if (pid > 0) kill((pid_t)pid, SIGKILL);
+        if (pid <= 0 || (!all && !is_rank(pid))) continue;
+        some++;
+        if (all || ranks || is_stopped(pid)) kill((pid_t)pid, SIGKILL);
     }
     return some;
 }
 
-/* Ends what a killed launcher has left, such as its connections to hosts that do not answer: they
- * hold its output open, and have become children of this process. */
-static void end_orphans(void)
+/* Ends what the launcher has left, which has become children of this process. A launcher that was
+ * killed (`all`) may leave connections to hosts that do not answer, which hold its output open. One
+ * that ended by itself may leave ranks: those that are stopped hold the run's folder for ever,
+ * others get a while to end what they do. */
+static void end_orphans(bool all)
 {
-    struct timespec pause = {.tv_nsec = 10000000};
-    for (int round = 0; round < ORPHAN_ROUNDS && kill_children(); round++) {
+    struct timespec pause = {.tv_nsec = ROUND_MS * 1000000};
+    for (int round = 0; round < 2 * ORPHAN_ROUNDS; round++) {
+        if (!kill_children(all, round >= ORPHAN_ROUNDS)) return;
         nanosleep(&pause, NULL);
         while (waitpid(-1, NULL, WNOHANG) > 0) continue;
     }
@@ -176,7 +213,7 @@ td_status td_launch_run(const td_line *line, const td_launch_look *look, int *in
         }
         until = td_clock_ns() + period;
     }
-    if (stuck) end_orphans();
+    end_orphans(stuck);
     *out_code = stuck               ? TD_LAUNCH_STUCK
                 : WIFSIGNALED(code) ? 128 + WTERMSIG(code)
                                     : WEXITSTATUS(code);

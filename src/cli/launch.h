@@ -9,7 +9,8 @@
 #include <stddef.h>
 
 /* From now on INT, TERM, HUP, USR1, USR2 and CHLD are taken by the functions below, and processes
- * that lose their parent below this one become its children. */
+ * that lose their parent below this one become its children. Where HUP is ignored (nohup), it stays
+ * so; to be called before MPI's libraries are loaded. */
 void td_launch_init(void);
 
 enum { TD_LAUNCH_WORDS = 512 };
@@ -32,7 +33,8 @@ enum { TD_LAUNCH_STUCK = -1, TD_LAUNCH_GRACE_S = 5 };
 /* Runs it, in a process group of its own and with no input, and waits for its end; *out_code is its
  * exit status, or 128 + the signal that ended it, or TD_LAUNCH_STUCK: `stuck`, asked now and then,
  * has said so, and it was ended by TERM, and by KILL TD_LAUNCH_GRACE_S seconds later, with all that
- * it has left on this machine. The first
+ * it has left on this machine. Where it ends by itself, processes of this program that it has left
+ * are ended, too: at once where they are stopped, else after three seconds. The first
  * INT, TERM, HUP or USR2 becomes *interrupted and is passed on as USR2, which mpiexec hands to the
  * ranks and waits for; the second ends it by TERM, the third by KILL. USR1 is passed on. TD_ERR_ARG
  * where it cannot be started. */

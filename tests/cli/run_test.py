@@ -107,6 +107,8 @@ class Words(unittest.TestCase):
         self.assertEqual(self.line("--workers", "3", *job, "--spares", "2"),  # also behind the "--"
                          f"mpirun -v --map-by :OVERSUBSCRIBE --bind-to none -n 5 {tail[:-1]} --spares 2 "
                          f"--spares {2 if ULFM else 0}\n")
+        self.assertEqual(self.line(*job, "--workers", "3"),
+                         f"mpirun -v --map-by :OVERSUBSCRIBE --bind-to none -n 3 {tail[:-1]} --workers 3\n")
         self.assertEqual(self.line("--hosts", "a:20,b", "--agent", "my agent", *job),
                          "mpirun -v --prtemca plm_ssh_agent 'my agent' --host a:20,b:1 --map-by "
                          f":OVERSUBSCRIBE --bind-to none -n 16 {tail}")
@@ -178,7 +180,7 @@ class Watching(unittest.TestCase):
         with open(os.path.join(self.run_folder, "job.yaml"), "w") as f:
             f.write("of an older run")
         err, words = self.watch(["exit 0", "mkdir $run/model"], expect=0)
-        self.assertIn("failed with status 0", err[0])  # without a model it is not done
+        self.assertIn("the job ended without a model; restart 1", err[0])
         self.assertTrue(words[1].endswith("--resume"))
         path = os.path.join(self.top, "bin", "mpiexec")
         with open(path, "w") as f:  # that does not touch the folder
@@ -263,6 +265,41 @@ class Watching(unittest.TestCase):
             job.communicate()
             os.remove(os.path.join(self.top, "words"))
 
+    def test_nohup_holds(self):
+        wait = "trap 'echo usr2; exit 143' USR2; echo up; while :; do sleep 0.05; done"
+        for ignored in (False, True):
+            before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+            try:
+                job = self.start([wait])
+            finally:
+                signal.signal(signal.SIGHUP, before)
+            self.assertEqual(job.stdout.readline(), "up\n")
+            job.send_signal(signal.SIGHUP)
+            if ignored:
+                time.sleep(0.3)
+                self.assertIsNone(job.poll())
+                job.terminate()
+            self.assertEqual(job.stdout.readline(), "usr2\n")
+            self.assertEqual(job.wait(10), 143)
+            job.communicate()
+            os.remove(os.path.join(self.top, "words"))
+
+    def test_what_a_launcher_left_is_ended(self):
+        """A rank that was stopped, and one that takes its time."""
+        stray = f"{TANDEM} bench --steps 100000 --workers 1 > /dev/null 2>&1 & echo $!; "
+        err, words = self.watch([f"{stray} kill -STOP $!; {stray} exit 1", "mkdir $run/model"], expect=0)
+        self.assertEqual(len(words), 2)
+        left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self.bench(pid)]
+        self.assertEqual(left, [])
+
+    def bench(self, pid):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                words = f.read().split(b"\0")
+        except OSError:
+            return False
+        return words[:2] == [TANDEM.encode(), b"bench"] and b"100000" in words
+
     def test_nothing_outlives_it(self):
         job = self.start(["trap 'echo gone; exit' TERM; echo up; while :; do sleep 0.05; done"])
         self.assertEqual(job.stdout.readline(), "up\n")
@@ -276,10 +313,12 @@ class Ranks(unittest.TestCase):
     WORDS = ["--data", DATA, "--model", "lenet", "--epochs", "40", "--steps", "24" if SHORT else "60", "--batch", "32",
              "--lr", "0.05", "--momentum", "0.9", "--checkpoint-every", "3"]
 
-    def start(self, run, *words):
+    def start(self, run, *words):  # options of the watcher; of the job, from the first that it has not
+        at = words.index("--deadline") if "--deadline" in words else len(words)
+        words, more = words[:at], words[at:]
         env = dict(os.environ, ASAN_OPTIONS="detect_leaks=0")
         return subprocess.Popen([TANDEM, "run", "--mpiexec", MPIEXEC, "--workers", "2", *words, "--", "train",
-                                 *self.WORDS, "--run", run, "--quiet"], stderr=subprocess.PIPE,
+                                 *self.WORDS, *more, "--run", run, "--quiet"], stderr=subprocess.PIPE,
                                 text=True, env=env)
 
     def wait(self, run, job, step):
@@ -320,6 +359,47 @@ class Ranks(unittest.TestCase):
                 self.assertNotIn("restart", err)
             tandem("train", "--run", run, "--resume", "--quiet")
             self.assertEqual(digest(run), want)
+
+    @unittest.skipUnless(ULFM, "without failure mitigation mpiexec itself ends the job")
+    def test_a_rank_that_dies_while_the_job_starts(self):
+        """The others wait for it in MPI, and the job is started again."""
+        run = new_run()
+        dying, launcher = os.path.join(TOP, "dying"), os.path.join(TOP, "launcher")
+        with open(dying, "w") as f:
+            f.write('#!/bin/sh\n[ "$OMPI_COMM_WORLD_RANK" != 1 ] || { sleep 1; kill -9 $$; }\nexec "$@"\n')
+        with open(launcher, "w") as f:  # puts it before the program, the first time
+            f.write(f"""#!/bin/sh
+[ ! -e {run}.once ] || exec {MPIEXEC} "$@"
+touch {run}.once
+for word; do
+    shift
+    [ "$word" != {TANDEM} ] || set -- "$@" {dying}
+    set -- "$@" "$word"
+done
+exec {MPIEXEC} "$@"
+""")
+        for path in (dying, launcher):
+            os.chmod(path, 0o755)
+        done = tandem("run", "--mpiexec", launcher, "--workers", "3", "--", "train", "--data", DATA, "--model",
+                      "mlp", "--epochs", "1", "--run", run, "--quiet", prefix=("env", "ASAN_OPTIONS=detect_leaks=0"))
+        self.assertIn("ends, as another process has died while the job started", done.stderr)
+        self.assertIn("restart 1 of 5", done.stderr)
+        self.assertTrue(os.path.exists(os.path.join(run, "model")))
+
+    @unittest.skipUnless(ULFM, "needs failure mitigation")
+    def test_a_rank_that_hangs(self):
+        """--on-hang abort: the job ends, its stopped process with it, and is started again."""
+        want = digest(train(*self.WORDS[6:], model="lenet", epochs=40))
+        run = new_run()
+        job = self.start(run, "--deadline", "2")
+        self.wait(run, job, 3)
+        stopped = sorted(ranks_of(run))[0]
+        os.kill(stopped, signal.SIGSTOP)
+        err = job.communicate(timeout=100)[1]
+        self.assertEqual(job.returncode, 0, err)
+        self.assertIn("restart 1 of 5", err)
+        self.assertNotIn("in use by another job", err)
+        self.assertEqual(digest(run), want)
 
     def test_a_mistake_that_shows_in_the_ranks(self):
         run = new_run()

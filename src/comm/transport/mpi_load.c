@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "comm/recover.h"
 #include "comm/transport.h"
+#include "comm/transport/mpi_start.h"
 
 #include <td_paths.h>
 
@@ -125,7 +126,10 @@ static td_status open_world(const td_comm_config *config, td_comm **out, bool *s
     }
     world->ops = module->ops;
     world->deadline_ms = config && config->deadline_ms > 0 ? config->deadline_ms : 300000;
+    td_start start;
+    td_start_begin(&start, world->deadline_ms);
     td_status status = module->open(&services, config, world, &names);
+    td_start_end(&start);
     *seat = (td_seat){.rank = world->rank, .ranks = world->size};
     if (status == TD_OK) status = td_comm_check_spares(seat->ranks, spares);
     if (status == TD_OK) status = number_hosts(names, seat);
