@@ -7,7 +7,8 @@ Four workers, as threads, of which one is made twice as slow as the others, in t
 sleep 3 ms for each leaf of a batch beside what they compute, one 6 ms, so that four have room on two
 cores and the machine's own load hardly counts; `stretched`, all wait 7 times as long as they compute, one
 15 times, as if their processors were that much slower. Throughput is that
-of the last half of a run, when leaves have been dealt. The models must be the same."""
+of the last half of a run, when leaves have been dealt. The models must be the same. Last: after how many steps
+a worker that is 200 ms slower in each is named."""
 import hashlib
 import json
 import os
@@ -34,6 +35,18 @@ def rate(run, plan, words):
     return sum(row["samples"] for row in rows) / sum(row["seconds"] for row in rows), digest
 
 
+def steps_until_named(run):
+    """Of a worker that is made 200 ms slower in every step."""
+    subprocess.run([TANDEM, "train", "--data", DATA, "--model", "mlp", "--workers", str(WORKERS), "--steps", "30",
+                    "--quiet", "--run", run, "--overwrite"], check=True, env=dict(os.environ, TANDEM_FAKE_SLOW="1:200"),
+                   stderr=subprocess.DEVNULL)
+    with open(os.path.join(run, "metrics.jsonl")) as f:
+        named = [row for row in map(json.loads, f) if row.get("event") == "slow"]
+    if [row["rank"] for row in named] != [1]:
+        raise SystemExit(f"balance.py: named were {named}")
+    return named[0]["step"]
+
+
 def main():
     seen, digests = {}, set()
     with tempfile.TemporaryDirectory() as top:
@@ -46,6 +59,7 @@ def main():
                     samples, digest = rate(os.path.join(top, "run"), plan, words)
                     seen.setdefault((way, case), []).append(samples)
                     digests.add(digest)
+        named = steps_until_named(os.path.join(top, "run"))
     if len(digests) > 1:
         raise SystemExit("balance.py: the models differ")
     print("made slow by\tworkers\tsamples/s\tof all alike\tleast\tmost")
@@ -53,6 +67,7 @@ def main():
         ratios = [a / b for a, b in zip(rates, seen[way, "all alike"])]
         print(f"{way}\t{case}\t{statistics.median(rates):.0f}\t{statistics.median(ratios):.2f}\t"
               f"{min(ratios):.2f}\t{max(ratios):.2f}")
+    print(f"a worker 200 ms slower in every step, named after steps\t{named}")
 
 
 if __name__ == "__main__":

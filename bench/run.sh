@@ -33,7 +33,14 @@ echo "# operations beside their rank, and the record"
 
 echo
 echo "# checkpoints"
-python3 bench/checkpoint_bench.py "$build/tandem" /usr/share/datasets/fashion-mnist
+mpiexec=-
+if [ -x "$build/bench/coll_bench" ]; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    export PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    export TANDEM_MPI_MODULE=$build/src/comm/tandem-mpi.so
+    mpiexec=$(dirname "$(cat .deps/mpicc)")/mpiexec
+fi
+python3 bench/checkpoint_bench.py "$build/tandem" /usr/share/datasets/fashion-mnist "$mpiexec"
 
 echo
 echo "# from a fresh clone to the demo's first line of progress"
@@ -42,11 +49,7 @@ python3 bench/fresh.py
 echo
 echo "# memory"
 python3 bench/footprint.py "$build/tandem" /usr/share/datasets/fashion-mnist
-if [ -x "$build/bench/coll_bench" ]; then
-    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-    export PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1
-    export TANDEM_MPI_MODULE=$build/src/comm/tandem-mpi.so
-    mpiexec=$(dirname "$(cat .deps/mpicc)")/mpiexec
+if [ "$mpiexec" != - ]; then
     echo
     echo "# collectives beside MPI's own"
     python3 bench/collectives.py "$build" "$mpiexec" "${ROUNDS:-5}"

@@ -79,6 +79,13 @@ td_status td_loop_recover(td_loop *t, td_status why)
     TD_TRY(td_mishap(t->mishaps, t->comm, t->mark.state.step, "recover"));
     td_status status = td_comm_recover(t->comm, &config, &next, &report);
     if (status == TD_ERR_UNSUPPORTED) return cannot_recover(t, why, sentence);
+    if (status == TD_ERR_TIMEOUT && t->job->on_hang == TD_HANG_ABORT) {
+        snprintf(sentence, sizeof sentence, "%.800s", td_last_error());
+        return td_fail(status,
+                       "%s; with --on-hang kill the others would end it and go on; now --resume "
+                       "goes on from the newest checkpoint",
+                       sentence);
+    }
     TD_TRY(status);
     if (next) td_news_add(&t->news, &report);
     t->ended = next && report.left;
