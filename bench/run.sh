@@ -22,6 +22,12 @@ echo
 echo "# reading, one thread"
 "$build/bench/read_bench"
 
+if [ -n "${ADULT:-}" ]; then # a folder with a9a and a9a.t; KDD99: its 10 % file
+    echo
+    echo "# logistic regression"
+    python3 bench/linear.py "$build/tandem" .deps/torch/bin/python "$ADULT" ${KDD99:+"$KDD99"}
+fi
+
 echo
 echo "# a server's sparse table, one core"
 "$build/bench/table_bench"

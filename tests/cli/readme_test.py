@@ -245,7 +245,7 @@ class MakeTargets(unittest.TestCase):
             if where.get(name, True):
                 self.assertGreater(len(run(f"{program} {words}").splitlines()), 1)
         self.assertEqual(set(re.findall(r"bench/(\w+)\.py", text)),
-                         {"train", "fresh", "footprint", "gloo", "transports", "hosts_bench", "checkpoint_bench", "death", "ready",
+                         {"train", "fresh", "linear", "footprint", "gloo", "transports", "hosts_bench", "checkpoint_bench", "death", "ready",
                           "balance", "collectives"})
         run(f'{sys.executable} {ROOT}/bench/footprint.py "{TANDEM}" {SMALL}')
         run(f'{sys.executable} {ROOT}/bench/checkpoint_bench.py "{TANDEM}" {SMALL} - 64')
