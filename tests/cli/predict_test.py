@@ -107,7 +107,7 @@ class Predictions(unittest.TestCase):
         for words in (("inspect", run), ("help", "train"), ("version",)):
             want = tandem(*words).stdout
             self.assertEqual(tandem(*words, prefix=ranks(2)).stdout.replace("\r", ""), want)
-        done = tandem("eval", "--run", run, "--data", "/no/such", prefix=ranks(3), expect=1)
+        done = tandem("eval", "--run", run, "--data", "/no/such", prefix=ranks(3), expect=2)
         self.assertEqual(done.stderr.count("/no/such"), 1, done.stderr)
         plain = tandem("train", "--data", DATA, "--model", "softmax", "--run", new_run(), prefix=ranks(2))
         self.assertNotIn("\033[K", plain.stdout)
