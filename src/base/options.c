@@ -111,6 +111,13 @@ static td_status set_bool(const td_option *row, void *config, const char *what, 
     return td_fail(TD_ERR_ARG, "%s: \"%s\" is neither true nor false", what, text);
 }
 
+static bool is_number(const char *text)
+{
+    char *end;
+    strtod(text, &end);
+    return end != text && !*end;
+}
+
 static td_status find_choice(const td_option *row, const char *what, const char *text, int *out)
 {
     char all[256] = "";
@@ -122,7 +129,9 @@ static td_status find_choice(const td_option *row, const char *what, const char 
         size_t n = strlen(all);
         snprintf(all + n, sizeof all - n, "%s%s", i ? ", " : "", row->choices[i]);
     }
-    return td_fail(TD_ERR_ARG, "%s: \"%s\" is not one of %s", what, text, all);
+    bool hint = row->number && is_number(text);
+    return td_fail(TD_ERR_ARG, "%s: \"%s\" is not one of %s%s%s", what, text, all, hint ? "; " : "",
+                   hint ? row->number : "");
 }
 
 td_status td_option_set(const td_option *row, void *config, const char *what, const char *text)

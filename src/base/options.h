@@ -38,6 +38,8 @@ typedef struct td_option {
     double least, most;         /* of numbers; both 0: any */
     const char *const *choices; /* NULL at the end; of a text: what it may be */
     unsigned where;             /* bits of the caller's: which commands have it, job file or not */
+    const char *number;         /* what a number given for one of the choices was perhaps meant for,
+                                   as the end of a sentence; NULL: nothing */
 } td_option;
 
 /* Tables end with a row without name. */

@@ -24,7 +24,7 @@ static const td_option rows[] = {
     {"data.path", "data", TD_OPT_TEXT, AT(path), NULL, "PATH", "training data", 0, 0, NULL, A},
     {"data.header", "header", TD_OPT_INT, AT(header), "0", "N", "-1 to 1", -1, 1, NULL, A},
     {"data.shuffle", "shuffle", TD_OPT_CHOICE, AT(shuffle), "leaf", "HOW", "order", 0, 0, shuffles,
-     A},
+     A, "--batch is a number"},
     {"augment.flip", "flip", TD_OPT_BOOL, AT(flip), "false", NULL, "mirror", 0, 0, NULL, A},
     {"optimizer.name", "optimizer", TD_OPT_TEXT, AT(rule), "sgd", "RULE", "update rule", 0, 0, NULL,
      A | B},
@@ -200,6 +200,7 @@ static void bad_values_change_nothing(void **state)
         {"augment.flip", "maybe", "\"maybe\" is neither true nor false"},
         {"augment.flip", "", "neither true nor false"},
         {"data.shuffle", "globl", "\"globl\" is not one of global, leaf, none"},
+        {"data.shuffle", "3", "\"3\" is not one of global, leaf, none; --batch is a number"},
     };
     config before = c;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)

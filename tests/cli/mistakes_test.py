@@ -25,6 +25,8 @@ class Mistakes(unittest.TestCase):
         self.says("--workers 17 is more than the 16 leaves", *self.job("--workers", "17"))
         self.says("not a number", *self.job("--lr", "fast"))
         self.says("--optimizer: \"sdg\" is not one of sgd,", *self.job("--optimizer", "sdg"))
+        self.says("--keep: \"3\" is not one of auto, last, best; --keep-checkpoints says how many", *self.job("--keep", "3"))
+        self.says("--keep: \"worst\" is not one of auto, last, best\n", *self.job("--keep", "worst"))
         self.says("does not fit an image", *self.job("--model", "conv:4,13,pad=0 dense:0"))
         self.says("where the data asks for", *self.job("--model", "dense:3"))
         self.says("--run is missing", "train", "--data", DATA)
