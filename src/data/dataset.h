@@ -59,6 +59,13 @@ void td_dataset_stored_row(const td_dataset *dataset, uint64_t index, float *x);
 /* Fails unless the data set fits `like`: features, shape, names, kind of targets. */
 TD_MUST_CHECK td_status td_dataset_check_like(const td_dataset *dataset, const td_dataset *like);
 
+/* Tells data sets of one shape apart: number of samples, shape, classes and categories, all labels,
+ * targets, weights and groups, and the stored bytes of up to 1,024 samples that lie evenly over all
+ * (fewer where that is more than 32 MiB, but 16). The same for a cache as for what it was made
+ * from, wherever either lies, and for a view as for a copy of its samples. Never 0. Costs about a
+ * millisecond for 60,000 images. */
+uint64_t td_dataset_fingerprint(const td_dataset *dataset);
+
 /* The data set behind a view, and the index there. */
 static inline const td_dataset *td_dataset_resolve(const td_dataset *dataset, uint64_t *index)
 {
