@@ -3,9 +3,11 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "data/dataset.h"
 #include "optim/schedule.h"
 #include "train/resize.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -130,24 +132,40 @@ static td_status check_length(const loop *t)
     return TD_OK;
 }
 
+/* Whether the run goes on with the data that it began with; `here` knows this rank's. What an
+ * earlier version has not kept is not compared. */
+static td_status check_data(const loop *t, const td_train_state *here)
+{
+    const td_train_state *then = &t->state;
+    const char *path = td_dataset_info(t->data->train)->path;
+    if (then->samples && (then->samples != here->samples || then->per_epoch != here->per_epoch))
+        return td_fail(TD_ERR_DATA,
+                       "--data has %llu training samples, %llu steps an epoch, where the run began "
+                       "with %llu and %llu; a run goes on with the data that it began with",
+                       (unsigned long long)here->samples, (unsigned long long)here->per_epoch,
+                       (unsigned long long)then->samples, (unsigned long long)then->per_epoch);
+    if (then->data && then->data != here->data)
+        return td_fail(TD_ERR_DATA,
+                       "--data %.300s has as many training samples as the run began with, but "
+                       "others (fingerprint %016" PRIx64 ", not %016" PRIx64
+                       "); give the data that it began with, or begin another run",
+                       path, here->data, then->data);
+    return TD_OK;
+}
+
 /* Goes to the newest whole checkpoint; a run that was killed before its first one begins anew. */
 static td_status restore(loop *t)
 {
-    const uint64_t samples = t->state.samples, per_epoch = t->per_epoch;
+    const td_train_state here = t->state;
     td_status status = t->first ? td_checkpoint_find(t->job, t->task, &t->found) : TD_OK;
     TD_TRY(td_comm_agree(t->comm, status));
     TD_TRY(td_comm_broadcast(t->comm, &t->found, sizeof t->found, 0));
     if (t->found == TD_CHECKPOINT_NONE) return TD_OK;
     TD_TRY(td_checkpoint_read(t->job, t->task, td_strategy_shards(t->strategy), (uint64_t)t->found,
                               &t->state, t->best));
-    if (t->state.samples && (t->state.samples != samples || t->state.per_epoch != per_epoch))
-        return td_fail(TD_ERR_DATA,
-                       "--data has %llu training samples, %llu steps an epoch, where the run began "
-                       "with %llu and %llu; a run goes on with the data that it began with",
-                       (unsigned long long)samples, (unsigned long long)per_epoch,
-                       (unsigned long long)t->state.samples,
-                       (unsigned long long)t->state.per_epoch);
-    t->state.samples = samples, t->state.per_epoch = per_epoch;
+    TD_TRY(check_data(t, &here));
+    t->state.samples = here.samples, t->state.per_epoch = here.per_epoch;
+    t->state.data = here.data;
     return check_length(t);
 }
 
@@ -168,6 +186,7 @@ static td_status make_ready(loop *t)
                                  &t->saver);
     TD_TRY(td_comm_agree(t->comm, status));
     t->state.samples = td_dataset_info(t->data->train)->samples;
+    t->state.data = td_dataset_fingerprint(t->data->train);
     t->state.per_epoch = t->per_epoch;
     if (job->resume) status = restore(t);
     t->state.total = t->last;

@@ -7,7 +7,9 @@
 #include "base/log.h"
 #include "data/schema.h"
 
+#include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { STEP_NAME = 32 };
@@ -60,13 +62,12 @@ td_status td_checkpoint_path(const td_job *job, uint64_t step, char path[TD_PATH
     return td_path_join(path, path, name);
 }
 
-/* Whether the result depends on the option. How long a run lasts, and where its data lie, may
- * change while it stands still. */
+/* Whether the result depends on the option. How long a run lasts, and where it and its data lie,
+ * may change while it stands still; what the data are is td_train_state.data. */
 static bool decides(const td_option *row)
 {
-    static const char *const free_ones[] = {"data.path",       "data.cache",     "train.epochs",
-                                            "train.steps",     "train.patience", "train.keep",
-                                            "train.eval_every"};
+    static const char *const free_ones[] = {"data.cache",     "train.epochs", "train.steps",
+                                            "train.patience", "train.keep",   "train.eval_every"};
     for (size_t i = 0; i < sizeof free_ones / sizeof *free_ones; i++)
         if (!strcmp(row->name, free_ones[i])) return false;
     return (row->where & TD_JOB_FILE) && !(row->where & TD_JOB_PLACE);
@@ -99,14 +100,17 @@ static json_t *options_json(const td_job *job)
     return options;
 }
 
-/* Where the run is in its data. */
+/* Where the run is in its data, and which they are. */
 static json_t *cursor_json(const td_train_state *s)
 {
     uint64_t n = s->per_epoch ? s->per_epoch : 1;
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "epoch", (json_int_t)(s->step / n),
+    char data[20];
+    snprintf(data, sizeof data, "%016" PRIx64, s->data);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:s*}", "epoch", (json_int_t)(s->step / n),
                      "step_in_epoch", (json_int_t)(s->step % n), "samples_seen",
                      (json_int_t)s->samples_seen, "samples", (json_int_t)s->samples,
-                     "steps_per_epoch", (json_int_t)s->per_epoch, "steps", (json_int_t)s->total);
+                     "steps_per_epoch", (json_int_t)s->per_epoch, "steps", (json_int_t)s->total,
+                     "data", s->data ? data : NULL);
 }
 
 json_t *td_checkpoint_state(const td_job *job, const td_task *task, const td_train_state *s)
@@ -150,20 +154,32 @@ static td_status check_options(const char *path, const td_job *job, const json_t
     return TD_OK;
 }
 
+static td_status read_fingerprint(const char *path, const char *text, uint64_t *out)
+{
+    char *end;
+    if (!text) return TD_OK; /* of an earlier version */
+    uint64_t data = strtoull(text, &end, 16);
+    if (strlen(text) != 16 || *end || !data)
+        return td_fail(TD_ERR_CORRUPT, "%s: the manifest's fingerprint of the data is none", path);
+    *out = data;
+    return TD_OK;
+}
+
 static td_status read_cursor(const char *path, const json_t *cursor, td_train_state *s)
 {
     json_int_t epoch, step, seen, samples, per_epoch, total = 0; /* 0 of an earlier version */
-    if (!cursor) return TD_OK;                                   /* of a still earlier one */
-    if (json_unpack((json_t *)(uintptr_t)cursor, "{s:I, s:I, s:I, s:I, s:I, s?I}", "epoch", &epoch,
-                    "step_in_epoch", &step, "samples_seen", &seen, "samples", &samples,
-                    "steps_per_epoch", &per_epoch, "steps", &total) != 0 ||
+    const char *data = NULL;
+    if (!cursor) return TD_OK; /* of a still earlier one */
+    if (json_unpack((json_t *)(uintptr_t)cursor, "{s:I, s:I, s:I, s:I, s:I, s?I, s?s}", "epoch",
+                    &epoch, "step_in_epoch", &step, "samples_seen", &seen, "samples", &samples,
+                    "steps_per_epoch", &per_epoch, "steps", &total, "data", &data) != 0 ||
         (per_epoch && (uint64_t)epoch * (uint64_t)per_epoch + (uint64_t)step != s->step))
         return td_fail(TD_ERR_CORRUPT,
                        "%s: the manifest's place in the data is not that of step %llu", path,
                        (unsigned long long)s->step);
     s->samples_seen = (uint64_t)seen, s->samples = (uint64_t)samples;
     s->per_epoch = (uint64_t)per_epoch, s->total = (uint64_t)total;
-    return TD_OK;
+    return read_fingerprint(path, data, &s->data);
 }
 
 static td_status read_state(const char *path, const td_job *job, const td_task *task, json_t *json,

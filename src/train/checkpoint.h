@@ -13,6 +13,7 @@ typedef struct td_train_state {
     uint64_t step;               /* done */
     uint64_t samples_seen;       /* rows of those steps */
     uint64_t samples, per_epoch; /* of the training set; steps of an epoch. 0: not known */
+    uint64_t data;               /* td_dataset_fingerprint of the training set. 0: not known */
     uint64_t total;              /* steps that the run was to have. 0: not known */
     bool finished;
     bool has_best;

@@ -27,7 +27,7 @@ const char *const td_job_patterns[] = {"barrier",        "broadcast",  "scatter"
 
 const td_option td_job_rows[] = {
     {"data.path", "data", TD_OPT_TEXT, AT(data), NULL, "PATH",
-     "data: a file, or a folder with train and test files", 0, 0, NULL, READ},
+     "data: a file, or a folder with train and test files", 0, 0, NULL, READ | TD_JOB_PLACE},
     {"data.format", "format", TD_OPT_TEXT, AT(data_format), "auto", "NAME",
      "of the data; npy: npz too", 0, 0, td_format_names, READ},
     {"data.label", "label", TD_OPT_TEXT, AT(label), NULL, "COLUMN",

@@ -125,6 +125,44 @@ class Folders(unittest.TestCase):
             f.write("1,2,3\n")
         self.assertIn("101 training samples", tandem("train", "--run", run, "--resume", expect=2).stderr)
 
+    def table(self, name, label=lambda i: i % 2):
+        path = os.path.join(TOP, name)
+        with open(path, "w") as f:
+            f.writelines(f"{label(i)},{i % 7},{i % 5}\n" for i in range(100))
+        return path
+
+    def test_nor_does_it_take_other_data_of_the_same_shape(self):
+        one, same = self.table("one.csv"), self.table("same.csv")
+        other = self.table("other.csv", lambda i: i % 3 == 0 and 1 or 0)
+        for words in ([], ["--holdout", "0.2", "--cache"]):
+            run, want = new_run(), new_run()
+            for folder, epochs in ((run, "2"), (want, "3")):
+                tandem("train", "--data", one, "--model", "softmax", "--run", folder, "--quiet",
+                       "--epochs", epochs, *words)
+            before = listing(run)
+            again = ["train", "--run", run, "--resume", "--quiet", "--epochs", "3"]
+            for prefix in ((), ranks(2)) if MPIEXEC else ((),):
+                done = tandem(*again, "--data", other, prefix=prefix, expect=2)
+                self.assertEqual(done.stderr.count("tandem: "), 1, done.stderr)
+                self.assertRegex(done.stderr, f"--data {other} has as many training samples as the run began "
+                                 "with, but others .*; give the data that it began with, or begin another run")
+                self.assertEqual(listing(run), before)
+            tandem(*again, "--data", same)
+            self.assertEqual(digest(run), digest(want))
+
+    def test_a_checkpoint_that_knows_nothing_of_its_data_goes_on(self):
+        run = train(epochs=3)
+        manifest = os.path.join(newest_checkpoint(run), "manifest.json")
+        with open(manifest) as f:
+            content = json.load(f)
+        del content["state"]["cursor"]["data"], content["xxh64"]
+        with open(manifest, "w") as f:
+            json.dump(content, f)
+        tandem("train", "--run", run, "--resume", "--quiet", "--epochs", "4")
+        self.assertEqual(digest(run), digest(train(epochs=4)))
+        with open(os.path.join(newest_checkpoint(run), "manifest.json")) as f:
+            self.assertRegex(json.load(f)["state"]["cursor"]["data"], "^[0-9a-f]{16}$")
+
     def test_a_flip_in_a_manifest_is_noticed(self):
         run = train("--keep-checkpoints", "1")
         newest = sorted(os.listdir(os.path.join(run, "checkpoints")))[-1]
@@ -133,6 +171,7 @@ class Folders(unittest.TestCase):
             text = f.read()
         content = json.loads(text)
         step = content["state"]["step"]
+        self.assertRegex(content["state"]["cursor"].pop("data"), "^[0-9a-f]{16}$")
         self.assertEqual(content["state"]["cursor"],
                          {"epoch": 2, "step_in_epoch": 0, "samples_seen": 2 * TRAIN,
                           "samples": TRAIN, "steps_per_epoch": step // 2, "steps": step})

@@ -19,12 +19,14 @@ enum { SAMPLES = 150, HELD = 40, SIDE = 8, TEXT = 65536, STEPS_PER_EPOCH = 5, EP
 typedef struct fixture {
     td_job job;
     td_dataset *data, *held;
+    td_dataset *other; /* a label is another */
     td_net_model model;
     /* of a run: */
     char folder[64];
     int lead_taken; /* times */
     int64_t deadline_ms;
     size_t refuse; /* that allocation, 0: none */
+    int astray;    /* the rank that has the other data; 0: none */
     volatile int stop;
 } fixture;
 
@@ -57,7 +59,8 @@ static td_status rank_main(td_comm *comm, void *arg)
 {
     fixture *x = arg;
     td_train_hooks hooks = {x, begin, kept, take_over};
-    td_train_data data = {.train = x->data,
+    bool astray = x->astray && td_comm_rank(comm) == x->astray;
+    td_train_data data = {.train = astray ? x->other : x->data,
                           .held = x->held,
                           .held_name = "held-out",
                           .normalise = &x->model.normalise,
@@ -154,7 +157,7 @@ static int open_fixture(void **state)
 {
     (void)state;
     static uint8_t pixels[SAMPLES + HELD][SIDE * SIDE];
-    static int32_t labels[SAMPLES + HELD];
+    static int32_t labels[SAMPLES + HELD], others[SAMPLES];
     strcpy(f.folder, "/tmp/td-revive-XXXXXX");
     f.deadline_ms = 20000;
     if (!mkdtemp(f.folder)) return -1;
@@ -181,6 +184,10 @@ static int open_fixture(void **state)
     job->quiet = true, job->metrics_every = 2, job->keep = 2, job->bucket_kb = 1;
     job->checkpoint_every.steps = 2, job->keep_checkpoints = 3;
     assert_ok(td_dataset_from_arrays(&arrays, &f.data));
+    memcpy(others, labels, sizeof others);
+    others[SAMPLES - 2] = !others[SAMPLES - 2];
+    arrays.label = others;
+    assert_ok(td_dataset_from_arrays(&arrays, &f.other));
     arrays.samples = HELD, arrays.x = pixels + SAMPLES, arrays.label = labels + SAMPLES;
     assert_ok(td_dataset_from_arrays(&arrays, &f.held));
     assert_ok(td_net_model_create(job, f.data, &f.model));
@@ -200,6 +207,7 @@ static int close_fixture(void **state)
     (void)state;
     td_net_model_close(&f.model);
     td_dataset_close(f.held);
+    td_dataset_close(f.other);
     td_dataset_close(f.data);
     td_options_fini(td_job_rows, &f.job);
     return td_remove_tree(f.folder) == TD_OK ? 0 : -1;
@@ -357,6 +365,22 @@ static void too_few_stop_with_a_checkpoint(void **state)
     f.job.resume = false;
     f.job.min_workers = 1;
     assert_fails(TD_ERR_PEER, "all ranks that were active have died", run("0:7:update", 1, 0));
+}
+
+/* Whichever rank it is that has other data than the run began with, all say so and nothing has
+ * changed. */
+static void all_ranks_need_the_data_that_the_run_began_with(void **state)
+{
+    (void)state;
+    assert_ok(run("", 2, 0));
+    f.job.resume = true;
+    for (f.astray = 1; f.astray < 3; f.astray++)
+        assert_fails(TD_ERR_DATA, "as many training samples as the run began with, but others",
+                     run("", 3, 0));
+    f.astray = 0;
+    assert_ok(run("", 3, 0));
+    check_run("resumed", 3, 0);
+    f.job.resume = false;
 }
 
 /* One that is too slow for the deadline has not died: the run goes on, unless it stays so. */
@@ -517,6 +541,7 @@ int main(void)
         cmocka_unit_test(several_may_be_lost),
         cmocka_unit_test(spares_may_be_lost),
         cmocka_unit_test(too_few_stop_with_a_checkpoint),
+        cmocka_unit_test(all_ranks_need_the_data_that_the_run_began_with),
         cmocka_unit_test(a_false_alarm_costs_nothing),
         cmocka_unit_test(a_run_may_be_stopped_after_every_step),
         cmocka_unit_test(the_number_of_ranks_may_change),
