@@ -19,7 +19,8 @@ typedef struct td_interval {
     double checkpoint; /* that steps were held up for checkpoints */
     double lr, eta;
     int workers;
-    const double *scores; /* [workers] median pace / own: below 1 is slower than most */
+    const double *scores; /* [workers] median pace / own: below 1 is slower than most; see
+                              train/balance.h for what the median of an even number is */
     double slowest_wait, fastest_wait; /* over ranks: the one that waited least was waited for */
 } td_interval;
 

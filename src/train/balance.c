@@ -28,14 +28,16 @@ static double median_of(double *values, int n)
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-/* phase TD_PHASES: the totals. */
+/* Of the ranks; phase TD_PHASES: the totals. Of an even number the faster of the two in the middle:
+ * were it their mean, a slow one of two would be held against itself. */
 static double median(const td_pace *paces, int ranks, int phase)
 {
     double values[MOST_RANKS];
     int n = ranks < MOST_RANKS ? ranks : MOST_RANKS;
     for (int r = 0; r < n; r++)
         values[r] = phase == TD_PHASES ? td_pace_total(&paces[r]) : paces[r].seconds[phase];
-    return median_of(values, n);
+    qsort(values, (size_t)n, sizeof *values, ascending);
+    return values[(n - 1) / 2];
 }
 
 void td_balance_scores(const td_pace *paces, int ranks, double *scores)

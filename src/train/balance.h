@@ -24,7 +24,9 @@ typedef struct td_pace {
 
 double td_pace_total(const td_pace *pace);
 
-/* scores[r]: median of all ranks' totals / rank r's; below 1: slower than most. */
+/* scores[r]: median of all ranks' totals / rank r's; below 1: slower than most. The median of an
+ * even number of ranks is the faster of the two in the middle: of two ranks the faster has score 1,
+ * the other what it is as fast as that. */
 void td_balance_scores(const td_pace *paces, int ranks, double *scores);
 
 /* The phase in which that rank is furthest behind the median of the ranks, in seconds. */

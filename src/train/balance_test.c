@@ -25,6 +25,11 @@ static void a_slow_rank_is_named_with_its_phase(void **state)
     p[2] = pace(1, 10, 2, 201);
     assert_int_equal(td_balance_phase(p, 5, 2, &behind), TD_PHASE_OTHER);
     assert_string_equal(td_phase_names[TD_PHASE_OTHER], "other");
+    p[0] = pace(1, 20, 2, 1), p[1] = pace(1, 10, 2, 1); /* of two, against the other */
+    td_balance_scores(p, 2, scores);
+    assert_true(fabs(scores[0] - 14. / 24) < 1e-12 && scores[1] == 1);
+    assert_int_equal(td_balance_phase(p, 2, 0, &behind), TD_PHASE_COMPUTE);
+    assert_true(behind == 10);
     p[0] = p[1] = pace(0, 0, 0, 0);
     td_balance_scores(p, 2, scores);
     assert_true(scores[0] == 1 && scores[1] == 1);

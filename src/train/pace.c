@@ -11,7 +11,7 @@
 
 /* Leaves are dealt by the median of so many windows: one that is odd by chance moves nothing, and a
  * rank that has become slow shows in the third. */
-enum { WINDOWS = 5, LEAST_WINDOWS = 3 };
+enum { WINDOWS = 5, LEAST_WINDOWS = 3, NAMED = -1 };
 
 /* What a rank tells the others of a window. */
 typedef struct window {
@@ -32,7 +32,7 @@ struct td_paces {
     td_cost (*costs)[WINDOWS]; /* [ranks] window i in place i % WINDOWS */
     td_cost *usual;            /* [ranks] */
     double *scores;            /* [ranks] */
-    int *slow;                 /* [ranks] looks in a row that found it slow */
+    int *slow;                 /* [ranks] looks in a row that found it slow; NAMED since it is */
     int *bounds, *next;        /* [ranks + 1] */
 };
 
@@ -83,6 +83,7 @@ void td_paces_step(td_paces *p, double seconds, double moved, td_pace pace)
     p->steps++;
 }
 
+/* One at a look: another that is slow, too, waits for the next. */
 static void find_slow(td_paces *p, td_pace_look *look)
 {
     td_balance_scores(p->all, p->ranks, p->scores);
@@ -90,9 +91,13 @@ static void find_slow(td_paces *p, td_pace_look *look)
         double total = td_pace_total(&p->all[r]), behind;
         int phase = td_balance_phase(p->all, p->ranks, r, &behind);
         bool slow = p->scores[r] < SLOW_SCORE && total * (1 - p->scores[r]) > SLOW_SECONDS;
-        p->slow[r] = slow ? p->slow[r] + 1 : 0;
-        if (p->slow[r] == TD_PACE_SLOW_LOOKS && look->slow < 0)
-            *look = (td_pace_look){r, phase, p->scores[r], behind, false};
+        if (!slow)
+            p->slow[r] = 0;
+        else if (p->slow[r] != NAMED)
+            p->slow[r]++;
+        if (p->slow[r] < TD_PACE_SLOW_LOOKS || look->slow >= 0) continue;
+        *look = (td_pace_look){r, phase, p->scores[r], behind, false};
+        p->slow[r] = NAMED;
     }
 }
 

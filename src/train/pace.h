@@ -9,14 +9,15 @@
 #include <stdint.h>
 
 /* A rank counts as slow after SLOW_LOOKS looks, each PACE_STEPS steps after the other, in which it
- * took half as long again as the median, and noticeably longer: within 20 steps. */
+ * took half as long again as the median (see balance.h), and noticeably longer: within 20 steps. Of
+ * several that become slow together each look names one. */
 enum { TD_PACE_STEPS = 8, TD_PACE_SLOW_LOOKS = 2 };
 
 typedef struct td_paces td_paces;
 
 /* What a look finds; the same at all ranks. */
 typedef struct td_pace_look {
-    int slow; /* a rank that has just become slow, -1: none */
+    int slow; /* a rank that has become slow and was not named since, -1: none */
     int phase;
     double score, behind; /* the rank's; seconds a step behind the median in that phase */
     bool deal;            /* leaves should lie as td_paces_bounds says from now on */

@@ -46,6 +46,11 @@ class Slow(unittest.TestCase):
         run = self.named("--workers", "4", rank=2)
         self.assertEqual(digest(run), digest(train("--steps", "20", epochs=9)))
 
+    def test_two_slow_workers_are_both_named(self):
+        with fake_slow("1:100,3:100"):
+            run = train("--steps", "30", "--workers", "5", epochs=9)
+        self.assertEqual(sorted(e["rank"] for e in events(run, "slow")), [1, 3])
+
     @unittest.skipUnless(MPIEXEC, "no mpiexec")
     def test_a_slow_process_is_named(self):
         self.named(rank=0, prefix=ranks(3))
