@@ -1,4 +1,9 @@
-/* tandem resize: asks a run that is under way to go on with another number of workers. */
+/* tandem resize: asks a run that is under way to go on with another number of workers.
+ *
+ * A run answers at the end of a step, which may take as long as it likes, with an evaluation before
+ * it: so the answer is waited for as long as a job lives. A job may seem dead for a while, where
+ * rank 0 has died and another takes the lead; and its answer lies there a moment after the request
+ * has gone. */
 #include "cli/cli.h"
 
 #include "base/clock.h"
@@ -6,11 +11,31 @@
 #include "cli/run_lock.h"
 #include "train/resize.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
-enum { WAIT_S = 10, LOOK_NS = 20000000 };
+#define LOOK_NS 20000000       /* for the answer */
+#define PROBE_NS 500000000     /* whether there is somebody to answer */
+#define PATIENCE_NS 3000000000 /* then it says what it waits for */
+#define GONE_NS 10000000000    /* so long nobody was there to answer */
+
+static volatile sig_atomic_t stop_signal; /* written by the handler alone */
+
+static void on_signal(int number)
+{
+    stop_signal = number;
+}
+
+typedef struct asker {
+    const char *run;
+    td_resize asked;
+    int64_t began, probed;
+    int64_t held, pending; /* when a job, and the request, were seen last */
+    bool told;
+} asker;
 
 static td_status read_words(int argc, char **argv, const char **run, int *workers)
 {
@@ -24,39 +49,96 @@ static td_status read_words(int argc, char **argv, const char **run, int *worker
     return TD_OK;
 }
 
-td_status td_cmd_resize(int argc, char **argv)
+static td_status check_run(const char *run)
 {
-    const char *run = NULL;
-    char path[TD_PATH_MAX], sentence[TD_RESIZE_TEXT];
-    td_resize asked;
-    td_run_lock lock = {0};
-    int workers = 0;
-    bool there = false, done = false;
-    TD_TRY(read_words(argc, argv, &run, &workers));
+    char path[TD_PATH_MAX];
     TD_TRY(td_path_join(path, run, "job.yaml"));
     if (!td_path_exists(path)) return td_fail(TD_ERR_ARG, "%s holds no run (no job.yaml)", run);
-    if (td_run_lock_take(run, &lock) == TD_OK) { /* nobody is at work there */
-        td_run_lock_release(&lock);
-        return td_fail(TD_ERR_ARG,
-                       "no job is at work in %s; \"tandem train --run %s --resume\" goes on with "
-                       "it, "
-                       "with any number of workers",
-                       run, run);
+    if (td_run_lock_is_held(run)) return TD_OK;
+    return td_fail(TD_ERR_ARG,
+                   "no job is at work in %s; \"tandem train --run %s --resume\" goes on with it, "
+                   "with any number of workers",
+                   run, run);
+}
+
+/* Whether the request still lies there, and is no other's. */
+static bool is_pending(const asker *w)
+{
+    td_resize there;
+    bool mine = td_resize_is_asked(w->run) && td_resize_read(w->run, &there) == TD_OK &&
+                !strcmp(there.token, w->asked.token);
+    td_error_clear();
+    return mine;
+}
+
+static void take_back(const asker *w)
+{
+    if (is_pending(w)) td_resize_take_back(w->run);
+}
+
+static void stop_by_signal(const asker *w)
+{
+    int number = stop_signal;
+    take_back(w);
+    fprintf(stderr, "tandem: the request to the job in %s is taken back\n", w->run);
+    exit(128 + number);
+}
+
+/* Whether there is still an answer to wait for. */
+static td_status probe(asker *w)
+{
+    int64_t now = td_clock_ns();
+    if (now - w->probed < PROBE_NS) return TD_OK;
+    w->probed = now;
+    if (td_run_lock_is_held(w->run)) w->held = now;
+    if (is_pending(w)) w->pending = now;
+    if (now - w->held > GONE_NS) {
+        take_back(w);
+        return td_fail(TD_ERR_PEER,
+                       "the job in %s has ended before it could answer; \"tandem train --run %s "
+                       "--resume\" goes on with it, with any number of workers",
+                       w->run, w->run);
     }
-    TD_TRY(td_resize_ask(run, workers, &asked));
-    int64_t end = td_clock_ns() + (int64_t)WAIT_S * 1000000000;
-    while (!there && td_clock_ns() < end) {
+    if (now - w->pending > GONE_NS)
+        return td_fail(TD_ERR_PEER,
+                       "the job in %s has begun anew, or was asked for something else since; ask "
+                       "again",
+                       w->run);
+    if (w->told || now - w->began < PATIENCE_NS) return TD_OK;
+    fprintf(stderr,
+            "tandem: the job in %s answers at the end of a step: waiting for it (Ctrl-C takes the "
+            "request back; \"tandem diagnose %s\" says what the job is doing)\n",
+            w->run, w->run);
+    w->told = true;
+    return TD_OK;
+}
+
+static td_status wait_for_answer(asker *w, bool *done, char sentence[TD_RESIZE_TEXT])
+{
+    for (bool there = false;;) {
         nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL);
-        TD_TRY(td_resize_answered(run, &asked, &there, &done, sentence));
+        TD_TRY(td_resize_answered(w->run, &w->asked, &there, done, sentence));
+        if (there) return TD_OK;
+        if (stop_signal) stop_by_signal(w);
+        TD_TRY(probe(w));
     }
-    if (!there) {
-        td_resize_take_back(run);
-        return td_fail(TD_ERR_TIMEOUT,
-                       "the job in %s has not answered within %d s: it is at its end, hangs "
-                       "(\"tandem "
-                       "diagnose %s\"), or its steps take longer; ask again",
-                       run, WAIT_S, run);
-    }
+}
+
+td_status td_cmd_resize(int argc, char **argv)
+{
+    char sentence[TD_RESIZE_TEXT];
+    struct sigaction action = {.sa_handler = on_signal};
+    int64_t now = td_clock_ns();
+    asker w = {.began = now, .held = now, .pending = now};
+    int workers = 0;
+    bool done = false;
+    TD_TRY(read_words(argc, argv, &w.run, &workers));
+    TD_TRY(check_run(w.run));
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+    TD_TRY(td_resize_ask(w.run, workers, &w.asked));
+    TD_TRY(wait_for_answer(&w, &done, sentence));
     if (!done) return td_fail(TD_ERR_ARG, "%s", sentence);
     puts(sentence);
     return TD_OK;

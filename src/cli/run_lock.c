@@ -152,6 +152,32 @@ void td_run_lock_release(td_run_lock *lock)
     lock->fd = 0;
 }
 
+/* The kernel's lock, without taking it: as lock_file. */
+static int probe_file(int fd)
+{
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+#ifdef F_OFD_GETLK
+    if (fcntl(fd, F_OFD_GETLK, &whole) != 0) return -1;
+#else
+    if (fcntl(fd, F_GETLK, &whole) != 0) return -1;
+#endif
+    return whole.l_type != F_UNLCK;
+}
+
+bool td_run_lock_is_held(const char *run)
+{
+    char path[TD_PATH_MAX];
+    holder h;
+    bool foreign;
+    if (td_path_join(path, run, "lock") != TD_OK) return false;
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0) return errno != ENOENT; /* who may not look cannot tell */
+    int locked = probe_file(fd);
+    bool known = read_holder(fd, &h, &foreign);
+    close(fd);
+    return locked > 0 || (locked < 0 && known && lives(&h));
+}
+
 bool td_run_lock_holder(const char *run, char host[256], int *pid)
 {
     char path[TD_PATH_MAX];

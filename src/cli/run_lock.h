@@ -19,6 +19,8 @@ typedef struct td_run_lock {
 TD_MUST_CHECK td_status td_run_lock_take(const char *run, td_run_lock *lock);
 /* Gives it back and removes the file; a zeroed one is fine. */
 void td_run_lock_release(td_run_lock *lock);
+/* Whether a job that lives holds it. Looks only, as often as one likes. */
+bool td_run_lock_is_held(const char *run);
 /* Who holds it, or held it last; false when nobody. */
 bool td_run_lock_holder(const char *run, char host[256], int *pid);
 

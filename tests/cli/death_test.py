@@ -189,6 +189,48 @@ class Sizes(Runs):
                          [("resized", 3, [2])])
         self.assertIn("no job is at work in", tandem("resize", job.run, "2", expect=2).stderr)
 
+    def asker(self, job, n):
+        """One whose job does not answer, once it has said that it waits."""
+        asker = subprocess.Popen([TANDEM, "resize", job.run, str(n)], text=True, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE)
+        self.addCleanup(asker.kill)
+        self.assertIn("answers at the end of a step: waiting for it (Ctrl-C takes", asker.stderr.readline())
+        return asker
+
+    def test_who_asks_waits_as_long_as_the_job_lives(self):
+        long, short = (Job(workers=2, spares=1, mpi=False) for _ in range(2))
+        for job in long, short:
+            job.process.send_signal(signal.SIGSTOP)  # a long step
+        began = time.monotonic()
+        waits, ends = self.asker(long, 3), self.asker(short, 3)
+        short.process.kill()
+        short.process.communicate()
+        out, err = ends.communicate(timeout=60)
+        self.assertEqual((ends.returncode, out), (1, ""))
+        self.assertIn("has ended before it could answer; \"tandem train --run", err)
+        self.assertFalse(os.path.exists(os.path.join(short.run, "resize")))
+        time.sleep(max(0, began + 11 - time.monotonic()))
+        self.assertIsNone(waits.poll())
+        long.process.send_signal(signal.SIGCONT)
+        out, err = waits.communicate(timeout=60)
+        self.assertEqual((waits.returncode, err), (0, ""))
+        self.assertIn("the run goes on with 3 workers from step ", out)
+        self.check(long)
+
+    def test_who_asks_may_take_it_back(self):
+        job = Job(workers=2, spares=1, mpi=False)
+        job.process.send_signal(signal.SIGSTOP)
+        asker = self.asker(job, 3)
+        self.assertTrue(os.path.exists(os.path.join(job.run, "resize")))
+        asker.send_signal(signal.SIGINT)
+        out, err = asker.communicate(timeout=60)
+        self.assertEqual((asker.returncode, out), (130, ""))
+        self.assertIn(f"the request to the job in {job.run} is taken back", err)
+        self.assertFalse(os.path.exists(os.path.join(job.run, "resize")))
+        job.process.send_signal(signal.SIGCONT)
+        self.check(job)
+        self.assertEqual(events(job.run), [])
+
     def test_mistakes_have_a_sentence(self):
         for words, text in ((["x"], "say which run and how many workers: tandem resize RUN N"),
                             (["x", "many"], '"many" is no number of workers'),
