@@ -26,11 +26,27 @@ static int children_of(int launcher, const char *thread)
     return count;
 }
 
+/* Another program may stand between: it has started one process, and says nothing of the rest. */
+static bool is_launcher(int pid)
+{
+    static const char *const names[] = {"prte", "prun", "orte", "mpiexec", "mpirun"};
+    char path[64], name[32] = "";
+    snprintf(path, sizeof path, "/proc/%d/comm", pid);
+    FILE *f = fopen(path, "r");
+    size_t n = f ? fread(name, 1, sizeof name - 1, f) : 0;
+    if (f) fclose(f);
+    name[n] = 0;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strncmp(name, names[i], strlen(names[i]))) return true;
+    return false;
+}
+
 /* -1: the system does not tell. */
 static int processes_here(void)
 {
     char path[64];
     int launcher = (int)getppid(), count = 0;
+    if (!is_launcher(launcher)) return -1;
     snprintf(path, sizeof path, "/proc/%d/task", launcher);
     DIR *dir = opendir(path);
     if (!dir) return -1;
