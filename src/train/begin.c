@@ -153,6 +153,22 @@ static td_status check_data(const loop *t, const td_train_state *here)
     return TD_OK;
 }
 
+/* Whether this rank has the data that rank 0 has; collective. */
+static td_status compare_data(const loop *t)
+{
+    uint64_t own[2] = {t->state.samples, t->state.data}, first[2] = {own[0], own[1]};
+    TD_TRY(td_comm_broadcast(t->comm, first, sizeof first, 0));
+    td_status status = TD_OK;
+    if (memcmp(own, first, sizeof own) != 0)
+        status =
+            td_fail(TD_ERR_DATA,
+                    "rank %d reads other training data in %.300s than rank 0: %llu samples "
+                    "(fingerprint %016" PRIx64 "), not %llu (%016" PRIx64 "); give all the same",
+                    td_comm_rank(t->comm), td_dataset_info(t->data->train)->path,
+                    (unsigned long long)own[0], own[1], (unsigned long long)first[0], first[1]);
+    return td_comm_agree(t->comm, status);
+}
+
 /* Goes to the newest whole checkpoint; a run that was killed before its first one begins anew. */
 static td_status restore(loop *t)
 {
@@ -188,6 +204,7 @@ static td_status make_ready(loop *t)
     t->state.samples = td_dataset_info(t->data->train)->samples;
     t->state.data = td_dataset_fingerprint(t->data->train);
     t->state.per_epoch = t->per_epoch;
+    TD_TRY(compare_data(t));
     if (job->resume) status = restore(t);
     t->state.total = t->last;
     if (status == TD_OK && t->state.step < t->last) status = td_loop_seek(t);

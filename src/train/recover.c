@@ -10,9 +10,12 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "comm/transport.h"
+#include "data/dataset.h"
 #include "strategy/mishap.h"
 #include "train/resize.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -162,6 +165,20 @@ static td_status fetch(td_loop *t)
     return TD_OK;
 }
 
+/* A rank that has just come and reads other data than the run: it is lost to the others, which go
+ * on without it. */
+static td_status check_data(td_loop *t)
+{
+    int rank = td_comm_rank_in_run(t->comm, td_comm_rank(t->comm));
+    uint64_t own = td_dataset_fingerprint(t->data->train);
+    if (!t->state.data || own == t->state.data) return TD_OK;
+    td_warn("rank %d leaves the run: it reads other training data in %.300s (fingerprint "
+            "%016" PRIx64 ", not %016" PRIx64 "); give all the same",
+            rank, td_dataset_info(t->data->train)->path, own, t->state.data);
+    td_comm_die(t->comm);
+    return td_fail(TD_ERR_PEER, "rank %d has left the run: it reads other data", rank);
+}
+
 /* Rank 0, new or not: the folder as the state is, and what is in it. */
 static td_status take_lead(td_loop *t, bool was_first)
 {
@@ -217,7 +234,7 @@ static td_status catch_up(td_loop *t)
 
 td_status td_loop_go_on(td_loop *t)
 {
-    bool was_first = t->first;
+    bool was_first = t->first, had_state = t->whole;
     td_status status;
     if (t->noticed) t->news.seconds = td_seconds(td_clock_ns() - t->noticed);
     if (t->job->shard_optimizer) TD_TRY(catch_up(t));
@@ -234,6 +251,7 @@ td_status td_loop_go_on(td_loop *t)
     TD_TRY(td_comm_agree(t->comm, prepare(t)));
     TD_TRY(deal(t));
     TD_TRY(fetch(t));
+    if (!had_state) TD_TRY(check_data(t));
     status = t->first ? take_lead(t, was_first) : TD_OK;
     if (status == TD_OK)
         status = td_saver_create(t->comm, t->job, t->task, td_strategy_shards(t->strategy), t->best,

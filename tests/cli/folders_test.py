@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """What a run does to its folder, and what it trusts there."""
+import gzip
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -45,6 +47,24 @@ class Folders(unittest.TestCase):
         self.assertEqual(after["mine"], b"notes")
         self.assertNotEqual(after["model/model.safetensors"], before["model/model.safetensors"])
         self.assertFalse(any(name.startswith("replaced") for name in after))
+
+    @unittest.skipUnless(MPIEXEC, "no MPI")
+    def test_ranks_read_the_same_data(self):
+        """Not only as many samples: here pixels of one rank's copy are others."""
+        other = os.path.join(TOP, "other")
+        shutil.copytree(DATA, other)
+        name = os.path.join(other, "train-images-idx3-ubyte.gz")
+        with gzip.open(name) as f:
+            pixels = f.read()
+        with gzip.open(name, "wb") as f:
+            f.write(pixels[:16] + bytes(255 - b for b in pixels[16:]))
+        run = new_run()
+        dealt = 'd=$0; [ "$OMPI_COMM_WORLD_RANK" != 1 ] || d=$1; shift; exec "$@" --data $d'
+        done = subprocess.run([*ranks(3), "sh", "-c", dealt, DATA, other, TANDEM, "train", "--model", "mlp", "--run",
+                               run, "--quiet"], text=True, capture_output=True, timeout=100)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertEqual(done.stderr.count("rank 1 reads other training data in"), 1, done.stderr)
+        self.assertFalse(os.path.exists(run))
 
     @unittest.skipUnless(MPIEXEC, "no MPI")
     def test_nor_do_mistakes_under_mpi(self):

@@ -26,7 +26,7 @@ typedef struct fixture {
     int lead_taken; /* times */
     int64_t deadline_ms;
     size_t refuse; /* that allocation, 0: none */
-    int astray;    /* the rank that has the other data; 0: none */
+    int astray;    /* the rank that has the other data; 0: none; -1: those that come as spares */
     volatile int stop;
 } fixture;
 
@@ -59,7 +59,8 @@ static td_status rank_main(td_comm *comm, void *arg)
 {
     fixture *x = arg;
     td_train_hooks hooks = {x, begin, kept, take_over};
-    bool astray = x->astray && td_comm_rank(comm) == x->astray;
+    bool astray = x->astray < 0 ? td_comm_joined(comm, td_comm_rank(comm))
+                                : x->astray && td_comm_rank(comm) == x->astray;
     td_train_data data = {.train = astray ? x->other : x->data,
                           .held = x->held,
                           .held_name = "held-out",
@@ -367,16 +368,20 @@ static void too_few_stop_with_a_checkpoint(void **state)
     assert_fails(TD_ERR_PEER, "all ranks that were active have died", run("0:7:update", 1, 0));
 }
 
-/* Whichever rank it is that has other data than the run began with, all say so and nothing has
- * changed. */
+/* Whichever rank it is that has other data than rank 0, all say so and nothing has changed. */
 static void all_ranks_need_the_data_that_the_run_began_with(void **state)
 {
     (void)state;
+    for (f.astray = 1; f.astray < 3; f.astray++)
+        assert_fails(TD_ERR_DATA, "reads other training data in memory than rank 0", run("", 3, 0));
+    f.astray = -1; /* it leaves, and the others go on */
+    assert_ok(run("1:4:update", 3, 1));
+    check_run("a spare astray", 3, 1);
+    f.astray = 0;
     assert_ok(run("", 2, 0));
     f.job.resume = true;
     for (f.astray = 1; f.astray < 3; f.astray++)
-        assert_fails(TD_ERR_DATA, "as many training samples as the run began with, but others",
-                     run("", 3, 0));
+        assert_fails(TD_ERR_DATA, "reads other training data in memory than rank 0", run("", 3, 0));
     f.astray = 0;
     assert_ok(run("", 3, 0));
     check_run("resumed", 3, 0);
