@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 /* A process that has not been seen may not have been started yet: for so many looks. */
-enum { LOOK_MS = 250, LOOKS_GONE = 2, LOOKS_UNSEEN = 40 };
+enum { LOOK_MS = 250, LOOKS_GONE = 2, LOOKS_UNSEEN = 40, LEAST_MS = 60000 };
 
 /* Processes that the launcher's thread has started and not yet buried. */
 static int children_of(int launcher, const char *thread)
@@ -101,7 +101,8 @@ static void *watch(void *arg)
 
 void td_start_begin(td_start *s, int64_t deadline_ms)
 {
-    *s = (td_start){.begin_ns = td_clock_ns(), .deadline_ms = deadline_ms};
+    *s = (td_start){.begin_ns = td_clock_ns(),
+                    .deadline_ms = deadline_ms > LEAST_MS ? deadline_ms : LEAST_MS};
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->ended, NULL);
     s->watched = pthread_create(&s->thread, NULL, watch, s) == 0;

@@ -1,6 +1,7 @@
 /* While MPI starts, its ranks wait for each other inside the library, without a deadline and deaf
  * to the death of one of them. A thread looks meanwhile, and ends this process when the wait has
- * become longer than the deadline, or another process of the job on this host has gone. */
+ * become longer than the deadline (a minute, where that is shorter: MPI itself takes its time), or
+ * another process of the job on this host has gone. */
 #ifndef TD_COMM_TRANSPORT_MPI_START_H
 #define TD_COMM_TRANSPORT_MPI_START_H
 
