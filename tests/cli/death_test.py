@@ -197,6 +197,7 @@ class Sizes(Runs):
         self.assertIn("answers at the end of a step: waiting for it (Ctrl-C takes", asker.stderr.readline())
         return asker
 
+    @unittest.skipIf(SHORT, "waits")
     def test_who_asks_waits_as_long_as_the_job_lives(self):
         long, short = (Job(workers=2, spares=1, mpi=False) for _ in range(2))
         for job in long, short:
