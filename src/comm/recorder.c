@@ -3,8 +3,10 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/fs.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -47,9 +49,12 @@ static size_t file_bytes(void)
 td_status td_comm_record(td_comm *comm, const char *path)
 {
     if (comm->recorder) return td_fail(TD_ERR_ARG, "%s: this group is recorded already", path);
+    char made[TD_PATH_MAX]; /* until its head is whole: who reads a record finds all or none */
+    if ((size_t)snprintf(made, sizeof made, "%s.new", path) >= sizeof made)
+        return td_fail(TD_ERR_ARG, "%s: this path is too long", path);
     td_recorder *r = td_calloc(1, sizeof *r);
     if (!r) return td_fail(TD_ERR_NOMEM, "no memory for a recorder");
-    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    int fd = open(made, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     void *at = MAP_FAILED;
     if (fd >= 0 && posix_fallocate(fd, 0, (off_t)file_bytes()) == 0)
         at = mmap(NULL, file_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -76,6 +81,12 @@ td_status td_comm_record(td_comm *comm, const char *path)
     gethostname(r->head->host, sizeof r->head->host - 1);
     strncpy(r->head->transport, comm->ops->name, sizeof r->head->transport - 1);
     memcpy(r->head->magic, TD_RECORDER_MAGIC, sizeof r->head->magic);
+    if (rename(made, path) != 0) {
+        status = td_fail_errno("%s: the record of operations cannot be written", path);
+        munmap(at, file_bytes());
+        td_free(r);
+        return status;
+    }
     comm->recorder = r;
     comm->owns_recorder = true;
     for (int k = 0; k < MOST; k++) {
