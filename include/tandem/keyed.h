@@ -5,13 +5,14 @@
  * and destroying are collective. What a push does and a pull gives is up to the servers' function.
  *
  * Requests of one rank to one server are served in the order in which they were started; requests
- * of different ranks in the order in which they arrive, one at a time. A rank that is a server
- * serves from a thread of its own, also while the rank computes. Source: Li et al., "Scaling
+ * of different ranks in the order in which they arrive, one at a time. Source: Li et al., "Scaling
  * distributed machine learning with the parameter server", OSDI 2014, section 3.
  *
- * Cost of a request, for each other rank that owns keys of it: 2 messages there (values of more
- * than 16 KiB: 3) and 1 back (2 with values); 8 bytes a key besides the values, 16 where parts
- * differ in size. */
+ * Where ranks are threads of one process, who asks calls the server's function itself, under the
+ * server's lock, and no message is sent. Elsewhere a server serves from a thread of its own, also
+ * while its rank computes; a request costs, for each other rank that owns keys of it, 2 messages
+ * there (values of more than 16 KiB: 3) and 1 back (2 with values); 8 bytes a key besides the
+ * values, 16 where parts differ in size. */
 #ifndef TANDEM_KEYED_H
 #define TANDEM_KEYED_H
 
@@ -25,6 +26,8 @@ typedef struct td_keyed td_keyed;
 
 typedef enum td_keyed_does { TD_PUSH = 1, TD_PULL = 2, TD_PUSH_PULL = 3 } td_keyed_does;
 
+enum { TD_KEYED_NOTE = 64 }; /* bytes that go along with a request, and with its answer */
+
 /* What a server is asked: its keys of one request, in the order of the request. */
 typedef struct td_keyed_request {
     int from; /* rank that asks */
@@ -35,11 +38,15 @@ typedef struct td_keyed_request {
     const void *in;      /* pushed parts, one behind the other; 64-byte aligned unless its own */
     void *out;           /* room for pulled parts, zeroed, laid out alike */
     size_t bytes;        /* of either, 0 where it is not asked for */
+    const void *note;    /* [TD_KEYED_NOTE] of the asker, 8-byte aligned */
+    void *answer;        /* [TD_KEYED_NOTE] for the asker, zeroed */
 } td_keyed_request;
 
 /* TD_OK, or a failure with its sentence, which the asker's wait then gives; the channel stays
  * usable. */
 typedef td_status td_keyed_serve_fn(void *user, const td_keyed_request *request);
+/* Whether the request can be served yet; asked again after others have been. */
+typedef bool td_keyed_ready_fn(void *user, const td_keyed_request *request);
 /* The server, 0..servers-1, that holds a key; the same at all ranks. */
 typedef int td_keyed_owner_fn(void *user, uint64_t key, int servers);
 
@@ -52,7 +59,8 @@ typedef struct td_keyed_config {
     size_t width;             /* bytes of a part where a request gives no sizes */
     td_keyed_owner_fn *owner; /* NULL: a hash of the key */
     td_keyed_serve_fn *serve; /* called by one thread at a time; needed at servers */
-    void *user;               /* of both functions */
+    td_keyed_ready_fn *ready; /* the same; NULL: requests are served as they come */
+    void *user;               /* of the functions */
 } td_keyed_config;
 
 /* Collective. Borrows nothing but `user`. TD_ERR_ARG, TD_ERR_NOMEM, TD_ERR_UNSUPPORTED (an MPI that
@@ -67,6 +75,10 @@ typedef struct td_parts {
     const size_t *sizes; /* [count] bytes of each; NULL: the channel's width; read by the start */
     const void *in;      /* to push */
     void *out;           /* to be filled by a pull */
+    const int *owner;    /* [count] which server has each, instead of the channel's function */
+    bool everywhere;     /* servers without any of the keys are asked, too */
+    const void *note;    /* [TD_KEYED_NOTE], read by the start; NULL: zeros */
+    void *answers;       /* [servers][TD_KEYED_NOTE] of those asked, by the wait; NULL: not wanted */
 } td_parts;
 
 /* Begins a request; *ticket (never 0) is its number. `in` may not change and `out` not be used

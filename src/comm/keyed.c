@@ -5,7 +5,6 @@
 #include "base/error.h"
 
 #include <string.h>
-#include <unistd.h>
 
 /* A request's part at one server. Values that lie together in the user's memory are moved from and
  * to there, others through a copy. */
@@ -21,6 +20,7 @@ typedef struct share {
     size_t put, filled; /* keys and bytes, so far */
     td_request request[5];
     int requests;
+    bool put_off; /* by its desk */
 } share;
 
 typedef struct td_ticket {
@@ -39,84 +39,6 @@ typedef struct td_ticket {
 static const char *name_of(td_keyed_does does)
 {
     return td_does_names[TD_DOES_PUSH + (int)does - 1];
-}
-
-/* --- opening --- */
-
-int td_keyed_owner(uint64_t key, int servers) /* the finaliser of splitmix64 */
-{
-    key = (key ^ (key >> 30)) * 0xbf58476d1ce4e5b9u;
-    key = (key ^ (key >> 27)) * 0x94d049bb133111ebu;
-    key ^= key >> 31;
-    return (int)(((key >> 32) * (uint64_t)servers) >> 32);
-}
-
-static td_status check_config(const td_comm *comm, const td_keyed_config *c)
-{
-    if (comm->one_thread)
-        return td_fail(TD_ERR_UNSUPPORTED, "this MPI may be called by one thread only: keyed parts "
-                                           "cannot be served beside their rank");
-    int n = c->servers ? c->server_count : comm->size, self = c->servers ? -1 : comm->rank;
-    if (n < 1 || n > comm->size)
-        return td_fail(TD_ERR_ARG, "keyed parts: %d servers in a group of %d ranks", n, comm->size);
-    for (int s = 0; c->servers && s < n; s++) {
-        int rank = c->servers[s];
-        if (rank < 0 || rank >= comm->size)
-            return td_fail(TD_ERR_ARG, "keyed parts: server %d is rank %d, not one of 0..%d", s,
-                           rank, comm->size - 1);
-        for (int t = 0; t < s; t++)
-            if (c->servers[t] == rank)
-                return td_fail(TD_ERR_ARG, "keyed parts: rank %d is server %d and server %d", rank,
-                               t, s);
-        if (rank == comm->rank) self = s;
-    }
-    if (self >= 0 && !c->serve)
-        return td_fail(TD_ERR_ARG, "keyed parts: rank %d is a server without a function to serve",
-                       comm->world[comm->rank]);
-    return TD_OK;
-}
-
-static td_status create(td_comm *comm, const td_keyed_config *config, td_keyed **out)
-{
-    TD_TRY(check_config(comm, config));
-    int n = config->servers ? config->server_count : comm->size;
-    td_keyed *k = td_calloc(1, sizeof *k);
-    int *servers = td_calloc((size_t)n, sizeof *servers);
-    if (!k || !servers) {
-        td_free(k), td_free(servers);
-        return td_fail(TD_ERR_NOMEM, "no memory for keyed parts");
-    }
-    k->config = *config;
-    k->config.server_count = n;
-    k->servers = servers;
-    k->self = -1;
-    for (int s = 0; s < n; s++) {
-        servers[s] = config->servers ? config->servers[s] : s;
-        if (servers[s] == comm->rank) k->self = s;
-    }
-    k->last = &k->first;
-    pthread_mutex_init(&k->serving, NULL);
-    *out = k;
-    return TD_OK;
-}
-
-td_status td_keyed_open(td_comm *comm, const td_keyed_config *config, td_keyed **out)
-{
-    td_keyed *k = NULL;
-    td_status status = td_comm_agree(comm, create(comm, config, &k));
-    if (status == TD_OK) status = td_comm_split(comm, 0, comm->rank, &k->comm);
-    if (status == TD_OK) {
-        k->comm->beside = true,
-        k->comm->crowded = sysconf(_SC_NPROCESSORS_ONLN) < 2 * comm->local_size;
-        if (k->self >= 0 && comm->size > 1) status = td_keyed_serve_begin(k);
-        status = td_comm_agree(k->comm, status);
-    }
-    if (status != TD_OK) {
-        td_keyed_destroy(k);
-        return status;
-    }
-    *out = k;
-    return TD_OK;
 }
 
 /* --- making a request --- */
@@ -138,15 +60,23 @@ static size_t size_of(const td_keyed *k, const td_ticket *t, size_t i)
 }
 
 /* Which server holds which key, and how much of the request each has. */
+static int owner_of(const td_keyed *k, const td_ticket *t, size_t i)
+{
+    int servers = k->config.server_count;
+    uint64_t key = t->parts.keys[i];
+    if (t->parts.owner) return t->parts.owner[i];
+    if (servers == 1) return 0;
+    return k->config.owner ? k->config.owner(k->config.user, key, servers)
+                           : td_keyed_owner(key, servers);
+}
+
 static td_status deal(td_keyed *k, td_ticket *t)
 {
     size_t n = t->parts.count, at = 0;
     int servers = k->config.server_count;
     for (size_t i = 0; i < n; i++) {
         uint64_t key = t->parts.keys[i];
-        int s = servers == 1      ? 0
-                : k->config.owner ? k->config.owner(k->config.user, key, servers)
-                                  : td_keyed_owner(key, servers);
+        int s = owner_of(k, t, i);
         if (s < 0 || s >= servers)
             return td_fail(TD_ERR_ARG, "%s: key %llu belongs to server %d, not one of 0..%d",
                            name_of(t->does), (unsigned long long)key, s, servers - 1);
@@ -165,6 +95,11 @@ static td_status deal(td_keyed *k, td_ticket *t)
         mine->head.in_bytes += bytes; /* of either direction, until seal */
     }
     t->bytes = at;
+    for (int s = 0; s < servers && t->parts.everywhere; s++) {
+        if (t->share_of[s]) continue;
+        t->share_of[s] = ++t->share_count;
+        t->shares[t->share_count - 1] = (share){.server = s, .last = SIZE_MAX};
+    }
     return TD_OK;
 }
 
@@ -183,6 +118,7 @@ static td_status seal(td_keyed *k, td_ticket *t)
                            k->comm->world[k->servers[h->server]]);
         h->together = h->last - h->first + 1 == h->head.count;
         h->head.does = t->does;
+        if (t->parts.note) memcpy(h->head.note, t->parts.note, TD_KEYED_NOTE);
         h->head.sized = t->sizes != NULL;
         h->head.in_bytes = t->does & TD_PUSH ? bytes : 0;
         h->head.out_bytes = t->does & TD_PULL ? bytes : 0;
@@ -249,21 +185,22 @@ static td_status send_share(td_keyed *k, const td_ticket *t, share *h)
     TD_TRY(post(k, h, false, &h->answer, sizeof h->answer, 3));
     if (head->out_bytes) TD_TRY(post(k, h, false, h->out, head->out_bytes, 4));
     TD_TRY(post(k, h, true, &h->head, sizeof h->head, 0));
-    TD_TRY(post(k, h, true, h->body, td_keyed_body(head), 1));
+    if (td_keyed_body(head)) TD_TRY(post(k, h, true, h->body, td_keyed_body(head), 1));
     if (!head->apart) return TD_OK;
     const char *user = (const char *)t->parts.in + h->offset;
     char *values = h->together ? (char *)(uintptr_t)user : values_of(h);
     return post(k, h, true, values, head->in_bytes, 2);
 }
 
-/* A server's own keys need no message. */
-static void serve_self(td_keyed *k, const td_ticket *t, share *h)
+/* At the desk of a rank at hand; false: it was not ready, or has gone. */
+static bool go_to_desk(td_keyed *k, const td_ticket *t, share *h)
 {
     const uint64_t *keys = (const uint64_t *)(const void *)h->body;
     const char *user = (const char *)t->parts.in + (t->parts.in ? h->offset : 0);
     bool push = t->does & TD_PUSH, pull = t->does & TD_PULL;
     td_keyed_request request = {
         .from = k->comm->rank,
+        .note = h->head.note,
         .does = t->does,
         .keys = keys,
         .count = h->head.count,
@@ -272,15 +209,53 @@ static void serve_self(td_keyed *k, const td_ticket *t, share *h)
         .out = pull ? h->out : NULL,
         .bytes = push ? h->head.in_bytes : h->head.out_bytes,
     };
-    if (h->head.out_bytes) memset(h->out, 0, h->head.out_bytes);
-    td_keyed_call(k, &request, &h->answer);
+    return td_keyed_call(k->desk_of[h->server], &request, &h->answer) == TD_KEYED_SERVED;
+}
+
+static bool waits_at(const td_ticket *t, int server)
+{
+    int s = t->share_of[server];
+    return s > 0 && t->shares[s - 1].put_off;
+}
+
+/* An older request that waits at the same desk comes first. */
+static bool is_behind(const td_keyed *k, const td_ticket *t, int server)
+{
+    for (const td_ticket *older = k->first; older && older != t; older = older->next)
+        if (waits_at(older, server)) return true;
+    return false;
+}
+
+static void try_desks(td_keyed *k)
+{
+    for (td_ticket *t = k->first; t && k->put_off; t = t->next)
+        for (int s = 0; s < t->share_count; s++) {
+            share *h = &t->shares[s];
+            if (!h->put_off || is_behind(k, t, h->server) || !go_to_desk(k, t, h)) continue;
+            h->put_off = false;
+            k->put_off--;
+        }
 }
 
 static void cancel(td_keyed *k, td_ticket *t)
 {
-    for (int s = 0; s < t->share_count; s++)
+    for (int s = 0; s < t->share_count; s++) {
         for (int r = 0; r < t->shares[s].requests; r++)
             k->comm->ops->cancel(k->comm, &t->shares[s].request[r]);
+        k->put_off -= t->shares[s].put_off;
+        t->shares[s].put_off = false;
+    }
+}
+
+void td_keyed_give_up(td_keyed *k)
+{
+    for (td_ticket *t = k->first, *next; t; t = next) {
+        next = t->next;
+        cancel(k, t);
+        ticket_free(t);
+    }
+    k->first = NULL;
+    k->last = &k->first;
 }
 
 static bool has_values(const td_keyed *k, const td_parts *p)
@@ -313,7 +288,7 @@ static td_status make(td_keyed *k, td_keyed_does does, const td_parts *parts, td
     t->does = does;
     t->parts = *parts;
     t->owner = td_calloc(n + 1, sizeof *t->owner);
-    t->shares = td_calloc(servers < n ? servers : n + 1, sizeof *t->shares);
+    t->shares = td_calloc(servers < n || parts->everywhere ? servers : n + 1, sizeof *t->shares);
     t->share_of = td_calloc(servers, sizeof *t->share_of);
     if (parts->sizes) t->sizes = td_calloc(n + 1, sizeof *t->sizes);
     if (!t->owner || !t->shares || !t->share_of || (parts->sizes && !t->sizes))
@@ -336,19 +311,20 @@ td_status td_keyed_start(td_keyed *k, td_keyed_does does, const td_parts *parts,
     TD_TRY(check_parts(k, does, parts));
     TD_TRY(make(k, does, parts, &t));
     td_status status = TD_OK;
-    share *own = NULL;
     for (int s = 0; s < t->share_count && status == TD_OK; s++)
-        if (t->shares[s].server == k->self)
-            own = &t->shares[s];
-        else
-            status = send_share(k, t, &t->shares[s]);
+        if (!k->desk_of[t->shares[s].server]) status = send_share(k, t, &t->shares[s]);
     if (status != TD_OK) {
         cancel(k, t);
         ticket_free(t);
         k->broken = true;
         return status;
     }
-    if (own) serve_self(k, t, own);
+    for (int s = 0; s < t->share_count; s++) { /* while messages travel */
+        share *h = &t->shares[s];
+        if (!k->desk_of[h->server]) continue;
+        h->put_off = is_behind(k, NULL, h->server) || !go_to_desk(k, t, h);
+        k->put_off += h->put_off;
+    }
     t->number = *ticket = ++k->tickets;
     *k->last = t;
     k->last = &t->next;
@@ -368,7 +344,12 @@ static td_status test_ticket(void *arg, bool *done)
     waiting *w = arg;
     w->missing = -1;
     *done = true;
-    for (int s = 0; s < w->ticket->share_count; s++)
+    try_desks(w->keyed);
+    for (int s = 0; s < w->ticket->share_count; s++) {
+        if (w->ticket->shares[s].put_off) {
+            w->missing = w->keyed->servers[w->ticket->shares[s].server];
+            *done = false;
+        }
         for (int r = 0; r < w->ticket->shares[s].requests; r++) {
             td_request *request = &w->ticket->shares[s].request[r];
             bool one = false;
@@ -376,6 +357,7 @@ static td_status test_ticket(void *arg, bool *done)
             if (!one && *done) w->missing = request->peer;
             *done = *done && one;
         }
+    }
     return TD_OK;
 }
 
@@ -416,13 +398,16 @@ static td_status wait_ticket(td_keyed *k, td_ticket **place)
     waiting w = {k, t, -1};
     td_note note = {TD_DOES_PUSH + (int)t->does - 1, t->bytes, -1, -1, -1};
     struct td_record *record = td_comm_begin(k->comm, note);
-    td_status status =
-        td_comm_wait(k->comm, -1, k->comm->ops->bell(k->comm), test_ticket, missing_server, &w);
+    td_bell *bell = k->put_off ? NULL : k->comm->ops->bell(k->comm); /* desks ring no one's */
+    td_status status = td_comm_wait(k->comm, -1, bell, test_ticket, missing_server, &w);
     if (status != TD_OK) {
         k->broken = true;
         cancel(k, t);
     } else {
         if (t->does & TD_PULL) scatter(k, t);
+        for (int s = 0; s < t->share_count && t->parts.answers; s++)
+            memcpy((char *)t->parts.answers + t->shares[s].server * TD_KEYED_NOTE,
+                   t->shares[s].answer.note, TD_KEYED_NOTE);
         status = verdict(k, t);
     }
     *place = t->next;
@@ -480,46 +465,4 @@ td_status td_keyed_push(td_keyed *k, const td_parts *parts)
 td_status td_keyed_pull(td_keyed *k, const td_parts *parts)
 {
     return start_and_wait(k, TD_PULL, parts);
-}
-
-/* --- closing --- */
-
-static td_status say_goodbye(td_keyed *k)
-{
-    td_keyed_head head = {0};
-    for (int s = 0; s < k->config.server_count; s++)
-        if (s != k->self)
-            TD_TRY(td_comm_exchange(k->comm, &head, sizeof head, k->servers[s], NULL, 0, -1,
-                                    TD_TAG_KEYED));
-    return TD_OK;
-}
-
-td_status td_keyed_finish(td_keyed *k)
-{
-    if (k->finished) return TD_OK;
-    td_status status = td_keyed_wait(k, 0);
-    bool whole = !k->broken;
-    k->finished = true;
-    if (whole) {
-        td_status said = say_goodbye(k);
-        whole = said == TD_OK;
-        if (status == TD_OK) status = said;
-    }
-    td_status served = td_keyed_serve_end(k, whole);
-    return status != TD_OK ? status : served;
-}
-
-void td_keyed_destroy(td_keyed *k)
-{
-    if (!k) return;
-    for (td_ticket *t = k->first, *next; t; t = next) {
-        next = t->next;
-        cancel(k, t);
-        ticket_free(t);
-    }
-    if (td_keyed_serve_end(k, false) != TD_OK) td_error_clear();
-    td_comm_close(k->comm);
-    pthread_mutex_destroy(&k->serving);
-    td_free(k->servers);
-    td_free(k);
 }

@@ -1,4 +1,5 @@
-/* What the two files of push and pull share: keyed.c asks, keyed_serve.c answers.
+/* What the files of push and pull share: keyed.c asks, keyed_serve.c answers messages, keyed_desk.c
+ * opens and closes channels, and calls servers' functions.
  *
  * A request to another rank is
  *
@@ -7,9 +8,12 @@
  * as 2 or 3 messages, its answer td_keyed_answer and the pulled values, if any. Kinds of message
  * have tags of their own, and each kind keeps its order between two ranks: so all receives of an
  * answer can be posted before the request goes out, and nothing of it waits in the transport. A
- * head with count 0 says that the rank will ask no more.
+ * head that does nothing says that the rank will ask no more.
  *
- * The asking thread and the serving one use one group through a handle each. */
+ * The asking thread and the serving one use one group through a handle each.
+ *
+ * A rank's *desk* is where its function is called, by whatever thread has the request: ranks of one
+ * memory go to each other's. It stays when its rank has gone. */
 #ifndef TD_COMM_KEYED_IMPL_H
 #define TD_COMM_KEYED_IMPL_H
 
@@ -23,14 +27,24 @@ enum { TD_KEYED_INLINE = 16 << 10, TD_KEYED_SENTENCE = 240 };
 
 typedef struct td_keyed_head {
     uint64_t count, in_bytes, out_bytes;
+    uint64_t note[TD_KEYED_NOTE / 8];
     uint32_t does;
     uint8_t sized, apart, pad[2]; /* values are a message of their own */
 } td_keyed_head;
 
 typedef struct td_keyed_answer {
+    uint64_t note[TD_KEYED_NOTE / 8];
     int32_t status;
     char sentence[TD_KEYED_SENTENCE];
 } td_keyed_answer;
+
+typedef struct td_keyed_desk {
+    pthread_mutex_t lock;  /* held while the function runs */
+    td_keyed *keyed;       /* guarded by lock; NULL: its rank has gone */
+    td_bell *bell;         /* rung when something has been served, or NULL */
+    atomic_bool finished;  /* its rank asks no more */
+    char pad[64];
+} td_keyed_desk;
 
 typedef struct td_keyed_service td_keyed_service; /* of keyed_serve.c */
 
@@ -39,8 +53,13 @@ struct td_keyed {
     td_keyed_config config;
     int *servers; /* [server_count] ranks */
     int self;     /* this rank's number among them, -1: none */
-    td_keyed_service *service;
-    pthread_mutex_t serving;         /* held while config.serve runs */
+    td_keyed_service *service;       /* NULL: nobody asks by messages */
+    td_region memory;                /* of the desks, where they are those of several ranks */
+    td_keyed_desk *desks;            /* [desk_count] of this rank and of those in one memory with it */
+    int desk_count;
+    td_keyed_desk *own;
+    td_keyed_desk **desk_of;         /* [server_count] NULL: asked by messages */
+    int put_off;                     /* requests at desks that were not ready for them */
     struct td_ticket *first, **last; /* requests under way, oldest first */
     uint64_t tickets;
     bool broken, finished;
@@ -51,8 +70,16 @@ static inline size_t td_keyed_body(const td_keyed_head *head)
     return head->count * (head->sized ? 16 : 8) + (head->apart ? 0 : head->in_bytes);
 }
 
-/* Calls the server's function, in whatever thread; the status goes into the answer. */
-void td_keyed_call(td_keyed *k, const td_keyed_request *request, td_keyed_answer *answer);
+typedef enum td_keyed_turn { TD_KEYED_SERVED, TD_KEYED_PUT_OFF, TD_KEYED_GONE } td_keyed_turn;
+/* Calls the server's function, in whatever thread; the status goes into the answer, which is zeroed.
+ * `out` is zeroed first where the request has any. */
+td_keyed_turn td_keyed_call(td_keyed_desk *desk, td_keyed_request *request,
+                            td_keyed_answer *answer);
+/* Whether the rank is asked by calls. */
+bool td_keyed_at_hand(const td_keyed *k, int rank);
+
+/* Drops all requests under way. */
+void td_keyed_give_up(td_keyed *k);
 
 /* Begins to serve this rank's keys. */
 TD_MUST_CHECK td_status td_keyed_serve_begin(td_keyed *k);

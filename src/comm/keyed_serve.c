@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef enum client_state { AT_HEAD, AT_BODY, ANSWERING, GONE } client_state;
+typedef enum client_state { AT_HEAD, AT_BODY, PUT_OFF, ANSWERING, GONE } client_state;
 
 typedef struct room {
     char *data;
@@ -40,19 +40,6 @@ struct td_keyed_service {
     char sentence[512];
     bool moved;
 };
-
-void td_keyed_call(td_keyed *k, const td_keyed_request *request, td_keyed_answer *answer)
-{
-    pthread_mutex_lock(&k->serving);
-    td_status status = k->config.serve(k->config.user, request);
-    pthread_mutex_unlock(&k->serving);
-    answer->status = (int32_t)status;
-    if (status != TD_OK) {
-        strncpy(answer->sentence, td_last_error(), TD_KEYED_SENTENCE - 1);
-        answer->sentence[TD_KEYED_SENTENCE - 1] = 0;
-        td_error_clear();
-    }
-}
 
 static td_status make_room(room *r, size_t bytes)
 {
@@ -96,7 +83,7 @@ static td_status await_body(td_keyed_service *s, client *c)
 {
     const td_keyed_head *h = &c->head;
     c->requests = 0;
-    if (h->count == 0) {
+    if (!h->does) {
         c->state = GONE;
         return TD_OK;
     }
@@ -104,20 +91,21 @@ static td_status await_body(td_keyed_service *s, client *c)
     TD_TRY(make_room(&c->body, td_keyed_body(h)));
     TD_TRY(make_room(&c->in, h->apart || h->in_bytes ? h->in_bytes : 0));
     TD_TRY(make_room(&c->out, h->out_bytes));
-    TD_TRY(receive(s, c, c->body.data, td_keyed_body(h), TD_TAG_KEYED + 1));
+    if (td_keyed_body(h)) TD_TRY(receive(s, c, c->body.data, td_keyed_body(h), TD_TAG_KEYED + 1));
     return h->apart ? receive(s, c, c->in.data, h->in_bytes, TD_TAG_KEYED + 2) : TD_OK;
 }
 
-static td_status answer(td_keyed_service *s, client *c)
+/* *served: it was ready. */
+static td_status answer(td_keyed_service *s, client *c, bool *served)
 {
     const td_keyed_head *h = &c->head;
     const uint64_t *keys = (const uint64_t *)(const void *)c->body.data;
     _Static_assert(sizeof(size_t) == sizeof(uint64_t), "sizes travel as they lie in memory");
     if (h->in_bytes && !h->apart) /* behind the keys: to where it is aligned */
         memcpy(c->in.data, c->body.data + td_keyed_body(h) - h->in_bytes, h->in_bytes);
-    if (h->out_bytes) memset(c->out.data, 0, h->out_bytes);
     td_keyed_request request = {
         .from = c->rank,
+        .note = h->note,
         .does = (td_keyed_does)h->does,
         .keys = keys,
         .count = h->count,
@@ -126,10 +114,10 @@ static td_status answer(td_keyed_service *s, client *c)
         .out = h->does & TD_PULL ? c->out.data : NULL,
         .bytes = h->does & TD_PUSH ? h->in_bytes : h->out_bytes,
     };
-    c->answer = (td_keyed_answer){0};
-    td_keyed_call(s->keyed, &request, &c->answer);
-    c->state = ANSWERING;
     c->requests = 0;
+    *served = td_keyed_call(s->keyed->own, &request, &c->answer) == TD_KEYED_SERVED;
+    c->state = *served ? ANSWERING : PUT_OFF;
+    if (!*served) return TD_OK;
     TD_TRY(send(s, c, &c->answer, sizeof c->answer, TD_TAG_KEYED + 3));
     return h->out_bytes ? send(s, c, c->out.data, h->out_bytes, TD_TAG_KEYED + 4) : TD_OK;
 }
@@ -141,14 +129,17 @@ static td_status advance(td_keyed_service *s, client *c)
         TD_TRY(s->comm.ops->test(&s->comm, &c->request[k], &done));
         if (!done) return TD_OK;
     }
-    s->moved = true;
+    bool moved = true;
+    td_status status = TD_OK;
     switch (c->state) {
-    case AT_HEAD: return await_body(s, c);
-    case AT_BODY: return answer(s, c);
-    case ANSWERING: return await_head(s, c);
+    case AT_HEAD: status = await_body(s, c); break;
+    case AT_BODY:
+    case PUT_OFF: status = answer(s, c, &moved); break;
+    case ANSWERING: status = await_head(s, c); break;
     case GONE: break;
     }
-    return TD_OK;
+    s->moved = s->moved || moved;
+    return status;
 }
 
 /* --- the thread --- */
@@ -214,7 +205,7 @@ td_status td_keyed_serve_begin(td_keyed *k)
     s->keyed = k;
     s->clients = clients;
     for (int r = 0; r < k->comm->size; r++)
-        if (r != k->comm->rank) clients[s->count++].rank = r;
+        if (!td_keyed_at_hand(k, r)) clients[s->count++].rank = r;
     s->comm = *k->comm;
     s->comm.operation = "serving keyed parts";
     s->comm.record = NULL;

@@ -291,10 +291,11 @@ static td_status lost(td_comm *c, void *arg)
     table mine = {.slow_ms = slow ? 900 : 0};
     td_keyed *keyed;
     int server[] = {1};
-    td_keyed_config config = {server, 1, 16, NULL, serve, &mine};
+    td_keyed_config config = {.servers = server, .server_count = 1, .width = 16};
+    config.serve = serve, config.user = &mine;
     uint64_t key = 1;
     double in[2] = {0};
-    td_parts parts = {&key, 1, NULL, in, in};
+    td_parts parts = {.keys = &key, .count = 1, .in = in, .out = in};
     TD_TRY(td_keyed_open(c, &config, &keyed));
     td_status status = TD_OK;
     if (td_comm_rank(c) == 1 && !slow) {
@@ -322,8 +323,11 @@ static void a_lost_server_ends_the_wait(void **state)
     bool slow = false;
     if (mpi_world) return;
     assert_int_equal(td_comm_run_local(2, &patient, lost, &slow), TD_ERR_IO);
+    setenv("TANDEM_FAKE_HOSTS", "0,1", 1); /* at hand, who asks runs the slow function itself */
+    assert_int_equal(td_comm_run_local(2, &patient, lost, &slow), TD_ERR_IO);
     slow = true;
     assert_ok(td_comm_run_local(2, &hasty, lost, &slow));
+    unsetenv("TANDEM_FAKE_HOSTS");
 }
 
 /* One rank gives up with requests under way. */
@@ -352,6 +356,115 @@ static void requests_can_be_given_up(void **state)
     if (!mpi_world) on_all_sizes(abandoned, NULL); /* processes would leave messages unread */
 }
 
+/* --- notes, servers without keys, requests that are put off --- */
+
+/* Server s holds key s; a pull with note n waits until all other ranks have pushed n times. */
+typedef struct clocks {
+    int size, rank;
+    uint64_t pushes[16];
+    double sum;
+} clocks;
+
+static bool all_have_pushed(void *user, const td_keyed_request *q)
+{
+    const clocks *k = user;
+    const uint64_t *note = q->note;
+    for (int r = 0; r < k->size && q->does == TD_PULL; r++)
+        if (r != q->from && k->pushes[r] < note[0]) return false;
+    return true;
+}
+
+static td_status serve_clocks(void *user, const td_keyed_request *q)
+{
+    clocks *k = user;
+    const uint64_t *note = q->note;
+    uint64_t *answer = q->answer;
+    const double *in = q->in;
+    double *out = q->out;
+    if (q->does == TD_PUSH) k->pushes[q->from]++;
+    if (q->does == TD_PULL && !all_have_pushed(k, q)) return td_fail(TD_ERR_INTERNAL, "too soon");
+    for (size_t i = 0; i < q->count; i++) {
+        if (q->keys[i] != (uint64_t)k->rank) return td_fail(TD_ERR_INTERNAL, "another's key");
+        if (q->does == TD_PUSH) k->sum += in[2 * i];
+        if (q->does == TD_PULL) out[2 * i] = k->sum;
+    }
+    answer[0] = note[1] + (uint64_t)k->rank;
+    return TD_OK;
+}
+
+static td_status in_step(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { STEPS = 30 };
+    clocks mine = {.size = td_comm_size(c), .rank = td_comm_rank(c)};
+    td_keyed_config config = {.width = 16, .serve = serve_clocks, .ready = all_have_pushed};
+    config.user = &mine;
+    td_keyed *keyed;
+    TD_TRY(td_keyed_open(c, &config, &keyed));
+    uint64_t answers[16][TD_KEYED_NOTE / 8], note[TD_KEYED_NOTE / 8] = {0}, ticket;
+    for (int step = 1; step <= STEPS; step++) {
+        uint64_t key = (uint64_t)(step % mine.size);
+        int owner = (int)key;
+        double one[2] = {1, 0}, got[2] = {0};
+        note[0] = (uint64_t)step, note[1] = (uint64_t)(100 * step + mine.rank);
+        td_parts push = {.keys = &key, .count = 1, .in = one, .owner = &owner};
+        push.everywhere = true, push.note = note, push.answers = answers;
+        td_parts pull = {.keys = &key, .count = 1, .out = got, .owner = &owner, .note = note};
+        TD_TRY(td_keyed_push(keyed, &push));
+        for (int s = 0; s < mine.size; s++) CHECK(answers[s][0] == note[1] + (uint64_t)s);
+        if (mine.rank == step % 3) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        TD_TRY(td_keyed_start(keyed, TD_PULL, &pull, &ticket));
+        TD_TRY(td_keyed_wait(keyed, ticket));
+        int so_far = 0; /* pushes of this key; a faster rank may have pushed the next */
+        for (int s = 1; s <= step; s++) so_far += s % mine.size == (int)key;
+        CHECK(got[0] >= so_far * mine.size && got[0] < (so_far + 1) * mine.size);
+    }
+    TD_TRY(td_keyed_finish(keyed));
+    td_keyed_destroy(keyed);
+    return TD_OK;
+}
+
+static void a_request_waits_until_its_server_is_ready(void **state)
+{
+    (void)state;
+    on_all_sizes(in_step, NULL);
+}
+
+/* Requests behind one that is put off keep their order. */
+static td_status queued(td_comm *c, void *arg)
+{
+    (void)arg;
+    clocks mine = {.size = td_comm_size(c), .rank = td_comm_rank(c)};
+    td_keyed_config config = {.width = 16, .serve = serve_clocks, .ready = all_have_pushed};
+    config.user = &mine;
+    td_keyed *keyed;
+    TD_TRY(td_keyed_open(c, &config, &keyed));
+    uint64_t note[TD_KEYED_NOTE / 8] = {1}, ticket[2], key = 0;
+    int owner = 0, others = mine.size - 1;
+    double one[2] = {1, 0}, got[2] = {0};
+    td_parts push = {.keys = &key, .count = 1, .in = one, .owner = &owner, .note = note};
+    td_parts pull = {.keys = &key, .count = 1, .out = got, .owner = &owner, .note = note};
+    if (mine.rank == others) {
+        TD_TRY(td_keyed_start(keyed, TD_PULL, &pull, &ticket[0]));
+        TD_TRY(td_keyed_start(keyed, TD_PUSH, &push, &ticket[1]));
+        TD_TRY(td_keyed_wait(keyed, ticket[1]));
+        TD_TRY(td_keyed_wait(keyed, ticket[0]));
+        CHECK(got[0] == others); /* the others' pushes, and not the one behind it */
+    } else {
+        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+        TD_TRY(td_keyed_push(keyed, &push));
+    }
+    TD_TRY(td_keyed_finish(keyed));
+    td_keyed_destroy(keyed);
+    return TD_OK;
+}
+
+static void requests_keep_their_order_behind_one_that_waits(void **state)
+{
+    (void)state;
+    on_all_sizes(queued, NULL);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -361,6 +474,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(misuse_is_named),
         cmocka_unit_test(a_lost_server_ends_the_wait),
         cmocka_unit_test(requests_can_be_given_up),
+        cmocka_unit_test(a_request_waits_until_its_server_is_ready),
+        cmocka_unit_test(requests_keep_their_order_behind_one_that_waits),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
 }
