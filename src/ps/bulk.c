@@ -7,12 +7,10 @@
 #include "base/error.h"
 #include "math/tree.h"
 #include "ps/batch.h"
-#include "tandem/keyed.h"
+#include "ps/fold.h"
 
 #include <stdio.h>
 #include <string.h>
-
-enum { DEPTH = 33, NEVER = 32 }; /* of the tree over 32-bit leaves; above all of them */
 
 typedef struct space { /* memory that stays, and grows */
     void *data;
@@ -29,21 +27,32 @@ typedef struct count { /* what a rank tells another ahead of a push or pull */
     int32_t leaf_begin, leaf_end;
 } count;
 
+typedef struct arrived { /* at a server: sums of all ranks, one of each key */
+    td_batch batch; /* their keys */
+    space sums;
+} arrived;
+
+enum { AS_PRIMARY, AS_BACKUP, ROLES };
+
 struct td_bulk {
     td_comm *comm;
+    td_bulk_config config;
+    td_place place;
     td_table *table; /* NULL: no server */
     size_t width, row_bytes;
     int leaves, rank, size;
-    int *server; /* [servers] ranks */
-    int servers;
     count *gives, *takes;          /* [size] of this rank, of others */
     size_t *out_bytes, *in_bytes;  /* [size] of an exchange */
-    td_batch batch, served;        /* of this rank; of all, at a server */
+    td_batch batch;                /* of this rank */
     space order, owner, at;        /* of the batch's keys by server */
     space begin, samples;          /* of td_batch.place, sorted */
+    space heads, sums;             /* this rank's, in the batch's order */
     space out_keys, in_keys, rows; /* of an exchange: rows of this rank, */
-    space in_rows, sums;           /* of others; of a server */
-    float *stack;                  /* [DEPTH][width] */
+    space in_rows;                 /* of others */
+    arrived role[ROLES];           /* what waits to be applied */
+    bool waits;
+    uint64_t made;
+    float *stack; /* [TD_FOLD_DEPTH][width] */
 };
 
 static td_status reserve(space *s, size_t items, size_t bytes)
@@ -72,64 +81,63 @@ static td_status all_well(const td_bulk *b, td_status mine)
 
 /* --- beginning and end --- */
 
-static td_status begin(td_bulk *b, const td_bulk_config *c)
+/* What depends on the group. */
+static td_status enter(td_bulk *b, td_comm *comm)
 {
-    size_t n = (size_t)b->size;
-    b->servers = c->servers.rank ? c->servers.count : b->size;
-    b->server = td_calloc((size_t)b->servers, sizeof *b->server);
-    b->gives = td_calloc(2 * n, sizeof *b->gives);
-    b->out_bytes = td_calloc(2 * n, sizeof *b->out_bytes);
-    b->stack = td_alloc_aligned(DEPTH * b->row_bytes);
-    if (!b->server || !b->gives || !b->out_bytes || !b->stack)
+    size_t n = (size_t)td_comm_size(comm);
+    count *gives = td_calloc(2 * n, sizeof *gives);
+    size_t *bytes = td_calloc(2 * n, sizeof *bytes);
+    if (!gives || !bytes) {
+        td_free(gives), td_free(bytes);
         return td_fail(TD_ERR_NOMEM, "no memory for a table");
-    b->takes = b->gives + n;
-    b->in_bytes = b->out_bytes + n;
-    for (int k = 0; k < b->servers; k++) {
-        b->server[k] = c->servers.rank ? c->servers.rank[k] : k;
-        if (b->server[k] < 0 || b->server[k] >= b->size)
-            return td_fail(TD_ERR_ARG, "server %d is not one of the ranks 0..%d", b->server[k],
-                           b->size - 1);
-        for (int j = 0; j < k; j++)
-            if (b->server[j] == b->server[k])
-                return td_fail(TD_ERR_ARG, "rank %d is named as a server twice", b->server[k]);
     }
+    td_free(b->gives), td_free(b->out_bytes);
+    b->comm = comm;
+    b->rank = td_comm_rank(comm), b->size = td_comm_size(comm);
+    b->gives = gives, b->takes = gives + n;
+    b->out_bytes = bytes, b->in_bytes = bytes + n;
     return TD_OK;
 }
 
-static td_status check_config(td_comm *comm, const td_bulk_config *c)
+static td_status create(const td_bulk_config *config, td_bulk **out)
 {
-    int first = c->leaves;
+    td_bulk *b = td_calloc(1, sizeof *b);
+    if (!b) return td_fail(TD_ERR_NOMEM, "no memory for a table");
+    b->config = *config;
+    b->width = config->table.width, b->row_bytes = b->width * sizeof(float);
+    b->leaves = config->leaves;
+    b->stack = td_alloc_aligned(TD_FOLD_DEPTH * b->row_bytes + 1);
+    if (!b->stack) {
+        td_bulk_destroy(b);
+        return td_fail(TD_ERR_NOMEM, "no memory for a table");
+    }
+    *out = b;
+    return TD_OK;
+}
+
+static td_status check_leaves(td_comm *comm, int leaves)
+{
+    int first = leaves;
     td_status status = TD_OK;
-    if (c->leaves < 1 || c->leaves > TD_TREE_MAX_LEAVES)
-        status =
-            td_fail(TD_ERR_ARG, "leaves must be 1 to %d, not %d", TD_TREE_MAX_LEAVES, c->leaves);
-    else if (c->servers.rank && (c->servers.count < 1 || c->servers.count > td_comm_size(comm)))
-        status = td_fail(TD_ERR_ARG, "servers must be 1 to %d, not %d", td_comm_size(comm),
-                         c->servers.count);
+    if (leaves < 1 || leaves > TD_TREE_MAX_LEAVES)
+        status = td_fail(TD_ERR_ARG, "leaves must be 1 to %d, not %d", TD_TREE_MAX_LEAVES, leaves);
     TD_TRY(td_comm_agree(comm, status));
     TD_TRY(td_comm_broadcast(comm, &first, sizeof first, 0));
-    if (first != c->leaves)
+    if (first != leaves)
         status = td_fail(TD_ERR_ARG, "rank %d deals %d leaves where rank 0 deals %d",
-                         td_comm_rank(comm), c->leaves, first);
+                         td_comm_rank(comm), leaves, first);
     return td_comm_agree(comm, status);
 }
 
 td_status td_bulk_open(td_comm *comm, const td_bulk_config *config, td_bulk **out)
 {
-    TD_TRY(check_config(comm, config));
-    td_bulk *b = td_calloc(1, sizeof *b);
-    td_status status = b ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a table");
+    td_bulk *b = NULL;
+    TD_TRY(check_leaves(comm, config->leaves));
+    td_status status = create(config, &b);
+    if (status == TD_OK) status = enter(b, comm);
     status = td_comm_agree(comm, status);
-    if (status != TD_OK) {
-        td_free(b);
-        return status;
-    }
-    b->comm = comm;
-    b->rank = td_comm_rank(comm), b->size = td_comm_size(comm);
-    b->width = config->table.width, b->row_bytes = b->width * sizeof(float);
-    b->leaves = config->leaves;
-    status = td_servers_create_table(comm, &config->servers, &config->table, &b->table);
-    if (status == TD_OK) status = td_comm_agree(comm, begin(b, config));
+    if (status == TD_OK)
+        status = td_servers_open(comm, &config->servers, &config->table, &b->place, &b->table);
     if (status == TD_OK)
         *out = b;
     else
@@ -137,21 +145,35 @@ td_status td_bulk_open(td_comm *comm, const td_bulk_config *config, td_bulk **ou
     return status;
 }
 
+td_status td_bulk_join(const td_bulk_config *config, td_bulk **out)
+{
+    return create(config, out);
+}
+
 void td_bulk_destroy(td_bulk *b)
 {
     if (!b) return;
-    space *spaces[] = {&b->order,    &b->owner,   &b->at,   &b->begin,   &b->samples,
-                       &b->out_keys, &b->in_keys, &b->rows, &b->in_rows, &b->sums};
+    space *spaces[] = {&b->order, &b->owner,    &b->at,      &b->begin, &b->samples, &b->heads,
+                       &b->sums,  &b->out_keys, &b->in_keys, &b->rows,  &b->in_rows};
     for (size_t k = 0; k < sizeof spaces / sizeof *spaces; k++) td_free(spaces[k]->data);
-    td_batch_free(&b->batch), td_batch_free(&b->served);
+    for (int k = 0; k < ROLES; k++) {
+        td_batch_free(&b->role[k].batch);
+        td_free(b->role[k].sums.data);
+    }
+    td_batch_free(&b->batch);
     td_table_destroy(b->table);
-    td_free(b->server), td_free(b->gives), td_free(b->out_bytes), td_free(b->stack);
+    td_free(b->gives), td_free(b->out_bytes), td_free(b->stack);
     td_free(b);
 }
 
 td_table *td_bulk_table(td_bulk *b)
 {
     return b->table;
+}
+
+bool td_bulk_is_primary(const td_bulk *b, uint64_t key)
+{
+    return b->place.primary[td_slice_of(&b->place.slices, key)] == b->rank;
 }
 
 /* --- order --- */
@@ -167,7 +189,7 @@ static td_status group(td_bulk *b, const uint64_t *keys, size_t n)
     uint32_t *order = b->order.data, *at = b->at.data;
     int32_t *owner = b->owner.data;
     for (size_t k = 0; k < b->batch.count; k++) {
-        owner[k] = b->server[td_keyed_owner(b->batch.keys[k], b->servers)];
+        owner[k] = b->place.primary[td_slice_of(&b->place.slices, b->batch.keys[k])];
         b->gives[owner[k]].keys++;
     }
     for (size_t r = 0, next = 0; r < (size_t)b->size; r++) { /* where each begins, for now */
@@ -258,43 +280,12 @@ td_status td_bulk_pull(td_bulk *b, const uint64_t *keys, size_t n, float *out)
     return TD_OK;
 }
 
-/* --- sums along the tree --- */
+/* --- push: this rank's sums --- */
 
-/* Sums that wait on the stack for the one behind them; `above`: the level of the node in which a
- * sum meets the next. Those get smaller upwards: of three leaves no two pairs meet at one level. */
-typedef struct fold {
-    float *stack; /* [DEPTH][width] */
-    size_t width;
-    int above[DEPTH], top;
-} fold;
-
-/* The level of the smallest node that holds both. */
-static int level_of(uint32_t a, uint32_t b)
+/* Whether the node that holds both leaves lies in this rank's. */
+static bool is_whole(const td_bulk *b, const td_bulk_part *part, uint32_t leaf, uint32_t next)
 {
-    return 32 - __builtin_clz(a ^ b);
-}
-
-static float *next_sum(fold *f)
-{
-    return f->stack + (size_t)f->top * f->width;
-}
-
-static void add(size_t width, float *to, const float *from)
-{
-    for (size_t i = 0; i < width; i++) to[i] += from[i];
-}
-
-/* The sum that next_sum gave is whole, and meets the next one at that level. */
-static void push_sum(fold *f, int above)
-{
-    for (; f->top > 0 && f->above[f->top - 1] < above; f->top--)
-        add(f->width, next_sum(f) - f->width, next_sum(f));
-    f->above[f->top++] = above;
-}
-
-/* Whether the node at that level above the leaf lies in this rank's leaves. */
-static bool is_whole(const td_bulk *b, const td_bulk_part *part, uint32_t leaf, int level)
-{
+    int level = td_fold_level(leaf, next);
     uint64_t first = (uint64_t)leaf >> level << level, last = first + ((uint64_t)1 << level);
     if (last > (uint64_t)b->leaves) last = (uint64_t)b->leaves;
     return first >= (uint64_t)part->leaf_begin && last <= (uint64_t)part->leaf_end;
@@ -304,19 +295,19 @@ static bool is_whole(const td_bulk *b, const td_bulk_part *part, uint32_t leaf, 
 static size_t fold_key(const td_bulk *b, const td_bulk_part *p, uint64_t key,
                        const uint32_t *sample, size_t n, head *heads, float *sums)
 {
-    fold f = {.stack = b->stack, .width = b->width};
+    td_fold f = {.stack = b->stack, .width = b->width};
     size_t made = 0;
     head h = {.key = key};
     for (size_t i = 0; i < n;) {
         uint32_t leaf = p->leaf[sample[i]];
-        float *sum = next_sum(&f);
+        float *sum = td_fold_next(&f);
         if (f.top == 0) h.leaf = leaf;
         memcpy(sum, p->gradient + sample[i] * b->width, b->row_bytes);
         for (i++; i < n && p->leaf[sample[i]] == leaf; i++)
-            add(b->width, sum, p->gradient + sample[i] * b->width);
-        int above = i < n ? level_of(leaf, p->leaf[sample[i]]) : NEVER;
-        bool ends = above == NEVER || !is_whole(b, p, leaf, above);
-        push_sum(&f, ends ? NEVER : above);
+            td_fold_add(b->width, sum, p->gradient + sample[i] * b->width);
+        uint32_t next = i < n ? p->leaf[sample[i]] : leaf;
+        bool ends = i == n || !is_whole(b, p, leaf, next);
+        td_fold_push(&f, leaf, next, ends);
         if (!ends) continue;
         heads[made] = h;
         memcpy(sums + made++ * b->width, f.stack, b->row_bytes);
@@ -324,8 +315,6 @@ static size_t fold_key(const td_bulk *b, const td_bulk_part *p, uint64_t key,
     }
     return made;
 }
-
-/* --- push --- */
 
 static td_status check_part(const td_bulk *b, const td_bulk_part *p)
 {
@@ -342,27 +331,59 @@ static td_status check_part(const td_bulk *b, const td_bulk_part *p)
     return TD_OK;
 }
 
-/* The part's sums, by server. */
-static td_status fold_part(td_bulk *b, const td_bulk_part *p)
+/* The part's sums, *made of them, in the order of the batch. */
+static td_status fold_part(td_bulk *b, const td_bulk_part *p, size_t *made)
 {
     TD_TRY(check_part(b, p));
-    TD_TRY(group(b, p->keys, p->count));
+    TD_TRY(td_batch_fill(&b->batch, p->keys, p->count));
     TD_TRY(sort_by_place(b, &b->batch));
+    TD_TRY(reserve(&b->heads, p->count, sizeof(head)));
+    TD_TRY(reserve(&b->sums, p->count, b->row_bytes));
     TD_TRY(reserve(&b->out_keys, p->count, sizeof(head)));
     TD_TRY(reserve(&b->rows, p->count, b->row_bytes));
-    const uint32_t *order = b->order.data, *begin = b->begin.data, *samples = b->samples.data;
-    const int32_t *owner = b->owner.data;
-    size_t made = 0;
-    for (int r = 0; r < b->size; r++) b->gives[r].keys = 0;
-    for (size_t k = 0; k < b->batch.count; k++) {
-        uint32_t place = order[k];
-        size_t sums = fold_key(b, p, b->batch.keys[place], samples + begin[place],
-                               begin[place + 1] - begin[place], (head *)b->out_keys.data + made,
-                               (float *)b->rows.data + made * b->width);
-        b->gives[owner[place]].keys += sums;
-        made += sums;
-    }
+    const uint32_t *begin = b->begin.data, *samples = b->samples.data;
+    *made = 0;
+    for (size_t k = 0; k < b->batch.count; k++)
+        *made += fold_key(b, p, b->batch.keys[k], samples + begin[k], begin[k + 1] - begin[k],
+                          (head *)b->heads.data + *made, (float *)b->sums.data + *made * b->width);
     return TD_OK;
+}
+
+/* --- push: to the servers --- */
+
+static int32_t server_of(const td_bulk *b, int role, uint64_t key)
+{
+    int slice = td_slice_of(&b->place.slices, key);
+    return role == AS_PRIMARY ? b->place.primary[slice] : b->place.backup[slice];
+}
+
+static void count_sums(td_bulk *b, int role, size_t made)
+{
+    const head *heads = b->heads.data;
+    for (size_t i = 0; i < made; i++) {
+        int32_t r = server_of(b, role, heads[i].key);
+        if (r >= 0) b->gives[r].keys++;
+    }
+}
+
+/* By rank, in the order that they have. */
+static void lay_out(td_bulk *b, int role, size_t made)
+{
+    const head *heads = b->heads.data;
+    const float *sums = b->sums.data;
+    head *out = b->out_keys.data;
+    float *rows = b->rows.data;
+    for (size_t r = 0, next = 0; r < (size_t)b->size; r++) { /* where each begins, for now */
+        b->out_bytes[r] = next;
+        next += b->gives[r].keys;
+    }
+    for (size_t i = 0; i < made; i++) {
+        int32_t r = server_of(b, role, heads[i].key);
+        if (r < 0) continue;
+        size_t to = b->out_bytes[r]++;
+        out[to] = heads[i];
+        memcpy(rows + to * b->width, sums + i * b->width, b->row_bytes);
+    }
 }
 
 /* All ranks see all parts' leaves, so all fail alike. */
@@ -380,18 +401,17 @@ static td_status check_parts(const td_bulk *b)
     return TD_OK;
 }
 
-/* What servers need has room before anything moves. */
-static td_status room_to_push(td_bulk *b)
+static td_status room_to_push(td_bulk *b, arrived *a)
 {
     size_t others = sum_of(b, b->takes);
     TD_TRY(check_parts(b));
     TD_TRY(reserve(&b->in_keys, others, sizeof(head)));
+    TD_TRY(reserve(&a->sums, others, b->row_bytes));
     return reserve(&b->in_rows, others, b->row_bytes);
 }
 
-/* A server: sums of all ranks, one of each key, and the rows moved by them. Ranks come in order, so
- * a key's leaves ascend. */
-static td_status move_rows(td_bulk *b, td_table_step step)
+/* A server: one sum of each key. Ranks come in order, so a key's leaves ascend. */
+static td_status fold_arrived(td_bulk *b, arrived *a)
 {
     size_t n = sum_of(b, b->takes);
     const head *heads = b->in_keys.data;
@@ -399,34 +419,91 @@ static td_status move_rows(td_bulk *b, td_table_step step)
     TD_TRY(reserve(&b->out_keys, n, sizeof(uint64_t)));
     uint64_t *keys = b->out_keys.data;
     for (size_t i = 0; i < n; i++) keys[i] = heads[i].key;
-    TD_TRY(td_batch_fill(&b->served, keys, n));
-    TD_TRY(sort_by_place(b, &b->served));
-    TD_TRY(reserve(&b->sums, b->served.count, b->row_bytes));
+    TD_TRY(td_batch_fill(&a->batch, keys, n));
+    TD_TRY(sort_by_place(b, &a->batch));
     const uint32_t *begin = b->begin.data, *samples = b->samples.data;
-    float *sums = b->sums.data;
-    for (size_t p = 0; p < b->served.count; p++) {
-        fold f = {.stack = b->stack, .width = b->width};
+    float *sums = a->sums.data;
+    for (size_t p = 0; p < a->batch.count; p++) {
+        td_fold f = {.stack = b->stack, .width = b->width};
         for (uint32_t i = begin[p]; i < begin[p + 1]; i++) {
             uint32_t s = samples[i];
-            memcpy(next_sum(&f), rows + s * b->width, b->row_bytes);
-            push_sum(&f, i + 1 < begin[p + 1] ? level_of(heads[s].leaf, heads[samples[i + 1]].leaf)
-                                              : NEVER);
+            bool last = i + 1 == begin[p + 1];
+            memcpy(td_fold_next(&f), rows + s * b->width, b->row_bytes);
+            td_fold_push(&f, heads[s].leaf, last ? 0 : heads[samples[i + 1]].leaf, last);
         }
         memcpy(sums + p * b->width, f.stack, b->row_bytes);
     }
-    return td_table_push(b->table, b->served.keys, b->served.count, sums, step);
+    return TD_OK;
+}
+
+static td_status offer_as(td_bulk *b, const td_bulk_part *part, int role, size_t made,
+                          td_status status)
+{
+    arrived *a = &b->role[role];
+    forget(b);
+    if (status == TD_OK) count_sums(b, role, made);
+    for (int r = 0; r < b->size && status == TD_OK; r++)
+        b->gives[r].leaf_begin = part->leaf_begin, b->gives[r].leaf_end = part->leaf_end;
+    TD_TRY(tell(b));
+    TD_TRY(all_well(b, status == TD_OK ? room_to_push(b, a) : status));
+    lay_out(b, role, made);
+    TD_TRY(exchange(b, sizeof(head), false, b->out_keys.data, b->in_keys.data));
+    TD_TRY(exchange(b, b->row_bytes, false, b->rows.data, b->in_rows.data));
+    return fold_arrived(b, a);
+}
+
+td_status td_bulk_offer(td_bulk *b, const td_bulk_part *part)
+{
+    size_t made = 0;
+    b->waits = false;
+    for (int k = 0; k < ROLES; k++) b->role[k].batch.count = 0;
+    td_status status = fold_part(b, part, &made);
+    bool replicas = b->place.slices.backup[0] >= 0;
+    status = offer_as(b, part, AS_PRIMARY, made, status);
+    if (replicas) status = offer_as(b, part, AS_BACKUP, made, status);
+    b->waits = status == TD_OK;
+    return status;
+}
+
+td_status td_bulk_apply(td_bulk *b, td_table_step step)
+{
+    for (int k = 0; k < ROLES && b->table; k++) {
+        const arrived *a = &b->role[k];
+        TD_TRY(td_table_push(b->table, a->batch.keys, a->batch.count, a->sums.data, step));
+    }
+    b->waits = false;
+    b->made++;
+    return TD_OK;
 }
 
 td_status td_bulk_push(td_bulk *b, const td_bulk_part *part, td_table_step step)
 {
-    forget(b);
-    td_status status = fold_part(b, part);
-    if (status != TD_OK) forget(b);
-    for (int r = 0; r < b->size && status == TD_OK; r++)
-        b->gives[r].leaf_begin = part->leaf_begin, b->gives[r].leaf_end = part->leaf_end;
-    TD_TRY(tell(b));
-    TD_TRY(all_well(b, status == TD_OK ? room_to_push(b) : status));
-    TD_TRY(exchange(b, sizeof(head), false, b->out_keys.data, b->in_keys.data));
-    TD_TRY(exchange(b, b->row_bytes, false, b->rows.data, b->in_rows.data));
-    return all_well(b, b->table ? move_rows(b, step) : TD_OK);
+    td_status status = td_bulk_offer(b, part);
+    TD_TRY(all_well(b, status));
+    return all_well(b, td_bulk_apply(b, step));
+}
+
+/* --- in another group --- */
+
+uint64_t td_bulk_made(const td_bulk *b)
+{
+    return b->made;
+}
+
+td_status td_bulk_settle(td_bulk *b, uint64_t made, td_table_step step)
+{
+    if (b->made < made && b->waits) TD_TRY(td_bulk_apply(b, step));
+    b->waits = false;
+    return TD_OK;
+}
+
+td_status td_bulk_move(td_bulk *b, td_comm *comm, const td_servers *servers, bool joined,
+                       uint64_t made, bool *lost)
+{
+    *lost = false;
+    TD_TRY(td_comm_agree(comm, enter(b, comm)));
+    if (joined) b->made = made;
+    b->config.servers = *servers;
+    return td_servers_move(comm, servers, &b->config.table, !joined, &b->place,
+                           &b->table, lost);
 }

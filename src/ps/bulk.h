@@ -7,25 +7,29 @@
  * and a push of any number of ranks is one sighting. So weights are to the bit a function of the
  * steps, on any number of ranks and servers, and however leaves are dealt.
  *
- * Cost of a step for each rank: three exchanges of all with all in a pull, three in a push, and
- * three all-reduces of a byte. In a pull a row and its key travel once; in a push a key goes with a
- * sum for each node of the tree that its rank has whole, one where leaves are dealt in powers of
- * two, and at most 2 log2(leaves). */
+ * A push has two halves. The first brings the sums to their servers, where they wait; the second
+ * moves the rows, and speaks to nobody. Ranks agree between the two: so when one dies, either all
+ * that are left have the step's sums or none has moved by them, and no step is lost or made twice.
+ * With a replica each slice's rows are moved at two servers, by the same sums.
+ *
+ * Cost of a step for each rank: three exchanges of all with all in a pull, three in a push (six with
+ * a replica), and three all-reduces of a byte. In a pull a row and its key travel once; in a push a
+ * key goes with a sum for each node of the tree that its rank has whole, one where leaves are dealt
+ * in powers of two, and at most 2 log2(leaves). */
 #ifndef TD_PS_BULK_H
 #define TD_PS_BULK_H
 
 #include "ps/servers.h"
 
 typedef struct td_bulk_config {
-    td_table_config table; /* the same at all ranks */
+    td_table_config table; /* the same at all ranks; its strings are borrowed */
     td_servers servers;
     int leaves; /* of a batch, 1 to 4096; the same at all ranks */
 } td_bulk_config;
 
 typedef struct td_bulk td_bulk;
 
-/* All functions but td_bulk_table and td_bulk_destroy are collective; a failure of one rank is one
- * of all. TD_ERR_ARG, TD_ERR_NOMEM, and what collectives fail with. */
+/* Collective, as pull and push are; a failure of one rank is one of all. TD_ERR_ARG, TD_ERR_NOMEM, and what collectives fail with. */
 TD_MUST_CHECK td_status td_bulk_open(td_comm *comm, const td_bulk_config *config, td_bulk **out);
 
 /* Rows of `count` keys, which may repeat, to out [count][width]. */
@@ -40,10 +44,32 @@ typedef struct td_bulk_part {
     size_t count;
 } td_bulk_part;
 
-/* Moves the rows of all parts. Behind a failure other than a mistake in a part (TD_ERR_ARG, nothing
- * has moved) some servers may have moved theirs: the table is of no more use. */
+/* The two halves of a push. Collective: behind it the sums are at their servers. TD_ERR_ARG, at all:
+ * a mistake in a part. Another failure may be this rank's alone: agree. */
+TD_MUST_CHECK td_status td_bulk_offer(td_bulk *bulk, const td_bulk_part *part);
+/* Local, behind an agreement on the offer: rows move. TD_ERR_NOMEM, TD_ERR_IO: this rank can go on
+ * no more. */
+TD_MUST_CHECK td_status td_bulk_apply(td_bulk *bulk, td_table_step step);
+
+/* Offers, agrees and applies. Collective; a failure of one rank is one of all. */
 TD_MUST_CHECK td_status td_bulk_push(td_bulk *bulk, const td_bulk_part *part, td_table_step step);
 
+/* --- in another group, when ranks have died or come (tandem/recover.h) --- */
+
+/* A table of a rank that comes into a run under way: fit only to be moved. Local. */
+TD_MUST_CHECK td_status td_bulk_join(const td_bulk_config *config, td_bulk **out);
+/* Pushes applied so far; 0 at one that has joined. */
+uint64_t td_bulk_made(const td_bulk *bulk);
+/* The run has made `made` pushes, the most that any rank has: one that waits here is applied if it
+ * is among them, else dropped. Local. */
+TD_MUST_CHECK td_status td_bulk_settle(td_bulk *bulk, uint64_t made, td_table_step step);
+/* Goes on in the group, settled: rows go to where they now belong. Collective. *lost: TD_ERR_PEER
+ * because some rows are at no rank that is left. After another failure: fit to be moved again. */
+TD_MUST_CHECK td_status td_bulk_move(td_bulk *bulk, td_comm *comm, const td_servers *servers,
+                                     bool joined, uint64_t made, bool *lost);
+
+/* Whether this rank is the one that speaks for a key: rows at a backup are copies. */
+bool td_bulk_is_primary(const td_bulk *bulk, uint64_t key);
 /* This rank's own rows; NULL: it is no server. */
 td_table *td_bulk_table(td_bulk *bulk);
 void td_bulk_destroy(td_bulk *bulk); /* NULL is fine */

@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "comm/ranks_test.h"
 #include "math/tree.h"
+#include "tandem/recover.h"
 
 enum { KEYS = 90, WIDTH = 5, MOST_LEAVES = 16, MOST = 700, STEPS = 4 };
 
@@ -21,6 +22,7 @@ typedef struct trial {
     const char *rule;
     bool one_server, uneven;
     uint32_t admit;
+    int replicas;
 } trial;
 
 static uint64_t key_of(uint32_t k)
@@ -110,7 +112,8 @@ static td_status steps(td_comm *c, void *arg)
     static _Thread_local sample_set b;
     int last[] = {td_comm_size(c) - 1};
     td_bulk_config config = {.table = table_of(t), .leaves = t->leaves};
-    if (t->one_server) config.servers = (td_servers){last, 1};
+    if (t->one_server) config.servers = (td_servers){.rank = last, .count = 1};
+    config.servers.replicas = t->replicas;
     td_bulk *bulk;
     td_table *oracle;
     uint64_t keys[KEYS + 20];
@@ -133,7 +136,8 @@ static td_status steps(td_comm *c, void *arg)
     CHECK(!memcmp(got, want, sizeof got));
     uint64_t mine = td_bulk_table(bulk) ? td_table_rows(td_bulk_table(bulk)) : 0, all;
     TD_TRY(td_comm_allreduce(c, &mine, &all, 1, TD_I64, TD_SUM));
-    CHECK(all == td_table_rows(oracle));
+    bool twice = t->replicas && !t->one_server && td_comm_size(c) > 1;
+    CHECK(all == td_table_rows(oracle) * (twice ? 2 : 1));
     td_bulk_destroy(bulk);
     td_table_destroy(oracle);
     return TD_OK;
@@ -144,7 +148,8 @@ static void weights_are_those_of_one_table(void **state)
     (void)state;
     static trial trials[] = {{16, "sgd", false, false, 1},     {16, "adagrad", true, true, 1},
                              {13, "adam", false, true, 1},     {7, "ftrl", true, false, 1},
-                             {1, "momentum", false, false, 1}, {16, "adagrad", false, false, 3}};
+                             {1, "momentum", false, false, 1}, {16, "adagrad", false, false, 3},
+                             {16, "adam", false, true, 1, 1},  {16, "sgd", true, false, 1, 1}};
     for (size_t k = 0; k < sizeof trials / sizeof *trials; k++) on_all_sizes(steps, &trials[k]);
 }
 
@@ -162,9 +167,9 @@ static td_status mistaken(td_comm *c, void *arg)
     config.leaves = 0;
     CHECK(td_bulk_open(c, &config, &b) == TD_ERR_ARG && strstr(td_last_error(), "leaves must be"));
     config.leaves = 4;
-    config.servers = (td_servers){beyond, 1};
+    config.servers = (td_servers){.rank = beyond, .count = 1};
     CHECK(td_bulk_open(c, &config, &b) == TD_ERR_ARG);
-    config.servers = (td_servers){twice, 2};
+    config.servers = (td_servers){.rank = twice, .count = 2};
     CHECK(td_bulk_open(c, &config, &b) == TD_ERR_ARG);
     config.servers = (td_servers){0};
     TD_TRY(td_bulk_open(c, &config, &b));
@@ -188,6 +193,147 @@ static void mistakes_are_told_to_all(void **state)
 {
     (void)state;
     on_all_sizes(mistaken, NULL);
+}
+
+/* --- ranks die --- */
+
+enum { RANKS = 5, LONG = 12, POINTS = 4 };
+
+typedef struct loss {
+    int step[2], point[2], rank[2]; /* who dies where; step -1: nobody */
+    int ranks, servers; /* the first ranks serve; 0: all */
+} loss;
+
+typedef struct life {
+    const loss *loss;
+    const trial *trial;
+    td_comm *world, *comm; /* of the beginning; now */
+    td_bulk *bulk;
+    int rank; /* in the run */
+    uint64_t step;
+    bool over; /* rows are lost */
+    int serving[RANKS];
+} life;
+
+static bool dies(life *l, int point)
+{
+    for (int k = 0; k < 2; k++)
+        if (l->rank == l->loss->rank[k] && l->step == (uint64_t)l->loss->step[k] &&
+            point == l->loss->point[k]) {
+            td_comm_die(l->comm);
+            return true;
+        }
+    return false;
+}
+
+static td_status one_step(life *l)
+{
+    static _Thread_local sample_set b;
+    td_comm *c = l->comm;
+    int me = td_comm_rank(c), size = td_comm_size(c);
+    int begin = l->trial->leaves * me / size, end = l->trial->leaves * (me + 1) / size;
+    size_t first = 0, last;
+    float got[WIDTH];
+    uint64_t key = key_of(1);
+    make_batch(l->trial, (int)l->step, &b);
+    while (first < b.count && b.leaf[first] < (uint32_t)begin) first++;
+    for (last = first; last < b.count && b.leaf[last] < (uint32_t)end;) last++;
+    td_bulk_part part = {begin, end, b.keys + first, b.leaf + first, b.gradient + first * WIDTH,
+                         last - first};
+    if (dies(l, 0)) return TD_ERR_PEER;
+    TD_TRY(td_bulk_pull(l->bulk, &key, 1, got));
+    if (dies(l, 1)) return TD_ERR_PEER;
+    td_status status = td_bulk_offer(l->bulk, &part);
+    if (dies(l, 2)) return TD_ERR_PEER;
+    TD_TRY(td_comm_agree(c, status));
+    if (dies(l, 3)) return TD_ERR_PEER;
+    TD_TRY(td_bulk_apply(l->bulk, (td_table_step){l->step, 0.5f, 1}));
+    l->step++;
+    return TD_OK;
+}
+
+/* The first `servers` ranks that there are now. */
+static td_servers servers_of(life *l)
+{
+    int n = l->loss->servers ? l->loss->servers : td_comm_size(l->comm);
+    if (n > td_comm_size(l->comm)) n = td_comm_size(l->comm);
+    for (int k = 0; k < n; k++) l->serving[k] = k;
+    return (td_servers){.rank = l->serving, .count = n, .replicas = 1};
+}
+
+static td_status move_to_next(life *l, bool joined)
+{
+    td_comm *next;
+    if (!joined) {
+        TD_TRY(td_comm_recover(l->comm, NULL, &next, NULL));
+        if (l->comm != l->world) td_comm_close(l->comm);
+        l->comm = next;
+    }
+    uint64_t made = joined ? 0 : td_bulk_made(l->bulk), most;
+    TD_TRY(td_comm_allreduce(l->comm, &made, &most, 1, TD_I64, TD_MAX));
+    td_table_step step = {most - 1, 0.5f, 1};
+    if (!joined) TD_TRY(td_bulk_settle(l->bulk, most, step));
+    td_servers servers = servers_of(l);
+    TD_TRY(td_bulk_move(l->bulk, l->comm, &servers, joined, most, &l->over));
+    l->step = most;
+    return TD_OK;
+}
+
+static td_status live(td_comm *c, void *arg)
+{
+    life l = {.loss = arg, .world = c, .comm = c};
+    static const trial adam = {16, "adam", false, false, 1, 1};
+    l.trial = &adam, l.rank = td_comm_rank_in_run(c, td_comm_rank(c));
+    td_bulk_config config = {.table = table_of(&adam), .leaves = 16};
+    bool joined = td_comm_joined(c, td_comm_rank(c));
+    config.servers = servers_of(&l);
+    td_status status = joined ? td_bulk_join(&config, &l.bulk) : td_bulk_open(c, &config, &l.bulk);
+    if (status == TD_OK && joined) status = move_to_next(&l, true);
+    bool dead = false;
+    while (status == TD_OK && l.step < LONG) {
+        status = one_step(&l);
+        for (int k = 0; k < 2; k++) dead = dead || (l.rank == l.loss->rank[k] && status != TD_OK &&
+                                                    l.step == (uint64_t)l.loss->step[k]);
+        while (!dead && !l.over && (status == TD_ERR_PEER || status == TD_ERR_TIMEOUT))
+            status = move_to_next(&l, false);
+    }
+    if (status == TD_OK) { /* each row is that of a table that nobody left */
+        td_table *oracle;
+        static _Thread_local sample_set b;
+        uint64_t keys[KEYS];
+        float got[KEYS * WIDTH], want[KEYS * WIDTH];
+        TD_TRY(td_table_create(&config.table, &oracle));
+        for (int step = 0; step < LONG; step++) {
+            make_batch(&adam, step, &b);
+            TD_TRY(move_oracle(oracle, &adam, &b, step));
+        }
+        for (uint32_t k = 0; k < KEYS; k++) keys[k] = key_of(k);
+        c = l.comm;
+        TD_TRY(td_bulk_pull(l.bulk, keys, KEYS, got));
+        td_table_peek(oracle, keys, KEYS, want);
+        CHECK(!memcmp(got, want, sizeof got));
+        td_table_destroy(oracle);
+    }
+    td_bulk_destroy(l.bulk);
+    if (l.comm != l.world && l.comm) td_comm_close(l.comm);
+    return status;
+}
+
+static void no_step_is_lost_with_its_ranks(void **state)
+{
+    (void)state;
+    static loss losses[] = {{{3, -1}, {0, 0}, {2, -1}, 5, 0}, {{3, 6}, {1, 3}, {0, 1}, 5, 0},
+                            {{4, 7}, {2, 2}, {4, 0}, 5, 0},   {{5, 8}, {3, 1}, {1, 2}, 5, 3},
+                            {{2, 9}, {2, 3}, {0, 4}, 5, 2},   {{4, 4}, {2, 2}, {1, 4}, 5, 0}};
+    td_comm_config spare = {.deadline_ms = 60000, .spares = 2}, none = {.deadline_ms = 60000};
+    if (mpi_world) skip();
+    for (size_t k = 0; k + 1 < sizeof losses / sizeof *losses; k++) {
+        assert_ok(td_comm_run_local(RANKS, &none, live, &losses[k]));
+        assert_ok(td_comm_run_local(RANKS + 2, &spare, live, &losses[k]));
+    }
+    /* two at once that have each other's slices: some are lost, and it is said */
+    assert_int_equal(td_comm_run_local(RANKS, &none, live, &losses[5]), TD_ERR_PEER);
+    assert_non_null(strstr(td_last_error(), "of a table is lost"));
 }
 
 static td_status attempt(void *arg)
@@ -222,6 +368,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(weights_are_those_of_one_table),
         cmocka_unit_test(mistakes_are_told_to_all),
+        cmocka_unit_test(no_step_is_lost_with_its_ranks),
         cmocka_unit_test(memory_may_run_out),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);

@@ -2,14 +2,39 @@
 #include "ps/servers.h"
 
 #include "base/error.h"
+#include "ps/moves.h"
+#include "tandem/recover.h"
 
 #include <string.h>
+
+enum { MOST_SERVERS = 1024 };
+
+/* --- what all must agree on --- */
 
 static bool is_server(const td_comm *comm, const td_servers *s)
 {
     for (int k = 0; s->rank && k < s->count; k++)
         if (s->rank[k] == td_comm_rank(comm)) return true;
     return !s->rank;
+}
+
+static td_status check(const td_comm *comm, const td_servers *s)
+{
+    int size = td_comm_size(comm), count = s->rank ? s->count : size;
+    if (count < 1 || count > size || count > MOST_SERVERS)
+        return td_fail(TD_ERR_ARG, "servers must be 1 to %d, not %d",
+                       size < MOST_SERVERS ? size : MOST_SERVERS, count);
+    for (int k = 0; s->rank && k < count; k++) {
+        if (s->rank[k] < 0 || s->rank[k] >= size)
+            return td_fail(TD_ERR_ARG, "server %d is not one of the ranks 0..%d", s->rank[k],
+                           size - 1);
+        for (int j = 0; j < k; j++)
+            if (s->rank[j] == s->rank[k])
+                return td_fail(TD_ERR_ARG, "rank %d is named as a server twice", s->rank[k]);
+    }
+    if (s->replicas < 0 || s->replicas > 1)
+        return td_fail(TD_ERR_ARG, "a table has 0 or 1 replicas, not %d", s->replicas);
+    return TD_OK;
 }
 
 /* What decides a row, to be compared. */
@@ -21,11 +46,12 @@ static td_status same_everywhere(td_comm *comm, const td_servers *servers, const
     struct said {
         td_table_config table;
         char rule[16];
-        int servers;
-        uint64_t ranks; /* a hash of theirs */
+        int servers, replicas;
+        uint64_t ranks, rows; /* ranks: a hash of theirs */
     } mine, first;
     memset(&mine, 0, sizeof mine);
     mine.servers = servers->rank ? servers->count : 0;
+    mine.replicas = servers->replicas, mine.rows = servers->rows;
     for (int k = 0; k < mine.servers; k++)
         mine.ranks = (mine.ranks ^ (uint64_t)servers->rank[k]) * 0xff51afd7ed558ccd + 1;
     own.rule = NULL;
@@ -35,6 +61,7 @@ static td_status same_everywhere(td_comm *comm, const td_servers *servers, const
     TD_TRY(td_comm_broadcast(comm, &first, sizeof first, 0));
     const td_table_config *f = &first.table;
     bool same = first.servers == mine.servers && first.ranks == mine.ranks &&
+                first.replicas == mine.replicas && first.rows == mine.rows &&
                 f->width == own.width && !strcmp(first.rule, rule) && f->lr == own.lr &&
                 f->momentum == own.momentum && f->beta1 == own.beta1 && f->beta2 == own.beta2 &&
                 f->epsilon == own.epsilon && f->weight_decay == own.weight_decay &&
@@ -48,10 +75,80 @@ static td_status same_everywhere(td_comm *comm, const td_servers *servers, const
                                               td_comm_rank(comm)));
 }
 
-td_status td_servers_create_table(td_comm *comm, const td_servers *servers,
-                                  const td_table_config *config, td_table **out)
+/* --- maps --- */
+
+/* The servers' ranks in the run; returns how many. */
+static int in_run(const td_comm *comm, const td_servers *s, int *server)
 {
+    int count = s->rank ? s->count : td_comm_size(comm);
+    for (int k = 0; k < count; k++)
+        server[k] = td_comm_rank_in_run(comm, s->rank ? s->rank[k] : k);
+    return count;
+}
+
+static int32_t in_group(const td_comm *comm, int32_t world)
+{
+    for (int r = 0; r < td_comm_size(comm); r++)
+        if (td_comm_rank_in_run(comm, r) == world) return r;
+    return -1;
+}
+
+static void place_in(const td_comm *comm, td_place *place)
+{
+    for (int k = 0; k < TD_SLICES; k++) {
+        place->primary[k] = in_group(comm, place->slices.primary[k]);
+        place->backup[k] = in_group(comm, place->slices.backup[k]);
+    }
+}
+
+td_status td_servers_open(td_comm *comm, const td_servers *servers, const td_table_config *config,
+                          td_place *place, td_table **out)
+{
+    int server[MOST_SERVERS];
     *out = NULL;
+    TD_TRY(td_comm_agree(comm, check(comm, servers)));
     TD_TRY(same_everywhere(comm, servers, config));
+    int count = in_run(comm, servers, server);
+    td_slices_deal(&place->slices, servers->rows, server, count, servers->replicas);
+    place_in(comm, place);
     return td_comm_agree(comm, is_server(comm, servers) ? td_table_create(config, out) : TD_OK);
+}
+
+/* --- in another group --- */
+
+td_status td_servers_move(td_comm *comm, const td_servers *servers, const td_table_config *config,
+                          bool knows, td_place *place, td_table **table, bool *lost)
+{
+    int server[MOST_SERVERS], size = td_comm_size(comm), mine, first;
+    td_slices before = place->slices, after;
+    TD_TRY(td_comm_agree(comm, check(comm, servers)));
+    mine = knows ? td_comm_rank(comm) : size;
+    TD_TRY(td_comm_allreduce(comm, &mine, &first, 1, TD_I32, TD_MIN));
+    *lost = first == size;
+    if (*lost) return td_fail(TD_ERR_PEER, "no rank that is left knows where a table is");
+    TD_TRY(td_comm_broadcast(comm, &before, sizeof before, first));
+    int count = in_run(comm, servers, server);
+    td_status status = td_slices_repair(&before, server, count, servers->replicas, &after);
+    *lost = status != TD_OK; /* all alike */
+    TD_TRY(status);
+    if (!*table && is_server(comm, servers)) status = td_table_create(config, table);
+    TD_TRY(td_comm_agree(comm, status));
+    TD_TRY(td_slices_move(comm, &before, &after, *table));
+    place->slices = after;
+    place_in(comm, place);
+    return TD_OK;
+}
+
+td_status td_servers_balance(td_comm *comm, const td_servers *servers, const double *load,
+                             td_place *place, td_table *table, int *out_moved)
+{
+    int server[MOST_SERVERS];
+    td_slices after;
+    int count = in_run(comm, servers, server);
+    *out_moved = td_slices_balance(&place->slices, load, server, count, &after);
+    if (!*out_moved) return TD_OK;
+    TD_TRY(td_slices_move(comm, &place->slices, &after, table));
+    place->slices = after;
+    place_in(comm, place);
+    return TD_OK;
 }

@@ -1,7 +1,8 @@
-/* Which ranks of a group serve a table. */
+/* Which ranks of a group serve a table, and which of its keys each has. */
 #ifndef TD_PS_SERVERS_H
 #define TD_PS_SERVERS_H
 
+#include "ps/slices.h"
 #include "ps/table.h"
 #include "tandem/comm.h"
 
@@ -9,11 +10,34 @@
 typedef struct td_servers {
     const int *rank; /* [count] of the group, all different; NULL: all ranks */
     int count;       /* with `rank` */
+    int replicas;    /* 1: each slice is at a second server, too (with two servers or more) */
+    uint64_t rows;   /* a dense table: its keys are 0..rows - 1, cut by range; 0: sparse */
 } td_servers;
 
-/* Collective: this rank's share of a table, *out NULL where it is no server. TD_ERR_ARG at all
- * ranks: they describe different tables, or it is none that could be. */
-TD_MUST_CHECK td_status td_servers_create_table(td_comm *comm, const td_servers *servers,
-                                                const td_table_config *config, td_table **out);
+/* A map of slices in a group. */
+typedef struct td_place {
+    td_slices slices;                              /* by ranks in the run */
+    int32_t primary[TD_SLICES], backup[TD_SLICES]; /* by ranks of the group, -1: none */
+} td_place;
+
+/* Collective: a new table's map, and this rank's share of it, *out NULL where it is no server.
+ * TD_ERR_ARG at all ranks: they describe different tables, or it is none that could be. */
+TD_MUST_CHECK td_status td_servers_open(td_comm *comm, const td_servers *servers,
+                                        const td_table_config *config, td_place *place,
+                                        td_table **out);
+
+/* The same slices in another group. Collective. The map becomes what is left of it with `servers`
+ * (slices.h), rows move to where they now belong, and `table` (NULL: this rank has none yet) is
+ * made at ranks that become servers. place: of this rank where `knows`, else filled in by one that
+ * does. *lost: TD_ERR_PEER because some slice is at no rank that is left. */
+TD_MUST_CHECK td_status td_servers_move(td_comm *comm, const td_servers *servers,
+                                        const td_table_config *config, bool knows, td_place *place,
+                                        td_table **table, bool *lost);
+
+/* Moves primaries of hot slices (td_slices_balance); load: [TD_SLICES] the same at all ranks.
+ * Collective; *out_moved slices have moved. */
+TD_MUST_CHECK td_status td_servers_balance(td_comm *comm, const td_servers *servers,
+                                           const double *load, td_place *place, td_table *table,
+                                           int *out_moved);
 
 #endif

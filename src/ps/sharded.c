@@ -40,7 +40,8 @@ static td_status serve(void *user, const td_keyed_request *q)
 
 static td_status begin(td_comm *comm, const td_sharded_config *c, td_sharded *s)
 {
-    TD_TRY(td_servers_create_table(comm, &c->servers, &c->table, &s->table));
+    td_place place;
+    TD_TRY(td_servers_open(comm, &c->servers, &c->table, &place, &s->table));
     s->width = c->table.width;
     s->workers = (uint64_t)td_comm_size(comm);
     td_keyed_config keyed = {.servers = c->servers.rank,

@@ -430,6 +430,27 @@ size_t td_table_evict(td_table *t, uint32_t least)
     return gone;
 }
 
+size_t td_table_drop(td_table *t, td_table_gone_fn *gone, void *arg)
+{
+    size_t rows = 0;
+    for (int k = 0; k < PARTS; k++) {
+        part *p = &t->parts[k];
+        for (size_t at = 0; at <= p->mask;) {
+            const entry *e = &p->entries[at];
+            if (e->row == NONE || !gone(arg, e->key)) {
+                at++;
+                continue;
+            }
+            if (e->row < SIGHTED) {
+                t->spare[t->spare_count++] = e->row;
+                t->rows--, rows++;
+            }
+            take_out(p, at);
+        }
+    }
+    return rows;
+}
+
 td_status td_table_each(const td_table *t, td_table_each_fn *each, void *arg)
 {
     for (int k = 0; k < PARTS; k++)

@@ -70,6 +70,10 @@ void td_table_set_clock(td_table *table, uint32_t now);
 /* Takes out rows and sightings that were marked before `least`; returns how many rows. */
 size_t td_table_evict(td_table *table, uint32_t least);
 
+/* Takes out rows and sightings whose keys `gone` says so of; returns how many rows. */
+typedef bool td_table_gone_fn(void *arg, uint64_t key);
+size_t td_table_drop(td_table *table, td_table_gone_fn *gone, void *arg);
+
 /* Rows there are, and bytes that table takes. */
 size_t td_table_rows(const td_table *table);
 size_t td_table_bytes(const td_table *table);

@@ -1,0 +1,19 @@
+/* Moves slices of a table between servers.
+ *
+ * Cost: of each slice that has a new place, its rows (with the update rule's state and 8 bytes a
+ * key) to there, from one that had it; two exchanges of all with all. A server needs memory for
+ * what it sends and what it gets. */
+#ifndef TD_PS_MOVES_H
+#define TD_PS_MOVES_H
+
+#include "ps/slices.h"
+#include "ps/table.h"
+#include "tandem/comm.h"
+
+/* Collective. A slice comes from its primary of before, or from its backup where that is not in the
+ * group. table: NULL where a rank has none. Rows that a server no longer has are taken out. A
+ * failure of one rank is one of all; all have then still what they had. */
+TD_MUST_CHECK td_status td_slices_move(td_comm *comm, const td_slices *before,
+                                       const td_slices *after, td_table *table);
+
+#endif
