@@ -62,8 +62,12 @@ static td_status measure(worker *w, bool push, bool works)
         TD_TRY(td_comm_barrier(w->comm));
         int64_t began = td_clock_ns();
         td_status status = TD_OK;
-        if (works && push) status = td_sharded_push(w->table, w->keys, s->batch, w->values);
-        if (works && !push) status = td_sharded_pull(w->table, w->keys, s->batch, w->values);
+        td_sharded_step step = {w->keys, s->batch, w->values, NULL, 1, 1};
+        if (works && push) status = td_sharded_push(w->table, &step);
+        if (works && !push) {
+            status = td_sharded_fetch(w->table, w->keys, s->batch, 0, w->values);
+            if (status == TD_OK) status = td_sharded_fetched(w->table);
+        }
         TD_TRY(status);
         double seconds = works ? td_seconds(td_clock_ns() - began) : 0;
         TD_TRY(td_comm_allreduce(w->comm, &seconds, &each[k], 1, TD_F64, TD_MAX));
@@ -103,7 +107,7 @@ static td_status run(td_comm *comm, void *arg)
     int servers[64], rank = td_comm_rank(comm), size = td_comm_size(comm);
     bool works = rank >= size - s->workers;
     for (int k = 0; k < s->servers && k < 64; k++) servers[k] = k;
-    td_sharded_config c = {.table = {.width = s->width, .lr = 1}, .servers = {servers, s->servers}};
+    td_sharded_config c = {.table = {.width = s->width, .lr = 1}, .servers = {.rank = servers, .count = s->servers}};
     worker w = {.comm = comm,
                 .set = s,
                 .keys = malloc(s->batch * sizeof *w.keys),

@@ -97,6 +97,12 @@ td_status td_clock_check(const td_clock *c, int workers)
                    c->kind == TD_CLOCK_BACKUP ? "would be waited for" : "groups", workers);
 }
 
+bool td_clock_may_run_ahead(const td_clock *c)
+{
+    bool bounded = c->kind == TD_CLOCK_SSP || c->kind == TD_CLOCK_GROUPS;
+    return c->kind == TD_CLOCK_ASP || (bounded && c->bound > 0);
+}
+
 bool td_clock_is_exact(const td_clock *c)
 {
     return c->kind == TD_CLOCK_BSP || (c->kind == TD_CLOCK_SSP && c->bound == 0);

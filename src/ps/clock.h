@@ -24,9 +24,9 @@
 #include <stdint.h>
 
 typedef enum td_clock_kind {
+    TD_CLOCK_ASP, /* the default */
     TD_CLOCK_BSP,
     TD_CLOCK_SSP,
-    TD_CLOCK_ASP,
     TD_CLOCK_BACKUP,
     TD_CLOCK_GROUPS
 } td_clock_kind;
@@ -45,6 +45,8 @@ enum { TD_CLOCK_TEXT = 64 };
 void td_clock_text(const td_clock *clock, char text[TD_CLOCK_TEXT]);
 /* TD_ERR_ARG: it asks for more workers than there are. */
 TD_MUST_CHECK td_status td_clock_check(const td_clock *clock, int workers);
+/* Whether a worker may ask for the rows of its next step before it has pushed this one's. */
+bool td_clock_may_run_ahead(const td_clock *clock);
 /* Whether results are those of one worker to the bit. */
 bool td_clock_is_exact(const td_clock *clock);
 

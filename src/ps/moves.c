@@ -25,11 +25,10 @@ static int in_group(const td_comm *comm, int world)
     return -1;
 }
 
-/* Who gives a slice: a rank of the run. */
-static int giver(const move *m, int slice)
+int td_slices_giver(const td_comm *comm, const td_slices *before, int slice)
 {
-    int primary = m->before->primary[slice];
-    return in_group(m->comm, primary) >= 0 ? primary : m->before->backup[slice];
+    int primary = in_group(comm, before->primary[slice]);
+    return primary >= 0 ? primary : in_group(comm, before->backup[slice]);
 }
 
 static void plan(move *m)
@@ -38,7 +37,8 @@ static void plan(move *m)
         const int32_t next[2] = {m->after->primary[k], m->after->backup[k]};
         for (int i = 0; i < 2; i++) {
             bool needs = next[i] >= 0 && !td_slices_has(m->before, k, next[i]);
-            m->to[k][i] = needs && giver(m, k) == m->self ? in_group(m->comm, next[i]) : -1;
+            bool gives = td_slices_giver(m->comm, m->before, k) == td_comm_rank(m->comm);
+            m->to[k][i] = needs && gives ? in_group(m->comm, next[i]) : -1;
         }
     }
 }

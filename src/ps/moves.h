@@ -15,5 +15,7 @@
  * failure of one rank is one of all; all have then still what they had. */
 TD_MUST_CHECK td_status td_slices_move(td_comm *comm, const td_slices *before,
                                        const td_slices *after, td_table *table);
+/* The rank of the group that gives a slice. */
+int td_slices_giver(const td_comm *comm, const td_slices *before, int slice);
 
 #endif

@@ -1,144 +1,326 @@
-/* See sharded.h. */
-#include "ps/sharded.h"
+/* See sharded.h. This file: a worker's requests, and a server's answers; sharded_group.c opens the
+ * table, and takes it to other groups. */
+#include "ps/sharded_impl.h"
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "ps/batch.h"
-#include "tandem/keyed.h"
 
 #include <string.h>
 
-typedef struct request { /* of this rank; its memory stays */
-    td_batch batch;
-    float *rows; /* [batch.count][width] */
-    size_t room; /* floats */
-    uint64_t ticket;
-} request;
-
-struct td_sharded {
-    td_table *table; /* NULL: no server */
-    td_keyed *keyed;
-    size_t width;
-    uint64_t pushes, workers;
-    request fetch, push;
-};
-
 /* --- a server --- */
 
-static td_status serve(void *user, const td_keyed_request *q)
+bool td_sharded_ready(void *user, const td_keyed_request *q)
+{
+    const td_sharded *s = user;
+    const td_ask *ask = q->note;
+    if (q->does != TD_PULL || ask->worker < 0) return true;
+    return td_store_may_pull(&s->store, ask->worker, ask->clock);
+}
+
+/* The keys of a request that are of one kind of part. */
+td_status td_sharded_serve(void *user, const td_keyed_request *q)
 {
     td_sharded *s = user;
+    const td_ask *ask = q->note;
+    td_told *told = q->answer;
     if (q->does & TD_PUSH) {
-        td_table_step step = {.step = s->pushes / s->workers, .scale = 1, .rate_factor = 1};
-        TD_TRY(td_table_push(s->table, q->keys, q->count, q->in, step));
-        s->pushes++;
+        td_store_push push = {.worker = ask->worker,
+                              .clock = ask->clock,
+                              .ticks = ask->role == TD_AS_PRIMARY,
+                              .scale = ask->scale,
+                              .rate = ask->rate,
+                              .keys = q->keys,
+                              .count = q->count,
+                              .values = q->in};
+        bool applied;
+        TD_TRY(td_store_take_push(&s->store, &s->place.slices, &push, &applied));
+        told->applied = applied;
     }
-    return q->does & TD_PULL ? td_table_pull(s->table, q->keys, q->count, q->out) : TD_OK;
-}
-
-/* --- beginning and end --- */
-
-static td_status begin(td_comm *comm, const td_sharded_config *c, td_sharded *s)
-{
-    td_place place;
-    TD_TRY(td_servers_open(comm, &c->servers, &c->table, &place, &s->table));
-    s->width = c->table.width;
-    s->workers = (uint64_t)td_comm_size(comm);
-    td_keyed_config keyed = {.servers = c->servers.rank,
-                             .server_count = c->servers.count,
-                             .width = s->width * sizeof(float),
-                             .serve = serve,
-                             .user = s};
-    return td_keyed_open(comm, &keyed, &s->keyed);
-}
-
-td_status td_sharded_open(td_comm *comm, const td_sharded_config *config, td_sharded **out)
-{
-    td_sharded *s = td_calloc(1, sizeof *s);
-    td_status status = s ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a sharded table");
-    status = td_comm_agree(comm, status);
-    if (status == TD_OK) status = begin(comm, config, s);
-    if (status != TD_OK) {
-        td_sharded_destroy(s);
-        return status;
-    }
-    *out = s;
+    if (q->does & TD_PULL && ask->worker < 0)
+        td_table_peek(s->store.table, q->keys, q->count, q->out);
+    else if (q->does & TD_PULL)
+        TD_TRY(td_store_pull(&s->store, &s->place.slices, ask->worker, ask->clock, q->keys,
+                             q->count, q->out));
+    told->slowest = td_clocks_slowest(&s->store.clocks);
+    told->over = td_clocks_over(&s->store.clocks);
     return TD_OK;
 }
 
-td_status td_sharded_finish(td_sharded *s)
-{
-    return td_keyed_finish(s->keyed);
-}
+/* --- what both kinds of request need --- */
 
-void td_sharded_destroy(td_sharded *s)
+static td_status reserve(void **data, size_t *room, size_t items, size_t bytes)
 {
-    if (!s) return;
-    td_keyed_destroy(s->keyed);
-    td_table_destroy(s->table);
-    td_batch_free(&s->fetch.batch), td_batch_free(&s->push.batch);
-    td_free(s->fetch.rows), td_free(s->push.rows);
-    td_free(s);
-}
-
-td_table *td_sharded_table(td_sharded *s)
-{
-    return s->table;
-}
-
-/* --- a worker --- */
-
-static td_status prepare(const td_sharded *s, request *r, const uint64_t *keys, size_t count)
-{
-    size_t floats;
-    TD_TRY(td_batch_fill(&r->batch, keys, count));
-    if (!td_mul(r->batch.count, s->width, &floats)) floats = SIZE_MAX / sizeof(float);
-    if (floats <= r->room) return TD_OK;
-    float *rows = td_alloc_aligned(floats * sizeof *rows);
-    if (!rows) return td_fail(TD_ERR_NOMEM, "no memory for %zu rows", r->batch.count);
-    td_free(r->rows);
-    r->rows = rows, r->room = floats;
+    size_t needed;
+    if (items <= *room) return TD_OK;
+    if (!td_mul(items + items / 4, bytes, &needed)) needed = SIZE_MAX;
+    void *more = needed < SIZE_MAX ? td_alloc_aligned(needed) : NULL;
+    if (!more) return td_fail(TD_ERR_NOMEM, "no memory for a request of %zu rows", items);
+    td_free(*data);
+    *data = more;
+    *room = items + items / 4;
     return TD_OK;
 }
 
-static td_parts parts_of(const request *r, td_keyed_does does)
+/* Which server has each key; role: TD_AS_PRIMARY or TD_AS_BACKUP. */
+static td_status find_owners(td_sharded *s, td_asked *a, int role, const uint64_t *keys,
+                             size_t count)
 {
-    return (td_parts){.keys = r->batch.keys,
-                      .count = r->batch.count,
-                      .in = does == TD_PUSH ? r->rows : NULL,
-                      .out = does == TD_PULL ? r->rows : NULL};
+    const int32_t *rank = role == TD_AS_PRIMARY ? s->place.primary : s->place.backup;
+    TD_TRY(reserve((void **)&a->owner, &a->owner_room, count, sizeof *a->owner));
+    for (size_t i = 0; i < count; i++)
+        a->owner[i] = s->server_of[rank[td_slice_of(&s->place.slices, keys[i])]];
+    return TD_OK;
 }
 
-td_status td_sharded_fetch(td_sharded *s, const uint64_t *keys, size_t count)
+static td_ask ask_of(const td_sharded *s, uint64_t clock, int role)
 {
-    request *r = &s->fetch;
-    if (r->ticket) return td_fail(TD_ERR_ARG, "fetch: the one before has not been waited for");
-    TD_TRY(prepare(s, r, keys, count));
-    td_parts parts = parts_of(r, TD_PULL);
-    return td_keyed_start(s->keyed, TD_PULL, &parts, &r->ticket);
+    return (td_ask){.worker = s->worker, .role = role, .clock = clock, .scale = 1, .rate = 1};
 }
 
-td_status td_sharded_fetched(td_sharded *s, float *out)
+/* The least that the servers asked say that all workers have pushed. */
+static uint64_t slowest_told(const td_sharded *s, const td_asked *a, size_t count)
 {
-    request *r = &s->fetch;
-    if (!r->ticket) return td_fail(TD_ERR_ARG, "fetched: no fetch has been begun");
-    td_status status = td_keyed_wait(s->keyed, r->ticket);
-    r->ticket = 0;
-    if (status == TD_OK) td_batch_spread(&r->batch, s->width, r->rows, out);
-    return status;
+    uint64_t least = UINT64_MAX;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t told = s->told[a->owner[i]].slowest;
+        if (told < least) least = told;
+    }
+    return least;
+}
+
+/* --- pulls --- */
+
+/* Rows that are kept go to their places; the others' keys and places to the front of a->keys, place. */
+static td_status read_kept(td_sharded *s, const uint64_t *keys, size_t count, uint64_t clock,
+                           float *out)
+{
+    td_asked *a = &s->fetch;
+    uint64_t least = clock > s->bound ? clock - s->bound : 0;
+    TD_TRY(reserve((void **)&a->keys, &a->keys_room, count, sizeof *a->keys));
+    TD_TRY(reserve((void **)&a->place, &a->place_room, count, sizeof *a->place));
+    TD_TRY(reserve((void **)&a->rows, &a->rows_room, count, s->row_bytes));
+    a->count = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t of;
+        const float *row = td_cache_get(&s->cache, keys[i], least, &of);
+        if (row) {
+            memcpy(out + i * s->width, row, s->row_bytes);
+            td_staleness_add(&s->reads, clock > of ? clock - of : 0, 1);
+            s->cached++;
+        } else {
+            a->keys[a->count] = keys[i];
+            a->place[a->count++] = (uint32_t)i;
+        }
+    }
+    return TD_OK;
+}
+
+td_status td_sharded_fetch(td_sharded *s, const uint64_t *keys, size_t count, int ahead, float *out)
+{
+    td_asked *a = &s->fetch;
+    uint64_t clock = s->clock + (uint64_t)ahead;
+    if (a->ticket) return td_fail(TD_ERR_ARG, "fetch: the one before has not been waited for");
+    a->out = out;
+    a->ask = ask_of(s, clock, TD_AS_PRIMARY);
+    td_parts parts = {.keys = keys, .count = count, .out = out};
+    if (s->cache.rows) {
+        TD_TRY(read_kept(s, keys, count, clock, out));
+        parts.keys = a->keys, parts.count = a->count, parts.out = a->rows;
+    }
+    TD_TRY(find_owners(s, a, TD_AS_PRIMARY, parts.keys, parts.count));
+    parts.owner = a->owner, parts.note = &a->ask, parts.answers = s->told;
+    s->asked += parts.count;
+    return td_keyed_start(s->keyed, TD_PULL, &parts, &a->ticket);
+}
+
+td_status td_sharded_fetched(td_sharded *s)
+{
+    td_asked *a = &s->fetch;
+    if (!a->ticket) return td_fail(TD_ERR_ARG, "fetched: no fetch has been begun");
+    td_status status = td_keyed_wait(s->keyed, a->ticket);
+    a->ticket = 0;
+    if (status != TD_OK || !s->cache.rows) return status;
+    uint64_t of = slowest_told(s, a, a->count);
+    for (size_t i = 0; i < a->count; i++) {
+        const float *row = a->rows + i * s->width;
+        memcpy(a->out + a->place[i] * s->width, row, s->row_bytes);
+        td_cache_put(&s->cache, a->keys[i], of, row);
+    }
+    return TD_OK;
 }
 
 td_status td_sharded_pull(td_sharded *s, const uint64_t *keys, size_t count, float *out)
 {
-    TD_TRY(td_sharded_fetch(s, keys, count));
-    return td_sharded_fetched(s, out);
+    TD_TRY(td_batch_fill(&s->batch, keys, count));
+    TD_TRY(reserve((void **)&s->unique, &s->unique_room, s->batch.count, s->row_bytes));
+    TD_TRY(td_sharded_fetch(s, s->batch.keys, s->batch.count, 0, s->unique));
+    TD_TRY(td_sharded_fetched(s));
+    td_batch_spread(&s->batch, s->width, s->unique, out);
+    return TD_OK;
 }
 
-td_status td_sharded_push(td_sharded *s, const uint64_t *keys, size_t count, const float *gradients)
+/* --- pushes --- */
+
+/* Gradients and the rows that they were computed at, side by side. */
+static td_status pair_up(td_sharded *s, const td_sharded_step *step)
 {
-    request *r = &s->push;
-    TD_TRY(prepare(s, r, keys, count));
-    td_batch_gather(&r->batch, s->width, gradients, r->rows);
-    td_parts parts = parts_of(r, TD_PUSH);
-    return td_keyed_push(s->keyed, &parts);
+    td_asked *a = &s->push;
+    size_t w = s->width;
+    if (!step->rows) return td_fail(TD_ERR_ARG, "push: compensation needs the rows of the pull");
+    TD_TRY(reserve((void **)&a->rows, &a->rows_room, 2 * step->count, s->row_bytes));
+    TD_TRY(reserve((void **)&a->sizes, &a->sizes_room, step->count, sizeof *a->sizes));
+    for (size_t i = 0; i < step->count; i++) {
+        memcpy(a->rows + 2 * i * w, step->gradients + i * w, s->row_bytes);
+        memcpy(a->rows + (2 * i + 1) * w, step->rows + i * w, s->row_bytes);
+        a->sizes[i] = 2 * s->row_bytes;
+    }
+    return TD_OK;
+}
+
+/* To primaries, and to backups where there are any; in: gradients, or those and rows. */
+static td_status send(td_sharded *s, const uint64_t *keys, size_t count, const size_t *sizes,
+                      const float *in, td_ask ask)
+{
+    td_asked *first = &s->push, *second = &s->copy;
+    td_keyed_does does = s->cache.rows ? TD_PUSH_PULL : TD_PUSH;
+    uint64_t tickets[2] = {0};
+    td_parts parts = {.keys = keys, .count = count, .sizes = sizes, .in = in};
+    TD_TRY(find_owners(s, first, TD_AS_PRIMARY, keys, count));
+    if (s->replicas) TD_TRY(find_owners(s, second, TD_AS_BACKUP, keys, count));
+    if (s->cache.rows)
+        TD_TRY(reserve((void **)&first->rows, &first->rows_room, count, s->row_bytes));
+    parts.owner = first->owner, parts.everywhere = true, parts.answers = s->told;
+    parts.out = first->rows;
+    ask.role = TD_AS_PRIMARY;
+    parts.note = &ask;
+    TD_TRY(td_keyed_start(s->keyed, does, &parts, &tickets[0]));
+    if (s->replicas) {
+        parts.owner = second->owner, parts.everywhere = false, parts.answers = NULL;
+        ask.role = TD_AS_BACKUP;
+        TD_TRY(td_keyed_start(s->keyed, TD_PUSH, &parts, &tickets[1]));
+        TD_TRY(td_keyed_wait(s->keyed, tickets[1]));
+    }
+    return td_keyed_wait(s->keyed, tickets[0]);
+}
+
+/* What servers have told of a step that is over. */
+static void go_on(td_sharded *s, const uint64_t *keys, size_t count)
+{
+    s->clock++;
+    for (int k = 0; k < s->server_count; k++) {
+        if (s->config.clock.kind == TD_CLOCK_BACKUP && s->told[k].over > s->clock)
+            s->clock = s->told[k].over;
+        s->late += !s->told[k].applied && s->config.clock.kind == TD_CLOCK_BACKUP;
+    }
+    if (!s->cache.rows) return;
+    uint64_t of = slowest_told(s, &s->push, count);
+    for (size_t i = 0; i < count; i++)
+        td_cache_put(&s->cache, keys[i], of, s->push.rows + i * s->width);
+}
+
+/* The step is to be made again in another group. */
+static td_status keep(td_sharded *s, const uint64_t *keys, size_t count, const size_t *sizes,
+                      const float *in, td_ask ask)
+{
+    td_kept *k = &s->kept;
+    size_t floats = count * s->width * (sizes ? 2 : 1);
+    uint64_t *own = td_alloc_aligned((count + 1) * sizeof *own);
+    float *values = td_alloc_aligned((floats + 1) * sizeof *values);
+    td_free(k->keys), td_free(k->values);
+    *k = (td_kept){0};
+    if (!own || !values) {
+        td_free(own), td_free(values);
+        return td_fail(TD_ERR_NOMEM, "no memory to keep a push of %zu rows", count);
+    }
+    memcpy(own, keys, count * sizeof *own);
+    memcpy(values, in, floats * sizeof *values);
+    *k = (td_kept){own, values, count, ask, true, sizes != NULL};
+    return TD_OK;
+}
+
+static bool is_loss(td_status status)
+{
+    return status == TD_ERR_PEER || status == TD_ERR_TIMEOUT;
+}
+
+td_status td_sharded_push(td_sharded *s, const td_sharded_step *step)
+{
+    char sentence[512];
+    bool pairs = s->config.compensation > 0;
+    if (s->worker < 0) return td_fail(TD_ERR_ARG, "push: rank %d is no worker", s->rank);
+    if (pairs) TD_TRY(pair_up(s, step));
+    const size_t *sizes = pairs ? s->push.sizes : NULL;
+    const float *in = pairs ? s->push.rows : step->gradients;
+    td_ask ask = ask_of(s, s->clock, TD_AS_PRIMARY);
+    ask.scale = step->scale, ask.rate = step->rate;
+    td_status status = send(s, step->keys, step->count, sizes, in, ask);
+    if (status == TD_OK) go_on(s, step->keys, step->count);
+    if (!is_loss(status)) return status;
+    strncpy(sentence, td_last_error(), sizeof sentence - 1);
+    sentence[sizeof sentence - 1] = 0;
+    TD_TRY(keep(s, step->keys, step->count, sizes, in, ask));
+    return td_fail_again(status, sentence);
+}
+
+td_status td_sharded_push_again(td_sharded *s)
+{
+    td_kept *k = &s->kept;
+    if (!k->waits) return TD_OK;
+    size_t *sizes = NULL;
+    if (k->pairs) {
+        TD_TRY(reserve((void **)&s->push.sizes, &s->push.sizes_room, k->count, sizeof *sizes));
+        sizes = s->push.sizes;
+        for (size_t i = 0; i < k->count; i++) sizes[i] = 2 * s->row_bytes;
+    }
+    TD_TRY(send(s, k->keys, k->count, sizes, k->values, k->ask));
+    k->waits = false;
+    go_on(s, k->keys, k->count);
+    return TD_OK;
+}
+
+td_status td_sharded_push_all(td_sharded *s, const uint64_t *keys, size_t count,
+                              const float *gradients)
+{
+    TD_TRY(td_batch_fill(&s->batch, keys, count));
+    TD_TRY(reserve((void **)&s->unique, &s->unique_room, s->batch.count, s->row_bytes));
+    td_batch_gather(&s->batch, s->width, gradients, s->unique);
+    td_sharded_step step = {.keys = s->batch.keys,
+                            .count = s->batch.count,
+                            .gradients = s->unique,
+                            .scale = 1,
+                            .rate = 1};
+    return td_sharded_push(s, &step);
+}
+
+/* --- what there is to see --- */
+
+int td_sharded_worker(const td_sharded *s)
+{
+    return s->worker;
+}
+
+uint64_t td_sharded_clock(const td_sharded *s)
+{
+    return s->clock;
+}
+
+td_table *td_sharded_table(td_sharded *s)
+{
+    return s->store.table;
+}
+
+bool td_sharded_is_primary(const td_sharded *s, uint64_t key)
+{
+    return s->place.primary[td_slice_of(&s->place.slices, key)] == s->rank;
+}
+
+void td_sharded_stats_of(const td_sharded *s, td_sharded_stats *out)
+{
+    *out = (td_sharded_stats){.reads = s->store.reads,
+                              .writes = s->store.writes,
+                              .cached = s->cached,
+                              .asked = s->asked,
+                              .pushes = s->store.pushes,
+                              .dropped = s->store.dropped};
+    for (int k = 0; k < TD_STALENESS_BINS; k++) out->reads.reads[k] += s->reads.reads[k];
 }

@@ -5,6 +5,9 @@
 #include "base/rng.h"
 #include "comm/ranks_test.h"
 #include "ps/batch.h"
+#include "tandem/recover.h"
+
+#include <math.h>
 
 enum { KEYS = 500, WIDTH = 3, ROUNDS = 6, ASKED = 200 };
 
@@ -40,7 +43,7 @@ static td_status pushes_add_up(td_comm *c, void *arg)
 {
     int size = td_comm_size(c), me = td_comm_rank(c), last[] = {size - 1};
     td_sharded_config config = {.table = {.width = WIDTH, .lr = 1}};
-    if (arg) config.servers = (td_servers){last, 1};
+    if (arg) config.servers = (td_servers){.rank = last, .count = 1};
     td_sharded *s;
     uint32_t k[ASKED];
     uint64_t keys[ASKED], distinct = 0, rows = 0;
@@ -48,9 +51,9 @@ static td_status pushes_add_up(td_comm *c, void *arg)
     TD_TRY(td_sharded_open(c, &config, &s));
     for (int round = 0; round < ROUNDS; round++) {
         make_push(me, round, k, keys, g);
-        TD_TRY(td_sharded_push(s, keys, ASKED, g));
+        TD_TRY(td_sharded_push_all(s, keys, ASKED, g));
     }
-    TD_TRY(td_comm_barrier(c));
+    TD_TRY(td_sharded_meet(s));
     for (int r = 0; r < size; r++)
         for (int round = 0; round < ROUNDS; round++) {
             make_push(r, round, k, keys, g);
@@ -84,15 +87,16 @@ static td_status fetches_ahead(td_comm *c, void *arg)
                                           .scale = 1,
                                           .seed = 3}};
     td_sharded *s;
-    uint64_t keys[] = {4, 5, 4, 6}, mine = 100 + (uint64_t)td_comm_rank(c);
-    float rows[4 * WIDTH], alone[WIDTH], again[WIDTH], g[WIDTH] = {1, 2, 3};
+    uint64_t keys[] = {4, 5, 6}, mine = 100 + (uint64_t)td_comm_rank(c), twice[] = {4, 5, 4};
+    float rows[3 * WIDTH], same[3 * WIDTH], alone[WIDTH], again[WIDTH], g[WIDTH] = {1, 2, 3};
     TD_TRY(td_sharded_open(c, &config, &s));
-    CHECK(td_sharded_fetched(s, rows) == TD_ERR_ARG);
-    TD_TRY(td_sharded_fetch(s, keys, 4));
-    CHECK(td_sharded_fetch(s, keys, 4) == TD_ERR_ARG);
-    TD_TRY(td_sharded_push(s, &mine, 1, g));
-    TD_TRY(td_sharded_fetched(s, rows));
-    CHECK(!memcmp(rows, rows + 2 * WIDTH, sizeof alone) &&
+    CHECK(td_sharded_fetched(s) == TD_ERR_ARG);
+    TD_TRY(td_sharded_fetch(s, keys, 3, 1, rows));
+    CHECK(td_sharded_fetch(s, keys, 3, 0, rows) == TD_ERR_ARG);
+    TD_TRY(td_sharded_push_all(s, &mine, 1, g));
+    TD_TRY(td_sharded_fetched(s));
+    TD_TRY(td_sharded_pull(s, twice, 3, same));
+    CHECK(!memcmp(same, same + 2 * WIDTH, sizeof alone) && !memcmp(rows, same, 2 * sizeof alone) &&
           memcmp(rows, rows + WIDTH, sizeof alone));
     td_table *oracle;
     TD_TRY(td_table_create(&config.table, &oracle));
@@ -110,6 +114,337 @@ static void rows_are_fetched_ahead(void **state)
 {
     (void)state;
     on_all_sizes(fetches_ahead, NULL);
+}
+
+/* --- clocks --- */
+
+typedef struct pace {
+    const char *clock;
+    uint64_t most; /* staleness of a read, at most */
+    bool kept;     /* some rows are read from what is kept */
+} pace;
+
+/* Each worker moves a row of its own by one a step, and one row that all share. What it sees of the
+ * others' rows is as old as its clock allows, and of its own never. */
+static td_status keeps_pace(td_comm *c, void *arg)
+{
+    const pace *p = arg;
+    enum { STEPS = 60 };
+    int size = td_comm_size(c), me = td_comm_rank(c);
+    td_sharded_config config = {.table = {.width = 1, .lr = 1}};
+    td_sharded *s;
+    td_sharded_stats stats;
+    uint64_t keys[9];
+    float rows[9], g[2] = {-1, -1};
+    TD_TRY(td_clock_parse(p->clock, &config.clock));
+    TD_TRY(td_sharded_open(c, &config, &s));
+    for (int k = 0; k <= size; k++) keys[k] = (uint64_t)k;
+    while (td_sharded_clock(s) < STEPS) {
+        uint64_t clock = td_sharded_clock(s), pair[] = {(uint64_t)me, (uint64_t)size};
+        TD_TRY(td_sharded_pull(s, keys, (size_t)size + 1, rows));
+        if (config.clock.kind != TD_CLOCK_BACKUP) {
+            CHECK(rows[me] == (float)clock);
+            for (int r = 0; r < size; r++) CHECK(rows[r] + (float)p->most >= (float)clock);
+            CHECK(rows[size] + (float)p->most * (float)size >= (float)(clock * (uint64_t)size));
+        }
+        if (me == 0 && clock % 8 == 0) nanosleep(&(struct timespec){.tv_nsec = 300000}, NULL);
+        td_sharded_step step = {.keys = pair, .count = 2, .gradients = g, .scale = 1, .rate = 1};
+        TD_TRY(td_sharded_push(s, &step));
+    }
+    TD_TRY(td_sharded_meet(s));
+    if (config.clock.kind != TD_CLOCK_BACKUP) {
+        TD_TRY(td_sharded_pull(s, keys, (size_t)size + 1, rows));
+        for (int r = 0; r < size; r++)
+            CHECK(rows[r] + (float)p->most >= STEPS); /* kept rows may be as old */
+    }
+    TD_TRY(td_sharded_finish(s));
+    td_sharded_stats_of(s, &stats);
+    for (uint64_t k = p->most + 1; k < TD_STALENESS_BINS; k++) CHECK(stats.reads.reads[k] == 0);
+    CHECK(stats.cached == 0 || p->kept);
+    td_sharded_destroy(s);
+    return TD_OK;
+}
+
+static void no_read_is_staler_than_its_clock_allows(void **state)
+{
+    (void)state;
+    static pace paces[] = {{"bsp", 0, false},      {"ssp:0", 0, false},     {"ssp:1", 1, true},
+                           {"ssp:4", 4, true},     {"groups:1:2:5", 5, true},
+                           {"backup:1", 60, false}};
+    for (size_t k = 0; k < sizeof paces / sizeof *paces; k++) on_all_sizes(keeps_pace, &paces[k]);
+}
+
+/* Late pushes are dropped, all others counted. */
+static td_status leaves_stragglers(td_comm *c, void *arg)
+{
+    (void)arg;
+    int size = td_comm_size(c), me = td_comm_rank(c);
+    td_sharded_config config = {.table = {.width = 1, .lr = 1}};
+    config.clock = (td_clock){.kind = TD_CLOCK_BACKUP, .count = size > 1 ? size - 1 : 1};
+    td_sharded *s;
+    td_sharded_stats stats;
+    uint64_t key = 1, sums[3], all[3];
+    float row, g = -1;
+    TD_TRY(td_sharded_open(c, &config, &s));
+    for (int n = 0; td_sharded_clock(s) < 40; n++) {
+        TD_TRY(td_sharded_pull(s, &key, 1, &row));
+        if (me == size - 1 && size > 1) nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+        td_sharded_step step = {.keys = &key, .count = 1, .gradients = &g, .scale = 1, .rate = 1};
+        TD_TRY(td_sharded_push(s, &step));
+    }
+    TD_TRY(td_sharded_finish(s));
+    td_sharded_stats_of(s, &stats);
+    bool mine = td_sharded_is_primary(s, key);
+    sums[0] = mine ? stats.pushes : 0, sums[1] = mine ? stats.dropped : 0, sums[2] = 0;
+    if (mine) {
+        td_table_peek(td_sharded_table(s), &key, 1, &row);
+        sums[2] = (uint64_t)row;
+    }
+    TD_TRY(td_comm_allreduce(c, sums, all, 3, TD_I64, TD_SUM));
+    CHECK(all[2] == all[0] && all[0] >= 40 * (uint64_t)(size > 1 ? size - 1 : 1));
+    td_sharded_destroy(s);
+    return TD_OK;
+}
+
+static void stragglers_are_left_behind(void **state)
+{
+    (void)state;
+    on_all_sizes(leaves_stragglers, NULL);
+}
+
+/* g + lambda g g (w - w_then), by hand: between the pull and the push another worker moves w. */
+static td_status compensates(td_comm *c, void *arg)
+{
+    (void)arg;
+    int size = td_comm_size(c), me = td_comm_rank(c);
+    td_sharded_config config = {.table = {.width = 1, .lr = 0.5f}, .compensation = 0.25f};
+    td_sharded *s;
+    uint64_t key = 77;
+    float row = 0, g = 2, w = 0;
+    TD_TRY(td_sharded_open(c, &config, &s));
+    TD_TRY(td_sharded_pull(s, &key, 1, &row));
+    for (int turn = 0; turn < size; turn++) {
+        TD_TRY(td_sharded_meet(s));
+        td_sharded_step step = {.keys = &key, .count = 1, .gradients = &g, .rows = &row};
+        step.scale = 1, step.rate = 1;
+        if (me == turn) TD_TRY(td_sharded_push(s, &step));
+        w -= 0.5f * (g + 0.25f * g * g * (w - 0));
+    }
+    TD_TRY(td_sharded_meet(s));
+    TD_TRY(td_sharded_pull(s, &key, 1, &row));
+    CHECK(fabsf(row - w) < 1e-5f);
+    TD_TRY(td_sharded_finish(s));
+    td_sharded_destroy(s);
+    return TD_OK;
+}
+
+static void delays_are_compensated(void **state)
+{
+    (void)state;
+    on_all_sizes(compensates, NULL);
+}
+
+/* The keys of one server are hot: some of its slices go to others, and nothing is lost. */
+static td_status cools_down(td_comm *c, void *arg)
+{
+    (void)arg;
+    int size = td_comm_size(c), moved;
+    enum { HOT = 64 };
+    td_sharded_config config = {.table = {.width = 2, .lr = 1, .rule = "momentum"}};
+    config.servers.replicas = size > 1;
+    td_sharded *s;
+    uint64_t keys[HOT];
+    float rows[2 * HOT], again[2 * HOT], g[2 * HOT];
+    TD_TRY(td_sharded_open(c, &config, &s));
+    size_t n = 0;
+    td_slices map;
+    int server[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+    td_slices_deal(&map, 0, server, size, 0);
+    for (uint64_t key = 0; n < HOT; key++) /* all at rank 0 */
+        if (map.primary[td_slice_of(&map, key)] == 0) keys[n++] = key;
+    for (int k = 0; k < 2 * HOT; k++) g[k] = (float)(k % 5);
+    for (int round = 0; round < 5; round++) {
+        TD_TRY(td_sharded_pull(s, keys, HOT, rows));
+        TD_TRY(td_sharded_push_all(s, keys, HOT, g));
+    }
+    TD_TRY(td_sharded_meet(s));
+    TD_TRY(td_sharded_pull(s, keys, HOT, rows));
+    TD_TRY(td_sharded_meet(s));
+    TD_TRY(td_sharded_balance(s, &moved));
+    CHECK(!moved == (size == 1));
+    TD_TRY(td_sharded_pull(s, keys, HOT, again));
+    CHECK(!memcmp(rows, again, sizeof rows));
+    int mine = 0;
+    for (int k = 0; k < HOT; k++) mine += td_sharded_is_primary(s, keys[k]);
+    CHECK(size == 1 || mine < HOT);
+    TD_TRY(td_sharded_finish(s));
+    td_sharded_destroy(s);
+    return TD_OK;
+}
+
+static void hot_slices_are_shared_out(void **state)
+{
+    (void)state;
+    on_all_sizes(cools_down, NULL);
+}
+
+/* --- deaths: counters --- */
+
+enum { RANKS = 5, COUNTERS = 40, LONG = 300 };
+
+typedef struct life {
+    td_comm *world, *comm;
+    td_sharded *s;
+    int rank; /* in the run */
+    int servers; /* the first ranks; 0: all */
+    int worker[RANKS], serving[RANKS];
+    bool over;
+} life;
+
+typedef struct losses {
+    int rank[2], step[2], servers;
+    const char *clock;
+    /* what ranks of the run had acknowledged, and had under way when they died */
+    int acknowledged[RANKS + 2][COUNTERS], tried[RANKS + 2][COUNTERS];
+} losses;
+
+static void counted_keys(int rank, uint64_t step, uint64_t keys[4])
+{
+    td_rng rng;
+    td_rng_init(&rng, 12, TD_RNG_TEST, (uint64_t)rank, step);
+    uint64_t first = td_rng_below(&rng, COUNTERS);
+    for (uint64_t k = 0; k < 4; k++) keys[k] = (first + k * 7) % COUNTERS;
+}
+
+static td_servers servers_of(life *l)
+{
+    int n = l->servers ? l->servers : td_comm_size(l->comm);
+    if (n > td_comm_size(l->comm)) n = td_comm_size(l->comm);
+    for (int k = 0; k < n; k++) l->serving[k] = k;
+    return (td_servers){.rank = l->serving, .count = n, .replicas = 1};
+}
+
+/* Worker w is rank w of the run, or a spare that has come in its place. */
+static void workers_of(life *l)
+{
+    int size = td_comm_size(l->comm), next = 0;
+    bool there[RANKS] = {false};
+    for (int w = 0; w < RANKS; w++) l->worker[w] = -1;
+    for (int r = 0; r < size; r++)
+        if (td_comm_rank_in_run(l->comm, r) < RANKS) {
+            l->worker[td_comm_rank_in_run(l->comm, r)] = r;
+            there[td_comm_rank_in_run(l->comm, r)] = true;
+        }
+    for (int r = 0; r < size; r++)
+        if (td_comm_rank_in_run(l->comm, r) >= RANKS) {
+            while (next < RANKS && there[next]) next++;
+            if (next < RANKS) l->worker[next] = r, there[next] = true;
+        }
+}
+
+static td_status to_next(life *l, bool joined)
+{
+    td_comm *next;
+    if (!joined) {
+        TD_TRY(td_comm_recover(l->comm, NULL, &next, NULL));
+        if (l->comm != l->world) td_comm_close(l->comm);
+        l->comm = next;
+    }
+    td_servers servers = servers_of(l);
+    workers_of(l);
+    return td_sharded_move(l->s, l->comm, &servers, l->worker, joined, &l->over);
+}
+
+static td_status count_on(losses *x, life *l, bool *dead)
+{
+    uint64_t keys[4], clock = td_sharded_clock(l->s);
+    float g[4] = {-1, -1, -1, -1}, rows[4];
+    int w = td_sharded_worker(l->s);
+    if (clock >= LONG || w < 0) return td_sharded_meet(l->s);
+    counted_keys(w, clock, keys);
+    for (int k = 0; k < 2; k++)
+        if (x->rank[k] == l->rank && (uint64_t)x->step[k] <= clock &&
+            td_comm_generation(l->comm) >= (uint64_t)k) { /* one after the other */
+            td_comm_die(l->comm);
+            *dead = true;
+            return TD_ERR_PEER;
+        }
+    TD_TRY(td_sharded_pull(l->s, keys, 4, rows));
+    td_sharded_step step = {.keys = keys, .count = 4, .gradients = g, .scale = 1, .rate = 1};
+    for (int k = 0; k < 4; k++) x->tried[l->rank][keys[k]]++;
+    TD_TRY(td_sharded_push(l->s, &step));
+    for (int k = 0; k < 4; k++) x->acknowledged[l->rank][keys[k]]++;
+    return TD_OK;
+}
+
+static td_status check_counters(losses *x, life *l)
+{
+    td_comm *c = l->comm;
+    td_table *t = td_sharded_table(l->s);
+    for (uint64_t key = 0; key < COUNTERS && t; key++) {
+        if (!td_sharded_is_primary(l->s, key)) continue;
+        float row;
+        int least = 0, most = 0;
+        td_table_peek(t, &key, 1, &row);
+        for (int r = 0; r < RANKS + 2; r++)
+            least += x->acknowledged[r][key], most += x->tried[r][key];
+        CHECK(row >= (float)least && row <= (float)most);
+    }
+    return TD_OK;
+}
+
+static td_status live(td_comm *c, void *arg)
+{
+    losses *x = arg;
+    life l = {.world = c, .comm = c, .servers = x->servers};
+    l.rank = td_comm_rank_in_run(c, td_comm_rank(c));
+    td_sharded_config config = {.table = {.width = 1, .lr = 1}, .worker_count = RANKS};
+    bool joined = td_comm_joined(c, td_comm_rank(c)), dead = false;
+    TD_TRY(td_clock_parse(x->clock, &config.clock));
+    config.servers = servers_of(&l);
+    td_status status = joined ? td_sharded_join(&config, &l.s) : td_sharded_open(c, &config, &l.s);
+    if (status == TD_OK && joined) status = to_next(&l, true);
+    for (;;) {
+        while (!dead && !l.over && (status == TD_ERR_PEER || status == TD_ERR_TIMEOUT)) {
+            uint64_t keys[4], clock = td_sharded_clock(l.s);
+            int w = td_sharded_worker(l.s);
+            bool kept = w >= 0 && clock < LONG && status != TD_OK;
+            status = to_next(&l, false);
+            if (status == TD_OK && kept && td_sharded_clock(l.s) > clock) { /* made again */
+                counted_keys(w, clock, keys);
+                for (int k = 0; k < 4; k++) x->acknowledged[l.rank][keys[k]]++;
+            }
+        }
+        if (status != TD_OK) break;
+        bool ends = td_sharded_clock(l.s) >= LONG || td_sharded_worker(l.s) < 0;
+        status = count_on(x, &l, &dead);
+        if (status == TD_OK && ends) break;
+    }
+    if (status == TD_OK) status = td_sharded_finish(l.s);
+    if (status == TD_OK) status = td_comm_barrier(l.comm);
+    if (status == TD_OK) status = check_counters(x, &l);
+    td_sharded_destroy(l.s);
+    if (l.comm != l.world) td_comm_close(l.comm);
+    return status;
+}
+
+static void nothing_acknowledged_is_lost(void **state)
+{
+    (void)state;
+    static const losses trials[] = {
+        {.rank = {2, -1}, .step = {30, 0}, .clock = "asp"},
+        {.rank = {0, 1}, .step = {50, 120}, .clock = "asp"},
+        {.rank = {4, 0}, .step = {80, 81}, .clock = "ssp:2"},
+        {.rank = {1, 3}, .step = {20, 140}, .clock = "bsp"},
+        {.rank = {1, -1}, .step = {70, 0}, .clock = "ssp:3", .servers = 3},
+        {.rank = {3, 0}, .step = {60, 200}, .clock = "backup:3:apply", .servers = 3}};
+    if (mpi_world) skip();
+    for (size_t k = 0; k < sizeof trials / sizeof *trials; k++)
+        for (int spares = 0; spares <= 2; spares += 2) {
+            losses x = trials[k];
+            td_comm_config config = {.deadline_ms = 60000, .spares = spares};
+            assert_ok(td_comm_run_local(RANKS + spares, &config, live, &x));
+        }
 }
 
 static td_status mistaken(td_comm *c, void *arg)
@@ -178,6 +513,11 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_push_counts_once),
         cmocka_unit_test(rows_are_fetched_ahead),
+        cmocka_unit_test(no_read_is_staler_than_its_clock_allows),
+        cmocka_unit_test(stragglers_are_left_behind),
+        cmocka_unit_test(delays_are_compensated),
+        cmocka_unit_test(hot_slices_are_shared_out),
+        cmocka_unit_test(nothing_acknowledged_is_lost),
         cmocka_unit_test(mistakes_are_told_to_all),
         cmocka_unit_test(batches_hold_each_key_once),
     };

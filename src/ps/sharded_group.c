@@ -1,0 +1,257 @@
+/* See sharded.h. This file: a table in its group, from its opening to its end, and in the groups
+ * that follow it. */
+#include "ps/sharded_impl.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "comm/transport.h"
+#include "ps/moves.h"
+#include "tandem/recover.h"
+
+#include <string.h>
+
+enum { CACHE_ROWS = 65536 };
+
+/* --- what all must agree on --- */
+
+static td_status same_clocks(td_comm *comm, const td_sharded_config *c)
+{
+    struct said {
+        char clock[TD_CLOCK_TEXT];
+        int workers;
+        bool by_staleness;
+        float compensation;
+    } mine, first;
+    memset(&mine, 0, sizeof mine);
+    td_clock_text(&c->clock, mine.clock);
+    mine.workers = c->worker ? c->worker_count : 0;
+    mine.by_staleness = c->by_staleness, mine.compensation = c->compensation;
+    first = mine;
+    TD_TRY(td_comm_broadcast(comm, &first, sizeof first, 0));
+    if (!memcmp(&first, &mine, sizeof mine)) return td_comm_agree(comm, TD_OK);
+    return td_comm_agree(comm, td_fail(TD_ERR_ARG,
+                                       "rank %d has %d workers at --clock %s where rank 0 has %d "
+                                       "at %s",
+                                       td_comm_rank(comm), mine.workers, mine.clock, first.workers,
+                                       first.clock));
+}
+
+/* --- in a group --- */
+
+static td_status create(const td_sharded_config *config, int workers, td_sharded **out)
+{
+    td_sharded *s = td_calloc(1, sizeof *s);
+    if (!s) return td_fail(TD_ERR_NOMEM, "no memory for a sharded table");
+    s->config = *config;
+    s->config.worker = NULL, s->config.worker_count = workers;
+    s->width = config->table.width, s->row_bytes = s->width * sizeof(float);
+    bool bounded = config->clock.kind == TD_CLOCK_SSP || config->clock.kind == TD_CLOCK_GROUPS;
+    s->bound = config->clock.bound;
+    s->of_worker = td_calloc((size_t)workers, sizeof *s->of_worker);
+    td_status status = s->of_worker ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %d workers", workers);
+    size_t keep = config->cache_rows ? config->cache_rows : CACHE_ROWS;
+    if (status == TD_OK && bounded && s->bound && config->compensation == 0)
+        status = td_cache_init(&s->cache, keep, s->width);
+    if (status != TD_OK) {
+        td_sharded_destroy(s);
+        return status;
+    }
+    *out = s;
+    return TD_OK;
+}
+
+/* Ranks of workers (-1: gone) and of servers. Local. */
+static td_status take_places(td_sharded *s, td_comm *comm, const td_servers *servers,
+                             const int *worker)
+{
+    int size = td_comm_size(comm), count = servers->rank ? servers->count : size;
+    int *server_of = td_calloc((size_t)size, sizeof *server_of);
+    td_told *told = td_calloc((size_t)count, sizeof *told);
+    if (!server_of || !told) {
+        td_free(server_of), td_free(told);
+        return td_fail(TD_ERR_NOMEM, "no memory for %d servers", count);
+    }
+    td_free(s->server_of), td_free(s->told);
+    s->server_of = server_of, s->told = told;
+    s->server_count = count;
+    s->comm = comm;
+    s->rank = td_comm_rank(comm);
+    s->worker = -1;
+    for (int r = 0; r < size; r++) server_of[r] = servers->rank ? -1 : r;
+    for (int k = 0; servers->rank && k < count; k++) server_of[servers->rank[k]] = k;
+    for (int w = 0; w < s->config.worker_count; w++) {
+        int r = worker ? worker[w] : w;
+        s->of_worker[w] = r >= 0 ? td_comm_rank_in_run(comm, r) : -1;
+        if (r == s->rank) s->worker = w;
+    }
+    return TD_OK;
+}
+
+static td_status open_channel(td_sharded *s, const td_servers *servers)
+{
+    td_keyed_config keyed = {.servers = servers->rank,
+                             .server_count = servers->count,
+                             .width = s->row_bytes,
+                             .serve = td_sharded_serve,
+                             .ready = td_sharded_ready,
+                             .user = s};
+    s->replicas = s->place.slices.backup[0] >= 0;
+    TD_TRY(td_comm_split(s->comm, 0, s->rank, &s->meeting));
+    s->meeting->deadline_ms = INT64_MAX / 2000000; /* as long as the others live */
+    return td_keyed_open(s->comm, &keyed, &s->keyed);
+}
+
+static td_status init_store(td_sharded *s, td_table *table)
+{
+    td_store_config config = {.clock = s->config.clock,
+                              .workers = s->config.worker_count,
+                              .width = s->width,
+                              .by_staleness = s->config.by_staleness,
+                              .compensation = s->config.compensation};
+    return td_store_init(&s->store, &config, table);
+}
+
+td_status td_sharded_open(td_comm *comm, const td_sharded_config *config, td_sharded **out)
+{
+    int workers = config->worker ? config->worker_count : td_comm_size(comm);
+    td_sharded *s = NULL;
+    td_table *table = NULL;
+    td_status status = td_clock_check(&config->clock, workers);
+    if (workers < 1 || workers > td_comm_size(comm))
+        status = td_fail(TD_ERR_ARG, "%d workers of %d ranks", workers, td_comm_size(comm));
+    TD_TRY(td_comm_agree(comm, status));
+    TD_TRY(same_clocks(comm, config));
+    status = create(config, workers, &s);
+    if (status == TD_OK) status = take_places(s, comm, &config->servers, config->worker);
+    status = td_comm_agree(comm, status);
+    if (status == TD_OK)
+        status = td_servers_open(comm, &config->servers, &config->table, &s->place, &table);
+    if (status == TD_OK) status = td_comm_agree(comm, init_store(s, table));
+    if (status == TD_OK) status = open_channel(s, &config->servers);
+    if (status != TD_OK) {
+        if (s && !s->store.table) td_table_destroy(table);
+        td_sharded_destroy(s);
+        return status;
+    }
+    *out = s;
+    return TD_OK;
+}
+
+td_status td_sharded_join(const td_sharded_config *config, td_sharded **out)
+{
+    return create(config, config->worker_count, out);
+}
+
+static void asked_free(td_asked *a)
+{
+    td_free(a->owner), td_free(a->keys), td_free(a->place), td_free(a->rows), td_free(a->sizes);
+    *a = (td_asked){0};
+}
+
+void td_sharded_destroy(td_sharded *s)
+{
+    if (!s) return;
+    td_keyed_destroy(s->keyed);
+    td_comm_close(s->meeting);
+    td_store_fini(&s->store);
+    td_cache_fini(&s->cache);
+    asked_free(&s->fetch), asked_free(&s->push), asked_free(&s->copy);
+    td_free(s->kept.keys), td_free(s->kept.values);
+    td_batch_free(&s->batch);
+    td_free(s->unique), td_free(s->of_worker), td_free(s->server_of), td_free(s->told);
+    td_free(s);
+}
+
+td_status td_sharded_meet(td_sharded *s)
+{
+    return td_comm_barrier(s->meeting);
+}
+
+td_status td_sharded_finish(td_sharded *s)
+{
+    TD_TRY(td_sharded_meet(s));
+    return td_keyed_finish(s->keyed);
+}
+
+/* --- slices that move --- */
+
+/* Which pushes each slice has goes along with it. Collective; `before` is the map that it was. */
+static td_status carry_memory(td_sharded *s, td_comm *comm, const td_slices *before,
+                              const uint64_t *own)
+{
+    size_t each = TD_SLICES * (size_t)s->config.worker_count;
+    int self = td_comm_rank_in_run(comm, td_comm_rank(comm));
+    uint64_t *all = td_calloc(each * (size_t)td_comm_size(comm), sizeof *all);
+    td_status status = all ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for the pushes of workers");
+    status = td_comm_agree(comm, status);
+    if (status == TD_OK) status = td_comm_allgather(comm, own, each * sizeof *own, all);
+    size_t workers = (size_t)s->config.worker_count;
+    for (int k = 0; k < TD_SLICES && status == TD_OK; k++) {
+        if (td_slices_has(before, k, self) || !td_slices_has(&s->place.slices, k, self)) continue;
+        size_t giver = (size_t)td_slices_giver(comm, before, k);
+        memcpy(s->store.newest + (size_t)k * workers, all + giver * each + (size_t)k * workers,
+               workers * sizeof *all);
+    }
+    td_free(all);
+    return status;
+}
+
+td_status td_sharded_balance(td_sharded *s, int *out_moved)
+{
+    double load[TD_SLICES];
+    td_slices before = s->place.slices;
+    TD_TRY(td_comm_allreduce(s->comm, s->store.load, load, TD_SLICES, TD_F64, TD_SUM));
+    memset(s->store.load, 0, sizeof s->store.load);
+    td_servers servers = s->config.servers;
+    TD_TRY(td_servers_balance(s->comm, &servers, load, &s->place, s->store.table, out_moved));
+    return *out_moved ? carry_memory(s, s->comm, &before, s->store.newest) : TD_OK;
+}
+
+/* Workers' clocks as they know them; of one that has joined, what servers know of its predecessor. */
+static td_status agree_on_clocks(td_sharded *s, bool joined)
+{
+    size_t n = (size_t)s->config.worker_count;
+    uint64_t *mine = td_calloc(2 * n, sizeof *mine), *all = mine ? mine + n : NULL;
+    td_status status = mine ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %zu workers", n);
+    status = td_comm_agree(s->comm, status);
+    for (size_t w = 0; w < n && status == TD_OK; w++)
+        if (!joined) mine[w] = s->store.clocks.pushed[w];
+    if (status == TD_OK && s->worker >= 0 && !joined && s->clock > mine[s->worker])
+        mine[s->worker] = s->clock;
+    if (status == TD_OK) status = td_comm_allreduce(s->comm, mine, all, n, TD_I64, TD_MAX);
+    for (size_t w = 0; w < n && status == TD_OK; w++) {
+        s->store.clocks.gone[w] = s->of_worker[w] < 0;
+        s->store.clocks.pushed[w] = all[w];
+    }
+    /* A push that was not acknowledged at all servers counts when it has been made again. */
+    if (status == TD_OK && s->worker >= 0 && joined) s->clock = all[s->worker];
+    td_free(mine);
+    return status;
+}
+
+td_status td_sharded_move(td_sharded *s, td_comm *comm, const td_servers *servers,
+                          const int *worker, bool joined, bool *lost)
+{
+    *lost = false;
+    td_slices before;
+    td_keyed_destroy(s->keyed);
+    td_comm_close(s->meeting);
+    s->keyed = NULL, s->meeting = NULL;
+    s->fetch.ticket = 0;
+    td_cache_clear(&s->cache);
+    td_status status = take_places(s, comm, servers, worker);
+    if (status == TD_OK && !s->store.newest) status = init_store(s, NULL);
+    TD_TRY(td_comm_agree(comm, status));
+    /* All have the map of before. */
+    int mine = joined ? td_comm_size(comm) : td_comm_rank(comm), first;
+    TD_TRY(td_comm_allreduce(comm, &mine, &first, 1, TD_I32, TD_MIN));
+    before = s->place.slices;
+    if (first < td_comm_size(comm)) TD_TRY(td_comm_broadcast(comm, &before, sizeof before, first));
+    TD_TRY(td_servers_move(comm, servers, &s->config.table, !joined, &s->place, &s->store.table,
+                           lost));
+    s->config.servers = *servers;
+    TD_TRY(carry_memory(s, comm, &before, s->store.newest));
+    TD_TRY(agree_on_clocks(s, joined));
+    TD_TRY(open_channel(s, servers));
+    return td_sharded_push_again(s);
+}

@@ -1,0 +1,77 @@
+/* What the files of td_sharded share: see sharded.h. */
+#ifndef TD_PS_SHARDED_IMPL_H
+#define TD_PS_SHARDED_IMPL_H
+
+#include "ps/batch.h"
+#include "ps/cache.h"
+#include "ps/sharded.h"
+#include "ps/store.h"
+#include "tandem/keyed.h"
+
+enum { TD_AS_PRIMARY, TD_AS_BACKUP };
+
+typedef struct td_ask { /* note of a request */
+    int32_t worker, role; /* worker -1: none, which only looks */
+    uint64_t clock;
+    float scale, rate;
+    char rest[TD_KEYED_NOTE - 24];
+} td_ask;
+
+typedef struct td_told { /* note of an answer */
+    uint64_t slowest, over;
+    uint64_t applied;
+    char rest[TD_KEYED_NOTE - 24];
+} td_told;
+_Static_assert(sizeof(td_ask) == TD_KEYED_NOTE && sizeof(td_told) == TD_KEYED_NOTE, "a note each");
+
+typedef struct td_asked { /* a request's memory, which stays; rooms are in items */
+    int *owner;
+    uint64_t *keys;
+    uint32_t *place;
+    float *rows;
+    size_t *sizes;
+    size_t owner_room, keys_room, place_room, rows_room, sizes_room;
+    size_t count;
+    float *out; /* the caller's */
+    td_ask ask;
+    uint64_t ticket;
+} td_asked;
+
+typedef struct td_kept { /* a step that was not acknowledged */
+    uint64_t *keys;
+    float *values;
+    size_t count;
+    td_ask ask;
+    bool waits, pairs;
+} td_kept;
+
+struct td_sharded {
+    td_comm *comm, *meeting; /* meeting: its own group, without deadline */
+    td_sharded_config config;
+    td_place place;
+    td_store store;
+    td_keyed *keyed;
+    int rank, worker;
+    int *of_worker;  /* [worker_count] ranks in the run, -1: gone for good */
+    int *server_of;  /* [size] a rank's number among the servers, -1: none */
+    int server_count;
+    bool replicas;
+    size_t width, row_bytes;
+    uint64_t clock, bound;
+    td_told *told; /* [server_count] */
+    td_cache cache; /* rows 0: nothing is kept */
+    td_asked fetch, push, copy;
+    td_kept kept;
+    td_batch batch;
+    float *unique;
+    size_t unique_room;
+    td_staleness reads; /* of rows that were kept */
+    uint64_t cached, asked, late;
+};
+
+td_keyed_serve_fn td_sharded_serve;
+td_keyed_ready_fn td_sharded_ready;
+/* Makes the kept step again, if there is one. */
+TD_MUST_CHECK td_status td_sharded_push_again(td_sharded *sharded);
+
+#endif

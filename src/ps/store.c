@@ -1,0 +1,150 @@
+/* See store.h. */
+#include "ps/store.h"
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+
+#include <string.h>
+
+td_status td_store_init(td_store *s, const td_store_config *config, td_table *table)
+{
+    size_t n = (size_t)config->workers;
+    *s = (td_store){.config = *config, .table = table};
+    TD_TRY(td_clocks_init(&s->clocks, &config->clock, config->workers));
+    s->newest = td_calloc(TD_SLICES * n, sizeof *s->newest);
+    s->pulled_at = td_calloc(TD_STORE_AHEAD * n, sizeof *s->pulled_at);
+    if (s->newest && s->pulled_at) return TD_OK;
+    return td_fail(TD_ERR_NOMEM, "no memory for the pushes of %d workers", config->workers);
+}
+
+void td_store_fini(td_store *s)
+{
+    td_clocks_fini(&s->clocks);
+    td_table_destroy(s->table);
+    td_free(s->newest), td_free(s->pulled_at), td_free(s->scratch), td_free(s->some_keys);
+    *s = (td_store){0};
+}
+
+/* --- pulls --- */
+
+bool td_store_may_pull(const td_store *s, int worker, uint64_t clock)
+{
+    return td_clocks_may_pull(&s->clocks, worker, clock);
+}
+
+static uint64_t *pulled_at(td_store *s, int worker, uint64_t clock)
+{
+    return &s->pulled_at[(size_t)worker * TD_STORE_AHEAD + clock % TD_STORE_AHEAD];
+}
+
+td_status td_store_pull(td_store *s, const td_slices *slices, int worker, uint64_t clock,
+                        const uint64_t *keys, size_t count, float *out)
+{
+    td_staleness_add(&s->reads, td_clocks_staleness(&s->clocks, clock), count);
+    *pulled_at(s, worker, clock) = s->pushes;
+    for (size_t i = 0; i < count; i += 8) /* one of eight tells enough of where keys are hot */
+        s->load[td_slice_of(slices, keys[i])]++;
+    return td_table_pull(s->table, keys, count, out);
+}
+
+/* --- pushes --- */
+
+/* Steps of the others since this one's pull: pushes by workers. */
+static uint64_t steps_behind(td_store *s, const td_store_push *p)
+{
+    uint64_t then = *pulled_at(s, p->worker, p->clock), since = s->pushes - then;
+    return (since + (uint64_t)s->config.workers / 2) / (uint64_t)s->config.workers;
+}
+
+static uint64_t *newest(const td_store *s, int slice, int worker)
+{
+    return &s->newest[(size_t)slice * (size_t)s->config.workers + (size_t)worker];
+}
+
+static td_status make_room(td_store *s, size_t floats, size_t keys)
+{
+    if (floats > s->scratch_room) {
+        td_free(s->scratch);
+        s->scratch_room = 0;
+        s->scratch = td_alloc_aligned(floats * sizeof *s->scratch);
+        if (!s->scratch) return td_fail(TD_ERR_NOMEM, "no memory for a push of %zu keys", keys);
+        s->scratch_room = floats;
+    }
+    if (keys > s->keys_room) {
+        td_free(s->some_keys);
+        s->keys_room = 0;
+        s->some_keys = td_alloc_aligned(keys * sizeof *s->some_keys);
+        if (!s->some_keys) return td_fail(TD_ERR_NOMEM, "no memory for a push of %zu keys", keys);
+        s->keys_room = keys;
+    }
+    return TD_OK;
+}
+
+/* g + lambda g g (w - w_then), into scratch. */
+static td_status compensate(td_store *s, const td_store_push *p, size_t width)
+{
+    float lambda = s->config.compensation, *now = s->scratch;
+    td_table_peek(s->table, p->keys, p->count, now);
+    for (size_t i = 0; i < p->count; i++)
+        for (size_t k = 0; k < width; k++) {
+            float g = p->values[2 * i * width + k] * p->scale;
+            float then = p->values[(2 * i + 1) * width + k];
+            now[i * width + k] = g + lambda * g * g * (now[i * width + k] - then);
+        }
+    return TD_OK;
+}
+
+/* Some slices have it already: the others' keys and values to the front of scratch. */
+static size_t pick_missing(td_store *s, const td_slices *slices, const td_store_push *p,
+                           const float *values, size_t width)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < p->count; i++) {
+        if (*newest(s, td_slice_of(slices, p->keys[i]), p->worker) > p->clock) continue;
+        s->some_keys[n] = p->keys[i];
+        memmove(s->scratch + n++ * width, values + i * width, width * sizeof *values);
+    }
+    return n;
+}
+
+static td_status apply(td_store *s, const td_slices *slices, const td_store_push *p, float rate)
+{
+    size_t width = s->config.width, count = p->count;
+    const uint64_t *keys = p->keys;
+    const float *values = p->values;
+    bool compensated = s->config.compensation > 0, repeated = false;
+    for (size_t i = 0; i < count && !repeated; i++)
+        repeated = *newest(s, td_slice_of(slices, keys[i]), p->worker) > p->clock;
+    if (compensated || repeated) TD_TRY(make_room(s, count * width, count));
+    if (compensated) {
+        TD_TRY(compensate(s, p, width));
+        values = s->scratch;
+    }
+    if (repeated) {
+        count = pick_missing(s, slices, p, values, width);
+        keys = s->some_keys, values = s->scratch;
+    }
+    td_table_step step = {.step = p->clock,
+                          .scale = compensated ? 1 : p->scale,
+                          .rate_factor = p->rate * rate};
+    return td_table_push(s->table, keys, count, values, step);
+}
+
+td_status td_store_take_push(td_store *s, const td_slices *slices, const td_store_push *p,
+                             bool *applied)
+{
+    uint64_t behind = steps_behind(s, p);
+    float rate = s->config.by_staleness && behind > 1 ? 1 / (float)behind : 1;
+    *applied = td_clocks_may_push(&s->clocks, p->clock);
+    if (*applied && p->count) TD_TRY(apply(s, slices, p, rate));
+    for (size_t i = 0; i < p->count; i++) {
+        uint64_t *has = newest(s, td_slice_of(slices, p->keys[i]), p->worker);
+        if (*has <= p->clock) *has = p->clock + 1;
+    }
+    if (!p->ticks || p->clock < s->clocks.pushed[p->worker]) return TD_OK;
+    s->pushes += *applied, s->dropped += !*applied;
+    if (*applied) td_staleness_add(&s->writes, behind, 1);
+    td_clocks_push(&s->clocks, p->worker, p->clock, td_clock_ns());
+    return TD_OK;
+}

@@ -1,0 +1,63 @@
+/* A server's side of a table that workers push to and pull from at their own pace: rows, clocks, and
+ * which pushes have been applied. Knows nothing of messages: sharded.c carries requests here.
+ *
+ * Exactly once: a worker's push is named by its clock, and each slice remembers the newest that it
+ * has of each worker. So a push that is repeated, because its answer was lost with a server, moves
+ * just the slices that lack it; slices carry that memory with them when they move. */
+#ifndef TD_PS_STORE_H
+#define TD_PS_STORE_H
+
+#include "ps/clock.h"
+#include "ps/servers.h"
+
+typedef struct td_store_config {
+    td_clock clock;
+    int workers;
+    size_t width; /* of the table */
+    bool by_staleness;  /* the rate of a push is divided by its staleness (Zhang et al.,
+                           "Staleness-aware async-SGD", IJCAI 2016) */
+    float compensation; /* lambda of delay compensation (Zheng et al., "Asynchronous SGD with delay
+                           compensation", ICML 2017, equation 10): a push brings the rows that its
+                           gradients were computed at, too; 0: none */
+} td_store_config;
+
+typedef struct td_store {
+    td_store_config config;
+    td_table *table; /* NULL: this rank is no server */
+    td_clocks clocks;
+    uint64_t *newest;           /* [TD_SLICES][workers] pushes that the slice has of each worker */
+    uint64_t pushes, dropped;   /* applied, of all workers; late ones that were not */
+    uint64_t *pulled_at;        /* [workers][TD_STORE_AHEAD] pushes when it pulled at a clock */
+    td_staleness reads, writes; /* clocks behind of rows pulled; of pushes, others' since the pull */
+    double load[TD_SLICES];     /* rows asked for, of late */
+    float *scratch;             /* [scratch_room] compensated gradients */
+    uint64_t *some_keys;        /* [keys_room] of a push that is applied in part */
+    size_t scratch_room, keys_room;
+} td_store;
+
+enum { TD_STORE_AHEAD = 8 }; /* a worker may have pulled for so many clocks at once */
+
+/* TD_ERR_NOMEM. The table is taken. */
+TD_MUST_CHECK td_status td_store_init(td_store *store, const td_store_config *config,
+                                      td_table *table);
+void td_store_fini(td_store *store); /* zeroed is fine */
+
+bool td_store_may_pull(const td_store *store, int worker, uint64_t clock);
+TD_MUST_CHECK td_status td_store_pull(td_store *store, const td_slices *slices, int worker,
+                                      uint64_t clock, const uint64_t *keys, size_t count,
+                                      float *out);
+
+typedef struct td_store_push {
+    int worker;
+    uint64_t clock; /* the step's, from 0 */
+    bool ticks;     /* at the slices' primary: the worker's clock goes on */
+    float scale, rate;
+    const uint64_t *keys;
+    size_t count;
+    const float *values; /* [count][width] gradients; compensated: [count][2][width] with rows */
+} td_store_push;
+/* *applied: false: it came too late, and was dropped. */
+TD_MUST_CHECK td_status td_store_take_push(td_store *store, const td_slices *slices,
+                                           const td_store_push *push, bool *applied);
+
+#endif
