@@ -11,6 +11,7 @@
 #include <endian.h>
 #include <math.h>
 #include <string.h>
+#define XXH_INLINE_ALL /* a call would take as long as the hash of an index */
 #include <xxhash.h>
 
 enum { PIECE = 256, MOST_FIELDS = 65536 };
@@ -33,8 +34,8 @@ struct td_features {
     size_t columns;  /* of a table; 0: sparse */
     column *column;  /* [columns] */
     uint64_t *codes; /* of all columns */
-    float *scale;    /* [features] of sparse data; NULL: all 1 */
-    size_t scales, plane;
+    float *scale;    /* [features] of sparse data; NULL: */
+    float one_scale; /* for all */
 };
 
 /* ---- keys ---- */
@@ -143,15 +144,17 @@ static td_status plan_sparse(td_features *f, const td_dataset *stored,
 {
     const td_normalise *normalise = config->normalise;
     uint64_t entries = stored->field ? stored->row_start[stored->info.samples] : 0;
+    f->one_scale = 1;
     f->fields = config->fields ? config->fields : 1;
     for (uint64_t e = 0; !config->fields && e < entries; e++)
         if (stored->field[e] >= f->fields) f->fields = stored->field[e] + (size_t)1;
     if (!normalise) return TD_OK;
-    f->scales = normalise->n;
-    f->plane = stored->info.features / normalise->n;
-    f->scale = td_reallocarray(NULL, f->scales, sizeof *f->scale);
-    if (!f->scale) return td_fail(TD_ERR_NOMEM, "no memory for %zu scales", f->scales);
-    memcpy(f->scale, normalise->scale, f->scales * sizeof *f->scale);
+    f->one_scale = normalise->scale[0];
+    if (normalise->n == 1) return TD_OK;
+    size_t features = stored->info.features, plane = features / normalise->n;
+    f->scale = td_reallocarray(NULL, features, sizeof *f->scale);
+    if (!f->scale) return td_fail(TD_ERR_NOMEM, "no memory for %zu scales", features);
+    for (size_t i = 0; i < features; i++) f->scale[i] = normalise->scale[i / plane];
     return TD_OK;
 }
 
@@ -285,7 +288,7 @@ static size_t sparse_row(const td_features *f, const td_dataset *d, uint64_t row
         uint16_t of = d->field ? d->field[e] : 0;
         if (of >= f->known_fields) continue;
         key[n] = f->whole ? index : cut(f, hash_number(index, f->seed));
-        value[n] = f->scale ? d->value[e] * f->scale[index / f->plane] : d->value[e];
+        value[n] = d->value[e] * (f->scale ? f->scale[index] : f->one_scale);
         field[n++] = of;
     }
     return n;
