@@ -11,6 +11,7 @@
  * order, then as math/kernels.h says of its products. */
 #include "models/sparse/kind.h"
 #include "models/sparse/mlp.h"
+#include "models/sparse/vector.h"
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -126,7 +127,7 @@ static void gather(const td_sparse_model *model, const td_sparse_leaf *leaf, siz
     memset(z, 0, model->fields * d * sizeof *z);
     for (size_t e = leaf->start[row]; e < leaf->start[row + 1]; e++) {
         assert(leaf->field[e] < model->fields);
-        td_sparse_axpy(d, leaf->value[e], leaf->table + leaf->place[e] * d, z + leaf->field[e] * d);
+        td_axpy(d, leaf->value[e], leaf->table + leaf->place[e] * d, z + leaf->field[e] * d);
     }
 }
 
@@ -219,8 +220,8 @@ static void backward(const td_sparse_model *model, float *scratch, const td_spar
         interact_back(m, d, z, dt, scratch + m->square, dz);
         for (size_t i = 0; m->first && i < d; i++) dbottom[i] = z[i] > 0 ? dz[i] + dt[i] : 0;
         for (size_t e = leaf->start[begin + r]; e < leaf->start[begin + r + 1]; e++)
-            td_sparse_axpy(d, leaf->value[e], dz + (m->first + leaf->field[e]) * d,
-                           leaf->gradient + leaf->sum[e] * d);
+            td_axpy(d, leaf->value[e], dz + (m->first + leaf->field[e]) * d,
+                    leaf->gradient + leaf->sum[e] * d);
     }
     if (!m->first) return;
     td_mlp_block bottom = {rows, leaf->params, leaf->numbers + begin * model->numbers,

@@ -2,16 +2,18 @@
  *
  *     score = sum of w x  +  sum over pairs (i < j) of <v_i[field_j], v_j[field_i]> x_i x_j
  *
- * O(k n^2) for n entries. Pairs are added in the order of i, then j, factor by factor, then over
- * factors. Samples are not scaled to length 1, as libffm does by default. */
+ * O(k n^2) for n entries. A factor's products are added in the order of i, then j, those of every
+ * other j apart (two chains keep an adder busy); then the two sums of each factor in theirs. Pairs
+ * are walked over once for up to 8 factors. Samples are not scaled to length 1, as libffm does by
+ * default. */
 #include "models/sparse/kind.h"
+#include "models/sparse/vector.h"
 
 #include "base/error.h"
 
 #include <assert.h>
-#include <string.h>
 
-enum { DEFAULT_FACTORS = 4 };
+enum { DEFAULT_FACTORS = 4, MOST_VECTORS = 2 };
 
 static td_status setup(td_sparse_model *model, const td_sparse_model_config *config)
 {
@@ -19,71 +21,112 @@ static td_status setup(td_sparse_model *model, const td_sparse_model_config *con
     if (config->fields == 0)
         return td_fail(TD_ERR_ARG, "ffm needs data with fields: libffm or a table");
     model->width = 1 + config->fields * model->factors;
-    model->scratch = model->factors;
     return TD_OK;
 }
 
-static inline const float *row_of(const td_sparse_model *model, const td_sparse_leaf *leaf,
-                                  size_t entry)
+/* ---- forward ---- */
+
+/* A sample's entries, and the columns that are walked over: `at` is the first of field 0's. */
+typedef struct walk {
+    const float *table, *value; /* from the first entry on, as the next two */
+    const uint32_t *place;
+    const uint16_t *field;
+    size_t entries, width, k, at;
+} walk;
+
+TD_STRAIGHT void add_pair(const int vectors, const walk *w, const float *row, size_t in_other,
+                          float x, size_t j, td_v4 *sum)
 {
-    return leaf->table + leaf->place[entry] * model->width;
+    const float *a = row + w->field[j] * w->k;
+    const float *b = w->table + w->place[j] * w->width + in_other;
+    float c = x * w->value[j];
+    for (int v = 0; v < vectors; v++) sum[v] += c * (td_v4_load(a + 4 * v) * td_v4_load(b + 4 * v));
 }
 
-static inline __attribute__((always_inline)) float score_row(const size_t k,
-                                                             const td_sparse_model *model,
-                                                             const td_sparse_leaf *leaf, size_t row,
-                                                             float *restrict sum)
+TD_STRAIGHT float sum_vectors(const int vectors, const walk *w, float score)
 {
-    size_t begin = leaf->start[row], end = leaf->start[row + 1];
-    float score = 0;
-    memset(sum, 0, k * sizeof *sum);
-    for (size_t i = begin; i < end; i++) {
-        const float *w = row_of(model, leaf, i);
-        float x = leaf->value[i];
-        assert(leaf->field[i] < model->fields);
-        score += x * w[0];
-        for (size_t j = i + 1; j < end; j++) {
-            const float *restrict a = w + 1 + leaf->field[j] * k;
-            const float *restrict b = row_of(model, leaf, j) + 1 + leaf->field[i] * k;
-            float c = x * leaf->value[j];
-            for (size_t f = 0; f < k; f++) sum[f] += c * (a[f] * b[f]);
+    td_v4 even[MOST_VECTORS], odd[MOST_VECTORS];
+    for (int v = 0; v < vectors; v++) even[v] = odd[v] = (td_v4){0};
+    for (size_t i = 0; i < w->entries; i++) {
+        const float *row = w->table + w->place[i] * w->width + w->at;
+        size_t in_other = w->at + w->field[i] * w->k, j = i + 1;
+        for (; j + 1 < w->entries; j += 2) {
+            add_pair(vectors, w, row, in_other, w->value[i], j, even);
+            add_pair(vectors, w, row, in_other, w->value[i], j + 1, odd);
         }
+        if (j < w->entries) add_pair(vectors, w, row, in_other, w->value[i], j, even);
     }
-    for (size_t f = 0; f < k; f++) score += sum[f];
+    for (int v = 0; v < vectors; v++)
+        for (int i = 0; i < 4; i++) score += even[v][i] + odd[v][i];
     return score;
 }
 
-/* The two sums of a pair may be one place, where a sample has a key twice: one after the other. */
-static inline __attribute__((always_inline)) void add_row(const size_t k,
-                                                          const td_sparse_model *model,
-                                                          const td_sparse_leaf *leaf, size_t row,
-                                                          float dscore)
+static float sum_one(const walk *w, float score)
 {
-    size_t begin = leaf->start[row], end = leaf->start[row + 1];
-    for (size_t i = begin; i < end; i++) {
-        const float *w = row_of(model, leaf, i);
-        float *g = leaf->gradient + leaf->sum[i] * model->width;
-        float x = leaf->value[i] * dscore;
-        g[0] += x;
-        for (size_t j = i + 1; j < end; j++) {
-            size_t of_i = 1 + leaf->field[j] * k, of_j = 1 + leaf->field[i] * k;
-            float c = x * leaf->value[j];
-            td_sparse_axpy(k, c, row_of(model, leaf, j) + of_j, g + of_i);
-            td_sparse_axpy(k, c, w + of_i, leaf->gradient + leaf->sum[j] * model->width + of_j);
-        }
+    float sum[2] = {0, 0};
+    for (size_t i = 0; i < w->entries; i++) {
+        const float *row = w->table + w->place[i] * w->width + w->at;
+        size_t in_other = w->at + w->field[i] * w->k;
+        for (size_t j = i + 1; j < w->entries; j++)
+            sum[(j - i - 1) % 2] +=
+                w->value[i] * w->value[j] *
+                (row[w->field[j] * w->k] * w->table[w->place[j] * w->width + in_other]);
     }
+    return score + (sum[0] + sum[1]);
+}
+
+static float score_row(const td_sparse_model *model, const td_sparse_leaf *leaf, size_t row)
+{
+    const size_t begin = leaf->start[row], k = model->factors;
+    walk w = {leaf->table,
+              leaf->value + begin,
+              leaf->place + begin,
+              leaf->field + begin,
+              leaf->start[row + 1] - begin,
+              model->width,
+              k,
+              1};
+    float score = 0;
+    size_t f = 0;
+    for (size_t e = 0; e < w.entries; e++) {
+        assert(w.field[e] < model->fields);
+        score += w.value[e] * w.table[w.place[e] * w.width];
+    }
+    for (; f + 8 <= k; f += 8, w.at += 8) score = sum_vectors(2, &w, score);
+    for (; f + 4 <= k; f += 4, w.at += 4) score = sum_vectors(1, &w, score);
+    for (; f < k; f++, w.at++) score = sum_one(&w, score);
+    return score;
 }
 
 static void forward(const td_sparse_model *model, float *scratch, const td_sparse_leaf *leaf,
                     size_t begin, size_t end, float *score)
 {
-    const size_t k = model->factors;
-    for (size_t r = begin; r < end; r++, score++) switch (k) {
-        case 4: *score = score_row(4, model, leaf, r, scratch); break;
-        case 8: *score = score_row(8, model, leaf, r, scratch); break;
-        case 16: *score = score_row(16, model, leaf, r, scratch); break;
-        default: *score = score_row(k, model, leaf, r, scratch); break;
+    (void)scratch;
+    for (size_t r = begin; r < end; r++) *score++ = score_row(model, leaf, r);
+}
+
+/* ---- backward ---- */
+
+/* The two sums of a pair may be one place, where a sample has a key twice: one after the other. */
+TD_STRAIGHT void add_row(const size_t k, const td_sparse_model *model, const td_sparse_leaf *leaf,
+                         size_t row, float dscore)
+{
+    const size_t begin = leaf->start[row], end = leaf->start[row + 1], width = model->width;
+    const uint32_t *place = leaf->place, *sum = leaf->sum;
+    const uint16_t *field = leaf->field;
+    for (size_t i = begin; i < end; i++) {
+        const float *v = leaf->table + place[i] * width + 1;
+        float *g = leaf->gradient + sum[i] * width + 1;
+        const size_t in_other = 1 + field[i] * k;
+        float x = leaf->value[i] * dscore;
+        g[-1] += x;
+        for (size_t j = i + 1; j < end; j++) {
+            float c = x * leaf->value[j];
+            size_t here = field[j] * k;
+            td_axpy(k, c, leaf->table + place[j] * width + in_other, g + here);
+            td_axpy(k, c, v + here, leaf->gradient + sum[j] * width + in_other);
         }
+    }
 }
 
 static void backward(const td_sparse_model *model, float *scratch, const td_sparse_leaf *leaf,
@@ -91,12 +134,15 @@ static void backward(const td_sparse_model *model, float *scratch, const td_spar
 {
     (void)scratch;
     const size_t k = model->factors;
-    for (size_t r = begin; r < end; r++, dscore++) switch (k) {
-        case 4: add_row(4, model, leaf, r, *dscore); break;
-        case 8: add_row(8, model, leaf, r, *dscore); break;
-        case 16: add_row(16, model, leaf, r, *dscore); break;
-        default: add_row(k, model, leaf, r, *dscore); break;
-        }
+    for (size_t r = begin; r < end; r++, dscore++)
+        if (k == 4)
+            add_row(4, model, leaf, r, *dscore);
+        else if (k == 8)
+            add_row(8, model, leaf, r, *dscore);
+        else if (k == 16)
+            add_row(16, model, leaf, r, *dscore);
+        else
+            add_row(k, model, leaf, r, *dscore);
 }
 
 const td_sparse_kind td_sparse_ffm = {

@@ -43,12 +43,6 @@ extern const td_sparse_kind td_sparse_linear, td_sparse_fm, td_sparse_ffm, td_sp
 
 void td_dlrm_destroy(td_dlrm *dlrm);
 
-/* y[i] += c * x[i] */
-static inline void td_sparse_axpy(size_t n, float c, const float *restrict x, float *restrict y)
-{
-    for (size_t i = 0; i < n; i++) y[i] += c * x[i];
-}
-
 static inline size_t td_sparse_max(size_t a, size_t b)
 {
     return a > b ? a : b;

@@ -1,5 +1,6 @@
 /* Linear: score[o] = sum over entries, in their order, of w[o] x. */
 #include "models/sparse/kind.h"
+#include "models/sparse/vector.h"
 
 #include <string.h>
 
@@ -29,7 +30,7 @@ static void forward(const td_sparse_model *model, float *scratch, const td_spars
         }
         memset(score, 0, n * sizeof *score);
         for (size_t e = leaf->start[r]; e < leaf->start[r + 1]; e++)
-            td_sparse_axpy(n, leaf->value[e], leaf->table + leaf->place[e] * n, score);
+            td_axpy(n, leaf->value[e], leaf->table + leaf->place[e] * n, score);
     }
 }
 
@@ -43,7 +44,7 @@ static void backward(const td_sparse_model *model, float *scratch, const td_spar
             if (n == 1)
                 leaf->gradient[leaf->sum[e]] += leaf->value[e] * *dscore;
             else
-                td_sparse_axpy(n, leaf->value[e], dscore, leaf->gradient + leaf->sum[e] * n);
+                td_axpy(n, leaf->value[e], dscore, leaf->gradient + leaf->sum[e] * n);
 }
 
 const td_sparse_kind td_sparse_linear = {
