@@ -174,6 +174,7 @@ td_status td_features_create(const td_dataset *data, const td_features_config *c
                               : plan_table(f, stored, config->normalise));
     f->bias = config->bias;
     f->known_fields = f->fields;
+    /* With its final 0, which no name of a column has. */
     f->bias_key = f->whole ? TD_FEATURES_BIAS : cut(f, XXH3_64bits_withSeed("bias", 5, f->seed));
     f->bias_field = (uint16_t)(f->fields < MOST_FIELDS ? f->fields : MOST_FIELDS - 1);
     if (f->bias) f->fields = f->bias_field + (size_t)1;

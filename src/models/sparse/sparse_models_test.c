@@ -443,7 +443,10 @@ static void test_slots(void **state)
 {
     (void)state;
     td_sparse_model *model;
-    td_sparse_model_config config = {.kind = "dlrm", .fields = 26, .numbers = 13, .loss = 2};
+    td_sparse_model_config config = {.kind = "dlrm",
+                                     .fields = 26,
+                                     .numbers = 13,
+                                     .loss = TD_LOSS_BINARY};
     assert_ok(td_sparse_model_create(&config, &model));
     td_sparse_oracle oracle = td_sparse_model_oracle(model);
     static const struct {
