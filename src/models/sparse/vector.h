@@ -8,9 +8,8 @@
 
 typedef float td_v4 __attribute__((vector_size(16)));
 
-#define TD_STRAIGHT                                                                                \
-    static inline __attribute__((always_inline)) /* constants make straight code                   \
-                                                  */
+/* Of functions whose constant arguments make straight code. */
+#define TD_STRAIGHT static inline __attribute__((always_inline))
 
 static inline td_v4 td_v4_load(const float *p)
 {
