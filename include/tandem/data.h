@@ -32,6 +32,7 @@ typedef enum td_format {
     TD_FORMAT_CSV,
     TD_FORMAT_TSV,
     TD_FORMAT_LIBSVM,
+    TD_FORMAT_LIBFFM,
     TD_FORMAT_NPY
 } td_format;
 
@@ -42,16 +43,16 @@ typedef enum td_label_kind { TD_LABEL_AUTO, TD_LABEL_CLASS, TD_LABEL_VALUE } td_
 
 /* Names of the enumerators above and below, in their order, NULL behind the last; for options. */
 TD_API extern const char *const td_split_names[];      /* train test */
-TD_API extern const char *const td_format_names[];     /* auto idx csv tsv libsvm npy */
+TD_API extern const char *const td_format_names[];     /* auto idx csv tsv libsvm libffm npy */
 TD_API extern const char *const td_label_kind_names[]; /* auto class value */
 
 #define TD_DATA_MISSING "?,NA,NaN"
 
 typedef struct td_data_config {
     /* A file, or a folder holding the files of both splits: {train,t10k,test}-images-idx3-ubyte
-     * with their labels ('.' may stand before idx), {train,test}.{csv,tsv,svm,libsvm,npz}, or
-     * {train,test}_x.npy and _y.npy (also x_train.npy). Any of them may end in .gz. An images or x
-     * file brings its labels or y file along. */
+     * with their labels ('.' may stand before idx), {train,test}.{csv,tsv,svm,libsvm,ffm,
+     * libffm,npz}, or {train,test}_x.npy and _y.npy (also x_train.npy). Any of them may end in .gz.
+     * An images or x file brings its labels or y file along. */
     const char *path;
     td_split split;   /* of a folder, or of an npz that holds both; default train */
     td_format format; /* default: auto */
@@ -75,10 +76,12 @@ typedef struct td_data_config {
     const char *missing; /* texts that stand for a missing value, commas between; the empty field
                             always does. Default TD_DATA_MISSING. Missing features read as NaN. */
     bool one_hot;        /* a column with k categories reads as k features of 0 and 1 */
-    int index_base;      /* libsvm: 1 or -1 (zero-based); 0: zero-based when an index 0 occurs */
-    size_t features;     /* libsvm: number of features; default: as the largest index asks */
+    int index_base;      /* libsvm, libffm: 1 or -1 (zero-based); 0: zero-based when an index 0
+                            occurs */
+    size_t features;     /* of libsvm and libffm; default: as the largest index asks */
     /* The training set that a test set must fit: same features, categories (new ones read as
-     * missing) and classes (new ones are an error). Used during open only. */
+     * missing, and so do new indices of libffm) and classes (new ones are an error). Used during
+     * open only. */
     const td_dataset *like;
     /* Labels are not wanted: a file without them will do, whatever `label` says, and those that it
      * has need not be known and are not read. Weights may be missing, too. */
@@ -136,13 +139,15 @@ TD_API float td_dataset_weight(const td_dataset *dataset, uint64_t index);
 TD_API int64_t td_dataset_group(const td_dataset *dataset, uint64_t index);
 
 /* The sample's features as they are in the file, in x [features]; missing ones are NaN. Dense also
- * for sparse data. */
+ * for sparse data, where one that a sample has more than once is the sum. */
 TD_API void td_dataset_row(const td_dataset *dataset, uint64_t index, float *x);
 
 /* The stored entries of a sparse sample: their number, features in ascending order and values.
- * Borrowed. Only where info.sparse. */
+ * libffm's samples may have a feature more than once. Borrowed. Only where info.sparse. */
 TD_API size_t td_dataset_sparse_row(const td_dataset *dataset, uint64_t index,
                                     const uint32_t **feature, const float **value);
+/* The fields of these entries, NULL where the data have none. Borrowed. */
+TD_API const uint16_t *td_dataset_sparse_fields(const td_dataset *dataset, uint64_t index);
 
 /* Categories of a feature: their number (0: numeric or one-hot) and, where names is not NULL, their
  * texts by code. Borrowed. */

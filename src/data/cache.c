@@ -17,13 +17,14 @@
 #include <xxhash.h>
 
 #define MAGIC 0x3130454843414454ull /* "TDCACHE01" less the last, little-endian */
-enum { VERSION = 1, ALIGN = 64 };
+enum { VERSION = 2, ALIGN = 64 };
 
 typedef enum section {
     DENSE,
     ROW_START,
     INDEX,
     VALUE,
+    FIELD,
     LABEL,
     TARGET,
     WEIGHT,
@@ -182,6 +183,7 @@ static void list_arrays(const td_dataset *d, const void *data[SECTIONS], uint64_
         [ROW_START] = {d->row_start, (n + 1) * sizeof *d->row_start},
         [INDEX] = {d->index, entries * sizeof *d->index},
         [VALUE] = {d->value, entries * sizeof *d->value},
+        [FIELD] = {d->field, entries * sizeof *d->field},
         [LABEL] = {d->label, n * sizeof *d->label},
         [TARGET] = {d->target, n * sizeof *d->target},
         [WEIGHT] = {d->weight, n * sizeof *d->weight},
@@ -319,6 +321,7 @@ static td_status load(const td_cache_key *key, td_dataset *d)
     d->row_start = (const void *)at[ROW_START];
     d->index = (const void *)at[INDEX];
     d->value = (const void *)at[VALUE];
+    d->field = (const void *)at[FIELD];
     d->label = (const void *)at[LABEL];
     d->target = (const void *)at[TARGET];
     d->weight = (const void *)at[WEIGHT];

@@ -50,6 +50,19 @@ static inline void assert_row(const td_dataset *data, uint64_t row, const float 
                      (double)x[k], (double)want[k]);
 }
 
+static inline void assert_same_entries(const td_dataset *a, const td_dataset *b, uint64_t row)
+{
+    const uint32_t *feature[2];
+    const float *value[2];
+    const uint16_t *field[2] = {td_dataset_sparse_fields(a, row), td_dataset_sparse_fields(b, row)};
+    size_t n = td_dataset_sparse_row(a, row, &feature[0], &value[0]);
+    assert_int_equal(td_dataset_sparse_row(b, row, &feature[1], &value[1]), n);
+    assert_int_equal(field[0] != NULL, field[1] != NULL);
+    assert_memory_equal(feature[0], feature[1], n * sizeof **feature);
+    assert_memory_equal(value[0], value[1], n * sizeof **value);
+    if (field[0]) assert_memory_equal(field[0], field[1], n * sizeof **field);
+}
+
 /* Everything a user can see of the two is the same. */
 static inline void assert_same_data(const td_dataset *a, const td_dataset *b)
 {
@@ -77,6 +90,7 @@ static inline void assert_same_data(const td_dataset *a, const td_dataset *b)
         assert_true(td_dataset_target(a, i) == td_dataset_target(b, i));
         assert_true(td_dataset_weight(a, i) == td_dataset_weight(b, i));
         assert_int_equal(td_dataset_group(a, i), td_dataset_group(b, i));
+        if (x->sparse) assert_same_entries(a, b, i);
     }
     free(p);
     free(q);

@@ -10,7 +10,8 @@
 #include <string.h>
 
 const char *const td_split_names[] = {"train", "test", NULL};
-const char *const td_format_names[] = {"auto", "idx", "csv", "tsv", "libsvm", "npy", NULL};
+const char *const td_format_names[] = {"auto",   "idx",    "csv", "tsv",
+                                       "libsvm", "libffm", "npy", NULL};
 const char *const td_label_kind_names[] = {"auto", "class", "value", NULL};
 
 enum { BLOCK_HEAD = 64 }; /* keeps what follows aligned */
@@ -164,6 +165,12 @@ size_t td_dataset_sparse_row(const td_dataset *dataset, uint64_t index, const ui
     return (size_t)(dataset->row_start[index + 1] - begin);
 }
 
+const uint16_t *td_dataset_sparse_fields(const td_dataset *dataset, uint64_t index)
+{
+    dataset = td_dataset_resolve(dataset, &index);
+    return dataset->field ? dataset->field + dataset->row_start[index] : NULL;
+}
+
 void td_dataset_stored_row(const td_dataset *dataset, uint64_t index, float *x)
 {
     dataset = td_dataset_resolve(dataset, &index);
@@ -171,7 +178,7 @@ void td_dataset_stored_row(const td_dataset *dataset, uint64_t index, float *x)
     if (!dataset->dense) {
         memset(x, 0, columns * sizeof *x);
         for (uint64_t k = dataset->row_start[index]; k < dataset->row_start[index + 1]; k++)
-            x[dataset->index[k]] = dataset->value[k];
+            x[dataset->index[k]] += dataset->value[k];
         return;
     }
     switch (dataset->dtype) {

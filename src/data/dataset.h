@@ -22,6 +22,7 @@ struct td_dataset {
     const uint64_t *row_start;       /* [samples + 1] */
     const uint32_t *index;           /* [row_start[samples]] ascending in a row */
     const float *value;              /* the same */
+    const uint16_t *field;           /* the same; NULL but for libffm */
     const int32_t *label;            /* or NULL */
     const float *target;             /* or NULL */
     const float *weight;             /* or NULL */
@@ -31,7 +32,7 @@ struct td_dataset {
     const char *const *const *category_names; /* [columns][category_count]; or NULL */
     const size_t *feature_at;  /* [columns + 1] first feature of a column; NULL without one_hot */
     const double *class_value; /* [classes] numbers the class names stand for; NULL: not numbers */
-    int index_base;            /* libsvm: 0 or 1, as decided; -1 otherwise */
+    int index_base;            /* libsvm, libffm: 0 or 1, as decided; -1 otherwise */
     const td_dataset *base;    /* of a view */
     const uint64_t *rows;      /* [samples] of a view: indices in base */
     td_mapping cache;

@@ -44,6 +44,7 @@ static uint64_t mix_sample(uint64_t hash, const td_dataset *d, uint64_t index)
     uint64_t begin = d->row_start[index], count = d->row_start[index + 1] - begin;
     if (!count) return mix_number(hash, 0);
     hash = XXH64(d->index + begin, count * sizeof *d->index, hash);
+    if (d->field) hash = XXH64(d->field + begin, count * sizeof *d->field, hash);
     return XXH64(d->value + begin, count * sizeof *d->value, hash);
 }
 

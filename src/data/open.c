@@ -48,7 +48,7 @@ static td_status choose_by_content(const td_source *source, const td_reader **ou
         }
     return td_fail(TD_ERR_DATA,
                    "%s: neither its name nor its beginning tells its format; name one of idx, csv, "
-                   "tsv, libsvm, npy",
+                   "tsv, libsvm, libffm, npy",
                    source->name);
 }
 

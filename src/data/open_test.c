@@ -131,6 +131,24 @@ static void test_by_content_and_side_files(void **state)
     td_dataset_close(d);
 }
 
+static void test_libffm_folder(void **state)
+{
+    (void)state;
+    put_file(folder, "train.ffm", "1 0:3:1\n", 8);
+    put_file(folder, "test.libffm", "0 2:1:1\n", 8);
+    put_file(folder, "f.train", "1 0:3:1\n", 8); /* by its content */
+    td_data_config config = {.index_base = 1};
+    td_dataset *d = open_path(folder, &config), *test;
+    assert_int_equal(*td_dataset_sparse_fields(d, 0), 0);
+    test = open_path(folder, &(td_data_config){.split = TD_SPLIT_TEST, .like = d});
+    assert_int_equal(*td_dataset_sparse_fields(test, 0), 2);
+    td_dataset_close(test);
+    td_dataset_close(d);
+    d = open_path(in_folder("f.train"), NULL);
+    assert_non_null(td_dataset_sparse_fields(d, 0));
+    td_dataset_close(d);
+}
+
 static void set_time(const char *path, time_t seconds)
 {
     struct timespec times[2] = {{seconds, 0}, {seconds, 0}};
@@ -195,6 +213,7 @@ static void test_cache_kinds(void **state)
     check_cache("u.csv", "label,c,d\nx,b,1\ny,a,2\nx,?,\n", &(td_data_config){0});
     check_cache("v.csv", "1.5,2\n-3,4\n", &(td_data_config){0});
     check_cache("w.svm", "1:2 qid:1 1:2 5:1\n-1:1 qid:2 2:1\n", &(td_data_config){0});
+    check_cache("w.ffm", "1 3:1:2 0:5:1\n-1 1:2:1 9:2:4\n", &(td_data_config){0});
 }
 
 /* A test set kept for one training set is not that of another. */
@@ -310,6 +329,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_idx_folder, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_missing_files, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_by_content_and_side_files, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_libffm_folder, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_cache, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_cache_kinds, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_cache_of_a_test_set, set_up, tear_down),

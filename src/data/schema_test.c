@@ -58,6 +58,7 @@ static const sample samples[] = {
      "1 6:1\n",
      "beyond the 6 features",
      {0}},
+    {TD_FORMAT_LIBFFM, "1 7:5:1\n-1 0:2:1\n", "-1 3:1:1\n", "0 7:5:1\n", "class \"0\"", {0}},
     {TD_FORMAT_LIBSVM, "3 1:1 5:1\n0 2:1\n", "2 1:1\n", "0 6:1\n", "beyond the 5 features", {0}},
 };
 enum { SAMPLES = sizeof samples / sizeof *samples };

@@ -56,16 +56,18 @@ static void categories_follow_zipf(void **state)
     for (int f = 0; f < TD_CLICK_FIELDS; f++) assert_int_equal(r.category[f], 0);
 }
 
-/* Every line of TSV and libsvm is one that the readers take. */
+/* Every line is one that the readers take. */
 static void lines_can_be_read(void **state)
 {
     (void)state;
     enum { ROWS = 300 };
-    for (td_click_format format = TD_CLICK_TSV; format <= TD_CLICK_LIBSVM; format++) {
+    for (td_click_format format = TD_CLICK_TSV; format <= TD_CLICK_LIBFFM; format++) {
         td_click_config c = {.seed = 1, .categories = 100000000, .zipf = 0.5};
-        if (format == TD_CLICK_LIBSVM) c.categories = 1000; /* its features end at 2^31 */
+        if (format != TD_CLICK_TSV) c.categories = 1000; /* its features end at 2^31 */
         char path[] = "/tmp/td-synth-XXXXXX.svm", line[TD_CLICK_TEXT];
-        strcpy(path + strlen(path) - 3, format == TD_CLICK_TSV ? "tsv" : "svm");
+        strcpy(path + strlen(path) - 3, format == TD_CLICK_TSV      ? "tsv"
+                                        : format == TD_CLICK_LIBSVM ? "svm"
+                                                                    : "ffm");
         int fd = mkstemps(path, 4);
         assert_true(fd >= 0);
         FILE *f = fdopen(fd, "w");

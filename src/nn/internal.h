@@ -3,6 +3,7 @@
 #define TD_NN_INTERNAL_H
 
 #include "nn/layer.h"
+#include "nn/loss.h"
 
 typedef struct td_value {
     td_shape shape;
@@ -34,9 +35,5 @@ TD_MUST_CHECK td_status td_arch_build(td_net *net, const td_net_config *config);
 /* Appends a layer that reads value `in` (and in2, or -1) and returns its output value in *out. */
 TD_MUST_CHECK td_status td_net_append(td_net *net, const td_layer *wanted, int in, int in2,
                                       int *out);
-
-/* Loss of rows [begin, end) and, where dlogits is given, its gradient at the logits. */
-void td_loss_rows(td_loss loss, size_t outputs, const td_net_pass *pass, size_t begin, size_t end,
-                  const float *logits, float *dlogits, double values[TD_LEAF_VALUES]);
 
 #endif

@@ -8,6 +8,8 @@
  *   squared: sum of (x - target)^2             gradient 2 (x - target)
  *   poisson: sum of exp(x) - target x          gradient exp(x) - target
  * each times the row's weight. Totals are kept in double precision. */
+#include "nn/loss.h"
+
 #include "nn/internal.h"
 
 #include <math.h>
@@ -106,7 +108,8 @@ void td_loss_rows(td_loss loss, size_t outputs, const td_net_pass *pass, size_t 
         bool correct = false;
         switch (loss) {
         case TD_LOSS_SOFTMAX:
-            one = softmax_row(outputs, x, pass->label[r], weight, dx, &correct);
+            one = softmax_row(outputs, x, pass->label ? pass->label[r] : (int32_t)pass->target[r],
+                              weight, dx, &correct);
             break;
         case TD_LOSS_BINARY:
         case TD_LOSS_HINGE: {

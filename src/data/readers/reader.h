@@ -36,7 +36,8 @@ typedef struct td_reader {
     bool inflate; /* wants .gz inflated before read; else it streams */
 } td_reader;
 
-extern const td_reader td_reader_idx, td_reader_csv, td_reader_tsv, td_reader_libsvm, td_reader_npy;
+extern const td_reader td_reader_idx, td_reader_csv, td_reader_tsv, td_reader_libsvm,
+    td_reader_libffm, td_reader_npy;
 
 /* All of them, NULL behind the last; the order in which content is tried. */
 extern const td_reader *const td_readers[];

@@ -6,7 +6,8 @@
 #include <string.h>
 
 const td_reader *const td_readers[] = {
-    &td_reader_idx, &td_reader_npy, &td_reader_libsvm, &td_reader_tsv, &td_reader_csv, NULL,
+    &td_reader_idx, &td_reader_npy, &td_reader_libffm, &td_reader_libsvm, &td_reader_tsv,
+    &td_reader_csv, NULL,
 };
 
 const td_reader *td_reader_find(td_format format)
