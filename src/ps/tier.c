@@ -109,6 +109,7 @@ static void leave(td_table *t, td_part *p, const leaving *l)
     for (size_t i = 0; i < l->written; i++)
         if (l->rows[i].used < t->tier.oldest) t->tier.oldest = l->rows[i].used;
     for (size_t i = 0; i < l->count; i++) {
+        if (i + AHEAD < l->count) td_table_prefetch(t, td_table_mixed(l->keys[i + AHEAD]));
         td_entry *e = td_table_probe(t, l->keys[i], td_table_mixed(l->keys[i]));
         t->tier.rows += e->row < TD_TABLE_SIGHTED;
         td_table_take_out(t, p, (size_t)(e - p->entries));
@@ -141,6 +142,7 @@ static td_status put_out(td_table *t, td_part *p, size_t need, leaving *l)
 static void hold(td_table *t, const uint64_t *keys, size_t count, bool held)
 {
     for (size_t i = 0; i < count; i++) {
+        if (i + AHEAD < count) td_table_prefetch(t, td_table_mixed(keys[i + AHEAD]));
         const td_entry *e = td_table_probe(t, keys[i], td_table_mixed(keys[i]));
         if (e->row >= TD_TABLE_SIGHTED) continue;
         uint8_t *mark = &t->tier.marks[e->row];
