@@ -85,13 +85,21 @@ static void choose(leaving *l, const td_table *t, const td_entry *e)
             (td_cold_row){.key = e->key, .used = e->used, .row = td_table_row(t, e->row)};
 }
 
+/* Where the hand points at its n-th step: lines of four entries, scattered, for entries that leave
+ * one behind the other would leave the rest of the part so full that probes grow long. */
+static td_entry *pointed(const td_part *p, size_t n)
+{
+    return &p->entries[((n / 4 * 0x9e3779b1 * 4) | n % 4) & p->mask];
+}
+
 /* Once round the part at most; whether some have lost their second chance. */
 static bool go_round(const td_table *t, td_part *p, size_t most, leaving *l)
 {
     bool again = false;
     l->count = l->written = 0;
     for (size_t steps = 0; steps <= p->mask && l->count < most; steps++) {
-        const td_entry *e = &p->entries[p->hand++ & p->mask];
+        __builtin_prefetch(pointed(p, p->hand + 4 * AHEAD));
+        const td_entry *e = pointed(p, p->hand++);
         if (e->row == TD_TABLE_NONE) continue;
         uint8_t *mark = e->row < TD_TABLE_SIGHTED ? &t->tier.marks[e->row] : NULL;
         if (mark && *mark & TD_ROW_HELD) continue;
