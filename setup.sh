@@ -23,6 +23,7 @@ need zlib1g-dev pkg-config --exists zlib
 need libyaml-dev pkg-config --exists yaml-0.1
 need libjansson-dev pkg-config --exists jansson
 need libxxhash-dev pkg-config --exists libxxhash
+need librocksdb-dev pkg-config --exists rocksdb
 need libcmocka-dev pkg-config --exists cmocka
 case ${1:-} in
 demo) need dataset-fashion-mnist test -e /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz ;;

@@ -1,4 +1,4 @@
-/* See safetensors.h. Only F32 is written and read; the machine is little-endian. */
+/* See safetensors.h. The machine is little-endian. */
 #include "ckpt/safetensors.h"
 
 #include "base/alloc.h"
@@ -101,6 +101,12 @@ static bool read_offsets(const json_t *row, json_int_t *begin, json_int_t *end)
     return json_array_size(at) == 2 && json_is_integer(first) && json_is_integer(second);
 }
 
+/* Bytes of an element; 0: a type that is not read. */
+static int bytes_of(const char *type)
+{
+    return !strcmp(type, "F32") ? 4 : !strcmp(type, "I64") || !strcmp(type, "U64") ? 8 : 0;
+}
+
 static td_status check_tensor(const td_safetensors *f, const char *name, const json_t *row)
 {
     json_int_t begin, end, elements = 1;
@@ -109,8 +115,9 @@ static td_status check_tensor(const td_safetensors *f, const char *name, const j
     size_t i;
     if (!type || !json_is_array(shape) || !read_offsets(row, &begin, &end))
         return broken(f, "a tensor's description cannot be read");
-    if (strcmp(type, "F32") != 0)
-        return td_fail(TD_ERR_CORRUPT, "%s: tensor %s is of type %s, not F32", f->name, name, type);
+    if (!bytes_of(type))
+        return td_fail(TD_ERR_CORRUPT, "%s: tensor %s is of type %s, not F32, I64 or U64", f->name,
+                       name, type);
     json_array_foreach(shape, i, extent)
     {
         json_int_t n = json_integer_value(extent);
@@ -120,7 +127,7 @@ static td_status check_tensor(const td_safetensors *f, const char *name, const j
         elements *= n;
     }
     if (begin < 0 || end < begin || (uint64_t)end > f->size - f->data_at ||
-        end - begin != elements * 4)
+        end - begin != elements * bytes_of(type))
         return td_fail(TD_ERR_CORRUPT, "%s is cut off or damaged: tensor %s reaches beyond it",
                        f->name, name);
     return TD_OK;
@@ -208,13 +215,25 @@ const char *td_safetensors_next(const td_safetensors *f, void **at)
     return *at ? json_object_iter_key(*at) : NULL;
 }
 
-td_status td_safetensors_read(const td_safetensors *f, const char *name, size_t count, float *out)
+static td_status find(const td_safetensors *f, const char *name, const json_t **row,
+                      json_int_t *begin, json_int_t *end)
 {
-    json_int_t begin, end;
-    const json_t *row = json_object_get(f->header, name);
-    if (!row || !read_offsets(row, &begin, &end))
+    *row = json_object_get(f->header, name);
+    if (!*row || !read_offsets(*row, begin, end))
         return td_fail(TD_ERR_CORRUPT, "%s has no tensor %s: it belongs to another architecture",
                        f->name, name);
+    return TD_OK;
+}
+
+td_status td_safetensors_read(const td_safetensors *f, const char *name, size_t count, float *out)
+{
+    json_int_t begin = 0, end = 0;
+    const json_t *row = NULL;
+    TD_TRY(find(f, name, &row, &begin, &end));
+    const char *type = json_string_value(json_object_get(row, "dtype"));
+    if (!type || strcmp(type, "F32") != 0)
+        return td_fail(TD_ERR_CORRUPT, "%s: tensor %s is of type %s, not F32", f->name, name,
+                       type ? type : "none");
     if ((uint64_t)(end - begin) != count * sizeof(float))
         return td_fail(TD_ERR_CORRUPT,
                        "%s: tensor %s has %lld elements where the architecture has "
@@ -222,4 +241,25 @@ td_status td_safetensors_read(const td_safetensors *f, const char *name, size_t 
                        f->name, name, (long long)(end - begin) / 4, count);
     memcpy(out, f->bytes + f->data_at + begin, count * sizeof *out);
     return TD_OK;
+}
+
+td_status td_safetensors_view(const td_safetensors *f, const char *name, td_tensor_view *out)
+{
+    json_int_t begin = 0, end = 0;
+    const json_t *row = NULL;
+    if (!strcmp(name, "__metadata__")) return broken(f, "a tensor is called __metadata__");
+    TD_TRY(find(f, name, &row, &begin, &end));
+    const json_t *shape = json_object_get(row, "shape");
+    td_tensor_view view = {.type = json_string_value(json_object_get(row, "dtype")),
+                           .rank = json_array_size(shape),
+                           .bytes = f->bytes + f->data_at + begin};
+    for (size_t d = 0; d < view.rank && d < 4; d++)
+        view.shape[d] = (size_t)json_integer_value(json_array_get(shape, d));
+    *out = view;
+    return TD_OK;
+}
+
+uint64_t td_safetensors_offset(const td_safetensors *f, const void *bytes)
+{
+    return (uint64_t)((const unsigned char *)bytes - f->bytes);
 }

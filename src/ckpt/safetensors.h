@@ -1,5 +1,6 @@
 /* The safetensors file format: 8 bytes of header length (little endian), a JSON header that names
- * each tensor's type, shape and bytes, then the bytes. What other tools of the field read. */
+ * each tensor's type, shape and bytes, then the bytes. What other tools of the field read. F32 is
+ * written; I64 and U64 are read as well. */
 #ifndef TD_CKPT_SAFETENSORS_H
 #define TD_CKPT_SAFETENSORS_H
 
@@ -35,5 +36,16 @@ const char *td_safetensors_next(const td_safetensors *file, void **at);
  * the sentence names file and tensor. */
 TD_MUST_CHECK td_status td_safetensors_read(const td_safetensors *file, const char *name,
                                             size_t count, float *out);
+
+/* A tensor where the file is mapped, until it is closed. TD_ERR_CORRUPT when it is missing. */
+typedef struct td_tensor_view {
+    const char *type; /* "F32", "I64" or "U64" */
+    size_t rank;
+    size_t shape[4];            /* the first four */
+    const unsigned char *bytes; /* perhaps not aligned */
+} td_tensor_view;
+TD_MUST_CHECK td_status td_safetensors_view(const td_safetensors *file, const char *name,
+                                            td_tensor_view *out);
+uint64_t td_safetensors_offset(const td_safetensors *file, const void *bytes); /* in the file */
 
 #endif

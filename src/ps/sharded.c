@@ -37,7 +37,7 @@ td_status td_sharded_serve(void *user, const td_keyed_request *q)
         told->applied = applied;
     }
     if (q->does & TD_PULL && ask->worker < 0)
-        td_table_peek(s->store.table, q->keys, q->count, q->out);
+        TD_TRY(td_table_peek(s->store.table, q->keys, q->count, q->out));
     else if (q->does & TD_PULL)
         TD_TRY(td_store_pull(&s->store, &s->place.slices, ask->worker, ask->clock, q->keys,
                              q->count, q->out));

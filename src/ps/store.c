@@ -85,7 +85,7 @@ static td_status make_room(td_store *s, size_t floats, size_t keys)
 static td_status compensate(td_store *s, const td_store_push *p, size_t width)
 {
     float lambda = s->config.compensation, *now = s->scratch;
-    td_table_peek(s->table, p->keys, p->count, now);
+    TD_TRY(td_table_peek(s->table, p->keys, p->count, now));
     for (size_t i = 0; i < p->count; i++)
         for (size_t k = 0; k < width; k++) {
             float g = p->values[2 * i * width + k] * p->scale;

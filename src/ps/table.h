@@ -8,7 +8,14 @@
  *
  * Memory: a row is rounded up to 16 bytes (64 where it is longer); its key takes 16 bytes more of
  * an index that is between 3/8 and 3/4 full. The index is cut into parts that grow one at a time,
- * so that no request waits for the whole. Not for several threads at once. */
+ * so that no request waits for the whole. Not for several threads at once.
+ *
+ * With memory_bytes, all that takes no more than that, but for the lists of a request's keys (16
+ * bytes a key): rows that were not used for longest are cold, in files (cold.h; some 16 MiB more,
+ * whatever the limit). They come back when a request needs them, bit for bit as they were. A
+ * request then may also fail with TD_ERR_IO, where the disk does, or with TD_ERR_ARG, where its
+ * own rows are more than fit; no row is lost or moved then, and later ones may succeed. Sightings
+ * of keys that have no row yet may be forgotten. */
 #ifndef TD_PS_TABLE_H
 #define TD_PS_TABLE_H
 
@@ -32,15 +39,18 @@ typedef struct td_table_config {
     td_table_init init; /* of new rows; their state is 0 */
     float scale;        /* uniform: within +-scale; normal: deviation */
     uint64_t seed;
-    uint32_t number; /* of the table, among those of one seed */
-    uint32_t admit;  /* sightings (pushes or pulls) that make a row; 0: 1 */
+    uint32_t number;     /* of the table, among those of one seed */
+    uint32_t admit;      /* sightings (pushes or pulls) that make a row; 0: 1 */
+    size_t memory_bytes; /* 0: no limit */
+    const char *folder;  /* with a limit: where cold rows lie, this table's alone */
 } td_table_config;
 
 extern const char *const td_table_rule_names[]; /* NULL at the end */
 
 typedef struct td_table td_table;
 
-/* TD_ERR_ARG, TD_ERR_NOMEM. */
+/* What config points to is borrowed during the call. TD_ERR_ARG (another run uses the folder), with
+ * a limit TD_ERR_IO and TD_ERR_UNSUPPORTED (no RocksDB), TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_table_create(const td_table_config *config, td_table **out);
 void td_table_destroy(td_table *table);
 
@@ -50,8 +60,9 @@ void td_table_destroy(td_table *table);
 TD_MUST_CHECK td_status td_table_pull(td_table *table, const uint64_t *keys, size_t count,
                                       float *out);
 
-/* The same, but makes no row and counts no sighting. */
-void td_table_peek(const td_table *table, const uint64_t *keys, size_t count, float *out);
+/* The same, but makes no row, counts no sighting, and leaves cold rows cold. Fails only where rows
+ * are cold: TD_ERR_IO, TD_ERR_NOMEM. */
+td_status td_table_peek(const td_table *table, const uint64_t *keys, size_t count, float *out);
 
 /* What a push does to its rows: the rule's step number `step` (from 0; Adam's correction) with
  * gradient * scale, at the table's rate times rate_factor. */
@@ -65,24 +76,47 @@ typedef struct td_table_step {
 TD_MUST_CHECK td_status td_table_push(td_table *table, const uint64_t *keys, size_t count,
                                       const float *gradients, td_table_step step);
 
+/* Calls fn with the rows [td_table_row_floats] themselves, to be changed, in turn; they are made as
+ * by a push, and those that are not admitted left out. Ends with what fn fails with. */
+typedef td_status td_table_apply_fn(void *arg, uint64_t key, float *row);
+TD_MUST_CHECK td_status td_table_apply(td_table *table, const uint64_t *keys, size_t count,
+                                       td_table_apply_fn *fn, void *arg);
+
 /* Later pushes and pulls mark their rows with this time, which must not go back. */
 void td_table_set_clock(td_table *table, uint32_t now);
-/* Takes out rows and sightings that were marked before `least`; returns how many rows. */
+/* Takes out rows and sightings that were marked before `least`; returns how many rows. Where cold
+ * rows cannot be taken out, which it logs, rows stay until a later call. */
 size_t td_table_evict(td_table *table, uint32_t least);
 
-/* Takes out rows and sightings whose keys `gone` says so of; returns how many rows. */
+/* Takes out rows and sightings whose keys `gone` says so of; returns how many rows. As td_table_evict
+ * where cold rows cannot be taken out. */
 typedef bool td_table_gone_fn(void *arg, uint64_t key);
 size_t td_table_drop(td_table *table, td_table_gone_fn *gone, void *arg);
 
-/* Rows there are, and bytes that table takes. */
+/* Rows there are, and bytes of memory that table takes. */
 size_t td_table_rows(const td_table *table);
 size_t td_table_bytes(const td_table *table);
 /* Floats of a row: its weights, then each state of the rule, width floats each. */
 size_t td_table_row_floats(const td_table *table);
 
+typedef struct td_table_stats {
+    size_t rows, hot_rows, bytes;     /* hot: in memory */
+    uint64_t hits, misses;            /* keys of requests whose row was in memory, and others */
+    uint64_t cold_reads, cold_writes; /* rows that came from disk, and that went there */
+    uint64_t disk_bytes;
+} td_table_stats;
+void td_table_measure(const td_table *table, td_table_stats *out);
+
+/* As it was created, with its defaults filled in and no folder. */
+const td_table_config *td_table_config_of(const td_table *table);
+
 /* Every row, in no order: row is [td_table_row_floats]. Ends with what `each` fails with. */
 typedef td_status td_table_each_fn(void *arg, uint64_t key, const float *row);
 TD_MUST_CHECK td_status td_table_each(const td_table *table, td_table_each_fn *each, void *arg);
+/* Rows of keys first to last, both among them, in ascending order. In passes: it takes memory for a
+ * 16th of the keys that there are. Also TD_ERR_NOMEM. */
+TD_MUST_CHECK td_status td_table_range(const td_table *table, uint64_t first, uint64_t last,
+                                       td_table_each_fn *each, void *arg);
 /* Puts a whole row in, instead of what is there. TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_table_put(td_table *table, uint64_t key, const float *row);
 

@@ -1,0 +1,124 @@
+/* Rows of a table in ascending order of their keys, see table.h: the hot ones from the index in
+ * passes, each of which takes the lowest that are left through a heap of bounded size; the cold
+ * ones, which lie in order, are merged in. A pass reads the whole index: there are at most 16, so
+ * that memory stays within a byte per row. */
+#include "ps/table_impl.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { PASSES = 16, LEAST_ROOM = 4096 };
+
+typedef struct place {
+    uint64_t key;
+    uint32_t row;
+} place;
+
+typedef struct walk {
+    const td_table *table;
+    uint64_t first, last; /* keys that are to come */
+    td_table_each_fn *each;
+    void *arg;
+    place *lowest; /* [room], a heap with the highest key on top while it is filled */
+    size_t count, room;
+    bool more; /* keys that had no room */
+    td_cold_cursor cold;
+    float *row;
+} walk;
+
+static void sift_up(place *heap, size_t at)
+{
+    for (size_t up; at && heap[up = (at - 1) / 2].key < heap[at].key; at = up) {
+        place lower = heap[up];
+        heap[up] = heap[at], heap[at] = lower;
+    }
+}
+
+static void sift_down(place *heap, size_t count)
+{
+    place moved = heap[0];
+    size_t at = 0;
+    for (size_t down; (down = 2 * at + 1) < count; at = down) {
+        if (down + 1 < count && heap[down + 1].key > heap[down].key) down++;
+        if (heap[down].key <= moved.key) break;
+        heap[at] = heap[down];
+    }
+    heap[at] = moved;
+}
+
+static void offer(walk *w, place p)
+{
+    if (w->count < w->room) {
+        w->lowest[w->count] = p;
+        sift_up(w->lowest, w->count++);
+        return;
+    }
+    w->more = true;
+    if (p.key > w->lowest[0].key) return;
+    w->lowest[0] = p;
+    sift_down(w->lowest, w->count);
+}
+
+static int ascending(const void *a, const void *b)
+{
+    uint64_t x = ((const place *)a)->key, y = ((const place *)b)->key;
+    return (x > y) - (x < y);
+}
+
+static void take_lowest(walk *w)
+{
+    w->count = 0, w->more = false;
+    for (int k = 0; k < TD_TABLE_PARTS; k++) {
+        const td_part *p = &w->table->parts[k];
+        for (size_t at = 0; at <= p->mask; at++) {
+            const td_entry *e = &p->entries[at];
+            if (e->row < TD_TABLE_SIGHTED && e->key >= w->first && e->key <= w->last)
+                offer(w, (place){e->key, e->row});
+        }
+    }
+    if (w->count) qsort(w->lowest, w->count, sizeof *w->lowest, ascending);
+}
+
+static td_status emit_cold(walk *w, uint64_t last)
+{
+    while (w->cold.there && w->cold.key <= last) {
+        memcpy(w->row, w->cold.row, td_table_row_floats(w->table) * sizeof(float));
+        TD_TRY(w->each(w->arg, w->cold.key, w->row));
+        TD_TRY(td_tier_next(w->table, &w->cold));
+    }
+    return TD_OK;
+}
+
+static td_status go(walk *w)
+{
+    TD_TRY(td_tier_seek(w->table, w->first, &w->cold));
+    do {
+        take_lowest(w);
+        for (size_t i = 0; i < w->count; i++) {
+            place p = w->lowest[i];
+            TD_TRY(emit_cold(w, p.key));
+            TD_TRY(w->each(w->arg, p.key, td_table_row(w->table, p.row)));
+            w->first = p.key + 1;
+        }
+    } while (w->more);
+    return emit_cold(w, w->last);
+}
+
+td_status td_table_range(const td_table *t, uint64_t first, uint64_t last, td_table_each_fn *each,
+                         void *arg)
+{
+    if (first > last) return TD_OK;
+    walk w = {.table = t, .first = first, .last = last, .each = each, .arg = arg};
+    w.room = t->rows / PASSES + LEAST_ROOM;
+    w.lowest = td_reallocarray(NULL, w.room, sizeof *w.lowest);
+    w.row = td_reallocarray(NULL, td_table_row_floats(t), sizeof *w.row);
+    td_status status = w.lowest && w.row
+                           ? go(&w)
+                           : td_fail(TD_ERR_NOMEM, "no memory to walk through %zu rows", t->rows);
+    td_cold_leave(&w.cold);
+    td_free(w.lowest), td_free(w.row);
+    return status;
+}

@@ -1,0 +1,27 @@
+/* The update rules of a table's rows: their names, their states, and a step of one row. */
+#ifndef TD_PS_RULE_H
+#define TD_PS_RULE_H
+
+#include "math/kernels.h"
+#include "ps/table.h"
+
+typedef enum td_rule {
+    TD_RULE_SGD,
+    TD_RULE_MOMENTUM,
+    TD_RULE_ADAGRAD,
+    TD_RULE_ADAM,
+    TD_RULE_FTRL
+} td_rule;
+
+/* TD_ERR_ARG. */
+TD_MUST_CHECK td_status td_rule_find(const char *name, td_rule *out);
+
+/* States of a row besides its weights, and what they are called ("sum"); NULL at the end. */
+const char *const *td_rule_states(td_rule rule);
+size_t td_rule_state_count(td_rule rule);
+
+/* What a step does to all of its rows, and a row [td_table_row_floats] moved by its gradient. */
+td_update td_rule_update(td_rule rule, const td_table_config *config, td_table_step step);
+void td_rule_move(td_rule rule, td_update *update, float *row, const float *gradient);
+
+#endif

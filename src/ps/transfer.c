@@ -1,0 +1,61 @@
+/* See transfer.h. */
+#include "ps/transfer_impl.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const td_format *const formats[] = {&td_format_safetensors, &td_format_tsv};
+
+static td_status find_format(const char *path, const td_format **out)
+{
+    size_t length = strlen(path);
+    for (size_t k = 0; k < sizeof formats / sizeof *formats; k++) {
+        size_t ending = strlen(formats[k]->ending);
+        if (length < ending || strcmp(path + length - ending, formats[k]->ending) != 0) continue;
+        *out = formats[k];
+        return TD_OK;
+    }
+    return td_fail(TD_ERR_ARG, "%s: a table's file ends in .safetensors or .tsv", path);
+}
+
+void td_columns_of(const td_table *t, td_columns *out)
+{
+    const td_table_config *config = td_table_config_of(t);
+    td_rule rule = TD_RULE_SGD;
+    *out = (td_columns){.count = 1, .width = config->width, .name = {"weights"}};
+    if (td_rule_find(config->rule, &rule) != TD_OK) return;
+    for (const char *const *state = td_rule_states(rule); *state; state++)
+        snprintf(out->name[out->count++], TD_TRANSFER_NAME, "%s.%s", config->rule, *state);
+}
+
+td_status td_transfer_export(const td_table *t, const char *path)
+{
+    const td_format *format = NULL;
+    TD_TRY(find_format(path, &format));
+    return format->write(t, path);
+}
+
+td_status td_intake_put(td_intake *in, uint64_t key)
+{
+    if (in->mine && !in->mine(in->arg, key)) return TD_OK;
+    in->rows++;
+    return td_table_put(in->table, key, in->row);
+}
+
+td_status td_transfer_import(td_table *t, const char *path, td_transfer_mine_fn *mine, void *arg,
+                             size_t *out_rows)
+{
+    const td_format *format = NULL;
+    td_intake in = {.table = t, .mine = mine, .arg = arg};
+    TD_TRY(find_format(path, &format));
+    td_columns_of(t, &in.columns);
+    in.row = td_calloc(td_table_row_floats(t), sizeof *in.row);
+    if (!in.row) return td_fail(TD_ERR_NOMEM, "no memory to read %s", path);
+    td_status status = format->read(&in, path);
+    if (status == TD_OK && out_rows) *out_rows = in.rows;
+    td_free(in.row);
+    return status;
+}

@@ -1,0 +1,33 @@
+/* All rows of a table to a file, and back, for other tools. The path's ending says which format:
+ *
+ *   .safetensors   keys I64 [rows] | weights F32 [rows][width] | each state F32 [rows][width]
+ *                  states are called "adagrad.sum", "momentum.velocity", "adam.exp_avg",
+ *                  "adam.exp_avg_sq", "ftrl.z", "ftrl.n"; keys of 2^63 and above look negative
+ *   .tsv           key weights.0 weights.1 ... adagrad.sum.0 ...     names of columns
+ *                  a row a line, numbers with as many digits as it takes to read the same back
+ *                  # 2 rows                                          at the end
+ *
+ * Rows are in ascending order of keys without a sign, so that the same rows are the same bytes
+ * whatever made the table. Memory is bounded whatever its size, one byte a row aside
+ * (td_table_range). Of a NaN in a .tsv only the sign is kept. */
+#ifndef TD_PS_TRANSFER_H
+#define TD_PS_TRANSFER_H
+
+#include "ps/table.h"
+
+/* Writes the file as a whole or not at all. TD_ERR_ARG (the ending), TD_ERR_IO, TD_ERR_NOMEM. */
+TD_MUST_CHECK td_status td_transfer_export(const td_table *table, const char *path);
+
+/* Whether a key is to be read; files may be of any number of servers. */
+typedef bool td_transfer_mine_fn(void *arg, uint64_t key);
+
+/* Puts those rows of the file that are `mine` (NULL: all) into the table, instead of what is there
+ * under their keys; *out_rows (may be NULL) are their number. A file of weights alone gives rows
+ * whose states are 0.
+ * TD_ERR_DATA, TD_ERR_CORRUPT: cut off, damaged, of another width or rule, keys not in ascending
+ * order, with line or byte. What td_table_put fails with. A .safetensors file is checked first; of
+ * a .tsv file the rows before the fault are in the table then. */
+TD_MUST_CHECK td_status td_transfer_import(td_table *table, const char *path,
+                                           td_transfer_mine_fn *mine, void *arg, size_t *out_rows);
+
+#endif

@@ -1,0 +1,34 @@
+/* What the formats of transfer.h share. */
+#ifndef TD_PS_TRANSFER_IMPL_H
+#define TD_PS_TRANSFER_IMPL_H
+
+#include "ps/rule.h"
+#include "ps/transfer.h"
+
+/* The columns of a table's file: weights, then the rule's states. */
+enum { TD_TRANSFER_COLUMNS = 4, TD_TRANSFER_NAME = 64 };
+typedef struct td_columns {
+    size_t count, width;
+    char name[TD_TRANSFER_COLUMNS][TD_TRANSFER_NAME];
+} td_columns;
+void td_columns_of(const td_table *table, td_columns *out);
+
+/* A row on its way into a table. */
+typedef struct td_intake {
+    td_table *table;
+    td_transfer_mine_fn *mine;
+    void *arg;
+    td_columns columns;
+    float *row; /* [td_table_row_floats] */
+    size_t rows;
+} td_intake;
+TD_MUST_CHECK td_status td_intake_put(td_intake *intake, uint64_t key);
+
+typedef struct td_format {
+    const char *ending;
+    td_status (*write)(const td_table *table, const char *path);
+    td_status (*read)(td_intake *intake, const char *path);
+} td_format;
+extern const td_format td_format_safetensors, td_format_tsv;
+
+#endif
