@@ -8,6 +8,11 @@
 #include <string.h>
 #include <xxhash.h>
 
+static size_t bytes_of_tensor(const td_tensor *t)
+{
+    return t->count * (t->keys ? sizeof *t->keys : sizeof *t->data);
+}
+
 static td_status make_header(const td_tensor *tensors, size_t n, char **out)
 {
     json_t *root = json_object();
@@ -18,12 +23,12 @@ static td_status make_header(const td_tensor *tensors, size_t n, char **out)
             json_decref(root);
             return td_fail(TD_ERR_ARG, "two tensors are called %s", tensors[i].name);
         }
-        size_t bytes = tensors[i].count * sizeof(float);
+        size_t bytes = bytes_of_tensor(&tensors[i]);
         json_t *shape = json_array();
         for (int d = 0; d < tensors[i].rank; d++)
             failed |= json_array_append_new(shape, json_integer((json_int_t)tensors[i].shape[d]));
-        json_t *row = json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape,
-                                "data_offsets", (json_int_t)at, (json_int_t)(at + bytes));
+        json_t *row = json_pack("{s:s, s:o, s:[I, I]}", "dtype", tensors[i].keys ? "I64" : "F32",
+                                "shape", shape, "data_offsets", (json_int_t)at, (json_int_t)(at + bytes));
         failed |= json_object_set_new(root, tensors[i].name, row);
         at += bytes;
     }
@@ -68,7 +73,8 @@ td_status td_safetensors_write(const char *path, const td_tensor *tensors, size_
     TD_GOTO(put(&w, hash, &length, sizeof length));
     TD_GOTO(put(&w, hash, header, length));
     for (size_t i = 0; i < n; i++)
-        TD_GOTO(put(&w, hash, tensors[i].data, tensors[i].count * sizeof(float)));
+        TD_GOTO(put(&w, hash, tensors[i].keys ? (const void *)tensors[i].keys : tensors[i].data,
+                    bytes_of_tensor(&tensors[i])));
     *out_bytes = w.written;
     status = td_writer_commit(&w);
     if (status == TD_OK) *out_hash = XXH64_digest(hash);

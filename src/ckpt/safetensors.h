@@ -1,6 +1,6 @@
 /* The safetensors file format: 8 bytes of header length (little endian), a JSON header that names
- * each tensor's type, shape and bytes, then the bytes. What other tools of the field read. F32 is
- * written; I64 and U64 are read as well. */
+ * each tensor's type, shape and bytes, then the bytes. What other tools of the field read. F32 and
+ * I64 are written; U64 is read as well. */
 #ifndef TD_CKPT_SAFETENSORS_H
 #define TD_CKPT_SAFETENSORS_H
 
@@ -10,8 +10,9 @@ typedef struct td_tensor {
     const char *name;
     int rank;
     size_t shape[4];
-    const float *data; /* F32, [count] */
+    const float *data; /* F32, [count]; or NULL and */
     size_t count;
+    const uint64_t *keys; /* I64, [count] */
 } td_tensor;
 
 /* Writes the file (beside, synced, renamed); *out_hash is XXH64 of all its bytes. */

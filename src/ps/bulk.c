@@ -6,7 +6,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "math/tree.h"
-#include "ps/batch.h"
+#include "ps/unique.h"
 #include "ps/fold.h"
 
 #include <stdio.h>
@@ -28,7 +28,7 @@ typedef struct count { /* what a rank tells another ahead of a push or pull */
 } count;
 
 typedef struct arrived { /* at a server: sums of all ranks, one of each key */
-    td_batch batch; /* their keys */
+    td_unique batch; /* their keys */
     space sums;
 } arrived;
 
@@ -43,9 +43,9 @@ struct td_bulk {
     int leaves, rank, size;
     count *gives, *takes;          /* [size] of this rank, of others */
     size_t *out_bytes, *in_bytes;  /* [size] of an exchange */
-    td_batch batch;                /* of this rank */
+    td_unique batch;                /* of this rank */
     space order, owner, at;        /* of the batch's keys by server */
-    space begin, samples;          /* of td_batch.place, sorted */
+    space begin, samples;          /* of td_unique.place, sorted */
     space heads, sums;             /* this rank's, in the batch's order */
     space out_keys, in_keys, rows; /* of an exchange: rows of this rank, */
     space in_rows;                 /* of others */
@@ -104,6 +104,7 @@ static td_status create(const td_bulk_config *config, td_bulk **out)
     td_bulk *b = td_calloc(1, sizeof *b);
     if (!b) return td_fail(TD_ERR_NOMEM, "no memory for a table");
     b->config = *config;
+    b->config.servers = (td_servers){0}; /* the caller's array may go */
     b->width = config->table.width, b->row_bytes = b->width * sizeof(float);
     b->leaves = config->leaves;
     b->stack = td_alloc_aligned(TD_FOLD_DEPTH * b->row_bytes + 1);
@@ -157,10 +158,10 @@ void td_bulk_destroy(td_bulk *b)
                        &b->sums,  &b->out_keys, &b->in_keys, &b->rows,  &b->in_rows};
     for (size_t k = 0; k < sizeof spaces / sizeof *spaces; k++) td_free(spaces[k]->data);
     for (int k = 0; k < ROLES; k++) {
-        td_batch_free(&b->role[k].batch);
+        td_unique_free(&b->role[k].batch);
         td_free(b->role[k].sums.data);
     }
-    td_batch_free(&b->batch);
+    td_unique_free(&b->batch);
     td_table_destroy(b->table);
     td_free(b->gives), td_free(b->out_bytes), td_free(b->stack);
     td_free(b);
@@ -171,9 +172,9 @@ td_table *td_bulk_table(td_bulk *b)
     return b->table;
 }
 
-bool td_bulk_is_primary(const td_bulk *b, uint64_t key)
+const td_place *td_bulk_place(const td_bulk *b)
 {
-    return b->place.primary[td_slice_of(&b->place.slices, key)] == b->rank;
+    return &b->place;
 }
 
 /* --- order --- */
@@ -182,7 +183,7 @@ bool td_bulk_is_primary(const td_bulk *b, uint64_t key)
  * the batch, at[place] where it is in the order. b->gives[r].keys: how many are rank r's. */
 static td_status group(td_bulk *b, const uint64_t *keys, size_t n)
 {
-    TD_TRY(td_batch_fill(&b->batch, keys, n));
+    TD_TRY(td_unique_fill(&b->batch, keys, n));
     TD_TRY(reserve(&b->order, b->batch.count, sizeof(uint32_t)));
     TD_TRY(reserve(&b->at, b->batch.count, sizeof(uint32_t)));
     TD_TRY(reserve(&b->owner, b->batch.count, sizeof(int32_t)));
@@ -204,7 +205,7 @@ static td_status group(td_bulk *b, const uint64_t *keys, size_t n)
 }
 
 /* The samples of each place of a batch, in order: samples[begin[p] .. begin[p + 1]). */
-static td_status sort_by_place(td_bulk *b, const td_batch *batch)
+static td_status sort_by_place(td_bulk *b, const td_unique *batch)
 {
     TD_TRY(reserve(&b->begin, batch->count + 1, sizeof(uint32_t)));
     TD_TRY(reserve(&b->samples, batch->asked, sizeof(uint32_t)));
@@ -336,7 +337,7 @@ static td_status check_part(const td_bulk *b, const td_bulk_part *p)
 static td_status fold_part(td_bulk *b, const td_bulk_part *p, size_t *made)
 {
     TD_TRY(check_part(b, p));
-    TD_TRY(td_batch_fill(&b->batch, p->keys, p->count));
+    TD_TRY(td_unique_fill(&b->batch, p->keys, p->count));
     TD_TRY(sort_by_place(b, &b->batch));
     TD_TRY(reserve(&b->heads, p->count, sizeof(head)));
     TD_TRY(reserve(&b->sums, p->count, b->row_bytes));
@@ -420,7 +421,7 @@ static td_status fold_arrived(td_bulk *b, arrived *a)
     TD_TRY(reserve(&b->out_keys, n, sizeof(uint64_t)));
     uint64_t *keys = b->out_keys.data;
     for (size_t i = 0; i < n; i++) keys[i] = heads[i].key;
-    TD_TRY(td_batch_fill(&a->batch, keys, n));
+    TD_TRY(td_unique_fill(&a->batch, keys, n));
     TD_TRY(sort_by_place(b, &a->batch));
     const uint32_t *begin = b->begin.data, *samples = b->samples.data;
     float *sums = a->sums.data;
@@ -504,7 +505,6 @@ td_status td_bulk_move(td_bulk *b, td_comm *comm, const td_servers *servers, boo
     *lost = false;
     TD_TRY(td_comm_agree(comm, enter(b, comm)));
     if (joined) b->made = made;
-    b->config.servers = *servers;
     return td_servers_move(comm, servers, &b->config.table, !joined, &b->place,
                            &b->table, lost);
 }

@@ -68,8 +68,8 @@ TD_MUST_CHECK td_status td_bulk_settle(td_bulk *bulk, uint64_t made, td_table_st
 TD_MUST_CHECK td_status td_bulk_move(td_bulk *bulk, td_comm *comm, const td_servers *servers,
                                      bool joined, uint64_t made, bool *lost);
 
-/* Whether this rank is the one that speaks for a key: rows at a backup are copies. */
-bool td_bulk_is_primary(const td_bulk *bulk, uint64_t key);
+/* Where a table's slices are: rows at a backup are copies. Borrowed. */
+const td_place *td_bulk_place(const td_bulk *bulk);
 /* This rank's own rows; NULL: it is no server. */
 td_table *td_bulk_table(td_bulk *bulk);
 void td_bulk_destroy(td_bulk *bulk); /* NULL is fine */

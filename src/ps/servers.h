@@ -20,6 +20,17 @@ typedef struct td_place {
     int32_t primary[TD_SLICES], backup[TD_SLICES]; /* by ranks of the group, -1: none */
 } td_place;
 
+/* The rank of the group that speaks for a key, and whether `rank` has it, as either. */
+static inline int td_place_primary(const td_place *p, uint64_t key)
+{
+    return p->primary[td_slice_of(&p->slices, key)];
+}
+static inline bool td_place_has(const td_place *p, uint64_t key, int rank)
+{
+    int slice = td_slice_of(&p->slices, key);
+    return p->primary[slice] == rank || p->backup[slice] == rank;
+}
+
 /* Collective: a new table's map, and this rank's share of it, *out NULL where it is no server.
  * TD_ERR_ARG at all ranks: they describe different tables, or it is none that could be. */
 TD_MUST_CHECK td_status td_servers_open(td_comm *comm, const td_servers *servers,

@@ -1,9 +1,10 @@
 /* See sharded.h. This file: a worker's requests, and a server's answers; sharded_group.c opens the
  * table, and takes it to other groups. */
-#include "ps/sharded_impl.h"
+#include "ps/sharded.h"
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "ps/sharded_impl.h"
 
 #include <string.h>
 
@@ -13,7 +14,7 @@ bool td_sharded_ready(void *user, const td_keyed_request *q)
 {
     const td_sharded *s = user;
     const td_ask *ask = q->note;
-    if (q->does != TD_PULL || ask->worker < 0) return true;
+    if (q->does != TD_PULL || ask->worker < 0 || s->store.stops) return true;
     return td_store_may_pull(&s->store, ask->worker, ask->clock);
 }
 
@@ -23,7 +24,8 @@ td_status td_sharded_serve(void *user, const td_keyed_request *q)
     td_sharded *s = user;
     const td_ask *ask = q->note;
     td_told *told = q->answer;
-    if (q->does & TD_PUSH) {
+    if (ask->stops) s->store.stops = true;
+    if (q->does & TD_PUSH && !ask->stops) {
         td_store_push push = {.worker = ask->worker,
                               .clock = ask->clock,
                               .ticks = ask->role == TD_AS_PRIMARY,
@@ -43,6 +45,7 @@ td_status td_sharded_serve(void *user, const td_keyed_request *q)
                              q->count, q->out));
     told->slowest = td_clocks_slowest(&s->store.clocks);
     told->over = td_clocks_over(&s->store.clocks);
+    told->stops = s->store.stops;
     return TD_OK;
 }
 
@@ -149,13 +152,30 @@ td_status td_sharded_fetched(td_sharded *s)
     return TD_OK;
 }
 
+td_status td_sharded_look(td_sharded *s, const uint64_t *keys, size_t count, float *out)
+{
+    td_asked *a = &s->push; /* its memory: no push is under way */
+    td_ask ask = ask_of(s, s->clock, TD_AS_PRIMARY);
+    uint64_t ticket;
+    ask.worker = -1;
+    TD_TRY(td_unique_fill(&s->batch, keys, count));
+    TD_TRY(reserve((void **)&s->unique, &s->unique_room, s->batch.count, s->row_bytes));
+    TD_TRY(find_owners(s, a, TD_AS_PRIMARY, s->batch.keys, s->batch.count));
+    td_parts parts = {.keys = s->batch.keys, .count = s->batch.count, .out = s->unique};
+    parts.owner = a->owner, parts.note = &ask;
+    TD_TRY(td_keyed_start(s->keyed, TD_PULL, &parts, &ticket));
+    TD_TRY(td_keyed_wait(s->keyed, ticket));
+    td_unique_spread(&s->batch, s->width, s->unique, out);
+    return TD_OK;
+}
+
 td_status td_sharded_pull(td_sharded *s, const uint64_t *keys, size_t count, float *out)
 {
-    TD_TRY(td_batch_fill(&s->batch, keys, count));
+    TD_TRY(td_unique_fill(&s->batch, keys, count));
     TD_TRY(reserve((void **)&s->unique, &s->unique_room, s->batch.count, s->row_bytes));
     TD_TRY(td_sharded_fetch(s, s->batch.keys, s->batch.count, 0, s->unique));
     TD_TRY(td_sharded_fetched(s));
-    td_batch_spread(&s->batch, s->width, s->unique, out);
+    td_unique_spread(&s->batch, s->width, s->unique, out);
     return TD_OK;
 }
 
@@ -281,15 +301,32 @@ td_status td_sharded_push_again(td_sharded *s)
 td_status td_sharded_push_all(td_sharded *s, const uint64_t *keys, size_t count,
                               const float *gradients)
 {
-    TD_TRY(td_batch_fill(&s->batch, keys, count));
+    TD_TRY(td_unique_fill(&s->batch, keys, count));
     TD_TRY(reserve((void **)&s->unique, &s->unique_room, s->batch.count, s->row_bytes));
-    td_batch_gather(&s->batch, s->width, gradients, s->unique);
+    td_unique_gather(&s->batch, s->width, gradients, s->unique);
     td_sharded_step step = {.keys = s->batch.keys,
                             .count = s->batch.count,
                             .gradients = s->unique,
                             .scale = 1,
                             .rate = 1};
     return td_sharded_push(s, &step);
+}
+
+/* --- stopping --- */
+
+td_status td_sharded_stop(td_sharded *s)
+{
+    td_ask ask = ask_of(s, s->clock, TD_AS_BACKUP);
+    td_parts parts = {.everywhere = true, .note = &ask, .answers = s->told};
+    ask.stops = true;
+    return td_keyed_push(s->keyed, &parts);
+}
+
+bool td_sharded_stops(const td_sharded *s)
+{
+    for (int k = 0; k < s->server_count; k++)
+        if (s->told[k].stops) return true;
+    return false;
 }
 
 /* --- what there is to see --- */
@@ -309,9 +346,14 @@ td_table *td_sharded_table(td_sharded *s)
     return s->store.table;
 }
 
-bool td_sharded_is_primary(const td_sharded *s, uint64_t key)
+const td_place *td_sharded_place(const td_sharded *s)
 {
-    return s->place.primary[td_slice_of(&s->place.slices, key)] == s->rank;
+    return &s->place;
+}
+
+void td_sharded_skip_to(td_sharded *s, uint64_t clock)
+{
+    if (clock > s->clock) s->clock = clock;
 }
 
 void td_sharded_stats_of(const td_sharded *s, td_sharded_stats *out)

@@ -52,6 +52,12 @@ TD_MUST_CHECK td_status td_sharded_fetch(td_sharded *sharded, const uint64_t *ke
                                          int ahead, float *out);
 TD_MUST_CHECK td_status td_sharded_fetched(td_sharded *sharded);
 
+/* As a pull by a rank that is no worker, of keys that may repeat: what there is, and no row is made. */
+TD_MUST_CHECK td_status td_sharded_look(td_sharded *sharded, const uint64_t *keys, size_t count,
+                                        float *out);
+/* This worker goes on at that clock, which is not below its own: it leaves steps out. */
+void td_sharded_skip_to(td_sharded *sharded, uint64_t clock);
+
 /* A worker's step. */
 typedef struct td_sharded_step {
     const uint64_t *keys;   /* [count] each once */
@@ -68,6 +74,12 @@ TD_MUST_CHECK td_status td_sharded_push(td_sharded *sharded, const td_sharded_st
 TD_MUST_CHECK td_status td_sharded_push_all(td_sharded *sharded, const uint64_t *keys, size_t count,
                                             const float *gradients);
 
+/* Asks all workers to stop at their next step: their pulls wait no more, so that all can come to the
+ * same clock. For good, as for this table. */
+TD_MUST_CHECK td_status td_sharded_stop(td_sharded *sharded);
+/* Whether one has, as servers have told this rank. */
+bool td_sharded_stops(const td_sharded *sharded);
+
 /* What there was to see: of this rank's reads, and of its server. */
 typedef struct td_sharded_stats {
     td_staleness reads, writes;
@@ -79,8 +91,7 @@ void td_sharded_stats_of(const td_sharded *sharded, td_sharded_stats *out);
 
 /* This rank's own rows; NULL: it is no server. Only while nobody pulls or pushes. */
 td_table *td_sharded_table(td_sharded *sharded);
-/* Whether this rank is the one that speaks for a key. */
-bool td_sharded_is_primary(const td_sharded *sharded, uint64_t key);
+const td_place *td_sharded_place(const td_sharded *sharded); /* borrowed */
 /* All ranks' pulls and pushes so far are done behind it. Waits for the others however long they
  * take. Collective. */
 TD_MUST_CHECK td_status td_sharded_meet(td_sharded *sharded);

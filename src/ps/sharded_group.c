@@ -44,6 +44,7 @@ static td_status create(const td_sharded_config *config, int workers, td_sharded
     if (!s) return td_fail(TD_ERR_NOMEM, "no memory for a sharded table");
     s->config = *config;
     s->config.worker = NULL, s->config.worker_count = workers;
+    s->config.servers = (td_servers){0}; /* the caller's arrays may go */
     s->width = config->table.width, s->row_bytes = s->width * sizeof(float);
     bool bounded = config->clock.kind == TD_CLOCK_SSP || config->clock.kind == TD_CLOCK_GROUPS;
     s->bound = config->clock.bound;
@@ -67,18 +68,20 @@ static td_status take_places(td_sharded *s, td_comm *comm, const td_servers *ser
     int size = td_comm_size(comm), count = servers->rank ? servers->count : size;
     int *server_of = td_calloc((size_t)size, sizeof *server_of);
     td_told *told = td_calloc((size_t)count, sizeof *told);
-    if (!server_of || !told) {
-        td_free(server_of), td_free(told);
+    int *serving = td_calloc((size_t)count, sizeof *serving);
+    if (!server_of || !told || !serving) {
+        td_free(server_of), td_free(told), td_free(serving);
         return td_fail(TD_ERR_NOMEM, "no memory for %d servers", count);
     }
-    td_free(s->server_of), td_free(s->told);
-    s->server_of = server_of, s->told = told;
+    td_free(s->server_of), td_free(s->told), td_free(s->serving);
+    s->server_of = server_of, s->told = told, s->serving = serving;
     s->server_count = count;
     s->comm = comm;
     s->rank = td_comm_rank(comm);
     s->worker = -1;
     for (int r = 0; r < size; r++) server_of[r] = servers->rank ? -1 : r;
-    for (int k = 0; servers->rank && k < count; k++) server_of[servers->rank[k]] = k;
+    for (int k = 0; k < count; k++) serving[k] = servers->rank ? servers->rank[k] : k;
+    for (int k = 0; servers->rank && k < count; k++) server_of[serving[k]] = k;
     for (int w = 0; w < s->config.worker_count; w++) {
         int r = worker ? worker[w] : w;
         s->of_worker[w] = r >= 0 ? td_comm_rank_in_run(comm, r) : -1;
@@ -157,8 +160,9 @@ void td_sharded_destroy(td_sharded *s)
     td_cache_fini(&s->cache);
     asked_free(&s->fetch), asked_free(&s->push), asked_free(&s->copy);
     td_free(s->kept.keys), td_free(s->kept.values);
-    td_batch_free(&s->batch);
+    td_unique_free(&s->batch);
     td_free(s->unique), td_free(s->of_worker), td_free(s->server_of), td_free(s->told);
+    td_free(s->serving);
     td_free(s);
 }
 
@@ -202,7 +206,7 @@ td_status td_sharded_balance(td_sharded *s, int *out_moved)
     td_slices before = s->place.slices;
     TD_TRY(td_comm_allreduce(s->comm, s->store.load, load, TD_SLICES, TD_F64, TD_SUM));
     memset(s->store.load, 0, sizeof s->store.load);
-    td_servers servers = s->config.servers;
+    td_servers servers = {.rank = s->serving, .count = s->server_count, .replicas = s->replicas};
     TD_TRY(td_servers_balance(s->comm, &servers, load, &s->place, s->store.table, out_moved));
     return *out_moved ? carry_memory(s, s->comm, &before, s->store.newest) : TD_OK;
 }
@@ -249,7 +253,6 @@ td_status td_sharded_move(td_sharded *s, td_comm *comm, const td_servers *server
     if (first < td_comm_size(comm)) TD_TRY(td_comm_broadcast(comm, &before, sizeof before, first));
     TD_TRY(td_servers_move(comm, servers, &s->config.table, !joined, &s->place, &s->store.table,
                            lost));
-    s->config.servers = *servers;
     TD_TRY(carry_memory(s, comm, &before, s->store.newest));
     TD_TRY(agree_on_clocks(s, joined));
     TD_TRY(open_channel(s, servers));

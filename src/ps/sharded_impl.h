@@ -2,7 +2,7 @@
 #ifndef TD_PS_SHARDED_IMPL_H
 #define TD_PS_SHARDED_IMPL_H
 
-#include "ps/batch.h"
+#include "ps/unique.h"
 #include "ps/cache.h"
 #include "ps/sharded.h"
 #include "ps/store.h"
@@ -14,13 +14,14 @@ typedef struct td_ask { /* note of a request */
     int32_t worker, role; /* worker -1: none, which only looks */
     uint64_t clock;
     float scale, rate;
-    char rest[TD_KEYED_NOTE - 24];
+    uint64_t stops; /* the worker wants all to stop */
+    char rest[TD_KEYED_NOTE - 32];
 } td_ask;
 
 typedef struct td_told { /* note of an answer */
     uint64_t slowest, over;
-    uint64_t applied;
-    char rest[TD_KEYED_NOTE - 24];
+    uint64_t applied, stops;
+    char rest[TD_KEYED_NOTE - 32];
 } td_told;
 _Static_assert(sizeof(td_ask) == TD_KEYED_NOTE && sizeof(td_told) == TD_KEYED_NOTE, "a note each");
 
@@ -54,6 +55,7 @@ struct td_sharded {
     int rank, worker;
     int *of_worker;  /* [worker_count] ranks in the run, -1: gone for good */
     int *server_of;  /* [size] a rank's number among the servers, -1: none */
+    int *serving;    /* [server_count] ranks */
     int server_count;
     bool replicas;
     size_t width, row_bytes;
@@ -62,7 +64,7 @@ struct td_sharded {
     td_cache cache; /* rows 0: nothing is kept */
     td_asked fetch, push, copy;
     td_kept kept;
-    td_batch batch;
+    td_unique batch;
     float *unique;
     size_t unique_room;
     td_staleness reads; /* of rows that were kept */

@@ -4,7 +4,7 @@
 
 #include "base/rng.h"
 #include "comm/ranks_test.h"
-#include "ps/batch.h"
+#include "ps/unique.h"
 #include "tandem/recover.h"
 
 #include <math.h>
@@ -194,7 +194,7 @@ static td_status leaves_stragglers(td_comm *c, void *arg)
     }
     TD_TRY(td_sharded_finish(s));
     td_sharded_stats_of(s, &stats);
-    bool mine = td_sharded_is_primary(s, key);
+    bool mine = (td_place_primary(td_sharded_place(s), key) == me);
     sums[0] = mine ? stats.pushes : 0, sums[1] = mine ? stats.dropped : 0, sums[2] = 0;
     if (mine) {
         td_table_peek(td_sharded_table(s), &key, 1, &row);
@@ -275,7 +275,7 @@ static td_status cools_down(td_comm *c, void *arg)
     TD_TRY(td_sharded_pull(s, keys, HOT, again));
     CHECK(!memcmp(rows, again, sizeof rows));
     int mine = 0;
-    for (int k = 0; k < HOT; k++) mine += td_sharded_is_primary(s, keys[k]);
+    for (int k = 0; k < HOT; k++) mine += td_place_primary(td_sharded_place(s), keys[k]) == td_comm_rank(c);
     CHECK(size == 1 || mine < HOT);
     TD_TRY(td_sharded_finish(s));
     td_sharded_destroy(s);
@@ -382,7 +382,7 @@ static td_status check_counters(losses *x, life *l)
     td_comm *c = l->comm;
     td_table *t = td_sharded_table(l->s);
     for (uint64_t key = 0; key < COUNTERS && t; key++) {
-        if (!td_sharded_is_primary(l->s, key)) continue;
+        if (td_place_primary(td_sharded_place(l->s), key) != td_comm_rank(c)) continue;
         float row;
         int least = 0, most = 0;
         td_table_peek(t, &key, 1, &row);
@@ -474,7 +474,7 @@ static void batches_hold_each_key_once(void **state)
 {
     (void)state;
     static const size_t sizes[] = {0, 1, 2, 17, 3000, 100, 4096};
-    td_batch b = {0};
+    td_unique b = {0};
     td_rng rng;
     td_rng_init(&rng, 2, TD_RNG_TEST, 0, 0);
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
@@ -486,7 +486,7 @@ static void batches_hold_each_key_once(void **state)
             keys[i] = td_rng_below(&rng, 1500) * (k % 2 ? UINT64_MAX / 1499 : 1);
             value[2 * i] = (float)i, value[2 * i + 1] = 1;
         }
-        assert_ok(td_batch_fill(&b, keys, n));
+        assert_ok(td_unique_fill(&b, keys, n));
         assert_int_equal(b.asked, n);
         for (size_t i = 0; i < n; i++) {
             assert_true(b.place[i] <= found && b.keys[b.place[i]] == keys[i]);
@@ -495,8 +495,8 @@ static void batches_hold_each_key_once(void **state)
         assert_int_equal(b.count, found);
         for (size_t i = 0; i < found; i++)
             for (size_t j = 0; j < i; j++) assert_true(b.keys[i] != b.keys[j]);
-        td_batch_gather(&b, 2, value, row);
-        td_batch_spread(&b, 2, row, out);
+        td_unique_gather(&b, 2, value, row);
+        td_unique_spread(&b, 2, row, out);
         for (size_t i = 0; i < n; i++) {
             float sum = 0, count = 0;
             for (size_t j = 0; j < n; j++)
@@ -505,7 +505,7 @@ static void batches_hold_each_key_once(void **state)
         }
         td_free(keys), td_free(value), td_free(row), td_free(out);
     }
-    td_batch_free(&b);
+    td_unique_free(&b);
 }
 
 int main(int argc, char **argv)

@@ -1,4 +1,6 @@
 /* See table.h, table_impl.h. */
+#include "ps/table.h"
+
 #include "ps/table_impl.h"
 
 #include "base/alloc.h"

@@ -1,4 +1,6 @@
 /* See transfer.h. */
+#include "ps/transfer.h"
+
 #include "ps/transfer_impl.h"
 
 #include "base/alloc.h"

@@ -1,5 +1,5 @@
-/* See batch.h. */
-#include "ps/batch.h"
+/* See unique.h. */
+#include "ps/unique.h"
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -8,13 +8,13 @@
 
 enum { AHEAD = 16 };
 
-void td_batch_free(td_batch *b)
+void td_unique_free(td_unique *b)
 {
     td_free(b->keys), td_free(b->place), td_free(b->seats);
-    *b = (td_batch){0};
+    *b = (td_unique){0};
 }
 
-static td_status make_room(td_batch *b, size_t count)
+static td_status make_room(td_unique *b, size_t count)
 {
     size_t seats = 16;
     while (seats < 2 * count) seats *= 2;
@@ -42,7 +42,7 @@ static size_t seat_of(uint64_t key, int bits)
     return (size_t)(((key ^ key >> 32) * 0x9e3779b97f4a7c15) >> (64 - bits));
 }
 
-td_status td_batch_fill(td_batch *b, const uint64_t *keys, size_t count)
+td_status td_unique_fill(td_unique *b, const uint64_t *keys, size_t count)
 {
     b->count = b->asked = 0;
     if (count > (size_t)1 << 31)
@@ -65,14 +65,14 @@ td_status td_batch_fill(td_batch *b, const uint64_t *keys, size_t count)
     return TD_OK;
 }
 
-void td_batch_spread(const td_batch *b, size_t width, const float *rows, float *out)
+void td_unique_spread(const td_unique *b, size_t width, const float *rows, float *out)
 {
     for (size_t i = 0; i < b->asked; i++)
         memcpy(out + i * width, rows + b->place[i] * width, width * sizeof *out);
 }
 
 /* Keys first appear in order: the next new place is where a row begins. */
-void td_batch_gather(const td_batch *b, size_t width, const float *values, float *rows)
+void td_unique_gather(const td_unique *b, size_t width, const float *values, float *rows)
 {
     size_t begun = 0;
     for (size_t i = 0; i < b->asked; i++) {

@@ -1,0 +1,298 @@
+/* See rows_tables.h. */
+#include "train/rows_tables.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "tandem/recover.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* --- roles --- */
+
+typedef struct role { /* as ranks tell each other */
+    int32_t slot;  /* -1: none */
+    int32_t serves;
+    int32_t known; /* 0: it has just come */
+} role;
+
+static bool is_taken(const role *all, int size, int slot)
+{
+    for (int r = 0; r < size; r++)
+        if (all[r].known && all[r].slot == slot) return true;
+    return false;
+}
+
+/* Spares that have come: servers where some are missing, else workers. */
+static void assign(const td_roles *roles, role *all, int size)
+{
+    int serving = 0;
+    for (int r = 0; r < size; r++) serving += all[r].known && all[r].serves;
+    for (int r = 0; r < size; r++) {
+        if (all[r].known) continue;
+        int slot = 0;
+        all[r].known = true;
+        all[r].serves = !roles->servers || serving < roles->servers;
+        serving += all[r].serves;
+        all[r].slot = -1;
+        if (roles->servers && all[r].serves) continue;
+        while (slot < roles->workers && is_taken(all, size, slot)) slot++;
+        if (slot < roles->workers) all[r].slot = slot;
+    }
+}
+
+static td_status make_room(td_roles *roles, int size)
+{
+    size_t n = (size_t)size;
+    int *slot = td_calloc(n, sizeof *slot), *server = td_calloc(n, sizeof *server);
+    bool *serves = td_calloc(n, sizeof *serves);
+    int *worker = td_calloc((size_t)roles->workers, sizeof *worker);
+    if (!slot || !server || !serves || !worker) {
+        td_free(slot), td_free(server), td_free(serves), td_free(worker);
+        return td_fail(TD_ERR_NOMEM, "no memory for %d ranks", size);
+    }
+    td_roles_free(roles);
+    roles->slot = slot, roles->server = server, roles->serves = serves, roles->worker = worker;
+    return TD_OK;
+}
+
+td_status td_roles_take(td_roles *roles, td_comm *comm, bool joined)
+{
+    int size = td_comm_size(comm), me = td_comm_rank(comm);
+    role *all = td_calloc((size_t)size, sizeof *all);
+    td_status status = all ? make_room(roles, size) : TD_ERR_NOMEM;
+    if (!all) td_fail(status, "no memory for %d ranks", size);
+    status = td_comm_agree(comm, status);
+    if (!roles->known && !joined && status == TD_OK) { /* the beginning */
+        bool dedicated = roles->servers > 0;
+        roles->own_slot = me < roles->workers ? me : -1;
+        roles->own_serves = dedicated ? me >= roles->workers : true;
+        roles->known = true;
+    }
+    role own = {roles->own_slot, roles->own_serves, roles->known};
+    if (status == TD_OK) status = td_comm_allgather(comm, &own, sizeof own, all);
+    if (status == TD_OK) {
+        assign(roles, all, size);
+        roles->self = me, roles->number = -1, roles->server_count = roles->working = 0;
+        for (int w = 0; w < roles->workers; w++) roles->worker[w] = -1;
+        for (int r = 0; r < size; r++) {
+            roles->slot[r] = all[r].slot, roles->serves[r] = all[r].serves;
+            if (all[r].serves) roles->server[roles->server_count++] = r;
+            if (all[r].slot >= 0) roles->worker[all[r].slot] = r;
+        }
+        for (int r = 0; r < size; r++) {
+            if (roles->slot[r] < 0) continue;
+            if (r == me) roles->number = roles->working;
+            roles->working++;
+        }
+        roles->own_slot = all[me].slot, roles->own_serves = all[me].serves, roles->known = true;
+    }
+    td_free(all);
+    return status;
+}
+
+void td_roles_free(td_roles *roles)
+{
+    td_free(roles->slot), td_free(roles->server), td_free(roles->serves), td_free(roles->worker);
+    roles->slot = roles->server = roles->worker = NULL;
+    roles->serves = NULL;
+}
+
+/* --- opening --- */
+
+enum { LEAST_WIDTH = 16, MOST_WIDTH = 1024 };
+
+/* A few hundred rows at least, so that they spread over slices. */
+static size_t dense_width(size_t params)
+{
+    size_t width = LEAST_WIDTH;
+    while (width < MOST_WIDTH && params / (2 * width) >= TD_SLICES) width *= 2;
+    return width;
+}
+
+static td_table_config dense_config(const td_rows_tables_config *c)
+{
+    td_table_config t = c->keyed;
+    t.width = dense_width(c->params);
+    t.init = TD_TABLE_ZERO;
+    t.number = TD_ROWS_DENSE;
+    t.admit = 0;
+    t.memory_bytes = 0, t.folder = NULL;
+    return t;
+}
+
+static td_servers servers_of(const td_rows_tables *t, int which)
+{
+    return (td_servers){.rank = t->roles.server,
+                        .count = t->roles.server_count,
+                        .replicas = t->replicas,
+                        .rows = which == TD_ROWS_DENSE ? t->dense_rows : 0};
+}
+
+static td_status cold_folder(td_rows_tables *t, const td_job *job)
+{
+    char name[64];
+    td_table_config *c = &t->config[TD_ROWS_KEYED];
+    if (!c->memory_bytes) return TD_OK;
+    snprintf(name, sizeof name, "cold/rank-%d",
+             td_comm_rank_in_run(t->comm, td_comm_rank(t->comm)));
+    TD_TRY(td_path_join(t->folder[TD_ROWS_KEYED], job->run, name));
+    c->folder = t->folder[TD_ROWS_KEYED];
+    return TD_OK;
+}
+
+static td_status open_exact(td_rows_tables *t, int which, bool joined)
+{
+    td_bulk_config c = {.table = t->config[which], .leaves = t->leaves};
+    c.servers = servers_of(t, which);
+    return joined ? td_bulk_join(&c, &t->bulk[which]) : td_bulk_open(t->comm, &c, &t->bulk[which]);
+}
+
+static td_status open_paced(td_rows_tables *t, int which, bool joined)
+{
+    td_sharded_config c = {.table = t->config[which],
+                           .servers = servers_of(t, which),
+                           .worker = t->roles.worker,
+                           .worker_count = t->roles.workers,
+                           .clock = t->clock,
+                           .by_staleness = t->by_staleness,
+                           .compensation = t->compensation};
+    return joined ? td_sharded_join(&c, &t->sharded[which])
+                  : td_sharded_open(t->comm, &c, &t->sharded[which]);
+}
+
+static td_status make_dense(td_rows_tables *t, size_t params)
+{
+    size_t width = t->config[TD_ROWS_DENSE].width;
+    t->params = params;
+    t->dense_rows = (params + width - 1) / width;
+    t->dense_keys = td_calloc(t->dense_rows, sizeof *t->dense_keys);
+    t->dense = td_alloc_aligned(t->dense_rows * width * sizeof *t->dense);
+    if (!t->dense_keys || !t->dense)
+        return td_fail(TD_ERR_NOMEM, "no memory for %zu dense parameters", params);
+    for (size_t k = 0; k < t->dense_rows; k++) t->dense_keys[k] = k;
+    return TD_OK;
+}
+
+td_status td_rows_tables_open(td_comm *comm, const td_rows_tables_config *c, bool joined,
+                              td_rows_tables *t)
+{
+    *t = (td_rows_tables){.comm = comm,
+                          .exact = c->exact,
+                          .clock = c->clock,
+                          .leaves = c->job->leaves,
+                          .replicas = c->job->replicas,
+                          .by_staleness = c->job->staleness_rate,
+                          .compensation = (float)c->job->compensation};
+    t->roles.workers = c->workers, t->roles.servers = c->servers;
+    t->has[TD_ROWS_KEYED] = c->keyed.width > 0;
+    t->has[TD_ROWS_DENSE] = c->params > 0;
+    t->config[TD_ROWS_KEYED] = c->keyed;
+    t->config[TD_ROWS_DENSE] = dense_config(c);
+    td_status status = c->params ? make_dense(t, c->params) : TD_OK;
+    if (status == TD_OK) status = cold_folder(t, c->job);
+    if (!joined) status = td_comm_agree(comm, status);
+    if (!joined && status == TD_OK) status = td_roles_take(&t->roles, comm, false);
+    for (int k = 0; k < TD_ROWS_TABLES && status == TD_OK; k++)
+        if (t->has[k]) status = t->exact ? open_exact(t, k, joined) : open_paced(t, k, joined);
+    return status;
+}
+
+void td_rows_tables_close(td_rows_tables *t)
+{
+    for (int k = 0; k < TD_ROWS_TABLES; k++) {
+        td_bulk_destroy(t->bulk[k]);
+        td_sharded_destroy(t->sharded[k]);
+        if (t->folder[k][0] && td_remove_tree(t->folder[k]) != TD_OK) td_error_clear();
+    }
+    td_roles_free(&t->roles);
+    td_free(t->dense_keys), td_free(t->dense);
+    *t = (td_rows_tables){0};
+}
+
+/* --- what is where --- */
+
+void td_rows_tables_leaves(const td_rows_tables *t, int leaves, int *begin, int *end)
+{
+    const td_roles *r = &t->roles;
+    *begin = *end = 0;
+    if (r->number < 0) return;
+    *begin = leaves * r->number / r->working;
+    *end = leaves * (r->number + 1) / r->working;
+}
+
+td_table *td_rows_table(td_rows_tables *t, int which)
+{
+    if (t->bulk[which]) return td_bulk_table(t->bulk[which]);
+    return t->sharded[which] ? td_sharded_table(t->sharded[which]) : NULL;
+}
+
+static const td_place *place_of(const td_rows_tables *t, int which)
+{
+    return t->exact ? td_bulk_place(t->bulk[which]) : td_sharded_place(t->sharded[which]);
+}
+
+bool td_rows_holds(const td_rows_tables *t, int which, uint64_t key)
+{
+    return td_place_has(place_of(t, which), key, t->roles.self);
+}
+
+bool td_rows_speaks(const td_rows_tables *t, int which, uint64_t key)
+{
+    return td_place_primary(place_of(t, which), key) == t->roles.self;
+}
+
+/* --- dense parameters --- */
+
+td_status td_rows_put_dense(td_rows_tables *t, const float *params)
+{
+    td_table *table = td_rows_table(t, TD_ROWS_DENSE);
+    size_t width = t->config[TD_ROWS_DENSE].width;
+    if (!table) return TD_OK;
+    float *row = td_calloc(td_table_row_floats(table), sizeof *row);
+    td_status status = row ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a row");
+    for (size_t k = 0; k < t->dense_rows && status == TD_OK; k++) {
+        if (!td_rows_holds(t, TD_ROWS_DENSE, k)) continue;
+        size_t left = t->params - k * width;
+        memset(row, 0, width * sizeof *row);
+        memcpy(row, params + k * width, (left < width ? left : width) * sizeof *row);
+        status = td_table_put(table, k, row);
+    }
+    td_free(row);
+    return status;
+}
+
+td_status td_rows_pull_dense(td_rows_tables *t)
+{
+    if (!t->has[TD_ROWS_DENSE]) return TD_OK;
+    if (t->exact)
+        return td_bulk_pull(t->bulk[TD_ROWS_DENSE], t->dense_keys, t->dense_rows, t->dense);
+    TD_TRY(td_sharded_fetch(t->sharded[TD_ROWS_DENSE], t->dense_keys, t->dense_rows, 0, t->dense));
+    return td_sharded_fetched(t->sharded[TD_ROWS_DENSE]);
+}
+
+td_status td_rows_look(td_rows_tables *t, int which, const uint64_t *keys, size_t count,
+                       float *out)
+{
+    return t->exact ? td_bulk_pull(t->bulk[which], keys, count, out)
+                    : td_sharded_look(t->sharded[which], keys, count, out);
+}
+
+/* --- in another group --- */
+
+td_status td_rows_tables_move(td_rows_tables *t, td_comm *comm, bool joined, uint64_t made,
+                              bool *lost)
+{
+    *lost = false;
+    t->comm = comm;
+    TD_TRY(td_roles_take(&t->roles, comm, joined));
+    for (int k = 0; k < TD_ROWS_TABLES; k++) {
+        if (!t->has[k]) continue;
+        td_servers servers = servers_of(t, k);
+        if (t->exact)
+            TD_TRY(td_bulk_move(t->bulk[k], comm, &servers, joined, made, lost));
+        else
+            TD_TRY(td_sharded_move(t->sharded[k], comm, &servers, t->roles.worker, joined, lost));
+    }
+    return TD_OK;
+}

@@ -1,0 +1,88 @@
+/* The tables of a run whose parameters live in them: rows under keys, and the dense parameters as
+ * rows of a table of their own. In step, so that all ranks move them together and to the bit
+ * (ps/bulk.h), or each worker at its pace (ps/sharded.h), as the clock says.
+ *
+ * Ranks are workers, servers, or both. A rank keeps its part when the group changes; spares come as
+ * servers where some are missing, else as workers. */
+#ifndef TD_TRAIN_ROWS_TABLES_H
+#define TD_TRAIN_ROWS_TABLES_H
+
+#include "ps/bulk.h"
+#include "ps/sharded.h"
+#include "strategy/sparse.h"
+#include "train/job.h"
+
+enum { TD_ROWS_KEYED, TD_ROWS_DENSE, TD_ROWS_TABLES };
+
+typedef struct td_roles {
+    int workers, servers; /* that the run began with; servers 0: all ranks are both */
+    int *slot;            /* [size] number of the worker that a rank is, -1: none */
+    bool *serves;         /* [size] */
+    int *worker;          /* [workers] the rank that is each worker, -1: gone for good */
+    int *server;          /* [server_count] ranks */
+    int server_count, working; /* working: workers that there are */
+    int self, number;     /* this rank; its number among the working, -1: none */
+    int world;            /* of this rank, and what it is: kept over groups */
+    int own_slot;
+    bool own_serves, known;
+} td_roles;
+
+/* Collective. */
+TD_MUST_CHECK td_status td_roles_take(td_roles *roles, td_comm *comm, bool joined);
+void td_roles_free(td_roles *roles);
+
+typedef struct td_rows_tables {
+    td_comm *comm;
+    td_roles roles;
+    bool exact;
+    td_clock clock;
+    bool has[TD_ROWS_TABLES];
+    size_t dense_rows, params; /* dense parameters: rows of the table, floats */
+    td_table_config config[TD_ROWS_TABLES];
+    char folder[TD_ROWS_TABLES][TD_PATH_MAX];
+    td_bulk *bulk[TD_ROWS_TABLES];
+    td_sharded *sharded[TD_ROWS_TABLES];
+    uint64_t *dense_keys; /* [dense_rows] */
+    float *dense;         /* [dense_rows][width], pulled */
+    int replicas, leaves;
+    bool by_staleness;
+    float compensation;
+} td_rows_tables;
+
+typedef struct td_rows_tables_config {
+    const td_job *job;
+    td_clock clock;
+    bool exact;
+    td_table_config keyed; /* width 0: none */
+    size_t params;         /* dense ones */
+    int workers, servers;
+} td_rows_tables_config;
+
+/* Opens them, or, where this rank has joined a run under way, makes them fit to be moved.
+ * Collective unless joined. TD_ERR_ARG, TD_ERR_NOMEM. */
+TD_MUST_CHECK td_status td_rows_tables_open(td_comm *comm, const td_rows_tables_config *config,
+                                            bool joined, td_rows_tables *out);
+void td_rows_tables_close(td_rows_tables *tables); /* zeroed is fine */
+
+/* This rank's leaves of a batch. */
+void td_rows_tables_leaves(const td_rows_tables *tables, int leaves, int *begin, int *end);
+
+td_table *td_rows_table(td_rows_tables *tables, int which);
+/* Whether this rank has the row, and whether it speaks for it. */
+bool td_rows_holds(const td_rows_tables *tables, int which, uint64_t key);
+bool td_rows_speaks(const td_rows_tables *tables, int which, uint64_t key);
+
+/* Sets all dense parameters, states 0. Local: each rank puts what it has. */
+TD_MUST_CHECK td_status td_rows_put_dense(td_rows_tables *tables, const float *params);
+/* Pulls all dense parameters to tables->dense: in step (collective), or at this worker's clock. */
+TD_MUST_CHECK td_status td_rows_pull_dense(td_rows_tables *tables);
+/* What there is, whatever the clock; collective where exact. */
+TD_MUST_CHECK td_status td_rows_look(td_rows_tables *tables, int which, const uint64_t *keys,
+                                     size_t count, float *out);
+
+/* In another group: rows go to where they now belong. made: the steps that the run has made (exact).
+ * *lost: TD_ERR_PEER because some are at no rank that is left. Collective. */
+TD_MUST_CHECK td_status td_rows_tables_move(td_rows_tables *tables, td_comm *comm, bool joined,
+                                            uint64_t made, bool *lost);
+
+#endif
