@@ -230,8 +230,8 @@ static td_status get_batch(const td_cold *c, const uint64_t *keys, size_t at, si
                            td_cold_found_fn *found, void *arg)
 {
     written_key written[BATCH];
-    const char *names[BATCH];
-    size_t name_bytes[BATCH];
+    const char *names[BATCH] = {0};
+    size_t name_bytes[BATCH] = {0};
     rocksdb_pinnableslice_t *values[BATCH];
     char *why[BATCH];
     td_status status = TD_OK;

@@ -1,11 +1,10 @@
 /* See table.h, table_impl.h. */
 #include "ps/table.h"
 
-#include "ps/table_impl.h"
-
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "ps/table_impl.h"
 
 #include <string.h>
 

@@ -1,10 +1,9 @@
 /* See transfer.h. */
 #include "ps/transfer.h"
 
-#include "ps/transfer_impl.h"
-
 #include "base/alloc.h"
 #include "base/error.h"
+#include "ps/transfer_impl.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 enum { BUFFER_BYTES = 256 << 10, STREAMS = 1 + TD_TRANSFER_COLUMNS };
 
@@ -23,6 +24,8 @@ typedef struct stream {
 } stream;
 
 typedef struct writing {
+    td_transfer_mine_fn *mine; /* NULL: all rows */
+    void *arg;
     td_columns columns;
     td_writer file;
     stream streams[STREAMS]; /* keys, then the columns */
@@ -57,6 +60,7 @@ static td_status write_row(void *arg, uint64_t key, const float *row)
 {
     writing *w = arg;
     size_t width = w->columns.width;
+    if (w->mine && !w->mine(w->arg, key)) return TD_OK;
     w->rows++;
     TD_TRY(append(w, &w->streams[0], &key, sizeof key));
     for (size_t k = 0; k < w->columns.count; k++)
@@ -100,12 +104,26 @@ static td_status write_header(writing *w, size_t rows)
     return status;
 }
 
-static td_status write_file(const td_table *t, const char *path)
+static td_status count_row(void *arg, uint64_t key, const float *row)
 {
-    writing w = {.file = {.fd = -1}};
+    writing *w = arg;
+    (void)row;
+    w->rows += w->mine(w->arg, key);
+    return TD_OK;
+}
+
+static td_status write_some(const td_table *t, const char *path, td_transfer_mine_fn *mine,
+                            void *arg, bool states)
+{
+    writing w = {.mine = mine, .arg = arg, .file = {.fd = -1}};
     td_status status = TD_OK;
     size_t rows = td_table_rows(t);
     td_columns_of(t, &w.columns);
+    if (!states) w.columns.count = 1;
+    if (mine) {
+        TD_TRY(td_table_each(t, count_row, &w));
+        rows = w.rows, w.rows = 0;
+    }
     w.buffers = td_malloc(STREAMS * BUFFER_BYTES);
     if (!w.buffers) return td_fail(TD_ERR_NOMEM, "no memory to write %s", path);
     TD_GOTO(td_writer_open(&w.file, path));
@@ -119,6 +137,23 @@ out:
     td_writer_abandon(&w.file);
     td_free(w.buffers);
     return status;
+}
+
+static td_status write_file(const td_table *t, const char *path)
+{
+    return write_some(t, path, NULL, NULL, true);
+}
+
+td_status td_transfer_export_some(const td_table *t, const char *path, td_transfer_mine_fn *mine,
+                                  void *arg, bool states, uint64_t *out_hash, uint64_t *out_bytes)
+{
+    td_mapping map;
+    TD_TRY(write_some(t, path, mine, arg, states));
+    TD_TRY(td_map_file(path, &map));
+    *out_hash = XXH64(map.data, map.size, 0);
+    *out_bytes = map.size;
+    td_unmap(&map);
+    return TD_OK;
 }
 
 /* --- in --- */

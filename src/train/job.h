@@ -51,6 +51,19 @@ typedef struct td_job {
     bool dry_run;
     int spares, min_workers, on_hang; /* on_hang: a td_on_hang */
 
+    int strategy; /* a td_job_strategy */
+    int servers, replicas;
+    char *clock;
+    bool staleness_rate;
+    double compensation;
+    uint64_t table_memory; /* bytes of a server's rows in memory; 0: all */
+    int admit, evict_after; /* sightings; steps, 0: never */
+    int bits; /* of hashed keys; 0: whole */
+    uint64_t hash_seed;
+    int factors; /* 0: the model's default */
+    char *bottom, *top;
+    double l1, l2, beta;
+
     char *synth_out; /* of synth */
     uint64_t synth_rows;
     int synth_categories, synth_format;
@@ -73,6 +86,8 @@ enum {
     TD_JOB_RUN = 256,
     TD_JOB_SYNTH = 512
 };
+
+typedef enum td_job_strategy { TD_STRATEGY_ALLREDUCE, TD_STRATEGY_PS } td_job_strategy;
 
 extern const td_option td_job_rows[];
 extern const char *const td_job_patterns[];

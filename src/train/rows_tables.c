@@ -227,19 +227,19 @@ td_table *td_rows_table(td_rows_tables *t, int which)
     return t->sharded[which] ? td_sharded_table(t->sharded[which]) : NULL;
 }
 
-static const td_place *place_of(const td_rows_tables *t, int which)
+const td_place *td_rows_place(const td_rows_tables *t, int which)
 {
     return t->exact ? td_bulk_place(t->bulk[which]) : td_sharded_place(t->sharded[which]);
 }
 
 bool td_rows_holds(const td_rows_tables *t, int which, uint64_t key)
 {
-    return td_place_has(place_of(t, which), key, t->roles.self);
+    return td_place_has(td_rows_place(t, which), key, t->roles.self);
 }
 
 bool td_rows_speaks(const td_rows_tables *t, int which, uint64_t key)
 {
-    return td_place_primary(place_of(t, which), key) == t->roles.self;
+    return td_place_primary(td_rows_place(t, which), key) == t->roles.self;
 }
 
 /* --- dense parameters --- */

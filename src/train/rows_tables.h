@@ -68,6 +68,7 @@ void td_rows_tables_close(td_rows_tables *tables); /* zeroed is fine */
 void td_rows_tables_leaves(const td_rows_tables *tables, int leaves, int *begin, int *end);
 
 td_table *td_rows_table(td_rows_tables *tables, int which);
+const td_place *td_rows_place(const td_rows_tables *tables, int which); /* borrowed */
 /* Whether this rank has the row, and whether it speaks for it. */
 bool td_rows_holds(const td_rows_tables *tables, int which, uint64_t key);
 bool td_rows_speaks(const td_rows_tables *tables, int which, uint64_t key);
