@@ -202,7 +202,7 @@ enum { CHUNK = 64 };
 static td_status print_round(const session *s, const float *all, int ranks, uint64_t at)
 {
     uint64_t samples = td_dataset_info(s->data)->samples;
-    size_t outputs = td_net_outputs(s->model.net);
+    size_t outputs = td_net_model_outputs(&s->model);
     for (size_t r = 0; r < (size_t)ranks * CHUNK && at + r < samples; r++)
         TD_TRY(print_row(s, all + r * outputs, outputs));
     return TD_OK;
@@ -213,7 +213,7 @@ static td_status predict_rank(td_comm *comm, void *arg)
 {
     const session *s = arg;
     const td_data_info *info = td_dataset_info(s->data);
-    size_t values = CHUNK * td_net_outputs(s->model.net);
+    size_t values = CHUNK * td_net_model_outputs(&s->model);
     uint64_t rank = (uint64_t)td_comm_rank(comm), size = (uint64_t)td_comm_size(comm);
     td_net_place *place = NULL;
     float *x = td_alloc_aligned(CHUNK * info->features * sizeof *x);

@@ -15,7 +15,7 @@ enum { MOST_POINTS = 4096, WIDTH = 60, HEIGHT = 12 };
 static void print_slots(const td_net_model *m, bool json)
 {
     size_t n, total = 0;
-    const td_slot *slots = td_net_slots(m->net, &n);
+    const td_slot *slots = td_net_model_slots(m, &n);
     if (!json) printf("%-24s %-18s %10s %12s\n", "tensor", "shape", "elements", "norm");
     for (size_t s = 0; s < n; s++) {
         char shape[64] = "", brackets[72];
@@ -34,9 +34,18 @@ static void print_slots(const td_net_model *m, bool json)
                     : "%-24s %-18s %10zu %12.6g\n",
                slots[s].name, json ? shape : brackets, slots[s].count, sqrt(squares));
     }
+    if (m->sparse) {
+        size_t rows = td_net_model_rows(m), width = td_net_model_width(m);
+        total += rows * width;
+        if (json)
+            printf("{\"tensor\":\"weights\",\"shape\":[%zu,%zu],\"elements\":%zu}\n", rows, width,
+                   rows * width);
+        else
+            printf("%-24s rows of keys: %zu of %zu\n", "weights", rows, width);
+    }
     if (!json)
         printf("%zu parameters, %.2f MB\narchitecture: %s\n", total, (double)total * 4e-6,
-               td_net_arch(m->net));
+               td_net_model_arch(m));
 }
 
 /* Seconds of a run's intervals, by what they went into. */

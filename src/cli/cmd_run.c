@@ -98,7 +98,7 @@ static td_status check_counts(const watch *w, const bool *given)
 
 static td_status read_watch(watch *w, int argc, char **argv)
 {
-    bool given[128] = {false};
+    bool given[256] = {false};
     const char *none[1];
     int split = 0;
     td_arguments before = {.where = TD_JOB_RUN, .rest = none, .rest_room = 0, .given = given};

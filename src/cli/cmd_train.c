@@ -77,7 +77,7 @@ out:
 
 td_status td_cli_read_train(int argc, char **argv, td_job *job)
 {
-    bool given[128] = {false};
+    bool given[256] = {false};
     const char *file[1];
     td_arguments first = {.where = TD_JOB_TRAIN, .rest = file, .rest_room = 1, .given = given};
     TD_TRY(td_job_init(job));
@@ -90,6 +90,7 @@ td_status td_cli_read_train(int argc, char **argv, td_job *job)
         TD_TRY(td_job_read_file(file[0], job));
         TD_TRY(td_options_parse(td_job_rows, job, argc, argv, &first));
     }
+    if (td_net_model_is_sparse(job->model)) job->one_hot = false; /* categories are hashed */
     return td_job_check(job);
 }
 
@@ -206,7 +207,8 @@ td_status td_cmd_train(int argc, char **argv)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR2, &action, NULL); /* mpiexec passes it on and waits */
-    status = td_cli_run(s.job.workers + s.job.spares, &comm, status, run_rank, &s);
+    int servers = s.job.strategy == TD_STRATEGY_PS ? s.job.servers : 0;
+    status = td_cli_run(s.job.workers + servers + s.job.spares, &comm, status, run_rank, &s);
     if (!td_comm_launched_by_mpi()) status = td_run_folder_failed(&s.folder, status);
     close_session(&s);
     if (status != TD_ERR_INTERRUPTED) return status;

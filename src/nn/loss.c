@@ -146,10 +146,14 @@ void td_loss_rows(td_loss loss, size_t outputs, const td_net_pass *pass, size_t 
 
 void td_net_probabilities(const td_net *net, size_t rows, float *logits)
 {
-    size_t outputs = td_net_outputs(net);
+    td_loss_probabilities(net->loss, td_net_outputs(net), rows, logits);
+}
+
+void td_loss_probabilities(td_loss loss, size_t outputs, size_t rows, float *logits)
+{
     const td_kernels *k = td_kernels_best();
-    if (net->loss == TD_LOSS_SOFTMAX) k->softmax(rows, outputs, logits, logits);
-    if (net->loss == TD_LOSS_BINARY) k->sigmoid(rows * outputs, logits, logits);
-    for (size_t i = 0; net->loss == TD_LOSS_POISSON && i < rows * outputs; i++)
+    if (loss == TD_LOSS_SOFTMAX) k->softmax(rows, outputs, logits, logits);
+    if (loss == TD_LOSS_BINARY) k->sigmoid(rows * outputs, logits, logits);
+    for (size_t i = 0; loss == TD_LOSS_POISSON && i < rows * outputs; i++)
         logits[i] = (float)exp_((double)logits[i]);
 }

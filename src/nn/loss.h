@@ -10,4 +10,7 @@
 void td_loss_rows(td_loss loss, size_t outputs, const td_net_pass *pass, size_t begin, size_t end,
                   const float *logits, float *dlogits, double values[TD_LEAF_VALUES]);
 
+/* Logits to probabilities (softmax, binary), rates (poisson), or as they are. In place. */
+void td_loss_probabilities(td_loss loss, size_t outputs, size_t rows, float *logits);
+
 #endif

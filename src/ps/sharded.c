@@ -312,6 +312,12 @@ td_status td_sharded_push_all(td_sharded *s, const uint64_t *keys, size_t count,
     return td_sharded_push(s, &step);
 }
 
+void td_sharded_start_at(td_sharded *s, uint64_t clock)
+{
+    s->clock = clock;
+    for (int w = 0; w < s->config.worker_count; w++) s->store.clocks.pushed[w] = clock;
+}
+
 /* --- stopping --- */
 
 td_status td_sharded_stop(td_sharded *s)

@@ -74,6 +74,8 @@ TD_MUST_CHECK td_status td_sharded_push(td_sharded *sharded, const td_sharded_st
 TD_MUST_CHECK td_status td_sharded_push_all(td_sharded *sharded, const uint64_t *keys, size_t count,
                                             const float *gradients);
 
+/* A run begins at that clock: all workers have pushed so often. Local, before anybody pulls. */
+void td_sharded_start_at(td_sharded *sharded, uint64_t clock);
 /* Asks all workers to stop at their next step: their pulls wait no more, so that all can come to the
  * same clock. For good, as for this table. */
 TD_MUST_CHECK td_status td_sharded_stop(td_sharded *sharded);

@@ -14,11 +14,11 @@
 #include "comm/treesum.h"
 #include "math/kernels.h"
 #include "strategy/mishap.h"
+#include "strategy/slow.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { LEAF_STOP = TD_LEAF_VALUES, LEAF_CHECKPOINT, LEAF_WRITING, LEAF_RESIZE, LEAF_WIDTH };
 
@@ -52,33 +52,9 @@ struct td_strategy {
     float scale;
     int64_t compute_ns, update_ns;
     int64_t wait_ns, move_ns;    /* of tree sums that have gone */
-    double sleep_s, sleep_times; /* see TANDEM_FAKE_SLOW */
+    td_slow slow;
     const char *mishaps;
 };
-
-static void read_fake_slow(td_strategy *s)
-{
-    const char *text = getenv("TANDEM_FAKE_SLOW");
-    s->sleep_s = s->sleep_times = 0;
-    for (const char *colon; text && (colon = strchr(text, ':')); text = strchr(colon, ',')) {
-        text += *text == ',';
-        if (atoi(text) != td_comm_rank(s->comm)) continue;
-        char *unit;
-        double number = strtod(colon + 1 + (colon[1] == 'x'), &unit);
-        if (colon[1] == 'x')
-            s->sleep_times = number - 1;
-        else
-            s->sleep_s = number / 1000 * (*unit == 'l' ? s->leaf_end - s->leaf_begin : 1);
-    }
-}
-
-static void sleep_as_asked(const td_strategy *s, int64_t computed_ns)
-{
-    double seconds = s->sleep_s + s->sleep_times * td_seconds(computed_ns);
-    if (seconds <= 0) return;
-    struct timespec t = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-    nanosleep(&t, NULL);
-}
 
 static td_status create_lanes(td_strategy *s)
 {
@@ -153,7 +129,7 @@ td_status td_strategy_deal(td_strategy *s, td_comm *comm, const int *bounds)
     TD_TRY(td_treesum_create(comm, &config, &s->sum));
     td_treesum_lane_leaves(s->sum, 0, &s->leaf_begin, &unused);
     td_treesum_lane_leaves(s->sum, s->config.lanes - 1, &unused, &s->leaf_end);
-    read_fake_slow(s);
+    s->slow = td_slow_read(td_comm_rank(s->comm), s->leaf_end - s->leaf_begin);
     return create_lanes(s);
 }
 
@@ -325,7 +301,7 @@ td_status td_strategy_add(td_strategy *s, const float *params, const td_rows *ro
     int64_t begin = td_clock_ns(), moved = td_treesum_get_times(s->sum).move_ns,
             computed = td_clock_thread_ns();
     TD_TRY(td_pool_run(s->pool, run_lane, s));
-    sleep_as_asked(s, td_clock_thread_ns() - computed);
+    td_slow_down(&s->slow, td_clock_thread_ns() - computed);
     s->compute_ns += td_clock_ns() - begin - (td_treesum_get_times(s->sum).move_ns - moved);
     TD_TRY(td_mishap(s->mishaps, s->comm, rows->step, "backward"));
     TD_TRY(post_ready(s));

@@ -20,7 +20,10 @@ typedef struct td_sparse_leaf {
     const uint16_t *field; /* what kind of feature it is (ffm, dlrm); from 0 */
     const float *numbers;  /* [rows][numbers] features that have no key (dlrm), or NULL */
     const float *target;   /* [rows] the number to predict, or the class; NULL: only scores */
+    const int32_t *label;  /* [rows] the class, or NULL */
     const float *weight;   /* [rows] or NULL: all 1 */
+    const uint64_t *sample; /* [rows] names each sample's random stream */
+    uint64_t epoch;
     const float *table;    /* [...][width] */
     const float *params;   /* [params] dense ones, or NULL */
     /* to be written */

@@ -71,10 +71,7 @@ TD_MUST_CHECK td_status td_strategy_deal(td_strategy *strategy, td_comm *comm, c
 /* This rank's leaves of a global batch. */
 void td_strategy_leaves(const td_strategy *strategy, int *begin, int *end);
 
-/* For tests: TANDEM_FAKE_SLOW="2:200[,...]" lets rank 2 of the group sleep 200 ms whenever it has
- * computed a part of a batch, "2:5l" 5 ms for each of its leaves, "2:x3" twice the processor
- * time that its first thread took, as if its processor were three times as slow. For ranks that are
- * lost see mishap.h. */
+/* Ranks are made slow for tests by slow.h, and lost by mishap.h. */
 
 /* Adds one part of a batch. */
 TD_MUST_CHECK td_status td_strategy_add(td_strategy *strategy, const float *params,

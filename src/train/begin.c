@@ -98,16 +98,9 @@ td_status td_loop_create_waits(loop *t)
     return t->waits ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for the training loop");
 }
 
-/* A run goes on without a record of its operations where it cannot be written. */
 void td_loop_start_recorder(loop *t)
 {
-    char folder[TD_PATH_MAX], name[32], path[TD_PATH_MAX];
-    if (t->recorded) return; /* goes on in other groups */
-    t->recorded = true;
-    snprintf(name, sizeof name, "rank-%d", td_comm_rank_in_run(t->comm, td_comm_rank(t->comm)));
-    if (td_path_join(folder, t->job->run, "recorder") != TD_OK || td_make_dirs(folder) != TD_OK ||
-        td_path_join(path, folder, name) != TD_OK || td_comm_record(t->comm, path) != TD_OK)
-        td_error_clear();
+    td_train_record(t->comm, t->job, &t->recorded);
 }
 
 /* Whether what is done so far can be the beginning of a run of this length. */
@@ -132,43 +125,6 @@ static td_status check_length(const loop *t)
     return TD_OK;
 }
 
-/* Whether the run goes on with the data that it began with; `here` knows this rank's. What an
- * earlier version has not kept is not compared. */
-static td_status check_data(const loop *t, const td_train_state *here)
-{
-    const td_train_state *then = &t->state;
-    const char *path = td_dataset_info(t->data->train)->path;
-    if (then->samples && (then->samples != here->samples || then->per_epoch != here->per_epoch))
-        return td_fail(TD_ERR_DATA,
-                       "--data has %llu training samples, %llu steps an epoch, where the run began "
-                       "with %llu and %llu; a run goes on with the data that it began with",
-                       (unsigned long long)here->samples, (unsigned long long)here->per_epoch,
-                       (unsigned long long)then->samples, (unsigned long long)then->per_epoch);
-    if (then->data && then->data != here->data)
-        return td_fail(TD_ERR_DATA,
-                       "--data %.300s has as many training samples as the run began with, but "
-                       "others (fingerprint %016" PRIx64 ", not %016" PRIx64
-                       "); give the data that it began with, or begin another run",
-                       path, here->data, then->data);
-    return TD_OK;
-}
-
-/* Whether this rank has the data that rank 0 has; collective. */
-static td_status compare_data(const loop *t)
-{
-    uint64_t own[2] = {t->state.samples, t->state.data}, first[2] = {own[0], own[1]};
-    TD_TRY(td_comm_broadcast(t->comm, first, sizeof first, 0));
-    td_status status = TD_OK;
-    if (memcmp(own, first, sizeof own) != 0)
-        status =
-            td_fail(TD_ERR_DATA,
-                    "rank %d reads other training data in %.300s than rank 0: %llu samples "
-                    "(fingerprint %016" PRIx64 "), not %llu (%016" PRIx64 "); give all the same",
-                    td_comm_rank(t->comm), td_dataset_info(t->data->train)->path,
-                    (unsigned long long)own[0], own[1], (unsigned long long)first[0], first[1]);
-    return td_comm_agree(t->comm, status);
-}
-
 /* Goes to the newest whole checkpoint; a run that was killed before its first one begins anew. */
 static td_status restore(loop *t)
 {
@@ -179,7 +135,7 @@ static td_status restore(loop *t)
     if (t->found == TD_CHECKPOINT_NONE) return TD_OK;
     TD_TRY(td_checkpoint_read(t->job, t->task, td_strategy_shards(t->strategy), (uint64_t)t->found,
                               &t->state, t->best));
-    TD_TRY(check_data(t, &here));
+    TD_TRY(td_train_check_data(&t->state, &here, t->data->train));
     t->state.samples = here.samples, t->state.per_epoch = here.per_epoch;
     t->state.data = here.data;
     return check_length(t);
@@ -204,7 +160,7 @@ static td_status make_ready(loop *t)
     t->state.samples = td_dataset_info(t->data->train)->samples;
     t->state.data = td_dataset_fingerprint(t->data->train);
     t->state.per_epoch = t->per_epoch;
-    TD_TRY(compare_data(t));
+    TD_TRY(td_train_compare_data(t->comm, &t->state, t->data->train));
     if (job->resume) status = restore(t);
     t->state.total = t->last;
     if (status == TD_OK && t->state.step < t->last) status = td_loop_seek(t);

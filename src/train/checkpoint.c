@@ -217,9 +217,8 @@ static td_status read_state(const char *path, const td_job *job, const td_task *
     return TD_OK;
 }
 
-/* Opens a checkpoint and checks that it is this job's. */
-static td_status open_one(const char *path, const td_job *job, const td_task *task, td_bundle *b,
-                          td_train_state *state)
+td_status td_checkpoint_open(const char *path, const td_job *job, const td_task *task,
+                             td_bundle *b, td_train_state *state)
 {
     TD_TRY(td_bundle_open(path, "checkpoint", TD_CHECKPOINT_FILE, b));
     return read_state(path, job, task, b->state, state);
@@ -234,7 +233,7 @@ td_status td_checkpoint_find(const td_job *job, const td_task *task, int64_t *ou
         td_train_state state;
         td_bundle b = {0};
         if (td_bundle_newest(folder, "step", below, &step, path) != TD_OK) break;
-        td_status status = open_one(path, job, task, &b, &state);
+        td_status status = td_checkpoint_open(path, job, task, &b, &state);
         td_bundle_close(&b);
         if (status == TD_OK) *out_step = (int64_t)step;
         if (status != TD_ERR_CORRUPT && status != TD_ERR_IO) return status;
@@ -275,7 +274,7 @@ td_status td_checkpoint_read(const td_job *job, const td_task *task, td_shards *
     if (td_shards_sharded(shards) && !(beside = td_alloc_aligned(largest * sizeof *beside)))
         return td_fail(TD_ERR_NOMEM, "no memory to read a checkpoint");
     TD_GOTO(td_checkpoint_path(job, step, path));
-    TD_GOTO(open_one(path, job, task, &b, state));
+    TD_GOTO(td_checkpoint_open(path, job, task, &b, state));
     td_checkpoint_layout(job, task, shards, state->has_best ? best : NULL, &layout);
     for (int a = 0; a < layout.arrays; a++)
         for (size_t s = 0; s < oracle->slot_count; s++)

@@ -63,7 +63,8 @@ td_status td_evaluate(td_comm *comm, const td_dataset *data, const td_normalise 
                            .shuffle = TD_SHUFFLE_NONE,
                            .normalise = normalise,
                            .epochs = 1,
-                           .ahead = 1};
+                           .ahead = 1,
+                           .sparse = task->sparse};
     status = td_loader_create(&lc, &loader);
     if (status == TD_OK) status = curve_begin(&roc, task->two, batch);
     TD_GOTO(td_comm_agree(comm, status));

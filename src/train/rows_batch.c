@@ -34,6 +34,7 @@ static td_status take(float **pointer, size_t *room, size_t rows, size_t width)
 void td_rows_batch_free(td_rows_batch *b)
 {
     td_free(b->sample), td_free(b->target), td_free(b->weight), td_free(b->start);
+    td_free(b->label);
     td_free(b->key), td_free(b->value), td_free(b->field), td_free(b->numbers);
     td_free(b->sum), td_free(b->of_sum), td_free(b->leaf_of_sum), td_free(b->units);
     td_free(b->table), td_free(b->gradient), td_free(b->seen_unit), td_free(b->seen_sum);
@@ -51,6 +52,7 @@ static td_status room_for_samples(td_rows_batch *b, const td_rows_shape *s, size
         TD_TRY(grow(&b->sample, NULL, n, sizeof *b->sample));
         TD_TRY(grow(&b->target, NULL, n, sizeof *b->target));
         TD_TRY(grow(&b->weight, NULL, n, sizeof *b->weight));
+        TD_TRY(grow(&b->label, NULL, n, sizeof *b->label));
         TD_TRY(grow(&b->start, &b->rows_room, n, sizeof *b->start));
     }
     TD_TRY(take(&b->numbers, &b->numbers_room, rows, s->numbers));
@@ -176,12 +178,13 @@ td_status td_rows_batch_fill(td_rows_batch *b, const td_rows_shape *s, const td_
     b->rows = from->rows, b->global_rows = from->global_rows;
     b->epoch = from->epoch, b->step_in_epoch = from->step_in_epoch;
     b->last_in_epoch = from->last_in_epoch;
-    b->has_weight = from->weight != NULL;
+    b->has_weight = from->weight != NULL, b->has_label = from->label != NULL;
     b->entries = b->sums = 0;
     TD_TRY(room_for_samples(b, s, from->rows));
     if (from->rows) {
-        memcpy(b->sample, from->sample, b->rows * sizeof *b->sample);
-        memcpy(b->target, from->target, b->rows * sizeof *b->target);
+        if (from->sample) memcpy(b->sample, from->sample, b->rows * sizeof *b->sample);
+        if (from->target) memcpy(b->target, from->target, b->rows * sizeof *b->target);
+        if (from->label) memcpy(b->label, from->label, b->rows * sizeof *b->label);
         if (from->weight) memcpy(b->weight, from->weight, b->rows * sizeof *b->weight);
     }
     TD_TRY(cut_units(b, s, from, leaf_begin));
@@ -203,7 +206,10 @@ void td_rows_batch_leaf(const td_rows_batch *b, const td_rows_shape *s, int unit
                             .field = b->field,
                             .numbers = s->numbers ? b->numbers + u->row_begin * s->numbers : NULL,
                             .target = b->target + u->row_begin,
+                            .label = b->has_label ? b->label + u->row_begin : NULL,
                             .weight = b->has_weight ? b->weight + u->row_begin : NULL,
+                            .sample = b->sample + u->row_begin,
+                            .epoch = b->epoch,
                             .table = b->table,
                             .gradient = b->gradient};
 }

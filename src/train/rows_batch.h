@@ -23,8 +23,9 @@ typedef struct td_rows_batch {
     uint64_t epoch, step_in_epoch;
     bool last_in_epoch;
     uint64_t *sample;         /* [rows] */
-    float *target, *weight;   /* [rows]; weight is used where has_weight */
-    bool has_weight;
+    float *target, *weight;   /* [rows]; weight is used where has_weight, label where has_label */
+    int32_t *label;
+    bool has_weight, has_label;
     size_t *start;            /* [rows + 1] */
     uint64_t *key;            /* [entries] */
     float *value;             /* [entries] */

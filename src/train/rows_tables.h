@@ -7,6 +7,7 @@
 #ifndef TD_TRAIN_ROWS_TABLES_H
 #define TD_TRAIN_ROWS_TABLES_H
 
+#include "base/fs.h"
 #include "ps/bulk.h"
 #include "ps/sharded.h"
 #include "strategy/sparse.h"

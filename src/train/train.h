@@ -15,6 +15,7 @@ typedef struct td_task {
     float *params;    /* [oracle.params], this rank's; initial values, or those to go on from */
     bool classes;     /* accuracy means something */
     bool two;         /* there are two: so does the area under the ROC curve */
+    bool sparse;      /* evaluate reads samples itself, by their numbers */
     const char *arch; /* what a checkpoint must agree with */
     /* Loss totals of the pass's leaves, and scores where asked for, without training's randomness.
      */

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "data/schema.h"
 #include "models/net/save.h"
+#include "models/sparse/sparse_part.h"
 
 #include <string.h>
 
@@ -15,6 +16,8 @@ static td_status choose_loss(const td_job *job, const td_dataset *data, td_net_m
     const td_data_info *info = td_dataset_info(data);
     m->classes = info->classes;
     m->loss = info->classes ? TD_LOSS_SOFTMAX : TD_LOSS_SQUARED;
+    if (m->loss == TD_LOSS_SOFTMAX && info->classes == 2 && td_net_model_is_sparse(job->model))
+        m->loss = TD_LOSS_BINARY;
     if (job->loss) m->loss = (td_loss)(job->loss - 1);
     if (m->loss == TD_LOSS_SOFTMAX && !info->classes)
         return td_fail(TD_ERR_ARG,
@@ -41,6 +44,41 @@ td_status td_net_model_check_targets(const td_net_model *m, const td_dataset *da
                            path, (unsigned long long)i, (double)td_dataset_target(data, i));
     }
     return TD_OK;
+}
+
+bool td_net_model_is_sparse(const char *name)
+{
+    for (int k = 0; td_sparse_model_kinds[k]; k++)
+        if (!strcmp(td_sparse_model_kinds[k], name)) return true;
+    return false;
+}
+
+size_t td_net_model_outputs(const td_net_model *m)
+{
+    return m->sparse ? m->sparse->outputs : td_net_outputs(m->net);
+}
+
+const char *td_net_model_arch(const td_net_model *m)
+{
+    return m->sparse ? m->sparse->arch : td_net_arch(m->net);
+}
+
+const td_slot *td_net_model_slots(const td_net_model *m, size_t *count)
+{
+    if (!m->sparse) return td_net_slots(m->net, count);
+    td_sparse_oracle o = td_sparse_model_oracle(m->sparse->math);
+    *count = o.slot_count;
+    return o.slots;
+}
+
+size_t td_net_model_rows(const td_net_model *m)
+{
+    return td_table_rows(m->sparse->rows);
+}
+
+size_t td_net_model_width(const td_net_model *m)
+{
+    return td_sparse_model_oracle(m->sparse->math).width;
 }
 
 static td_status make_net(td_net_model *m, const char *arch)
@@ -99,9 +137,10 @@ td_status td_net_model_create(const td_job *job, const td_dataset *data, td_net_
     td_status status;
     memcpy(m.shape, info->shape, sizeof m.shape);
     TD_GOTO(choose_loss(job, data, &m));
-    TD_GOTO(make_net(&m, job->model));
+    if (!td_net_model_is_sparse(job->model)) TD_GOTO(make_net(&m, job->model));
     TD_GOTO(copy_names(&m, info->class_names));
     TD_GOTO(td_normalise_fit(data, (td_normalise_mode)job->normalise, &m.normalise));
+    if (!m.net) TD_GOTO(td_sparse_part_create(job, data, &m));
     TD_GOTO(data_options(job, &m.data));
     TD_GOTO(td_schema_make(data, &m.schema));
     *out = m;
@@ -114,6 +153,7 @@ out:
 void td_net_model_close(td_net_model *m)
 {
     td_net_destroy(m->net);
+    td_sparse_part_destroy(m->sparse);
     for (int c = 0; m->class_names && c < m->classes; c++) td_free(m->class_names[c]);
     td_free(m->class_names);
     td_normalise_fini(&m->normalise);
@@ -160,16 +200,24 @@ static json_t *names_json(const td_net_model *m)
     return array;
 }
 
-static json_t *manifest_of(const td_net_model *m, json_t *metrics)
+json_t *td_net_model_manifest(const td_net_model *m, json_t *metrics)
 {
     const td_normalise *n = &m->normalise;
-    return json_pack("{s:s, s:s, s:s, s:o, s:i, s:o, s:{s:s, s:o, s:o, s:o}, s:O, s:O, s:O}",
-                     "model", "net", "arch", td_net_arch(m->net), "loss", td_loss_names[m->loss],
+    json_t *all = json_pack("{s:s, s:s, s:s, s:o, s:i, s:o, s:{s:s, s:o, s:o, s:o}, s:O, s:O, s:O}",
+                     "model", m->sparse ? "sparse" : "net", "arch",
+                     m->sparse ? m->sparse->arch : td_net_arch(m->net), "loss",
+                     td_loss_names[m->loss],
                      "shape", shape_json(m), "classes", m->classes, "class_names", names_json(m),
                      "normalise", "mode", td_normalise_names[n->mode], "mean",
                      floats(n->mean, n->n), "scale", floats(n->scale, n->n), "fill",
                      floats(n->fill, n->n), "data", m->data, "schema", m->schema, "metrics",
                      metrics);
+    if (all && m->sparse &&
+        json_object_set_new(all, "sparse", td_sparse_part_json(m->sparse)) != 0) {
+        json_decref(all);
+        all = NULL;
+    }
+    return all;
 }
 
 td_status td_net_model_save(const td_net_model *m, const float *params, const char *folder,
@@ -178,7 +226,7 @@ td_status td_net_model_save(const td_net_model *m, const float *params, const ch
     size_t n;
     const td_slot *slots = td_net_slots(m->net, &n);
     td_tensor *tensors = td_calloc(n ? n : 1, sizeof *tensors);
-    json_t *manifest = manifest_of(m, metrics);
+    json_t *manifest = td_net_model_manifest(m, metrics);
     td_status status = TD_ERR_NOMEM;
     if (!tensors || !manifest) {
         status = td_fail(TD_ERR_NOMEM, "no memory to save the model");
@@ -246,7 +294,7 @@ static td_status read_manifest(const char *folder, json_t *state, td_net_model *
     if (json_unpack(state, "{s:s, s:s, s:s, s:o, s:i, s:o, s:o, s:o, s:o}", "model", &kind, "arch",
                     &arch, "loss", &loss, "shape", &shape, "classes", &m->classes, "class_names",
                     &names, "normalise", &normalise, "data", &data, "metrics", &metrics) != 0 ||
-        strcmp(kind, "net") != 0 || json_array_size(shape) < 1 || json_array_size(shape) > 4 ||
+        (strcmp(kind, "net") != 0 && strcmp(kind, "sparse") != 0) || json_array_size(shape) < 1 || json_array_size(shape) > 4 ||
         m->classes < 0)
         return td_fail(TD_ERR_CORRUPT, "%s/manifest.json does not describe a network", folder);
     m->rank = (int)json_array_size(shape);
@@ -264,6 +312,8 @@ static td_status read_manifest(const char *folder, json_t *state, td_net_model *
     if (read_normalise(normalise, &m->normalise) != TD_OK)
         return td_fail(TD_ERR_CORRUPT, "%s/manifest.json: the scaling of features is damaged",
                        folder);
+    if (!strcmp(kind, "sparse"))
+        return td_sparse_part_from_json(folder, json_object_get(state, "sparse"), m);
     return make_net(m, arch);
 }
 
@@ -280,6 +330,10 @@ td_status td_net_model_open(const char *run, td_net_model *out)
     }
     TD_GOTO(td_bundle_open(folder, "model", file_name, &b));
     TD_GOTO(read_manifest(folder, b.state, &m));
+    if (m.sparse) {
+        status = td_sparse_part_read(&m, &b);
+        goto out;
+    }
     m.params = td_alloc_aligned(td_net_params(m.net) * sizeof *m.params);
     if (!m.params) {
         status = td_fail(TD_ERR_NOMEM, "no memory for the model");
@@ -305,6 +359,7 @@ td_status td_net_model_fits(const td_net_model *m, const td_dataset *data)
     const td_data_info *info = td_dataset_info(data);
     size_t features = 1;
     for (int d = 0; d < m->rank; d++) features *= m->shape[d];
+    if (m->sparse && info->sparse) return TD_OK; /* keys are whatever they are */
     if (features != info->features)
         return td_fail(TD_ERR_DATA, "%s has %zu features a sample where the model has %zu",
                        info->path ? info->path : "the data", info->features, features);

@@ -9,9 +9,12 @@
 
 #include "train/train.h"
 
+typedef struct td_sparse_part td_sparse_part;
+
 /* Shared by the ranks of a process; read-only while they run. */
 typedef struct td_net_model {
-    td_net *net;
+    td_net *net;            /* NULL where there is `sparse` */
+    td_sparse_part *sparse; /* a model over features under keys (models/sparse/sparse_part.h) */
     td_loss loss;
     int classes; /* 0: numbers */
     size_t shape[4];
@@ -24,6 +27,8 @@ typedef struct td_net_model {
     json_t *metrics; /* of an opened model */
 } td_net_model;
 
+/* Whether a model of that name is one over features under keys. */
+bool td_net_model_is_sparse(const char *name);
 /* A new model for a data set. */
 TD_MUST_CHECK td_status td_net_model_create(const td_job *job, const td_dataset *data,
                                             td_net_model *out);
@@ -36,6 +41,14 @@ TD_MUST_CHECK td_status td_net_model_fits(const td_net_model *model, const td_da
 /* TD_ERR_DATA when a label is outside of the loss's domain. */
 TD_MUST_CHECK td_status td_net_model_check_targets(const td_net_model *model,
                                                    const td_dataset *data);
+
+size_t td_net_model_outputs(const td_net_model *model);
+const char *td_net_model_arch(const td_net_model *model);
+/* Dense parameters by name. */
+const td_slot *td_net_model_slots(const td_net_model *model, size_t *out_count);
+/* Of an opened model over features: rows that it has, and floats of each. */
+size_t td_net_model_rows(const td_net_model *model);
+size_t td_net_model_width(const td_net_model *model);
 
 /* A rank's place to compute in: lanes for `leaves` of batches of `batch` samples. */
 typedef struct td_net_place td_net_place;

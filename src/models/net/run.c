@@ -4,6 +4,8 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "models/net/save.h"
+#include "models/sparse/sparse_part.h"
+#include "nn/loss.h"
 #include "tandem/recover.h"
 
 #include <string.h>
@@ -17,6 +19,8 @@ struct td_net_place {
     size_t leaf_rows; /* of a leaf of a batch, at most */
     td_net_lane **lane;
     double forward, backward; /* seconds of lanes that have gone, lane 0's */
+    td_sparse_oracle oracle; /* of a model over features */
+    td_rows_scorer scorer;
 };
 
 td_status td_net_place_create(const td_net_model *model, int lanes, size_t rows, bool training,
@@ -29,7 +33,7 @@ td_status td_net_place_create(const td_net_model *model, int lanes, size_t rows,
         return td_fail(TD_ERR_NOMEM, "no memory for %d threads", lanes);
     }
     p->model = model, p->lanes = lanes, p->rows = rows, p->training = training;
-    for (int i = 0; i < lanes && status == TD_OK; i++)
+    for (int i = 0; i < lanes && status == TD_OK && model->net; i++)
         status = td_net_lane_create(model->net, rows, training, &p->lane[i]);
     if (status == TD_OK)
         *out = p;
@@ -42,6 +46,8 @@ void td_net_place_destroy(td_net_place *p)
 {
     if (!p) return;
     for (int i = 0; i < p->lanes; i++) td_net_lane_destroy(p->lane[i]);
+    td_rows_batch_free(&p->scorer.batch);
+    td_pool_destroy(p->scorer.shape.pool);
     td_free(p->lane);
     td_free(p);
 }
@@ -171,6 +177,9 @@ static td_status check_memory(const td_comm *comm, const td_job *job, const td_n
 td_status td_net_model_train(td_comm *comm, const td_job *job, const td_train_data *data,
                              const td_net_model *model, const volatile int *stop)
 {
+    if (model->sparse) return td_sparse_part_train(comm, job, data, model, stop);
+    if (job->strategy == TD_STRATEGY_PS)
+        return td_net_train_in_tables(comm, job, data, model, stop);
     td_net_place *place = NULL;
     size_t n = td_net_params(model->net), rows = lane_rows(job, td_comm_size(comm));
     bool joined = td_comm_joined(comm, td_comm_rank(comm)); /* the others are on their way */
@@ -196,6 +205,7 @@ out:
 td_status td_net_model_score(td_comm *comm, const td_job *job, const td_dataset *data,
                              const td_net_model *model, td_score *out)
 {
+    if (model->sparse) return td_sparse_part_score(comm, job, data, model, out);
     td_net_place *place = NULL;
     td_status status = td_net_place_create(model, 1, 32, false, &place);
     TD_GOTO(td_comm_agree(comm, status));
@@ -211,7 +221,14 @@ td_status td_net_model_predict(const td_net_model *model, td_net_place *place,
                                const td_dataset *data, uint64_t begin, size_t n, float *x,
                                float *out)
 {
-    size_t features = td_dataset_info(data)->features, outputs = td_net_outputs(model->net);
+    size_t features = td_dataset_info(data)->features, outputs = td_net_model_outputs(model);
+    if (model->sparse) {
+        if (!place->scorer.oracle)
+            TD_TRY(td_sparse_part_scorer(model, data, &place->oracle, &place->scorer));
+        TD_TRY(td_rows_predict(&place->scorer, begin, n, x, out));
+        td_loss_probabilities(model->loss, outputs, n, out);
+        return TD_OK;
+    }
     for (size_t r = 0; r < n; r++) {
         td_dataset_row(data, begin + r, x + r * features);
         td_normalise_apply(&model->normalise, features, x + r * features);

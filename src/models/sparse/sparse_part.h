@@ -1,0 +1,54 @@
+/* Models over features under keys as models that one can train, keep, open and ask: what a
+ * td_net_model has in place of a network. Its parameters are rows of a table, and dense ones in the
+ * model's `params` where there are any (dlrm). */
+#ifndef TD_MODELS_SPARSE_SPARSE_PART_H
+#define TD_MODELS_SPARSE_SPARSE_PART_H
+
+#include "data/features.h"
+#include "models/net/net_model.h"
+#include "models/sparse/sparse_models.h"
+#include "ps/table.h"
+#include "train/rows.h"
+
+struct td_sparse_part {
+    char kind[16];
+    char *bottom, *top; /* NULL: the defaults */
+    size_t factors, fields, numbers, outputs;
+    int bits;
+    uint64_t hash_seed;
+    char *arch; /* all of that in a line: what a checkpoint must agree with */
+    td_features *features;
+    td_sparse_model *math; /* of one lane, for scores */
+    td_table *rows;        /* of an opened model, else NULL */
+};
+
+/* A new model's part for a data set; the model's loss and classes are chosen, and it is scaled. */
+TD_MUST_CHECK td_status td_sparse_part_create(const td_job *job, const td_dataset *data,
+                                              td_net_model *model);
+void td_sparse_part_destroy(td_sparse_part *part); /* NULL is fine */
+
+/* Its members of the model's manifest, and back. `like`: what new data must fit. NULL: no memory. */
+json_t *td_sparse_part_json(const td_sparse_part *part);
+TD_MUST_CHECK td_status td_sparse_part_from_json(const char *folder, json_t *json,
+                                                 td_net_model *model);
+/* An opened model's rows and dense parameters. */
+TD_MUST_CHECK td_status td_sparse_part_read(td_net_model *model, const td_bundle *bundle);
+
+TD_MUST_CHECK td_status td_sparse_part_train(td_comm *comm, const td_job *job,
+                                             const td_train_data *data, const td_net_model *model,
+                                             const volatile int *stop);
+/* Scores data by the opened model's own rows; serial but for leaves of a batch over ranks. */
+TD_MUST_CHECK td_status td_sparse_part_score(td_comm *comm, const td_job *job,
+                                             const td_dataset *data, const td_net_model *model,
+                                             td_score *out);
+/* A scorer over the opened model's rows; the data set is its shape's. Release by td_rows_batch_free
+ * and td_pool_destroy. */
+TD_MUST_CHECK td_status td_sparse_part_scorer(const td_net_model *model, const td_dataset *data,
+                                              td_sparse_oracle *oracle, td_rows_scorer *out);
+
+/* Networks whose parameters live in tables: --strategy ps. */
+TD_MUST_CHECK td_status td_net_train_in_tables(td_comm *comm, const td_job *job,
+                                               const td_train_data *data, const td_net_model *model,
+                                               const volatile int *stop);
+
+#endif

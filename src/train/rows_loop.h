@@ -1,0 +1,78 @@
+/* What the files of td_train_rows share: rows.c has a run's life, rows_step.c its steps. */
+#ifndef TD_TRAIN_ROWS_LOOP_H
+#define TD_TRAIN_ROWS_LOOP_H
+
+#include "monitor/progress.h"
+#include "strategy/slow.h"
+#include "train/checkpoint.h"
+#include "train/revive.h"
+#include "train/rows.h"
+
+typedef struct td_rows_loop {
+    td_comm *comm, *made; /* made: comm, where it is this loop's to close */
+    const td_job *job;
+    const td_train_data *data;
+    const td_rows_task *task;
+    const volatile int *stop;
+    const char *mishaps;
+    bool first; /* rank 0 of the group */
+    int workers;
+    td_clock clock;
+    bool exact;
+    td_optim_config schedule;
+    td_rows_tables tables;
+    td_pool *pool;
+    td_rows_shape shape;
+    td_rows_batch batch;
+    td_loader *loader;
+    td_rows_scorer scorer;
+    td_task as_task; /* for evaluation and checkpoints */
+    bool looked;     /* dense parameters have been looked up for this evaluation */
+    td_train_state state;
+    uint64_t per_epoch, last, next_in_loader; /* steps; that the loader gives next */
+    /* of a step */
+    double *totals;       /* [leaves or lanes][TD_LEAF_VALUES] of this rank's units */
+    double *all_totals;   /* [leaves][TD_LEAF_VALUES] */
+    float *dense_gradient; /* [units][dense_rows][width] */
+    uint64_t *dense_keys;  /* [units][dense_rows] */
+    uint32_t *dense_leaf;
+    float *summed; /* paced: [unique][width] */
+    size_t summed_room;
+    uint64_t *sum_keys; /* [sum_room] of rows of gradients */
+    size_t sum_room;
+    double scale;  /* of the step that is on its way */
+    bool pushing;  /* paced: a step's pushes have begun and not ended */
+    bool stopping; /* all are to stop */
+    td_slow slow;
+    /* progress */
+    td_progress *progress;
+    double loss, weight, correct; /* of the interval; of the epoch: */
+    double epoch_loss, epoch_weight, epoch_correct;
+    uint64_t since, samples_then;
+    int64_t interval_begin, input_ns, pull_ns, compute_ns, push_ns;
+    td_score score;
+    bool kept, recorded;
+    bool over; /* rows are lost: no recovery helps */
+    bool away; /* this rank is not needed any more */
+    uint64_t first_step; /* at which the tables were opened: they count pushes from there */
+    td_news news;
+    int64_t noticed;
+} td_rows_loop;
+
+static inline bool td_rows_is_loss(td_status status)
+{
+    return status == TD_ERR_PEER || status == TD_ERR_TIMEOUT;
+}
+
+/* rows_step.c: steps up to `end`, or until all are to stop; then all workers are at the same step. */
+TD_MUST_CHECK td_status td_rows_steps(td_rows_loop *l, uint64_t end);
+/* exact: moves rows by what waits, at l->scale. Local. */
+TD_MUST_CHECK td_status td_rows_apply(td_rows_loop *l);
+/* paced: pushes what is missing of the step under way. */
+TD_MUST_CHECK td_status td_rows_push_paced(td_rows_loop *l);
+/* What a step needs of this rank's share of the leaves. */
+TD_MUST_CHECK td_status td_rows_make_ready(td_rows_loop *l);
+/* rows.c: after a step of this rank. */
+TD_MUST_CHECK td_status td_rows_after_step(td_rows_loop *l, const double totals[TD_LEAF_VALUES]);
+
+#endif

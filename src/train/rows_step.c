@@ -1,0 +1,407 @@
+/* The steps of td_train_rows. See rows.h, rows_loop.h. */
+#include "train/rows_loop.h"
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "math/tree.h"
+#include "optim/schedule.h"
+#include "strategy/mishap.h"
+#include "strategy/slow.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef td_rows_loop loop;
+
+/* --- getting ready --- */
+
+static td_status grow(void *pointer, size_t items, size_t bytes)
+{
+    void *more = td_alloc_aligned((items + 1) * bytes);
+    void *old;
+    memcpy(&old, pointer, sizeof old);
+    if (!more) return td_fail(TD_ERR_NOMEM, "no memory for a step");
+    td_free(old);
+    memcpy(pointer, &more, sizeof more);
+    return TD_OK;
+}
+
+static td_status create_loader(loop *l)
+{
+    const td_job *job = l->job;
+    int begin, end;
+    td_loader_destroy(l->loader);
+    l->loader = NULL;
+    td_rows_tables_leaves(&l->tables, job->leaves, &begin, &end);
+    td_loader_config config = {.data = l->data->train,
+                               .batch = (size_t)job->batch,
+                               .leaves = job->leaves,
+                               .leaf_begin = begin,
+                               .leaf_end = end,
+                               .seed = job->seed,
+                               .shuffle = (td_shuffle)job->shuffle,
+                               .drop_last = job->drop_last,
+                               .sparse = l->task->features != NULL};
+    if (begin == end) config.leaf_begin = 0, config.leaf_end = 1; /* it knows how long an epoch is */
+    if (!l->task->features) config.normalise = l->data->normalise;
+    TD_TRY(td_loader_create(&config, &l->loader));
+    l->per_epoch = td_loader_steps_per_epoch(l->loader);
+    l->last = l->per_epoch * (uint64_t)job->epochs;
+    if (job->steps && job->steps < l->last) l->last = job->steps;
+    l->next_in_loader = 0;
+    return TD_OK;
+}
+
+/* Keys and leaves of the dense rows of each unit. */
+static td_status lay_out_dense(loop *l, size_t units)
+{
+    size_t rows = l->tables.dense_rows, n = units * rows;
+    size_t width = l->tables.config[TD_ROWS_DENSE].width;
+    int begin, end;
+    if (!rows) return TD_OK;
+    TD_TRY(grow(&l->dense_gradient, n * width, sizeof(float)));
+    TD_TRY(grow(&l->dense_keys, n, sizeof *l->dense_keys));
+    TD_TRY(grow(&l->dense_leaf, n, sizeof *l->dense_leaf));
+    td_rows_tables_leaves(&l->tables, l->job->leaves, &begin, &end);
+    for (size_t u = 0; u < units; u++)
+        for (size_t k = 0; k < rows; k++) {
+            l->dense_keys[u * rows + k] = k;
+            l->dense_leaf[u * rows + k] = (uint32_t)begin + (uint32_t)u;
+        }
+    return TD_OK;
+}
+
+td_status td_rows_make_ready(loop *l)
+{
+    int begin, end;
+    td_rows_tables_leaves(&l->tables, l->job->leaves, &begin, &end);
+    size_t units = l->exact ? (size_t)(end - begin) : (size_t)l->job->threads;
+    TD_TRY(create_loader(l));
+    TD_TRY(grow(&l->totals, units * TD_LEAF_VALUES, sizeof *l->totals));
+    TD_TRY(grow(&l->all_totals, (size_t)l->job->leaves * TD_LEAF_VALUES, sizeof *l->all_totals));
+    return lay_out_dense(l, units);
+}
+
+/* --- computing --- */
+
+static td_status next_batch(loop *l)
+{
+    const td_batch *b;
+    int begin, end;
+    int64_t began = td_clock_ns();
+    if (l->next_in_loader != l->state.step)
+        TD_TRY(td_loader_seek(l->loader, l->state.step / l->per_epoch,
+                              l->state.step % l->per_epoch));
+    TD_TRY(td_loader_next(l->loader, &b));
+    l->next_in_loader = l->state.step + 1;
+    td_rows_tables_leaves(&l->tables, l->job->leaves, &begin, &end);
+    td_batch none = *b;
+    if (begin == end) { /* this rank only serves */
+        none.rows = 0, none.leaves = 0;
+        b = &none;
+    }
+    td_status status = td_rows_batch_fill(&l->batch, &l->shape, b, begin);
+    l->input_ns += td_clock_ns() - began;
+    return status;
+}
+
+static size_t dense_floats(const loop *l)
+{
+    return l->tables.dense_rows * l->tables.config[TD_ROWS_DENSE].width;
+}
+
+static td_status compute_units(void *arg, int lane)
+{
+    loop *l = arg;
+    td_rows_batch *b = &l->batch;
+    const td_sparse_oracle *o = &l->task->oracle;
+    int lanes = td_pool_lanes(l->pool);
+    for (int u = b->unit_count * lane / lanes; u < b->unit_count * (lane + 1) / lanes; u++) {
+        const td_rows_unit *unit = &b->units[u];
+        td_sparse_leaf leaf;
+        td_rows_batch_leaf(b, &l->shape, u, &leaf);
+        leaf.params = l->tables.dense;
+        leaf.totals = l->totals + u * TD_LEAF_VALUES;
+        if (o->width)
+            memset(b->gradient + unit->sum_begin * o->width, 0,
+                   (unit->sum_end - unit->sum_begin) * o->width * sizeof(float));
+        if (l->tables.dense_rows) {
+            leaf.dense_gradient = l->dense_gradient + (size_t)u * dense_floats(l);
+            memset(leaf.dense_gradient, 0, dense_floats(l) * sizeof(float));
+        }
+        TD_TRY(o->leaf(o->self, lane, &leaf));
+    }
+    return TD_OK;
+}
+
+static td_status compute(loop *l)
+{
+    int64_t began = td_clock_ns();
+    td_status status = td_pool_run(l->pool, compute_units, l);
+    int64_t took = td_clock_ns() - began;
+    td_slow_down(&l->slow, took);
+    l->compute_ns += td_clock_ns() - began;
+    return status;
+}
+
+static td_table_step table_step(const loop *l, double scale)
+{
+    return (td_table_step){.step = l->state.step,
+                           .scale = (float)scale,
+                           .rate_factor = (float)td_schedule_rate(&l->schedule, l->state.step)};
+}
+
+/* --- in step --- */
+
+/* Totals of all leaves along their tree, the same at all ranks. */
+static td_status sum_totals(loop *l, double sums[TD_LEAF_VALUES])
+{
+    const td_roles *roles = &l->tables.roles;
+    int size = td_comm_size(l->comm), leaves = l->job->leaves, at = 0;
+    size_t bytes[1024];
+    for (int r = 0; r < size; r++) { /* working ranks in order have leaves in order */
+        int begin = at * leaves / roles->working;
+        bytes[r] = 0;
+        if (roles->slot[r] < 0) continue;
+        at++;
+        bytes[r] = (size_t)(at * leaves / roles->working - begin) * TD_LEAF_VALUES * sizeof(double);
+    }
+    TD_TRY(td_comm_allgatherv(l->comm, l->totals, bytes, l->all_totals));
+    for (int v = 0; v < TD_LEAF_VALUES; v++)
+        sums[v] = td_tree_fold_doubles(l->all_totals + v, TD_LEAF_VALUES, leaves);
+    return TD_OK;
+}
+
+static td_status offer(loop *l, int which)
+{
+    int begin, end;
+    const td_rows_batch *b = &l->batch;
+    td_rows_tables_leaves(&l->tables, l->job->leaves, &begin, &end);
+    td_bulk_part part = {.leaf_begin = begin, .leaf_end = end};
+    if (which == TD_ROWS_KEYED) {
+        part.keys = l->sum_keys, part.leaf = b->leaf_of_sum, part.gradient = b->gradient;
+        part.count = b->sums;
+    } else {
+        part.keys = l->dense_keys, part.leaf = l->dense_leaf, part.gradient = l->dense_gradient;
+        part.count = (size_t)(end - begin) * l->tables.dense_rows;
+    }
+    return td_bulk_offer(l->tables.bulk[which], &part);
+}
+
+/* The keys of rows of gradients. */
+static td_status name_sums(loop *l)
+{
+    const td_rows_batch *b = &l->batch;
+    if (b->sums > l->sum_room) {
+        TD_TRY(grow(&l->sum_keys, b->sums + b->sums / 4, sizeof *l->sum_keys));
+        l->sum_room = b->sums + b->sums / 4;
+    }
+    for (size_t i = 0; i < b->sums; i++) l->sum_keys[i] = b->unique.keys[b->of_sum[i]];
+    return TD_OK;
+}
+
+static td_status pull_exact(loop *l)
+{
+    td_rows_batch *b = &l->batch;
+    td_rows_tables *t = &l->tables;
+    int64_t began = td_clock_ns();
+    if (t->has[TD_ROWS_KEYED])
+        TD_TRY(td_bulk_pull(t->bulk[TD_ROWS_KEYED], b->unique.keys, b->unique.count, b->table));
+    TD_TRY(td_rows_pull_dense(t));
+    l->pull_ns += td_clock_ns() - began;
+    return TD_OK;
+}
+
+/* Whether any rank was asked to stop, behind the agreement that all have the step's sums. */
+static td_status agree_on_offer(loop *l, td_status status)
+{
+    uint8_t mine[2] = {status != TD_OK, l->stop && *l->stop}, all[2];
+    if (td_rows_is_loss(status)) return status;
+    TD_TRY(td_comm_allreduce(l->comm, mine, all, 2, TD_U8, TD_MAX));
+    l->stopping = l->stopping || all[1];
+    return all[0] ? td_comm_agree(l->comm, status) : TD_OK;
+}
+
+static void forget_old_rows(loop *l)
+{
+    td_table *t = td_rows_table(&l->tables, TD_ROWS_KEYED);
+    uint64_t after = (uint64_t)l->job->evict_after, step = l->state.step;
+    if (!after || !t) return;
+    td_table_set_clock(t, (uint32_t)(step + 1));
+    if (step % 64 == 0 && step > after) td_table_evict(t, (uint32_t)(step + 1 - after));
+}
+
+td_status td_rows_apply(loop *l)
+{
+    td_table_step step = table_step(l, l->scale);
+    forget_old_rows(l);
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (l->tables.has[k]) TD_TRY(td_bulk_apply(l->tables.bulk[k], step));
+    return TD_OK;
+}
+
+static td_status step_exact(loop *l)
+{
+    double sums[TD_LEAF_VALUES];
+    td_rows_tables *t = &l->tables;
+    uint64_t number = l->state.step + 1;
+    td_status status = next_batch(l);
+    if (status == TD_OK) status = name_sums(l);
+    TD_TRY(td_comm_size(l->comm) > 1 ? td_comm_agree(l->comm, status) : status);
+    TD_TRY(pull_exact(l));
+    TD_TRY(td_mishap(l->mishaps, l->comm, number, "backward"));
+    TD_TRY(compute(l));
+    int64_t began = td_clock_ns();
+    TD_TRY(sum_totals(l, sums));
+    l->scale = sums[TD_LEAF_WEIGHT] > 0 ? 1 / sums[TD_LEAF_WEIGHT] : 0;
+    for (int k = 0; k < TD_ROWS_TABLES && status == TD_OK; k++)
+        if (t->has[k]) status = offer(l, k);
+    TD_TRY(td_mishap(l->mishaps, l->comm, number, "reduce"));
+    TD_TRY(agree_on_offer(l, status));
+    TD_TRY(td_rows_apply(l));
+    l->push_ns += td_clock_ns() - began;
+    l->state.step++;
+    l->state.samples_seen += l->batch.global_rows;
+    TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
+    return td_rows_after_step(l, sums);
+}
+
+/* --- at its own pace --- */
+
+/* One row for each key, from the units' sums. */
+static td_status join_units(loop *l, const float **out)
+{
+    td_rows_batch *b = &l->batch;
+    size_t width = l->task->oracle.width, floats = b->unique.count * width;
+    *out = b->gradient;
+    if (b->unit_count == 1) return TD_OK; /* its sums are in the order of the keys */
+    if (floats > l->summed_room) {
+        TD_TRY(grow(&l->summed, floats + floats / 4, sizeof(float)));
+        l->summed_room = floats + floats / 4;
+    }
+    memset(l->summed, 0, floats * sizeof(float));
+    for (size_t i = 0; i < b->sums; i++) {
+        float *to = l->summed + b->of_sum[i] * width;
+        for (size_t k = 0; k < width; k++) to[k] += b->gradient[i * width + k];
+    }
+    *out = l->summed;
+    return TD_OK;
+}
+
+static void join_dense(loop *l)
+{
+    size_t n = dense_floats(l);
+    for (int u = 1; u < l->batch.unit_count; u++)
+        for (size_t i = 0; i < n; i++) l->dense_gradient[i] += l->dense_gradient[(size_t)u * n + i];
+}
+
+static td_status pull_paced(loop *l)
+{
+    td_rows_tables *t = &l->tables;
+    td_rows_batch *b = &l->batch;
+    int64_t began = td_clock_ns();
+    td_sharded *keyed = t->sharded[TD_ROWS_KEYED];
+    if (keyed) TD_TRY(td_sharded_fetch(keyed, b->unique.keys, b->unique.count, 0, b->table));
+    TD_TRY(td_rows_pull_dense(t));
+    if (keyed) TD_TRY(td_sharded_fetched(keyed));
+    l->pull_ns += td_clock_ns() - began;
+    return TD_OK;
+}
+
+/* Pushes what each table does not have of the step yet. */
+td_status td_rows_push_paced(loop *l)
+{
+    td_rows_tables *t = &l->tables;
+    td_rows_batch *b = &l->batch;
+    td_table_step s = table_step(l, 1 / (double)(b->global_rows ? b->global_rows : 1));
+    td_sharded_step step = {.scale = s.scale, .rate = s.rate_factor};
+    uint64_t number = l->state.step, clock = 0;
+    if (t->has[TD_ROWS_KEYED] && td_sharded_clock(t->sharded[TD_ROWS_KEYED]) == number) {
+        step.keys = b->unique.keys, step.count = b->unique.count, step.rows = b->table;
+        TD_TRY(join_units(l, &step.gradients));
+        TD_TRY(td_sharded_push(t->sharded[TD_ROWS_KEYED], &step));
+    }
+    if (t->has[TD_ROWS_DENSE] && td_sharded_clock(t->sharded[TD_ROWS_DENSE]) == number) {
+        step.keys = t->dense_keys, step.count = t->dense_rows, step.rows = t->dense;
+        step.gradients = l->dense_gradient;
+        TD_TRY(td_sharded_push(t->sharded[TD_ROWS_DENSE], &step));
+    }
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (t->has[k] && td_sharded_clock(t->sharded[k]) > clock)
+            clock = td_sharded_clock(t->sharded[k]);
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (t->has[k]) td_sharded_skip_to(t->sharded[k], clock);
+    l->pushing = false;
+    l->state.step = clock;
+    l->state.samples_seen += b->global_rows;
+    return TD_OK;
+}
+
+static td_status step_paced(loop *l)
+{
+    double sums[TD_LEAF_VALUES] = {0};
+    uint64_t number = l->state.step + 1;
+    TD_TRY(next_batch(l));
+    TD_TRY(pull_paced(l));
+    TD_TRY(td_mishap(l->mishaps, l->comm, number, "backward"));
+    TD_TRY(compute(l));
+    for (int u = 0; u < l->batch.unit_count; u++)
+        for (int v = 0; v < TD_LEAF_VALUES; v++) sums[v] += l->totals[u * TD_LEAF_VALUES + v];
+    if (l->tables.has[TD_ROWS_DENSE]) join_dense(l);
+    int64_t began = td_clock_ns();
+    l->pushing = true;
+    TD_TRY(td_rows_push_paced(l));
+    l->push_ns += td_clock_ns() - began;
+    TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
+    return td_rows_after_step(l, sums);
+}
+
+static td_sharded *any_of(const td_rows_tables *t)
+{
+    return t->sharded[t->has[TD_ROWS_KEYED] ? TD_ROWS_KEYED : TD_ROWS_DENSE];
+}
+
+static td_status up_to(loop *l, uint64_t end)
+{
+    bool works = l->tables.roles.number >= 0;
+    while (works && l->state.step < end && !l->stopping) {
+        TD_TRY(step_paced(l));
+        bool asked = l->stop && *l->stop;
+        for (int k = 0; k < TD_ROWS_TABLES; k++) {
+            if (!l->tables.has[k]) continue;
+            if (asked) TD_TRY(td_sharded_stop(l->tables.sharded[k]));
+            l->stopping = l->stopping || asked || td_sharded_stops(l->tables.sharded[k]);
+        }
+    }
+    return TD_OK;
+}
+
+/* All workers to the same step: `end`, or, where they are to stop, the furthest of them. */
+static td_status meet(loop *l, uint64_t end)
+{
+    uint64_t mine[2] = {l->state.step, l->stopping}, most[2];
+    TD_TRY(td_sharded_meet(any_of(&l->tables)));
+    TD_TRY(td_comm_allreduce(l->comm, mine, most, 2, TD_I64, TD_MAX));
+    bool stopping = most[1];
+    if (stopping) {
+        l->stopping = false;
+        while (l->tables.roles.number >= 0 && l->state.step < most[0]) TD_TRY(step_paced(l));
+        TD_TRY(td_sharded_meet(any_of(&l->tables)));
+    }
+    l->stopping = stopping;
+    l->state.step = stopping ? most[0] : end;
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (l->tables.has[k]) TD_TRY(td_sharded_meet(l->tables.sharded[k]));
+    return TD_OK;
+}
+
+td_status td_rows_steps(loop *l, uint64_t end)
+{
+    if (l->exact) {
+        while (l->state.step < end && !l->stopping) TD_TRY(step_exact(l));
+        return TD_OK;
+    }
+    TD_TRY(up_to(l, end));
+    return meet(l, end);
+}

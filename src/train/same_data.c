@@ -1,0 +1,55 @@
+/* What both training loops ask of a run's data, and the record of its operations. See train.h. */
+#include "train/train.h"
+
+#include "base/error.h"
+#include "train/checkpoint.h"
+#include "tandem/recover.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+void td_train_record(td_comm *comm, const td_job *job, bool *recorded)
+{
+    char folder[TD_PATH_MAX], name[32], path[TD_PATH_MAX];
+    if (*recorded) return; /* goes on in other groups */
+    *recorded = true;
+    snprintf(name, sizeof name, "rank-%d", td_comm_rank_in_run(comm, td_comm_rank(comm)));
+    if (td_path_join(folder, job->run, "recorder") != TD_OK || td_make_dirs(folder) != TD_OK ||
+        td_path_join(path, folder, name) != TD_OK || td_comm_record(comm, path) != TD_OK)
+        td_error_clear();
+}
+
+td_status td_train_check_data(const td_train_state *then, const td_train_state *here,
+                              const td_dataset *train)
+{
+    const char *path = td_dataset_info(train)->path;
+    if (then->samples && (then->samples != here->samples || then->per_epoch != here->per_epoch))
+        return td_fail(TD_ERR_DATA,
+                       "--data has %llu training samples, %llu steps an epoch, where the run began "
+                       "with %llu and %llu; a run goes on with the data that it began with",
+                       (unsigned long long)here->samples, (unsigned long long)here->per_epoch,
+                       (unsigned long long)then->samples, (unsigned long long)then->per_epoch);
+    if (then->data && then->data != here->data)
+        return td_fail(TD_ERR_DATA,
+                       "--data %.300s has as many training samples as the run began with, but "
+                       "others (fingerprint %016" PRIx64 ", not %016" PRIx64
+                       "); give the data that it began with, or begin another run",
+                       path, here->data, then->data);
+    return TD_OK;
+}
+
+td_status td_train_compare_data(td_comm *comm, const td_train_state *state, const td_dataset *train)
+{
+    uint64_t own[2] = {state->samples, state->data}, first[2] = {own[0], own[1]};
+    TD_TRY(td_comm_broadcast(comm, first, sizeof first, 0));
+    td_status status = TD_OK;
+    if (memcmp(own, first, sizeof own) != 0)
+        status =
+            td_fail(TD_ERR_DATA,
+                    "rank %d reads other training data in %.300s than rank 0: %llu samples "
+                    "(fingerprint %016" PRIx64 "), not %llu (%016" PRIx64 "); give all the same",
+                    td_comm_rank(comm), td_dataset_info(train)->path, (unsigned long long)own[0],
+                    own[1], (unsigned long long)first[0], first[1]);
+    return td_comm_agree(comm, status);
+}
