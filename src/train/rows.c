@@ -16,7 +16,7 @@
 
 typedef td_rows_loop loop;
 
-enum { SENTENCE = 1024, EVALUATE_ROWS = 2048 };
+enum { SENTENCE = 1024, EVALUATE_ROWS = 2048, MOST_ALARMS = 2 };
 
 /* --- intervals --- */
 
@@ -183,6 +183,16 @@ static td_status save_model(loop *l)
     json_decref(b.state);
     json_decref(metrics);
     return status;
+}
+
+/* The step at which all meet next. */
+static uint64_t next_meeting(const loop *l)
+{
+    uint64_t epoch = (l->state.step / l->per_epoch + 1) * l->per_epoch, end = epoch;
+    uint64_t every = l->job->checkpoint_every.steps;
+    if (every && (l->state.step / every + 1) * every < end)
+        end = (l->state.step / every + 1) * every;
+    return end < l->last ? end : l->last;
 }
 
 /* --- the beginning --- */
@@ -355,6 +365,9 @@ static td_status begin_run(loop *l)
         td_progress_say(l->progress, "resumed at step %llu", (unsigned long long)l->state.step);
     td_train_record(l->comm, l->job, &l->recorded);
     begin_interval(l);
+    l->end = next_meeting(l);
+    l->done = l->state.step >= l->last;
+    l->begun = true;
     return TD_OK;
 }
 
@@ -397,11 +410,18 @@ static td_status settle(loop *l, bool joined, uint64_t *made)
 /* Where the run is: of who knows, the furthest. */
 static td_status agree_on_step(loop *l, bool joined, uint64_t made)
 {
-    uint64_t mine[4] = {l->state.step, l->first_step, l->state.samples_seen, l->stopping}, most[4];
+    /* Who is in the phase after a meeting knows that all have done what follows it. */
+    uint64_t phase = joined ? 0 : 4 * l->end + 2 * l->done + l->met;
+    uint64_t mine[5] = {phase, l->first_step, l->state.samples_seen, l->stopping, 0}, most[5];
     if (joined) memset(mine, 0, sizeof mine);
-    TD_TRY(td_comm_allreduce(l->comm, mine, most, 4, TD_I64, TD_MAX));
+    TD_TRY(td_comm_allreduce(l->comm, mine, most, 5, TD_I64, TD_MAX));
+    bool behind = phase < most[0];
+    if (behind && !l->exact && !joined && l->end > l->state.step) l->state.step = l->end;
+    l->end = most[0] / 4, l->done = most[0] / 2 % 2, l->met = most[0] % 2;
+    if (l->met && !l->exact) l->state.step = l->end;
     l->first_step = most[1];
     l->state.samples_seen = most[2];
+    l->stopping = most[3];
     if (l->exact) l->state.step = l->first_step + made;
     for (int k = 0; k < TD_ROWS_TABLES && !l->exact; k++)
         if (l->tables.has[k] && td_sharded_clock(l->tables.sharded[k]) > l->state.step)
@@ -457,52 +477,14 @@ static td_status go_on(loop *l, bool joined)
         l->progress = NULL;
     }
     td_train_record(l->comm, l->job, &l->recorded);
+    TD_TRY(td_news_agree(l->comm, joined ? -1 : (int64_t)l->state.step, &l->news));
     tell(l);
     begin_interval(l);
     if (l->pushing && !joined) TD_TRY(td_rows_push_paced(l));
     return TD_OK;
 }
 
-static td_status recover(loop *l, td_status why)
-{
-    char sentence[SENTENCE];
-    td_recovery report;
-    td_comm *next = NULL;
-    td_recover_config config = {.on_hang = (td_on_hang)l->job->on_hang};
-    snprintf(sentence, sizeof sentence, "%s", td_last_error());
-    if (!l->noticed) l->noticed = td_clock_ns();
-    if (why == TD_ERR_TIMEOUT) td_warn("%s", sentence);
-    td_status status = td_comm_recover(l->comm, &config, &next, &report);
-    if (status == TD_ERR_UNSUPPORTED)
-        return td_fail(why,
-                       "%.600s; \"tandem train --run %.200s --resume\" goes on from the newest "
-                       "checkpoint",
-                       sentence, l->job->run);
-    TD_TRY(status);
-    if (!next) { /* not needed any more */
-        l->away = true;
-        return TD_OK;
-    }
-    td_news_add(&l->news, &report);
-    if (!l->news.size_before) l->news.size_before = report.size_before;
-    td_comm *former = l->made;
-    l->comm = l->made = next;
-    status = go_on(l, false);
-    td_comm_close(former);
-    return status;
-}
-
 /* --- a run --- */
-
-/* The step at which all meet next. */
-static uint64_t next_meeting(const loop *l)
-{
-    uint64_t epoch = (l->state.step / l->per_epoch + 1) * l->per_epoch, end = epoch;
-    uint64_t every = l->job->checkpoint_every.steps;
-    if (every && (l->state.step / every + 1) * every < end)
-        end = (l->state.step / every + 1) * every;
-    return end < l->last ? end : l->last;
-}
 
 /* Progressive validation: over all workers. */
 static td_status tell_epoch(loop *l)
@@ -588,11 +570,16 @@ static td_status tell_tables(loop *l)
     return TD_OK;
 }
 
+/* What follows a meeting may be done again: it is a function of the tables. */
 static td_status run(loop *l)
 {
-    while (l->state.step < l->last && !out_of_patience(l)) {
-        TD_TRY(td_rows_steps(l, next_meeting(l)));
+    while (!l->done) {
+        if (!l->met) TD_TRY(td_rows_steps(l, l->end));
+        l->met = true;
         TD_TRY(after_meeting(l));
+        l->done = l->state.step == l->last || out_of_patience(l);
+        l->met = false;
+        l->end = next_meeting(l);
     }
     TD_TRY(save_model(l));
     TD_TRY(tell_tables(l));
@@ -601,15 +588,65 @@ static td_status run(loop *l)
     return td_mishap(l->mishaps, l->comm, l->state.step, "end");
 }
 
+static td_status recover(loop *l, td_status why)
+{
+    char sentence[SENTENCE];
+    td_recovery report;
+    td_comm *next = NULL;
+    td_recover_config config = {.on_hang = (td_on_hang)l->job->on_hang};
+    snprintf(sentence, sizeof sentence, "%s", td_last_error());
+    if (!l->noticed) l->noticed = td_clock_ns();
+    if (why == TD_ERR_TIMEOUT) td_warn("%s", sentence);
+    td_status status = td_comm_recover(l->comm, &config, &next, &report);
+    if (status == TD_ERR_UNSUPPORTED)
+        return td_fail(why,
+                       "%.600s; \"tandem train --run %.200s --resume\" goes on from the newest "
+                       "checkpoint",
+                       sentence, l->job->run);
+    TD_TRY(status);
+    if (!next) { /* not needed any more */
+        l->away = true;
+        return TD_OK;
+    }
+    td_news_add(&l->news, &report);
+    if (!l->news.size_before) l->news.size_before = report.size_before;
+    l->ended = report.left;
+    l->alarms = report.died_count ? 0 : l->alarms + 1;
+    td_comm_close(l->former);
+    l->former = l->made; /* tables are of it until they have moved */
+    l->comm = l->made = next;
+    if (l->alarms <= MOST_ALARMS) return TD_OK;
+    l->over = true; /* the same at all ranks */
+    return td_fail_again(why, sentence);
+}
+
+/* A loss in what is done here leads through it again. */
+static td_status move_and_run(loop *l)
+{
+    td_status status = go_on(l, false);
+    td_comm_close(l->former);
+    l->former = NULL;
+    return status == TD_OK ? run(l) : status;
+}
+
+/* This rank lacks memory, and the others can go on without it. */
+static td_status give_way(loop *l, td_status status)
+{
+    if (status != TD_ERR_NOMEM || !l->tables.roles.known || !l->begun) return status;
+    return td_train_give_way(l->comm, status);
+}
+
 static td_status live(loop *l)
 {
     bool joined = td_comm_joined(l->comm, td_comm_rank(l->comm));
     td_status status = joined ? open_all(l, true) : start(l);
     if (joined && status == TD_OK) status = go_on(l, true);
     if (status == TD_OK) status = run(l);
-    while (td_rows_is_loss(status) && !l->over && !l->away && l->tables.roles.known) {
-        status = recover(l, status);
-        if (status == TD_OK && !l->away) status = run(l);
+    status = give_way(l, status);
+    while (td_rows_is_loss(status) && !l->over) {
+        TD_TRY(recover(l, status));
+        if (l->away || l->ended) return TD_OK;
+        status = give_way(l, move_and_run(l));
     }
     return status;
 }
@@ -623,6 +660,7 @@ static void close_loop(loop *l)
     td_progress_destroy(l->progress);
     td_free(l->totals), td_free(l->all_totals), td_free(l->dense_gradient);
     td_free(l->dense_keys), td_free(l->dense_leaf), td_free(l->summed), td_free(l->sum_keys);
+    td_comm_close(l->former);
     td_comm_close(l->made);
 }
 

@@ -29,6 +29,9 @@ typedef struct td_rows_loop {
     td_task as_task; /* for evaluation and checkpoints */
     bool looked;     /* dense parameters have been looked up for this evaluation */
     td_train_state state;
+    uint64_t end; /* the step at which all meet next, */
+    bool met;     /* and have met, but not done yet what follows */
+    bool done;    /* that was the last, or patience is out */
     uint64_t per_epoch, last, next_in_loader; /* steps; that the loader gives next */
     /* of a step */
     double *totals;       /* [leaves or lanes][TD_LEAF_VALUES] of this rank's units */
@@ -54,6 +57,10 @@ typedef struct td_rows_loop {
     bool kept, recorded;
     bool over; /* rows are lost: no recovery helps */
     bool away; /* this rank is not needed any more */
+    bool ended; /* the run has, as others have found that did not wait for the rest */
+    bool begun;
+    int alarms; /* recoveries without a loss */
+    td_comm *former; /* the group before this one, until the tables have left it */
     uint64_t first_step; /* at which the tables were opened: they count pushes from there */
     td_news news;
     int64_t noticed;
