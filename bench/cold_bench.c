@@ -1,9 +1,10 @@
 /* A sparse table larger than its memory limit: rows per second, hits, disk, and whether memory
  * stays within the limit.
  *
- *     cold_bench [MILLION_ROWS [LIMIT_MIB [FOLDER [WIDTH]]]]     default 2, 64, ./cold-bench, 16
+ *     cold_bench [MILLION_ROWS [LIMIT_MIB [FOLDER [WIDTH [MILLION_KEYS]]]]]
+ *                default 2, 128, ./cold-bench, 16, 1000
  *
- * Keys are numbers below 1e9: half of them even, half such that the n-th most frequent comes with
+ * Keys are so many numbers: half of them even, half such that the n-th most frequent comes with
  * probability 1/n (Zipf). Batches of 50,000 are pulled and then pushed under adagrad until so many
  * rows have been touched. Gradients are 1, so that a row's state is the number of its pushes.
  *
@@ -21,7 +22,6 @@
 #include <string.h>
 
 enum { BATCH = 50000, LINES = 10, SAMPLE = 1000 };
-static const double space = 1e9;
 
 static void must(td_status status)
 {
@@ -33,6 +33,7 @@ static void must(td_status status)
 typedef struct bench {
     td_table *table, *sample; /* sample: without a limit */
     size_t rows, limit, width;
+    double space; /* keys that there are */
     uint64_t pushes;
     uint64_t *keys; /* [BATCH] */
     float *values;  /* [BATCH][width] */
@@ -40,7 +41,7 @@ typedef struct bench {
     td_rng rng;
 } bench;
 
-static uint64_t draw(td_rng *rng)
+static uint64_t draw(td_rng *rng, double space)
 {
     double u = (double)(td_rng_u64(rng) >> 11) * 0x1p-53;
     double k = td_rng_below(rng, 2) ? u * space : exp(u * log(space));
@@ -55,7 +56,7 @@ static bool is_sampled(uint64_t key)
 static void work(bench *b)
 {
     const td_table_step step = {.scale = 1, .rate_factor = 1};
-    for (int i = 0; i < BATCH; i++) b->keys[i] = draw(&b->rng);
+    for (int i = 0; i < BATCH; i++) b->keys[i] = draw(&b->rng, b->space);
     int64_t began = td_clock_ns();
     must(td_table_pull(b->table, b->keys, BATCH, b->values));
     int64_t pulled = td_clock_ns();
@@ -151,8 +152,9 @@ static void verify(bench *b)
 int main(int argc, char **argv)
 {
     bench b = {.rows = (size_t)((argc > 1 ? atof(argv[1]) : 2) * 1e6),
-               .limit = (size_t)((argc > 2 ? atof(argv[2]) : 64) * (1 << 20)),
-               .width = argc > 4 ? strtoul(argv[4], NULL, 10) : 16};
+               .limit = (size_t)((argc > 2 ? atof(argv[2]) : 128) * (1 << 20)),
+               .width = argc > 4 ? strtoul(argv[4], NULL, 10) : 16,
+               .space = (argc > 5 ? atof(argv[5]) : 1000) * 1e6};
     td_table_config config = {.width = b.width, .rule = "adagrad", .lr = 1};
     must(td_table_create(&config, &b.sample));
     config.memory_bytes = b.limit, config.folder = argc > 3 ? argv[3] : "cold-bench";
@@ -163,7 +165,7 @@ int main(int argc, char **argv)
     td_rng_init(&b.rng, 1, TD_RNG_TEST, 0, 0);
     printf("# rows of %zu floats and their sums of squares, limit %.0f MiB, batches of %d keys of "
            "%.0g, one core\n",
-           b.width, (double)b.limit / (1 << 20), BATCH, space);
+           b.width, (double)b.limit / (1 << 20), BATCH, b.space);
     printf("million rows\thot\tmillion rows/s\thits %%\tmillion read\twritten\tdisk MiB\t"
            "table MiB\tRSS MiB\tmost RSS MiB\n");
     td_table_stats last = {0};

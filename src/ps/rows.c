@@ -111,19 +111,11 @@ void td_table_take_out(td_table *t, td_part *p, size_t hole)
     p->taken--;
 }
 
-td_status td_table_see(td_table *t, uint64_t key, uint64_t hash, bool moves, float **row)
+td_status td_table_see_rowless(td_table *t, uint64_t key, uint64_t hash, td_entry *e, float **row)
 {
-    td_entry *e = td_table_probe(t, key, hash);
-    uint8_t mark = TD_ROW_USED | (moves ? TD_ROW_MOVED : 0);
     *row = NULL;
     if (e->row == TD_TABLE_NONE) TD_TRY(td_table_enter(t, key, hash, &e));
-    /* Lines that stay clean are not written back. */
-    if (e->used != t->clock) e->used = t->clock, mark |= TD_ROW_MOVED;
-    if (e->row < TD_TABLE_SIGHTED) {
-        if (t->tier.marks) t->tier.marks[e->row] |= mark;
-        *row = td_table_row(t, e->row);
-        return TD_OK;
-    }
+    e->used = t->clock;
     t->misses++;
     if (++e->row - TD_TABLE_SIGHTED < t->config.admit) return TD_OK;
     uint32_t sighted = e->row - 1;

@@ -116,9 +116,23 @@ TD_MUST_CHECK td_status td_table_give_row(td_table *t, td_entry *e);
 /* Frees the part's entry at `hole`, and its row; others move there. */
 void td_table_take_out(td_table *t, td_part *part, size_t hole);
 
+/* One more sighting of a key whose entry has no row yet, or is free. */
+TD_MUST_CHECK td_status td_table_see_rowless(td_table *t, uint64_t key, uint64_t hash, td_entry *e,
+                                             float **row);
+
 /* One more sighting; *row: NULL, or the key's, made if it is time. moves: the row will change. */
-TD_MUST_CHECK td_status td_table_see(td_table *t, uint64_t key, uint64_t hash, bool moves,
-                                     float **row);
+TD_MUST_CHECK static inline td_status td_table_see(td_table *t, uint64_t key, uint64_t hash,
+                                                   bool moves, float **row)
+{
+    td_entry *e = td_table_probe(t, key, hash);
+    if (e->row >= TD_TABLE_SIGHTED) return td_table_see_rowless(t, key, hash, e, row);
+    uint8_t mark = TD_ROW_USED | (moves ? TD_ROW_MOVED : 0);
+    /* Lines that stay clean are not written back. */
+    if (e->used != t->clock) e->used = t->clock, mark |= TD_ROW_MOVED;
+    if (t->tier.marks) t->tier.marks[e->row] |= mark;
+    *row = td_table_row(t, e->row);
+    return TD_OK;
+}
 
 /* --- tier.c: what does nothing in a table without a limit --- */
 
