@@ -8,6 +8,8 @@
 
 #include <rocksdb/c.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 enum { BATCH = 128, LOOKAHEAD_BYTES = 2 << 20, ERRORS_ONLY = 3 };
@@ -16,6 +18,7 @@ static const char marker[] = "tandem-cold-rows"; /* a file that says whose the f
 struct td_cold {
     char *folder;
     size_t row_floats;
+    size_t spare_bytes, file_bytes; /* that must be free on the disk; of a file, at most */
     rocksdb_t *db;
     rocksdb_column_family_handle_t *family;
     rocksdb_options_t *options;
@@ -63,6 +66,8 @@ static void set_options(td_cold *c, size_t memory_bytes)
 {
     size_t buffer = within(64 << 10, memory_bytes / 8, 64 << 20);
     rocksdb_options_t *o = c->options;
+    c->spare_bytes = 16 * buffer;
+    c->file_bytes = 2 * within(2 << 20, buffer, 64 << 20);
     rocksdb_block_based_table_options_t *table = rocksdb_block_based_options_create();
     c->cache = rocksdb_cache_create_lru(memory_bytes / 2);
     rocksdb_block_based_options_set_block_cache(table, c->cache);
@@ -194,9 +199,30 @@ void td_cold_close(td_cold *c)
 
 /* --- rows --- */
 
+/* RocksDB may end the process where a disk fills under its own files (7.8 with assertions, as Debian
+ * builds it, at the manifest), so a disk that is nearly full is not written to. */
+static td_status check_room(const td_cold *c)
+{
+    struct statvfs disk;
+    struct rlimit file;
+    if (statvfs(c->folder, &disk) == 0 &&
+        (uint64_t)disk.f_bavail * disk.f_frsize < c->spare_bytes)
+        return td_fail(TD_ERR_IO, "cannot write cold rows in %s: No space left on device (%zu MB "
+                                  "are kept free for reorganising them)",
+                       c->folder, c->spare_bytes >> 20);
+    if (getrlimit(RLIMIT_FSIZE, &file) == 0 && file.rlim_cur != RLIM_INFINITY &&
+        file.rlim_cur < c->file_bytes)
+        return td_fail(TD_ERR_IO,
+                       "cannot write cold rows in %s: files may have %llu bytes (ulimit -f), and %zu "
+                       "are needed",
+                       c->folder, (unsigned long long)file.rlim_cur, c->file_bytes);
+    return TD_OK;
+}
+
 td_status td_cold_put(td_cold *c, const td_cold_row *rows, size_t count)
 {
     char *why = NULL;
+    TD_TRY(check_room(c));
     rocksdb_writebatch_clear(c->batch);
     for (size_t i = 0; i < count; i++) {
         written_key key = write_key(rows[i].key);
