@@ -135,6 +135,29 @@ class Program(unittest.TestCase):
         self.assertIn("complete -F", tandem("help", "completion").stdout)
         self.assertIn("tandem train", tandem().stdout)
 
+    def test_text_that_does_not_arrive_is_a_failure(self):
+        run = train()
+        asks = [["help"], ["help", "train"], ["help", "man"], ["help", "completion"], ["version"], ["train", "--help"],
+                ["inspect", run], ["diagnose", run], ["bench", "--model", "softmax", "--steps", "1"],
+                ["eval", "--run", run, "--data", DATA], ["predict", "--run", run, "--data", DATA],
+                ["run", "--dry-run", "--", "train", "--data", DATA, "--run", new_run()]]
+        with open("/dev/full", "w") as full:
+            for words in asks:
+                done = subprocess.run([TANDEM, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+                self.assertEqual(done.returncode, 1, words)
+                self.assertRegex(done.stderr, "^tandem: (cannot write .*No space left on device|not all could be written .*)\n$")
+            words = ["train", "--data", DATA, "--model", "softmax", "--epochs", "1", "--run", new_run()]
+            self.assertEqual(subprocess.run([TANDEM, *words], stdout=full, timeout=60).returncode, 0)
+
+    def test_closed_standard_streams_are_not_taken_for_files(self):
+        run = new_run()
+        close = 'exec "$@" <&- >&- 2>&-'
+        tandem("train", "--data", DATA, "--model", "softmax", "--epochs", "1", "--run", run,
+               prefix=("sh", "-c", close, "sh"))
+        self.assertFalse(os.path.exists(os.path.join(run, "lock")))
+        done = tandem("predict", "--run", run, "--data", DATA, expect=1, prefix=("sh", "-c", 'exec "$@" >&-', "sh"))
+        self.assertIn("cannot write the predictions", done.stderr)
+
     def test_tables_train_too(self):
         path = os.path.join(TOP, "table.csv")
         with open(path, "w") as f:
