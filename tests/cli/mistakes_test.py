@@ -32,6 +32,23 @@ class Mistakes(unittest.TestCase):
         self.says("--run is missing", "train", "--data", DATA)
         self.says("--data is missing", "train", "--run", new_run())
 
+    def test_options_that_would_do_nothing(self):
+        table = os.path.join(TOP, "small.csv")
+        with open(table, "w") as f:
+            f.writelines(f"{i % 7},{i % 2}\n" for i in range(40))
+        words = ["train", "--data", table, "--label", "1", "--model", "softmax", "--quiet", "--run"]
+        self.says("--patience needs data held out", *words, new_run(), "--patience", "2")
+        self.says("--keep best needs data held out", *words, new_run(), "--keep", "best")
+        tandem(*words, new_run(), "--patience", "2", "--holdout", "0.3")
+        self.says("--run is missing", *words, "")
+        self.says("--data is missing", "train", "--data", "", "--run", new_run())
+        self.says("--tuning: there is no file /no/such", *self.job("--tuning", "/no/such"))
+        self.says("--tuning: there is no file /no/such", "bench", "--comm", "scan", "--tuning", "/no/such")
+        self.says("--tune does nothing without --comm", "bench", "--tune", os.path.join(TOP, "x"))
+        self.says("--max-bytes does nothing without --comm", "bench", "--max-bytes", "64")
+        self.says("--steps does nothing with --comm", "bench", "--comm", "scan", "--steps", "3")
+        self.says("give one of them", *self.job("--resume", "--overwrite", run=train()))
+
     def test_data(self):
         empty = os.path.join(TOP, "empty")
         os.makedirs(empty, exist_ok=True)
