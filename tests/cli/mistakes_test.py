@@ -109,6 +109,12 @@ class Mistakes(unittest.TestCase):
         self.says("cannot be changed", "train", "--run", run, "--resume", "--lr", "1")
         file = os.path.join(TOP, "plain")
         open(file, "w").close()
+        self.says("is no folder; name another", *self.job(run=file))
+        self.says("is a folder, not a file", "train", TOP, "--run", new_run())
+        self.says("is not a plain file", "train", "--data", "/dev/null", "--run", new_run())
+        for name in ("model.safetensors", "manifest.json"):
+            os.remove(os.path.join(run, "model", name))
+            self.says(f"model/{name} is missing", "eval", "--run", run, "--data", DATA)
         self.says("plain", *self.job(run=os.path.join(file, "run")), code=1)
 
     def test_damaged_checkpoints(self):
@@ -134,13 +140,23 @@ class Mistakes(unittest.TestCase):
             f.write(text + "nonsense: 1\n")
         self.says("unknown option \"nonsense\"", "train", "--run", run, "--resume")
 
-    def test_a_full_disk_leaves_nothing_half_written_and_the_run_alive(self):
-        run = new_run()
-        code = ("import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200000, 200000));"
+    def with_room_for(self, size, *words):
+        """No file may have more bytes."""
+        code = (f"import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}));"
                 "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
                 "os.execv(sys.argv[1], sys.argv[1:])")
-        done = subprocess.run([sys.executable, "-c", code, TANDEM, *self.job(run=run)],
-                              capture_output=True, text=True)
+        return subprocess.run([sys.executable, "-c", code, TANDEM, *words], capture_output=True, text=True)
+
+    def test_a_disk_without_any_room_leaves_no_folder(self):
+        run = new_run()
+        done = self.with_room_for(0, *self.job(run=run))
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertRegex(done.stderr, "^tandem: cannot write .*/lock: .*\n$")
+        self.assertFalse(os.path.exists(run))
+
+    def test_a_full_disk_leaves_nothing_half_written_and_the_run_alive(self):
+        run = new_run()
+        done = self.with_room_for(200000, *self.job(run=run))
         self.assertEqual(done.returncode, 1, done.stderr)
         self.assertEqual(done.stderr.count("the run goes on"), 1, done.stderr)  # not at each epoch
         self.assertRegex(done.stderr.splitlines()[-1], "^tandem: cannot write .*/model")
