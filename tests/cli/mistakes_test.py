@@ -68,6 +68,10 @@ class Mistakes(unittest.TestCase):
         self.says("on 2147483647 inputs needs", "train", "--data", wide, "--model", "dense:0", "--workers",
                   "16", "--batch", "16", "--run", new_run(), code=1)
         with open(table, "w") as f:
+            f.write("a,label\n1,0\n2,0\n")
+        self.says("all samples are of one class", "train", "--data", table, "--model", "softmax", "--quiet",
+                  "--run", new_run(), code=0)
+        with open(table, "w") as f:
             f.write("a,label\n1,0\n2,1\n")
         self.says("--label none leaves nothing to learn", "train", "--data", table, "--label", "none",
                   "--model", "dense:0", "--run", new_run())
