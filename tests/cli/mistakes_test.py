@@ -28,6 +28,8 @@ class Mistakes(unittest.TestCase):
         self.says("--keep: \"3\" is not one of auto, last, best; --keep-checkpoints says how many", *self.job("--keep", "3"))
         self.says("--keep: \"worst\" is not one of auto, last, best\n", *self.job("--keep", "worst"))
         self.says("does not fit an image", *self.job("--model", "conv:4,13,pad=0 dense:0"))
+        self.says("\"mlp\" is a whole network, not a layer", *self.job("--model", "mlp dense:0"))
+        self.says("9999999999 is too large", *self.job("--model", "dense:9999999999 dense:0"))
         self.says("where the data asks for", *self.job("--model", "dense:3"))
         self.says("--run is missing", "train", "--data", DATA)
         self.says("--data is missing", "train", "--run", new_run())
