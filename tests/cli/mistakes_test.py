@@ -160,6 +160,16 @@ class Mistakes(unittest.TestCase):
         self.assertRegex(done.stderr, "^tandem: cannot write .*/lock: .*\n$")
         self.assertFalse(os.path.exists(run))
 
+    def test_a_cache_that_finds_no_room_is_told(self):
+        path = os.path.join(TOP, "cached.csv")
+        with open(path, "w") as f:
+            f.writelines(f"{i % 2},{i}\n" for i in range(30000))
+        words = ["train", "--data", path, "--cache", "--model", "softmax", "--epochs", "1", "--quiet"]
+        done = self.with_room_for(100000, *words, "--run", new_run())
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn(f"warning: no cache was kept for {path}: cannot write", done.stderr)
+        self.assertFalse([n for n in os.listdir(TOP) if n.startswith("cached.csv.")])
+
     def test_a_full_disk_leaves_nothing_half_written_and_the_run_alive(self):
         run = new_run()
         done = self.with_room_for(200000, *self.job(run=run))
