@@ -60,6 +60,16 @@ static int thread_count(const td_data_config *config)
     return count < 1 ? 1 : count > MAX_THREADS ? MAX_THREADS : count;
 }
 
+static td_status check_columns(const td_data_config *config, const td_reader *reader,
+                               const char *name)
+{
+    bool table = reader->format == TD_FORMAT_CSV || reader->format == TD_FORMAT_TSV;
+    if (table || !config->weight_column || !*config->weight_column) return TD_OK;
+    return td_fail(TD_ERR_ARG,
+                   "weight column \"%.100s\": %s has no columns to name, as CSV and TSV have",
+                   config->weight_column, name);
+}
+
 /* Samples of weight 0 count nothing; some that count are needed. */
 static td_status check_weights(const td_dataset *data)
 {
@@ -79,6 +89,7 @@ static td_status read_files(const td_data_config *config, const td_location *whe
     const td_reader *reader = where->reader;
     TD_GOTO(input_open(&in, where->main, !reader || reader->inflate, &job.main));
     if (!reader) TD_GOTO(choose_by_content(&job.main, &reader));
+    TD_GOTO(check_columns(config, reader, job.main.name));
     TD_GOTO(input_open(&in, where->label, reader->inflate, &job.label));
     TD_GOTO(input_open(&in, where->weight, true, &job.weight));
     TD_GOTO(input_open(&in, where->group, true, &job.group));

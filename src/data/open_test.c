@@ -111,6 +111,8 @@ static void test_some_weight_is_needed(void **state)
     put_file(folder, "none.csv", "y,a,w\n1,5,0\n2,5,0\n", 18);
     assert_fails(TD_ERR_DATA, "none.csv: every sample has weight 0",
                  try_path(in_folder("none.csv"), config));
+    put_file(folder, "plain.svm", "1 1:2\n0 1:3\n", 12);
+    assert_fails(TD_ERR_ARG, "weight column \"w\": ", try_path(in_folder("plain.svm"), config));
     put_file(folder, "some.csv", "y,a,w\n1,5,0\n2,5,1\n", 18);
     assert_ok(try_path(in_folder("some.csv"), config));
 }
