@@ -183,8 +183,7 @@ void td_progress_destroy(td_progress *p)
     td_free(p);
 }
 
-/* JSON has no NaN: a number that is not finite becomes null, as does an accuracy without classes.
- */
+/* JSON has no NaN: what is not finite becomes null, as does an accuracy without classes. */
 static void number(char text[32], double v)
 {
     if (isfinite(v))
