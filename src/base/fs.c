@@ -94,7 +94,7 @@ td_status td_read_file(const char *path, char **out_bytes, size_t *out_size)
     if (fd < 0) return td_fail_errno("cannot open %s", path);
     struct stat s;
     if (fstat(fd, &s) == 0 && S_ISDIR(s.st_mode)) {
-        status = td_fail(TD_ERR_IO, "%s is a folder, not a file", path);
+        status = td_fail(TD_ERR_CORRUPT, "%s is a folder, not a file", path);
         goto out;
     }
     room = fstat(fd, &s) == 0 && s.st_size > 0 ? (size_t)s.st_size + 1 : 4096;
@@ -136,7 +136,7 @@ td_status td_map_file(const char *path, td_mapping *out)
     if (fstat(fd, &s) != 0) {
         status = td_fail_errno("cannot look at %s", path);
     } else if (!S_ISREG(s.st_mode)) {
-        status = td_fail(TD_ERR_IO, "%s is not a plain file", path);
+        status = td_fail(TD_ERR_CORRUPT, "%s is not a plain file", path);
     } else if (s.st_size == 0) {
         *out = (td_mapping){(const unsigned char *)"", 0};
     } else {

@@ -54,7 +54,7 @@ static void failures_name_the_path(void **state)
     size_t size;
     td_mapping map;
     assert_fails(TD_ERR_IO, "/no/such", td_read_file("/no/such", &bytes, &size));
-    assert_fails(TD_ERR_IO, "folder", td_read_file(root, &bytes, &size));
+    assert_fails(TD_ERR_CORRUPT, "folder", td_read_file(root, &bytes, &size));
     assert_fails(TD_ERR_IO, "/no/such", td_map_file("/no/such", &map));
     assert_fails(TD_ERR_IO, "/dev/null", td_make_dirs("/dev/null/x"));
 }

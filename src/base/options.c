@@ -252,7 +252,7 @@ static td_status set_by_name(const td_option *rows, void *config, const char *as
 {
     char name[128];
     const char *equals = strchr(assignment, '=');
-    if (!equals || (size_t)(equals - assignment) >= sizeof name)
+    if (!equals || equals == assignment || (size_t)(equals - assignment) >= sizeof name)
         return td_fail(TD_ERR_ARG, "--set %s: write --set NAME=VALUE", assignment);
     snprintf(name, sizeof name, "%.*s", (int)(equals - assignment), assignment);
     const td_option *row = by_flag(rows, a->where, name);

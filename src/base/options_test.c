@@ -111,8 +111,30 @@ static void nothing_is_said_twice(void **state)
                  yaml("train:\n  batch: 32\n  batch: 64\n"));
     assert_fails(TD_ERR_ARG, "job.yaml:4: a job file holds one document",
                  yaml("train:\n  batch: 32\n---\ntrain:\n  batch: 64\n"));
+    assert_fails(TD_ERR_ARG, "job.yaml:3: \"train.batch\" is there twice",
+                 yaml("train:\n  batch: 32\ntrain.batch: 64\n"));
+    assert_fails(TD_ERR_ARG, "job.yaml:2: \"optimizer.name\" is there twice",
+                 yaml("optimizer: sgd\noptimizer.name: adam\n"));
     assert_ok(yaml("---\ntrain:\n  batch: 32\n...\n"));
     assert_int_equal(c.batch, 32);
+}
+
+static void names_in_job_files(void **state)
+{
+    (void)state;
+    assert_fails(TD_ERR_ARG, "job.yaml:1: unknown option \"lr\"; did you mean optimizer.lr?",
+                 yaml("lr: 0.1\n"));
+    assert_fails(TD_ERR_ARG, "job.yaml:1: unknown option \"data\"; did you mean data.path?",
+                 yaml("data: a.csv\n"));
+    assert_fails(TD_ERR_ARG,
+                 "job.yaml:1: unknown option \"train\"; there are options in it, such as "
+                 "train.batch",
+                 yaml("train: 5\n"));
+    assert_fails(TD_ERR_ARG,
+                 "job.yaml:2: unknown option \"quiet\" in a job file; give it as --quiet",
+                 yaml("any: 3\nquiet: true\n"));
+    assert_ok(yaml("train:\n"));
+    assert_fails(TD_ERR_ARG, "write --set NAME=VALUE", parse(A, "--set|=1"));
 }
 
 static void periods(void **state)
@@ -408,6 +430,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(defaults_are_those_of_the_rows),
         TEST(nothing_is_said_twice),
+        TEST(names_in_job_files),
         TEST(periods),
         TEST(values_of_every_type),
         TEST(bad_values_change_nothing),

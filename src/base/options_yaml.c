@@ -8,22 +8,46 @@
 #include <string.h>
 #include <yaml.h>
 
+enum { MOST_ROWS = 256 };
+
 typedef struct reading {
     const td_option *rows;
     void *config;
     unsigned where;
     const char *path;
-    char name[256]; /* of the mapping under way, dots behind */
+    char name[256];       /* of the mapping under way, dots behind */
+    bool seen[MOST_ROWS]; /* rows that have got a value */
 } reading;
+
+/* A name that options begin with, dot behind, or NULL. */
+static const char *in_group(const reading *r, const char *group, size_t length)
+{
+    for (const td_option *o = r->rows; o->name; o++)
+        if ((o->where & r->where) && !strncmp(o->name, group, length) && o->name[length] == '.')
+            return o->name;
+    return NULL;
+}
 
 static td_status unknown(const reading *r, const char *name, size_t line)
 {
-    const char *names[256];
+    const char *names[MOST_ROWS], *near = NULL, *within = in_group(r, name, strlen(name));
     size_t n = 0;
-    for (const td_option *o = r->rows; o->name && n < 255; o++)
-        if (o->where & r->where) names[n++] = o->name;
+    for (const td_option *o = r->rows; o->name && n < MOST_ROWS - 1; o++) {
+        if (!(o->where & r->where)) {
+            if (strcmp(o->name, name) != 0) continue;
+            return td_fail(TD_ERR_ARG,
+                           "%s:%zu: unknown option \"%s\" in a job file; give it as --%s", r->path,
+                           line, name, o->flag ? o->flag : name);
+        }
+        names[n++] = o->name;
+        if (o->flag && !strcmp(o->flag, name)) near = o->name;
+    }
     names[n] = NULL;
-    const char *near = td_nearest(name, names);
+    if (within && !near)
+        return td_fail(TD_ERR_ARG,
+                       "%s:%zu: unknown option \"%s\"; there are options in it, such as %s",
+                       r->path, line, name, within);
+    if (!near) near = td_nearest(name, names);
     return td_fail(TD_ERR_ARG, "%s:%zu: unknown option \"%s\"%s%s%s", r->path, line, name,
                    near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
 }
@@ -39,7 +63,12 @@ static td_status set_value(reading *r, const char *key, const char *value, size_
         const td_option *named = td_option_by_name(r->rows, longer);
         row = named && (named->where & r->where) ? named : NULL;
     }
+    if (!row && !*value && in_group(r, name, strlen(name))) return TD_OK; /* nothing in it */
     if (!row) return unknown(r, name, line);
+    size_t number = (size_t)(row - r->rows);
+    if (number < MOST_ROWS && r->seen[number])
+        return td_fail(TD_ERR_ARG, "%s:%zu: \"%s\" is there twice", r->path, line, row->name);
+    if (number < MOST_ROWS) r->seen[number] = true;
     snprintf(what, sizeof what, "%s:%zu: %s", r->path, line, name);
     return td_option_set(row, r->config, what, value);
 }
@@ -48,9 +77,7 @@ static td_status set_value(reading *r, const char *key, const char *value, size_
  * mapping that holds itself ends here. */
 static bool is_group(const reading *r)
 {
-    for (const td_option *o = r->rows; o->name; o++)
-        if ((o->where & r->where) && !strncmp(o->name, r->name, strlen(r->name))) return true;
-    return false;
+    return in_group(r, r->name, strlen(r->name) - 1) != NULL;
 }
 
 static td_status unknown_group(const reading *r, yaml_document_t *doc, const yaml_node_t *map,
@@ -120,7 +147,7 @@ td_status td_options_read_yaml(const td_option *rows, void *config, unsigned whe
         return status;
     }
     yaml_node_t *root = yaml_document_get_root_node(&doc);
-    reading r = {rows, config, where, path, ""};
+    reading r = {.rows = rows, .config = config, .where = where, .path = path};
     if (root && root->type != YAML_MAPPING_NODE)
         status = td_fail(TD_ERR_ARG, "%s:1: a job file is a list of \"name: value\" lines", path);
     else if (root)

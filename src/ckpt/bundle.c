@@ -145,6 +145,13 @@ static td_status open_file(const char *path, const td_bundle_file *told, td_safe
     return TD_OK;
 }
 
+/* A folder that exists holds all of its files, or is damaged. */
+static td_status check_there(const char *folder, const char *path)
+{
+    if (td_path_exists(path) || !td_path_is_dir(folder)) return TD_OK;
+    return td_fail(TD_ERR_CORRUPT, "%s is missing: %s is not whole", path, folder);
+}
+
 static td_status open_folder(const char *folder, const char *kind, const char *file, td_bundle *out)
 {
     char path[TD_PATH_MAX], name[TD_BUNDLE_NAME], *text = NULL;
@@ -153,6 +160,7 @@ static td_status open_folder(const char *folder, const char *kind, const char *f
     td_bundle b = {0};
     td_status status;
     TD_GOTO(td_path_join(path, folder, "manifest.json"));
+    TD_GOTO(check_there(folder, path));
     TD_GOTO(td_read_file(path, &text, &size));
     TD_GOTO(td_manifest_parse(path, text, size, kind, file, &m));
     b.state = json_incref(m.state);
@@ -164,6 +172,7 @@ static td_status open_folder(const char *folder, const char *kind, const char *f
     for (b.count = 0; b.count < m.count;) {
         td_bundle_file_name(file, b.count, m.count, name);
         TD_GOTO(td_path_join(path, folder, name));
+        TD_GOTO(check_there(folder, path));
         size_t i = b.count++; /* closed with the others, where it was opened but is damaged */
         TD_GOTO(open_file(path, &m.files[i], &b.file[i]));
     }

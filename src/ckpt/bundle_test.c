@@ -39,10 +39,10 @@ static void a_missing_file_is_named(void **state)
     td_bundle b;
     assert_ok(write_bundle(path, 1, weight));
     assert_ok(td_remove_tree(in(path, file_name)));
-    assert_fails(TD_ERR_IO, file_name, open_bundle(path, &b));
+    assert_fails(TD_ERR_CORRUPT, file_name, open_bundle(path, &b));
     assert_ok(write_bundle(path, 1, weight));
     assert_ok(td_remove_tree(in(path, "manifest.json")));
-    assert_fails(TD_ERR_IO, "manifest.json", open_bundle(path, &b));
+    assert_fails(TD_ERR_CORRUPT, "manifest.json", open_bundle(path, &b));
 }
 
 static void put(const char *name, const char *bytes, size_t size)
@@ -194,7 +194,7 @@ static void a_flip_or_a_loss_in_any_file_is_noticed(void **state)
         assert_fails(TD_ERR_CORRUPT, "cut off", open_bundle(path, &b));
         td_free(whole);
         assert_ok(td_remove_tree(in(path, name)));
-        assert_fails(TD_ERR_IO, name, open_bundle(path, &b));
+        assert_fails(TD_ERR_CORRUPT, name, open_bundle(path, &b));
     }
 }
 

@@ -226,7 +226,9 @@ static td_status find(const td_safetensors *f, const char *name, const json_t **
 {
     *row = json_object_get(f->header, name);
     if (!*row || !read_offsets(*row, begin, end))
-        return td_fail(TD_ERR_CORRUPT, "%s has no tensor %s: it belongs to another architecture",
+        return td_fail(TD_ERR_CORRUPT,
+                       "%s has no tensor %s: it belongs to another architecture, or to data of "
+                       "another shape",
                        f->name, name);
     return TD_OK;
 }

@@ -130,15 +130,33 @@ out:
     return status;
 }
 
+/* Options of one kind of measurement do nothing in the other. */
+static td_status check_options(const td_job *job, const bool *given)
+{
+    static const char *const of_comm[] = {"tune", "comm.tuning", "min-bytes", "max-bytes", NULL},
+                             *const of_training[] = {"model.arch",   "train.steps", "train.batch",
+                                                     "train.leaves", "threads",     NULL};
+    const char *const *others = job->bench_comm ? of_training : of_comm;
+    for (; *others; others++) {
+        const td_option *row = td_option_by_name(td_job_rows, *others);
+        if (!given[row - td_job_rows]) continue;
+        return td_fail(TD_ERR_ARG, "--%s does nothing %s --comm", row->flag ? row->flag : row->name,
+                       job->bench_comm ? "with" : "without");
+    }
+    return job->bench_comm ? td_job_check_tuning(job) : TD_OK;
+}
+
 td_status td_cmd_bench(int argc, char **argv)
 {
     bench b = {0};
     uint8_t *pixels = NULL;
     int32_t *labels = NULL;
     td_status status;
-    td_arguments arguments = {.where = TD_JOB_BENCH};
+    bool given[128] = {false};
+    td_arguments arguments = {.where = TD_JOB_BENCH, .given = given};
     TD_TRY(td_job_init(&b.job));
     status = td_options_parse(td_job_rows, &b.job, argc, argv, &arguments);
+    if (status == TD_OK) status = check_options(&b.job, given);
     if (status != TD_OK || b.job.bench_comm) { /* all ranks that mpiexec started; else one trains */
         status = td_bench_comm(&b.job, status);
         goto out;

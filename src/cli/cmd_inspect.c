@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/fs.h"
+#include "ckpt/bundle.h"
 #include "models/net/net_model.h"
 
 #include <math.h>
@@ -79,27 +80,42 @@ static void print_times(const spent *s)
     printf(" other %.1f%% (of rank 0)\n", rest > 0 ? rest : 0);
 }
 
-/* Losses of the intervals in metrics.jsonl, in order; prints evaluations. */
+static void print_evaluation(const json_t *row)
+{
+    const json_t *accuracy = json_object_get(row, "accuracy");
+    printf("step %-8lld %s loss %.4f", (long long)json_integer_value(json_object_get(row, "step")),
+           json_string_value(json_object_get(row, "eval")),
+           json_number_value(json_object_get(row, "loss")));
+    if (json_is_number(accuracy)) printf(" accuracy %.4f", json_number_value(accuracy));
+    putchar('\n');
+}
+
+/* Losses of the intervals in metrics.jsonl, in order, of long runs every second one, or every
+ * fourth, ...; prints evaluations. */
 static int read_losses(const char *run, double *loss, spent *times)
 {
     char path[TD_PATH_MAX], *text;
     size_t size;
-    int n = 0;
+    int n = 0, every = 1, skipped = 0;
     if (td_path_join(path, run, "metrics.jsonl") != TD_OK || !td_path_exists(path) ||
         td_read_file(path, &text, &size) != TD_OK)
         return 0;
-    for (char *line = text; line && *line && n < MOST_POINTS;) {
+    for (char *line = text; line && *line;) {
         char *end = strchr(line, '\n');
         json_t *row = json_loadb(line, end ? (size_t)(end - line) : strlen(line), 0, NULL);
         if (row) add_times(times, row);
-        if (row && !json_object_get(row, "eval") && json_is_number(json_object_get(row, "loss")))
-            loss[n++] = json_number_value(json_object_get(row, "loss"));
-        else if (row && json_object_get(row, "eval"))
-            printf("step %-8lld %s loss %.4f accuracy %.4f\n",
-                   (long long)json_integer_value(json_object_get(row, "step")),
-                   json_string_value(json_object_get(row, "eval")),
-                   json_number_value(json_object_get(row, "loss")),
-                   json_number_value(json_object_get(row, "accuracy")));
+        bool evaluated = row && json_object_get(row, "eval");
+        const json_t *value = json_object_get(row, "loss");
+        if (evaluated) {
+            print_evaluation(row);
+        } else if (row && json_is_number(value) && ++skipped == every) {
+            if (n == MOST_POINTS) {
+                for (n = 0; n < MOST_POINTS / 2; n++) loss[n] = loss[2 * n];
+                every *= 2;
+            }
+            loss[n++] = json_number_value(value);
+            skipped = 0;
+        }
         json_decref(row);
         line = end ? end + 1 : NULL;
     }
@@ -126,13 +142,36 @@ static void draw(const double *loss, int n)
            "------------------------------------------------------------");
 }
 
+/* What a run's metrics tell. */
+static td_status print_curve(const char *run)
+{
+    spent times = {0};
+    double *loss = td_calloc(MOST_POINTS, sizeof *loss);
+    if (!loss) return td_fail(TD_ERR_NOMEM, "no memory for a curve");
+    int n = read_losses(run, loss, &times);
+    if (n) draw(loss, n);
+    print_times(&times);
+    td_free(loss);
+    return TD_OK;
+}
+
+/* A run that is under way, or was stopped, has a curve but no model yet. */
+static td_status open_model(const char *run, td_net_model *model, bool *found)
+{
+    char path[TD_PATH_MAX], folder[TD_PATH_MAX];
+    TD_TRY(td_path_join(path, run, "metrics.jsonl"));
+    TD_TRY(td_path_join(folder, run, "model"));
+    *found = td_bundle_exists(folder) || !td_path_exists(path);
+    return *found ? td_net_model_open(run, model) : TD_OK;
+}
+
 td_status td_cmd_inspect(int argc, char **argv)
 {
     td_job job;
     td_net_model model = {0};
     const char *run[1];
-    double *loss = NULL;
     td_status status;
+    bool found = false;
     td_arguments arguments = {.where = TD_JOB_INSPECT, .rest = run, .rest_room = 1};
     TD_TRY(td_job_init(&job));
     TD_GOTO(td_options_parse(td_job_rows, &job, argc, argv, &arguments));
@@ -141,16 +180,11 @@ td_status td_cmd_inspect(int argc, char **argv)
         status = td_fail(TD_ERR_ARG, "name the folder of a run: tandem inspect RUN");
         goto out;
     }
-    TD_GOTO(td_net_model_open(run[0], &model));
-    print_slots(&model, job.json);
-    if (job.json) goto out;
-    loss = td_calloc(MOST_POINTS, sizeof *loss);
-    spent times = {0};
-    int n = loss ? read_losses(run[0], loss, &times) : 0;
-    if (n) draw(loss, n);
-    print_times(&times);
+    TD_GOTO(open_model(run[0], &model, &found));
+    if (found) print_slots(&model, job.json);
+    if (!found && !job.json) puts("no model yet");
+    if (!job.json) status = print_curve(run[0]);
 out:
-    td_free(loss);
     td_net_model_close(&model);
     td_options_fini(td_job_rows, &job);
     return status;

@@ -96,6 +96,15 @@ td_status td_cli_read_train(int argc, char **argv, td_job *job)
 
 /* --- data and model --- */
 
+/* Options that would do nothing where no data are held out. */
+static td_status check_held(const td_job *job)
+{
+    if (job->resume || !(job->patience || job->keep == 2)) return TD_OK;
+    return td_fail(TD_ERR_ARG,
+                   "%s needs data held out: give --holdout, or a folder with test files as --data",
+                   job->patience ? "--patience" : "--keep best");
+}
+
 static td_status open_data(session *s)
 {
     td_data_config config;
@@ -108,7 +117,7 @@ static td_status open_data(session *s)
         s->held_name = "held-out";
         return td_dataset_split(s->whole, s->job.holdout, s->job.seed, &s->train, &s->held);
     }
-    if (!td_cli_has_test(s->job.data)) return TD_OK;
+    if (!td_cli_has_test(s->job.data)) return check_held(&s->job);
     TD_TRY(td_cli_data_config(&s->job, TD_SPLIT_TEST, s->whole, &config));
     s->held_name = "test";
     return td_dataset_open(&config, &s->held);

@@ -84,7 +84,9 @@ void td_cli_warn_of_labels(const td_job *job, const td_dataset *train)
 {
     const td_data_info *info = td_dataset_info(train);
     bool decided = job->loss || (job->label_kind && strcmp(job->label_kind, "auto") != 0);
-    if (info->classes && !info->class_names)
+    if (info->classes == 1)
+        td_warn("%s: all samples are of one class; there is nothing to learn", job->data);
+    else if (info->classes && !info->class_names)
         warn_of_gaps(job->data, train, info->classes);
     else if (!info->classes && !decided)
         warn_of_numbers(job->data, train);

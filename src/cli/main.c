@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -39,11 +40,39 @@ static bool leaves_it(const td_command *command, int argc, char **argv)
     return !command->name || (!command->ranks && !(command->run == td_cmd_doctor && argc > 2));
 }
 
+/* Where a standard stream is closed, the next file opened would take its number, and be written to
+ * by whoever writes to the stream. What stands in for it fails as a closed one does. */
+static void fill_standard_streams(void)
+{
+    static const int modes[] = {O_WRONLY, O_RDONLY, O_RDONLY};
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", modes[fd]) != fd) return;
+}
+
+/* Text that did not arrive is a failure where text is what was asked for. A run is worth more than
+ * what it says. */
+static td_status check_output(void)
+{
+    if (fflush(stdout) != 0) return td_fail_errno("cannot write to the standard output");
+    if (ferror(stdout))
+        return td_fail(TD_ERR_IO, "not all could be written to the standard output");
+    return TD_OK;
+}
+
+static int end(td_status status, bool trains)
+{
+    if (status == TD_OK && !trains) status = check_output();
+    if (status == TD_OK) return 0;
+    if (*td_last_error()) fprintf(stderr, "tandem: %s\n", td_last_error());
+    return td_exit_code(status);
+}
+
 int main(int argc, char **argv)
 {
     const char *names[16];
     size_t n = 0;
     td_status status;
+    fill_standard_streams();
     const char *word = argc > 1 ? argv[1] : "help";
     if (!strcmp(word, "--help") || !strcmp(word, "-h")) word = "help";
     const td_command *command = td_commands;
@@ -52,12 +81,12 @@ int main(int argc, char **argv)
     if (leaves_it(command, argc, argv)) return 0;
     if (!strcmp(word, "--version") || !strcmp(word, "version")) {
         puts("tandem " TD_VERSION);
-        return 0;
+        return end(TD_OK, false);
     }
     if (command->name) {
         for (int i = 2; i < argc; i++)
             if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
-                return td_exit_code(td_cmd_help(1, argv + 1));
+                return end(td_cmd_help(1, argv + 1), false);
         status = command->run(argc > 2 ? argc - 2 : 0, argv + 2);
     } else {
         const char *near = td_nearest(word, names);
@@ -65,7 +94,5 @@ int main(int argc, char **argv)
                          near ? "did you mean \"" : "\"tandem help\" lists them", near ? near : "",
                          near ? "\"?" : "");
     }
-    if (status == TD_OK) return 0;
-    if (*td_last_error()) fprintf(stderr, "tandem: %s\n", td_last_error());
-    return td_exit_code(status);
+    return end(status, command->run == td_cmd_train);
 }

@@ -21,6 +21,8 @@ static const char aside[] = "replaced";
 /* A folder that cannot be written to says so when the run begins. */
 static td_status lock_existing(td_run_folder *f)
 {
+    if (td_path_exists(f->job->run) && !td_path_is_dir(f->job->run))
+        return td_fail(TD_ERR_ARG, "--run %s is no folder; name another", f->job->run);
     if (!td_path_is_dir(f->job->run)) return TD_OK;
     td_status status = td_run_lock_take(f->job->run, &f->lock);
     return status == TD_ERR_IO ? TD_OK : status;

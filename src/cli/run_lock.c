@@ -121,7 +121,9 @@ static td_status claim(const char *run, const char *path, int fd)
     if (locked < 0 && known && lives(&h)) return in_use(run, &h, known, true);
     if (known && strcmp(h.host, myself().host) != 0)
         td_warn("%s was left by process %d on %s, which no longer holds it", path, h.pid, h.host);
-    return sign(fd, path);
+    td_status status = sign(fd, path);
+    if (status != TD_OK) unlink(path); /* the disk is full: nothing of ours stays behind */
+    return status;
 }
 
 td_status td_run_lock_take(const char *run, td_run_lock *lock)

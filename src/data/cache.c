@@ -240,7 +240,7 @@ void td_cache_save(const td_cache_key *key, const td_dataset *dataset)
 {
     char *owned[SECTIONS] = {NULL};
     if (save(key, dataset, owned) != TD_OK)
-        td_info("no cache was kept for %s: %s", key->source, td_last_error());
+        td_warn("no cache was kept for %s: %s", key->source, td_last_error());
     for (int s = 0; s < SECTIONS; s++) td_free(owned[s]);
     td_error_clear();
 }

@@ -16,7 +16,7 @@ TD_MUST_CHECK td_status td_cache_key_make(const td_data_config *config, const td
 /* TD_ERR_CORRUPT, or another failure, where there is no whole cache of this key. */
 TD_MUST_CHECK td_status td_cache_load(const td_cache_key *key, td_dataset **out);
 
-/* Writes the cache; a failure is logged and otherwise ignored. */
+/* Writes the cache; a failure is a warning and otherwise ignored. */
 void td_cache_save(const td_cache_key *key, const td_dataset *dataset);
 
 #endif

@@ -60,21 +60,46 @@ static int thread_count(const td_data_config *config)
     return count < 1 ? 1 : count > MAX_THREADS ? MAX_THREADS : count;
 }
 
+static td_status check_columns(const td_data_config *config, const td_reader *reader,
+                               const char *name)
+{
+    bool table = reader->format == TD_FORMAT_CSV || reader->format == TD_FORMAT_TSV;
+    if (table || !config->weight_column || !*config->weight_column) return TD_OK;
+    return td_fail(TD_ERR_ARG,
+                   "weight column \"%.100s\": %s has no columns to name, as CSV and TSV have",
+                   config->weight_column, name);
+}
+
+/* Samples of weight 0 count nothing; some that count are needed. */
+static td_status check_weights(const td_dataset *data)
+{
+    const td_data_info *info = td_dataset_info(data);
+    for (uint64_t i = 0; i < info->samples; i++)
+        if (td_dataset_weight(data, i) > 0) return TD_OK;
+    return td_fail(TD_ERR_DATA, "%s: every sample has weight 0", info->path);
+}
+
 static td_status read_files(const td_data_config *config, const td_location *where,
                             td_dataset **out)
 {
     td_status status = TD_OK;
     inputs in = {0};
     td_read_job job = {.config = config};
+    td_dataset *read = NULL;
     const td_reader *reader = where->reader;
     TD_GOTO(input_open(&in, where->main, !reader || reader->inflate, &job.main));
     if (!reader) TD_GOTO(choose_by_content(&job.main, &reader));
+    TD_GOTO(check_columns(config, reader, job.main.name));
     TD_GOTO(input_open(&in, where->label, reader->inflate, &job.label));
     TD_GOTO(input_open(&in, where->weight, true, &job.weight));
     TD_GOTO(input_open(&in, where->group, true, &job.group));
     TD_GOTO(td_pool_create(thread_count(config), &job.pool));
-    status = td_reader_run(reader->format, &job, out);
+    TD_GOTO(td_reader_run(reader->format, &job, &read));
+    TD_GOTO(check_weights(read));
+    *out = read;
+    read = NULL;
 out:
+    td_dataset_close(read);
     td_pool_destroy(job.pool);
     inputs_close(&in);
     return status;

@@ -104,6 +104,19 @@ static void test_missing_files(void **state)
     td_dataset_close(open_path(in_folder("pixels-idx3-ubyte"), &(td_data_config){.label = "none"}));
 }
 
+static void test_some_weight_is_needed(void **state)
+{
+    (void)state;
+    td_data_config config = {.weight_column = "w"};
+    put_file(folder, "none.csv", "y,a,w\n1,5,0\n2,5,0\n", 18);
+    assert_fails(TD_ERR_DATA, "none.csv: every sample has weight 0",
+                 try_path(in_folder("none.csv"), config));
+    put_file(folder, "plain.svm", "1 1:2\n0 1:3\n", 12);
+    assert_fails(TD_ERR_ARG, "weight column \"w\": ", try_path(in_folder("plain.svm"), config));
+    put_file(folder, "some.csv", "y,a,w\n1,5,0\n2,5,1\n", 18);
+    assert_ok(try_path(in_folder("some.csv"), config));
+}
+
 static void test_by_content_and_side_files(void **state)
 {
     (void)state;
@@ -328,6 +341,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_idx_folder, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_missing_files, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_some_weight_is_needed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_by_content_and_side_files, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_libffm_folder, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_cache, set_up, tear_down),

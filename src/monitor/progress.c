@@ -183,7 +183,7 @@ void td_progress_destroy(td_progress *p)
     td_free(p);
 }
 
-/* JSON has no NaN: a number that is not finite becomes null. */
+/* JSON has no NaN: what is not finite becomes null, as does an accuracy without classes. */
 static void number(char text[32], double v)
 {
     if (isfinite(v))
@@ -241,16 +241,17 @@ static const char *paces(td_progress *p, const td_interval *i)
 
 td_status td_progress_interval(td_progress *p, const td_interval *i)
 {
-    char line[1024], loss[32];
+    char line[1024], loss[32], accuracy[32];
     number(loss, i->loss);
+    number(accuracy, i->classes ? i->accuracy : NAN);
     snprintf(line, sizeof line,
-             "{\"step\":%llu,\"epoch\":%llu,\"loss\":%s,\"accuracy\":%.6g,\"lr\":%.9g,"
+             "{\"step\":%llu,\"epoch\":%llu,\"loss\":%s,\"accuracy\":%s,\"lr\":%.9g,"
              "\"samples\":%llu,\"seconds\":%.6g,\"samples_per_s\":%.6g,\"input_s\":%.6g,"
              "\"forward_s\":%.6g,\"backward_s\":%.6g,\"wait_s\":%.6g,\"move_s\":%.6g,"
              "\"update_s\":%.6g,\"checkpoint_s\":%.6g,\"bytes_sent\":%llu,\"workers\":%d,\"wait_"
              "least_s\":%.6g,"
              "\"wait_most_s\":%.6g,\"pace\":[",
-             (unsigned long long)i->step, (unsigned long long)i->epoch, loss, i->accuracy, i->lr,
+             (unsigned long long)i->step, (unsigned long long)i->epoch, loss, accuracy, i->lr,
              (unsigned long long)i->samples, i->seconds,
              i->seconds > 0 ? (double)i->samples / i->seconds : 0, i->input, i->forward,
              i->backward, i->wait, i->move, i->update, i->checkpoint,
@@ -261,14 +262,14 @@ td_status td_progress_interval(td_progress *p, const td_interval *i)
 
 td_status td_progress_evaluation(td_progress *p, const td_evaluation *e)
 {
-    char line[256], text[32], auc[40] = "";
-    number(text, e->loss);
+    char line[256], loss[32], accuracy[32], auc[40] = "";
+    number(loss, e->loss);
+    number(accuracy, e->classes ? e->accuracy : NAN);
     if (!isnan(e->auc)) snprintf(auc, sizeof auc, ",\"auc\":%.6f", e->auc);
     snprintf(line, sizeof line,
              "{\"step\":%llu,\"epoch\":%llu,\"eval\":\"%s\",\"loss\":%s,"
-             "\"accuracy\":%.6g%s}",
-             (unsigned long long)e->step, (unsigned long long)e->epoch, e->on, text, e->accuracy,
-             auc);
+             "\"accuracy\":%s%s}",
+             (unsigned long long)e->step, (unsigned long long)e->epoch, e->on, loss, accuracy, auc);
     if (!isnan(e->auc)) snprintf(auc, sizeof auc, " auc %.4f", e->auc);
     if (!p->json && e->classes)
         td_progress_say(p, "epoch %llu: %s accuracy %.4f loss %.4f%s", (unsigned long long)e->epoch,

@@ -48,6 +48,26 @@ static void assert_lines(const char *wanted)
     assert_string_equal(got, wanted);
 }
 
+/* JSON has neither NaN nor an accuracy of what has no classes. */
+static void what_is_no_number_is_null(void **state)
+{
+    (void)state;
+    char *text;
+    size_t size;
+    td_progress *p = begin();
+    td_interval i = {.step = 1, .steps = 9, .workers = 1, .classes = true};
+    td_evaluation e = {.epoch = 1, .step = 1, .on = "test", .loss = 2, .auc = NAN};
+    i.loss = i.accuracy = NAN; /* no sample had a weight */
+    assert_ok(td_progress_interval(p, &i));
+    assert_ok(td_progress_evaluation(p, &e));
+    td_progress_destroy(p);
+    assert_ok(td_read_file(path, &text, &size));
+    assert_non_null(strstr(text, "\"loss\":null,\"accuracy\":null,\"lr\""));
+    assert_non_null(strstr(text, "\"loss\":2,\"accuracy\":null}"));
+    assert_null(strstr(text, "nan"));
+    td_free(text);
+}
+
 static void limit_file(off_t bytes)
 {
     struct rlimit limit;
@@ -132,6 +152,7 @@ static void a_run_goes_back_while_the_disk_is_full(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_no_number_is_null),
         cmocka_unit_test(lines_are_held_while_the_disk_is_full),
         cmocka_unit_test(a_run_goes_back),
         cmocka_unit_test(a_run_goes_back_while_the_disk_is_full),

@@ -104,8 +104,11 @@ static td_status read_args(const word *w, const char *usage, td_layer *layer)
         char *rest, number[32];
         snprintf(number, sizeof number, "%.*s", (int)(stop - p < 31 ? stop - p : 31), p);
         double value = strtod(number, &rest);
-        if (index < 0 || index >= known || rest == number || *rest || value != value ||
-            value > 1e9 || value < -1e9)
+        bool is_number = rest != number && !*rest && value == value;
+        if (is_number && (value > 1e9 || value < -1e9))
+            return td_fail(TD_ERR_ARG, "\"%s\" in the architecture: %s is too large", w->text,
+                           number);
+        if (index < 0 || index >= known || !is_number)
             return td_fail(TD_ERR_ARG, "\"%s\" in the architecture: write %s", w->text, usage);
         layer->arg[index] = value;
         layer->given[index] = true;
@@ -176,6 +179,10 @@ static td_status unknown_layer(const char *text, const char *layer)
         n += (size_t)snprintf(names + n, sizeof names - n, "%s ", (*ops)->name);
         words[count++] = (*ops)->name;
     }
+    for (int i = 0; i < PRESETS; i++)
+        if (!strcmp(presets[i].name, layer))
+            return td_fail(TD_ERR_ARG, "\"%s\" is a whole network, not a layer: it stands alone",
+                           layer);
     const char *near = td_nearest(layer, words);
     return td_fail(TD_ERR_ARG,
                    "no layer is called \"%s\"; %s%s%shere are %sres, and the presets "

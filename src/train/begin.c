@@ -175,6 +175,8 @@ static void say_where(const loop *t)
         td_progress_say(t->progress, "no checkpoint yet: the run begins anew at step 0");
     else if (td_loop_out_of_patience(t))
         td_loop_say_out_of_patience(t, "; nothing is left to do");
+    else if (td_loop_owes_evaluation(t) || td_loop_owes_last_evaluation(t))
+        td_progress_say(t->progress, "resumed at step %llu, before its evaluation", step);
     else if (t->state.step == t->last)
         td_progress_say(t->progress,
                         "the run has finished its %llu steps (%g epochs); nothing is left to do",

@@ -1,5 +1,6 @@
 /* Evaluation: leaves of batches in the order of the file, dealt to ranks as in training, and loss
- * totals added along the same tree; so the figures do not depend on the number of workers. */
+ * totals added along the same tree; so the figures do not depend on the number of workers. Whether
+ * to stop is added as well, so that all ranks leave behind the same batch. */
 #include "train/train.h"
 
 #include "base/alloc.h"
@@ -8,6 +9,8 @@
 #include "math/auc.h"
 
 #include <math.h>
+
+enum { STOP = TD_LEAF_VALUES, VALUES };
 
 /* Scores of this rank's samples, NULL where nobody asks for the area under the curve. */
 typedef struct curve {
@@ -48,10 +51,7 @@ td_status td_evaluate(td_comm *comm, const td_dataset *data, const td_normalise 
     td_loader *loader = NULL;
     curve roc = {0};
     td_status status = TD_OK;
-    td_treesum_config config = {.leaves = leaves,
-                                .lanes = 1,
-                                .count = 1,
-                                .leaf_values = TD_LEAF_VALUES};
+    td_treesum_config config = {.leaves = leaves, .lanes = 1, .count = 1, .leaf_values = VALUES};
     TD_TRY(td_treesum_create(comm, &config, &sum));
     int begin, end;
     td_treesum_lane_leaves(sum, 0, &begin, &end);
@@ -85,12 +85,19 @@ td_status td_evaluate(td_comm *comm, const td_dataset *data, const td_normalise 
                             .score = roc.score};
         TD_GOTO(task->evaluate(task->oracle.self, &pass));
         curve_add(&roc, b);
-        for (int l = 0; l < b->leaves; l++)
-            for (int v = 0; v < TD_LEAF_VALUES; v++)
-                td_treesum_leaf(sum, begin + l)[v] = values[l * TD_LEAF_VALUES + v];
+        for (int l = 0; l < b->leaves; l++) {
+            double *leaf = td_treesum_leaf(sum, begin + l);
+            for (int v = 0; v < TD_LEAF_VALUES; v++) leaf[v] = values[l * TD_LEAF_VALUES + v];
+            leaf[STOP] = task->stop && *task->stop;
+        }
         TD_GOTO(td_treesum_post(sum, 0, 0));
         TD_GOTO(td_treesum_wait(sum));
-        for (int v = 0; v < TD_LEAF_VALUES; v++) totals[v] += td_treesum_leaf_sums(sum)[v];
+        const double *sums = td_treesum_leaf_sums(sum);
+        if (sums[STOP] > 0) {
+            status = td_fail(TD_ERR_INTERRUPTED, "the evaluation was stopped");
+            goto out;
+        }
+        for (int v = 0; v < TD_LEAF_VALUES; v++) totals[v] += sums[v];
     }
     TD_GOTO(curve_end(&roc, comm, &out->auc));
     out->weight = totals[TD_LEAF_WEIGHT];

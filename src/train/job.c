@@ -267,10 +267,25 @@ td_status td_job_read_file(const char *path, td_job *job)
     return status;
 }
 
+td_status td_job_check_tuning(const td_job *job)
+{
+    if (!job->tuning || !*job->tuning || td_path_exists(job->tuning)) return TD_OK;
+    return td_fail(TD_ERR_ARG,
+                   "--tuning: there is no file %s; \"tandem bench --comm all --tune FILE\" "
+                   "writes one",
+                   job->tuning);
+}
+
 td_status td_job_check(const td_job *job)
 {
-    if (!job->data) return td_fail(TD_ERR_ARG, "--data is missing: name a file or folder");
-    if (!job->run) return td_fail(TD_ERR_ARG, "--run is missing: name a folder for the run");
+    if (!job->data || !*job->data)
+        return td_fail(TD_ERR_ARG, "--data is missing: name a file or folder");
+    if (!job->run || !*job->run)
+        return td_fail(TD_ERR_ARG, "--run is missing: name a folder for the run");
+    if (job->resume && job->overwrite)
+        return td_fail(TD_ERR_ARG, "--resume goes on with the run that --overwrite would replace; "
+                                   "give one of them");
+    TD_TRY(td_job_check_tuning(job));
     if (job->workers > job->leaves)
         return td_fail(TD_ERR_ARG,
                        "--workers %d is more than the %d leaves of a batch; use at most "

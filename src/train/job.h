@@ -98,5 +98,7 @@ TD_MUST_CHECK td_status td_job_init(td_job *job);
 TD_MUST_CHECK td_status td_job_read_file(const char *path, td_job *job);
 /* Rules between options. */
 TD_MUST_CHECK td_status td_job_check(const td_job *job);
+/* The one about --tuning alone. */
+TD_MUST_CHECK td_status td_job_check_tuning(const td_job *job);
 
 #endif

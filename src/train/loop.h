@@ -103,6 +103,8 @@ void td_loop_tell_kept(td_loop *t);
 /* score.c: see there which evaluations count. */
 bool td_loop_evaluation_due(const td_loop *t);
 bool td_loop_owes_evaluation(const td_loop *t);
+bool td_loop_owes_last_evaluation(const td_loop *t);
+/* TD_ERR_INTERRUPTED, at all ranks alike: a rank was asked to stop. */
 TD_MUST_CHECK td_status td_loop_evaluate(td_loop *t);
 /* What the last step is worth, if no evaluation has told it. */
 TD_MUST_CHECK td_status td_loop_score_the_end(td_loop *t);

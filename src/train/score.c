@@ -33,7 +33,10 @@ static td_status check_params(const loop *t)
 static td_status measure(loop *t)
 {
     TD_TRY(td_mishap(t->mishaps, t->comm, t->state.step, "evaluate"));
-    TD_TRY(td_evaluate(t->comm, t->data->held, t->data->normalise, 512, t->job->leaves, t->task,
+    td_task task = *t->task;
+    task.stop =
+        t->stop && !*t->stop ? t->stop : NULL; /* else a job asked at once would stand still */
+    TD_TRY(td_evaluate(t->comm, t->data->held, t->data->normalise, 512, t->job->leaves, &task,
                        t->task->params, &t->score));
     TD_TRY(check_params(t));
     if (t->score.weight > 0 && !isfinite(t->score.loss)) {
@@ -75,6 +78,13 @@ bool td_loop_owes_evaluation(const loop *t)
 {
     return t->data->held && t->state.step > 0 && td_loop_evaluation_due(t) &&
            t->state.scored != t->state.step;
+}
+
+/* As has one that was asked to stop inside the evaluation of its last step. */
+bool td_loop_owes_last_evaluation(const loop *t)
+{
+    return t->data->held && t->state.step > 0 && t->state.step == t->last && !t->state.finished &&
+           !td_loop_evaluation_due(t);
 }
 
 td_status td_loop_evaluate(loop *t)

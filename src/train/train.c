@@ -270,6 +270,14 @@ static bool is_over(const loop *t)
     return t->state.step >= t->last || td_loop_out_of_patience(t);
 }
 
+/* *left: asked to stop meanwhile; the run is one that was stopped before it. */
+static td_status evaluate(loop *t, bool *left)
+{
+    td_status status = td_loop_evaluate(t);
+    *left = status == TD_ERR_INTERRUPTED;
+    return *left ? TD_OK : status;
+}
+
 /* What follows a step. From the mark on, it can be done again. */
 static td_status after_step(loop *t)
 {
@@ -277,12 +285,11 @@ static td_status after_step(loop *t)
     bool end_of_epoch = t->state.step % t->per_epoch == 0, end = t->state.step == t->last;
     if (t->since == t->job->metrics_every || end_of_epoch || end || totals->any.stop)
         TD_TRY(end_interval(t));
-    bool stopped = totals->any.stop && !end;
-    if (t->data->held && !stopped && (end || td_loop_evaluation_due(t)))
-        TD_TRY(td_loop_evaluate(t));
-    bool finished = t->state.finished = is_over(t);
-    TD_TRY(checkpoint(t, totals, stopped || finished || t->few));
-    if (stopped && !finished) return stopped_by_signal(t);
+    bool stopped = totals->any.stop && !end, left = false;
+    if (t->data->held && !stopped && (end || td_loop_evaluation_due(t))) TD_TRY(evaluate(t, &left));
+    bool finished = t->state.finished = !left && is_over(t);
+    TD_TRY(checkpoint(t, totals, stopped || left || finished || t->few));
+    if ((stopped || left) && !finished) return stopped_by_signal(t);
     if (!finished && t->data->held && end_of_epoch) td_loop_begin_interval(t);
     return TD_OK;
 }
@@ -301,17 +308,21 @@ static td_status has_checkpoint(loop *t)
 static td_status end_run(loop *t)
 {
     TD_TRY(has_checkpoint(t));
-    TD_TRY(td_loop_score_the_end(t));
+    td_status status = td_loop_score_the_end(t);
+    if (status == TD_ERR_INTERRUPTED) return stopped_by_signal(t);
+    TD_TRY(status);
     TD_TRY(td_loop_save_model(t)); /* what counts now */
     return td_mishap(t->mishaps, t->comm, t->state.step, "end");
 }
 
 static td_status run(loop *t)
 {
+    bool left = false;
     if (t->redo)
         TD_TRY(after_step(t));
-    else if (td_loop_owes_evaluation(t))
-        TD_TRY(td_loop_evaluate(t));
+    else if (td_loop_owes_evaluation(t) || td_loop_owes_last_evaluation(t))
+        TD_TRY(evaluate(t, &left));
+    if (left) return stopped_by_signal(t);
     t->redo = false;
     while (!is_over(t) && !t->few) {
         td_totals totals;

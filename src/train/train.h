@@ -17,6 +17,7 @@ typedef struct td_task {
     bool two;         /* there are two: so does the area under the ROC curve */
     bool sparse;      /* evaluate reads samples itself, by their numbers */
     const char *arch; /* what a checkpoint must agree with */
+    const volatile int *stop; /* set in any rank: evaluations are left; NULL: never */
     /* Loss totals of the pass's leaves, and scores where asked for, without training's randomness.
      */
     td_status (*evaluate)(void *self, const td_net_pass *pass);
@@ -62,7 +63,8 @@ TD_MUST_CHECK td_status td_train(td_comm *comm, const td_job *job, const td_trai
  * `status`, with its sentence. */
 TD_MUST_CHECK td_status td_train_give_way(td_comm *comm, td_status status);
 
-/* What the parameters are worth over a data set; collective, the same at every rank. */
+/* What the parameters are worth over a data set; collective, the same at every rank.
+ * TD_ERR_INTERRUPTED, at all ranks alike, where task->stop has been set at one. */
 typedef struct td_score {
     double loss, accuracy, weight;
     double auc; /* math/auc.h, every sample as one; NaN where there are not two classes */

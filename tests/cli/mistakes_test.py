@@ -28,9 +28,28 @@ class Mistakes(unittest.TestCase):
         self.says("--keep: \"3\" is not one of auto, last, best; --keep-checkpoints says how many", *self.job("--keep", "3"))
         self.says("--keep: \"worst\" is not one of auto, last, best\n", *self.job("--keep", "worst"))
         self.says("does not fit an image", *self.job("--model", "conv:4,13,pad=0 dense:0"))
+        self.says("\"mlp\" is a whole network, not a layer", *self.job("--model", "mlp dense:0"))
+        self.says("9999999999 is too large", *self.job("--model", "dense:9999999999 dense:0"))
         self.says("where the data asks for", *self.job("--model", "dense:3"))
         self.says("--run is missing", "train", "--data", DATA)
         self.says("--data is missing", "train", "--run", new_run())
+
+    def test_options_that_would_do_nothing(self):
+        table = os.path.join(TOP, "small.csv")
+        with open(table, "w") as f:
+            f.writelines(f"{i % 7},{i % 2}\n" for i in range(40))
+        words = ["train", "--data", table, "--label", "1", "--model", "softmax", "--quiet", "--run"]
+        self.says("--patience needs data held out", *words, new_run(), "--patience", "2")
+        self.says("--keep best needs data held out", *words, new_run(), "--keep", "best")
+        tandem(*words, new_run(), "--patience", "2", "--holdout", "0.3")
+        self.says("--run is missing", *words, "")
+        self.says("--data is missing", "train", "--data", "", "--run", new_run())
+        self.says("--tuning: there is no file /no/such", *self.job("--tuning", "/no/such"))
+        self.says("--tuning: there is no file /no/such", "bench", "--comm", "scan", "--tuning", "/no/such")
+        self.says("--tune does nothing without --comm", "bench", "--tune", os.path.join(TOP, "x"))
+        self.says("--max-bytes does nothing without --comm", "bench", "--max-bytes", "64")
+        self.says("--steps does nothing with --comm", "bench", "--comm", "scan", "--steps", "3")
+        self.says("give one of them", *self.job("--resume", "--overwrite", run=train()))
 
     def test_data(self):
         empty = os.path.join(TOP, "empty")
@@ -50,6 +69,10 @@ class Mistakes(unittest.TestCase):
             f.write("1 1:2\n0 2147483647:1\n")
         self.says("on 2147483647 inputs needs", "train", "--data", wide, "--model", "dense:0", "--workers",
                   "16", "--batch", "16", "--run", new_run(), code=1)
+        with open(table, "w") as f:
+            f.write("a,label\n1,0\n2,0\n")
+        self.says("all samples are of one class", "train", "--data", table, "--model", "softmax", "--quiet",
+                  "--run", new_run(), code=0)
         with open(table, "w") as f:
             f.write("a,label\n1,0\n2,1\n")
         self.says("--label none leaves nothing to learn", "train", "--data", table, "--label", "none",
@@ -92,6 +115,12 @@ class Mistakes(unittest.TestCase):
         self.says("cannot be changed", "train", "--run", run, "--resume", "--lr", "1")
         file = os.path.join(TOP, "plain")
         open(file, "w").close()
+        self.says("is no folder; name another", *self.job(run=file))
+        self.says("is a folder, not a file", "train", TOP, "--run", new_run())
+        self.says("is not a plain file", "train", "--data", "/dev/null", "--run", new_run())
+        for name in ("model.safetensors", "manifest.json"):
+            os.remove(os.path.join(run, "model", name))
+            self.says(f"model/{name} is missing", "eval", "--run", run, "--data", DATA)
         self.says("plain", *self.job(run=os.path.join(file, "run")), code=1)
 
     def test_damaged_checkpoints(self):
@@ -117,13 +146,33 @@ class Mistakes(unittest.TestCase):
             f.write(text + "nonsense: 1\n")
         self.says("unknown option \"nonsense\"", "train", "--run", run, "--resume")
 
-    def test_a_full_disk_leaves_nothing_half_written_and_the_run_alive(self):
-        run = new_run()
-        code = ("import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200000, 200000));"
+    def with_room_for(self, size, *words):
+        """No file may have more bytes."""
+        code = (f"import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}));"
                 "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
                 "os.execv(sys.argv[1], sys.argv[1:])")
-        done = subprocess.run([sys.executable, "-c", code, TANDEM, *self.job(run=run)],
-                              capture_output=True, text=True)
+        return subprocess.run([sys.executable, "-c", code, TANDEM, *words], capture_output=True, text=True)
+
+    def test_a_disk_without_any_room_leaves_no_folder(self):
+        run = new_run()
+        done = self.with_room_for(0, *self.job(run=run))
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertRegex(done.stderr, "^tandem: cannot write .*/lock: .*\n$")
+        self.assertFalse(os.path.exists(run))
+
+    def test_a_cache_that_finds_no_room_is_told(self):
+        path = os.path.join(TOP, "cached.csv")
+        with open(path, "w") as f:
+            f.writelines(f"{i % 2},{i}\n" for i in range(30000))
+        words = ["train", "--data", path, "--cache", "--model", "softmax", "--epochs", "1", "--quiet"]
+        done = self.with_room_for(100000, *words, "--run", new_run())
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn(f"warning: no cache was kept for {path}: cannot write", done.stderr)
+        self.assertFalse([n for n in os.listdir(TOP) if n.startswith("cached.csv.")])
+
+    def test_a_full_disk_leaves_nothing_half_written_and_the_run_alive(self):
+        run = new_run()
+        done = self.with_room_for(200000, *self.job(run=run))
         self.assertEqual(done.returncode, 1, done.stderr)
         self.assertEqual(done.stderr.count("the run goes on"), 1, done.stderr)  # not at each epoch
         self.assertRegex(done.stderr.splitlines()[-1], "^tandem: cannot write .*/model")

@@ -135,6 +135,50 @@ class Program(unittest.TestCase):
         self.assertIn("complete -F", tandem("help", "completion").stdout)
         self.assertIn("tandem train", tandem().stdout)
 
+    def test_inspect_shows_the_curve_of_any_run(self):
+        path = os.path.join(TOP, "values.csv")
+        with open(path, "w") as f:
+            f.writelines(f"{i % 7 + .5},{i % 5}\n" for i in range(90))
+        run = new_run()
+        tandem("train", "--data", path, "--label", "0", "--model", "dense:0", "--holdout", "0.2", "--lr", "0.001",
+               "--run", run, "--quiet")
+        text = tandem("inspect", run).stdout
+        self.assertRegex(text, "(?m)^step .* held-out loss [0-9.]+$")  # values have no accuracy
+        with open(os.path.join(run, "metrics.jsonl"), "a") as f:  # a long run, whose loss falls all the time
+            f.writelines(f'{{"step":{s},"loss":{90001 - s}}}\n' for s in range(9, 90001))
+            f.write('{"step":90000,"eval":"held-out","loss":0.5,"accuracy":null}\n')
+        text = tandem("inspect", run).stdout
+        self.assertIn("step 90000    held-out loss 0.5000\n", text)
+        last = [line for line in text.splitlines() if "|" in line][-1]
+        self.assertTrue(last.endswith("*") and float(last.split()[0]) < 100, last)
+        subprocess.run(["rm", "-r", os.path.join(run, "model")], check=True)
+        text = tandem("inspect", run).stdout
+        self.assertTrue(text.startswith("no model yet\n") and "training loss" in text, text)
+        self.assertIn("holds no model yet", tandem("inspect", DATA, expect=2).stderr)
+
+    def test_text_that_does_not_arrive_is_a_failure(self):
+        run = train()
+        asks = [["help"], ["help", "train"], ["help", "man"], ["help", "completion"], ["version"], ["train", "--help"],
+                ["inspect", run], ["diagnose", run], ["bench", "--model", "softmax", "--steps", "1"],
+                ["eval", "--run", run, "--data", DATA], ["predict", "--run", run, "--data", DATA],
+                ["run", "--dry-run", "--", "train", "--data", DATA, "--run", new_run()]]
+        with open("/dev/full", "w") as full:
+            for words in asks:
+                done = subprocess.run([TANDEM, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+                self.assertEqual(done.returncode, 1, words)
+                self.assertRegex(done.stderr, "^tandem: (cannot write .*No space left on device|not all could be written .*)\n$")
+            words = ["train", "--data", DATA, "--model", "softmax", "--epochs", "1", "--run", new_run()]
+            self.assertEqual(subprocess.run([TANDEM, *words], stdout=full, timeout=60).returncode, 0)
+
+    def test_closed_standard_streams_are_not_taken_for_files(self):
+        run = new_run()
+        close = 'exec "$@" <&- >&- 2>&-'
+        tandem("train", "--data", DATA, "--model", "softmax", "--epochs", "1", "--run", run,
+               prefix=("sh", "-c", close, "sh"))
+        self.assertFalse(os.path.exists(os.path.join(run, "lock")))
+        done = tandem("predict", "--run", run, "--data", DATA, expect=1, prefix=("sh", "-c", 'exec "$@" >&-', "sh"))
+        self.assertIn("cannot write the predictions", done.stderr)
+
     def test_tables_train_too(self):
         path = os.path.join(TOP, "table.csv")
         with open(path, "w") as f:

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Runs that are stopped and go on, and finished runs that go on for longer."""
+import gzip
 import os
 import signal
+import struct
 import subprocess
 import time
 import unittest
 
-from harness import (DATA, MPIEXEC, PRESETS, SHORT, TANDEM, digest, listing, main, metrics, new_run,
+from harness import (DATA, MPIEXEC, PRESETS, SHORT, TANDEM, TOP, digest, listing, main, metrics, new_run,
                      newest_checkpoint, ranks, state_file, tandem, train)
 
 
@@ -43,6 +45,46 @@ class Interrupted(unittest.TestCase):
     def test_ranks_of_mpiexec_stop_by_sigusr2(self):
         model = "lenet" if SHORT else "resnet20"
         self.stop_and_resume(signal.SIGUSR2, ["--workers", "2"], model, ranks(2), 143)
+
+    def large_test_set(self):
+        """A folder whose evaluation takes so long that a signal finds it at work."""
+        folder = os.path.join(TOP, "slow")
+        if not os.path.exists(folder):
+            os.makedirs(folder)
+            for name in os.listdir(DATA):
+                with gzip.open(os.path.join(DATA, name)) as f:
+                    whole = f.read()
+                if name.startswith("t10k"):
+                    n, head = struct.unpack_from(">I", whole, 4)[0], 16 if "images" in name else 8
+                    whole = whole[:4] + struct.pack(">I", 1000 * n) + whole[8:head] + whole[head:] * 1000
+                with open(os.path.join(folder, name[:-3]), "wb") as f:
+                    f.write(whole)
+        return folder
+
+    def stop_in_the_evaluation(self, words, number, resume_words, prefix=(), status=None):
+        words = ["train", "--data", self.large_test_set(), "--model", "lenet", "--batch", "32", *words]
+        want, run = new_run(), new_run()
+        tandem(*words, "--run", want, "--workers", "2", "--quiet")
+        job = subprocess.Popen([*prefix, TANDEM, *words, "--run", run, *([] if prefix else ["--workers", "2"])],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        job.stdout.readline()  # what the steps were like; then the evaluation begins
+        job.send_signal(number)
+        _, errors = job.communicate(timeout=60)
+        self.assertEqual(job.returncode, status or 128 + number, errors)
+        self.assertFalse(os.path.exists(os.path.join(run, "model")))
+        self.assertIn("before its evaluation", tandem("train", "--run", run, "--resume", *resume_words).stdout)
+        self.assertEqual(digest(run), digest(want))
+        evaluations = [[m for m in metrics(r) if "eval" in m] for r in (want, run)]
+        self.assertEqual(evaluations[0], evaluations[1])
+        self.assertTrue(evaluations[0])
+
+    def test_a_run_stops_inside_an_evaluation(self):
+        self.stop_in_the_evaluation(["--epochs", "1"], signal.SIGINT, ["--workers", "3"])
+        self.stop_in_the_evaluation(["--steps", "2"], signal.SIGTERM, ["--workers", "1"])
+
+    @unittest.skipUnless(MPIEXEC, "no MPI")
+    def test_ranks_of_mpiexec_stop_inside_an_evaluation(self):
+        self.stop_in_the_evaluation(["--epochs", "1"], signal.SIGUSR2, ["--workers", "1"], ranks(2), 143)
 
     def test_a_run_stopped_by_sigterm_goes_on_with_more_workers(self):
         self.stop_and_resume(signal.SIGTERM, ["--workers", "5"])

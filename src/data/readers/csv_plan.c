@@ -194,14 +194,28 @@ static bool first_line_is_header(const td_read_job *job, const csv_plan *plan,
 
 /* ---- options ---- */
 
+static td_status named_twice(const td_text *text, const char *option, const csv_field *name,
+                             ptrdiff_t first, size_t second)
+{
+    size_t n = length(name) < 100 ? length(name) : 100;
+    return td_fail(TD_ERR_ARG,
+                   "%s \"%.*s\" is the name of columns %td and %zu of %s; give the number", option,
+                   (int)n, name->at, first, second, text->name);
+}
+
 static td_status find_column(const td_text *text, const csv_plan *plan, const char *option,
                              const char *spec, size_t spec_length, ptrdiff_t *out)
 {
-    for (size_t k = 0; plan->name && k < plan->fields; k++)
-        if (same(&plan->name[k], spec, spec_length)) {
-            *out = (ptrdiff_t)k;
-            return TD_OK;
-        }
+    ptrdiff_t found = -1;
+    for (size_t k = 0; plan->name && k < plan->fields; k++) {
+        if (!same(&plan->name[k], spec, spec_length)) continue;
+        if (found >= 0) return named_twice(text, option, &plan->name[k], found, k);
+        found = (ptrdiff_t)k;
+    }
+    if (found >= 0) {
+        *out = found;
+        return TD_OK;
+    }
     char number[24];
     if (spec_length < sizeof number) {
         memcpy(number, spec, spec_length);
@@ -224,18 +238,15 @@ static td_status find_column(const td_text *text, const csv_plan *plan, const ch
 static td_status find_label(const td_read_job *job, const td_text *text, csv_plan *plan)
 {
     const char *spec = job->config->label;
-    plan->label = 0;
-    if (spec && !strcmp(spec, "none")) {
-        plan->label = -1;
-    } else if (spec && *spec) {
-        return find_column(text, plan, "label", spec, strlen(spec), &plan->label);
-    } else {
-        for (size_t k = 0; plan->name && k < plan->fields; k++)
-            if (length(&plan->name[k]) == 5 && !strncasecmp(plan->name[k].at, "label", 5)) {
-                plan->label = (ptrdiff_t)k;
-                break;
-            }
+    plan->label = -1;
+    if (spec && !strcmp(spec, "none")) return TD_OK;
+    if (spec && *spec) return find_column(text, plan, "label", spec, strlen(spec), &plan->label);
+    for (size_t k = 0; plan->name && k < plan->fields; k++) {
+        if (length(&plan->name[k]) != 5 || strncasecmp(plan->name[k].at, "label", 5) != 0) continue;
+        if (plan->label >= 0) return named_twice(text, "label", &plan->name[k], plan->label, k);
+        plan->label = (ptrdiff_t)k;
     }
+    if (plan->label < 0) plan->label = 0;
     return TD_OK;
 }
 
