@@ -3,25 +3,10 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "base/rng.h"
 
 #include <string.h>
 
 /* --- rows --- */
-
-void td_table_begin_weights(const td_table *t, uint64_t key, float *w)
-{
-    const td_table_config *c = &t->config;
-    td_rng rng;
-    if (c->init == TD_TABLE_ZERO) {
-        memset(w, 0, c->width * sizeof *w);
-        return;
-    }
-    td_rng_init(&rng, c->seed, TD_RNG_TABLE, c->number, key);
-    for (size_t i = 0; i < c->width; i++)
-        w[i] = c->scale *
-               (c->init == TD_TABLE_UNIFORM ? 2 * td_rng_unit(&rng) - 1 : td_rng_normal(&rng));
-}
 
 static td_status add_slab(td_table *t)
 {
@@ -126,6 +111,6 @@ td_status td_table_see_rowless(td_table *t, uint64_t key, uint64_t hash, td_entr
     }
     *row = td_table_row(t, e->row);
     memset(*row, 0, t->stride * sizeof **row);
-    td_table_begin_weights(t, key, *row);
+    td_rule_first_weights(&t->config, key, *row);
     return TD_OK;
 }

@@ -2,6 +2,7 @@
 #include "ps/rule.h"
 
 #include "base/error.h"
+#include "base/rng.h"
 
 #include <math.h>
 #include <string.h>
@@ -26,6 +27,45 @@ td_status td_rule_find(const char *name, td_rule *out)
                    "no update rule of tables is called \"%s\"; there are sgd, momentum, adagrad, "
                    "adam and ftrl",
                    name);
+}
+
+td_status td_rule_config(td_table_config *c, td_rule *rule)
+{
+    if (c->width < 1 || c->width > 65536)
+        return td_fail(TD_ERR_ARG, "a table's rows have 1 to 65536 weights, not %zu", c->width);
+    TD_TRY(td_rule_find(c->rule ? c->rule : "sgd", rule));
+    if (c->momentum == 0) c->momentum = 0.9f;
+    if (c->beta1 == 0) c->beta1 = 0.9f;
+    if (c->beta2 == 0) c->beta2 = 0.999f;
+    if (c->epsilon == 0) c->epsilon = *rule == TD_RULE_ADAM ? 1e-8f : 1e-10f;
+    if (c->beta == 0) c->beta = 1;
+    if (c->admit == 0) c->admit = 1;
+    if (!(c->lr > 0 && c->lr < 1e6f))
+        return td_fail(TD_ERR_ARG, "lr must be above 0, not %g", (double)c->lr);
+    if (!(c->momentum > 0 && c->momentum < 1) || !(c->beta1 > 0 && c->beta1 < 1) ||
+        !(c->beta2 > 0 && c->beta2 < 1))
+        return td_fail(TD_ERR_ARG, "momentum, beta1 and beta2 must be between 0 and 1");
+    if (!(c->l1 >= 0) || !(c->l2 >= 0) || !(c->beta > 0) || !(c->epsilon > 0) ||
+        !(c->weight_decay >= 0) || !(c->scale >= 0))
+        return td_fail(TD_ERR_ARG,
+                       "l1, l2, beta, epsilon, weight decay and the scale of new rows must not "
+                       "be negative");
+    if (c->admit >= (uint32_t)1 << 31)
+        return td_fail(TD_ERR_ARG, "rows are admitted after less than 2^31 sightings");
+    return TD_OK;
+}
+
+void td_rule_first_weights(const td_table_config *c, uint64_t key, float *w)
+{
+    td_rng rng;
+    if (c->init == TD_TABLE_ZERO) {
+        memset(w, 0, c->width * sizeof *w);
+        return;
+    }
+    td_rng_init(&rng, c->seed, TD_RNG_TABLE, c->number, key);
+    for (size_t i = 0; i < c->width; i++)
+        w[i] = c->scale *
+               (c->init == TD_TABLE_UNIFORM ? 2 * td_rng_unit(&rng) - 1 : td_rng_normal(&rng));
 }
 
 const char *const *td_rule_states(td_rule rule)

@@ -16,6 +16,11 @@ typedef enum td_rule {
 /* TD_ERR_ARG. */
 TD_MUST_CHECK td_status td_rule_find(const char *name, td_rule *out);
 
+/* Fills in a table's defaults, and checks it. TD_ERR_ARG. */
+TD_MUST_CHECK td_status td_rule_config(td_table_config *config, td_rule *out);
+/* What a key's weights begin with. */
+void td_rule_first_weights(const td_table_config *config, uint64_t key, float *weights);
+
 /* States of a row besides its weights, and what they are called ("sum"); NULL at the end. */
 const char *const *td_rule_states(td_rule rule);
 size_t td_rule_state_count(td_rule rule);

@@ -12,38 +12,12 @@ enum { PARTS = TD_TABLE_PARTS, AHEAD = TD_TABLE_AHEAD, SLAB_BYTES = 4 << 20 };
 
 /* --- beginning and end --- */
 
-static td_status check(td_table_config *c, td_rule *rule)
-{
-    if (c->width < 1 || c->width > 65536)
-        return td_fail(TD_ERR_ARG, "a table's rows have 1 to 65536 weights, not %zu", c->width);
-    TD_TRY(td_rule_find(c->rule ? c->rule : "sgd", rule));
-    if (c->momentum == 0) c->momentum = 0.9f;
-    if (c->beta1 == 0) c->beta1 = 0.9f;
-    if (c->beta2 == 0) c->beta2 = 0.999f;
-    if (c->epsilon == 0) c->epsilon = *rule == TD_RULE_ADAM ? 1e-8f : 1e-10f;
-    if (c->beta == 0) c->beta = 1;
-    if (c->admit == 0) c->admit = 1;
-    if (!(c->lr > 0 && c->lr < 1e6f))
-        return td_fail(TD_ERR_ARG, "lr must be above 0, not %g", (double)c->lr);
-    if (!(c->momentum > 0 && c->momentum < 1) || !(c->beta1 > 0 && c->beta1 < 1) ||
-        !(c->beta2 > 0 && c->beta2 < 1))
-        return td_fail(TD_ERR_ARG, "momentum, beta1 and beta2 must be between 0 and 1");
-    if (!(c->l1 >= 0) || !(c->l2 >= 0) || !(c->beta > 0) || !(c->epsilon > 0) ||
-        !(c->weight_decay >= 0) || !(c->scale >= 0))
-        return td_fail(TD_ERR_ARG,
-                       "l1, l2, beta, epsilon, weight decay and the scale of new rows must not "
-                       "be negative");
-    if (c->admit >= TD_TABLE_SIGHTED)
-        return td_fail(TD_ERR_ARG, "rows are admitted after less than 2^31 sightings");
-    return TD_OK;
-}
-
 td_status td_table_create(const td_table_config *config, td_table **out)
 {
     td_table *t = td_calloc(1, sizeof *t);
     if (!t) return td_fail(TD_ERR_NOMEM, "no memory for a table");
     t->config = *config;
-    td_status status = check(&t->config, &t->rule);
+    td_status status = td_rule_config(&t->config, &t->rule);
     if (status != TD_OK) {
         td_free(t);
         return status;
@@ -160,7 +134,7 @@ td_status td_table_pull(td_table *t, const uint64_t *keys, size_t count, float *
         if (t->found[i])
             memcpy(out + i * width, t->found[i], bytes);
         else
-            td_table_begin_weights(t, keys[i], out + i * width);
+            td_rule_first_weights(&t->config, keys[i], out + i * width);
     }
     return TD_OK;
 }
@@ -176,7 +150,7 @@ td_status td_table_peek(const td_table *t, const uint64_t *keys, size_t count, f
             if (row[k % AHEAD])
                 memcpy(out + k * width, row[k % AHEAD], width * sizeof *out);
             else
-                td_table_begin_weights(t, keys[k], out + k * width);
+                td_rule_first_weights(&t->config, keys[k], out + k * width);
         }
         if (i >= AHEAD && i - AHEAD < count) {
             size_t k = i - AHEAD;

@@ -106,9 +106,6 @@ static inline float *td_table_row(const td_table *t, uint32_t row)
 enum { TD_TABLE_LEAST_ENTRIES = 64 };
 bool td_part_make(td_part *part, size_t entries); /* a power of two */
 
-/* What a key's weights begin with. */
-void td_table_begin_weights(const td_table *t, uint64_t key, float *weights);
-
 /* A new key's entry. TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_table_enter(td_table *t, uint64_t key, uint64_t hash, td_entry **out);
 /* An entry without a row gets one, not cleared. TD_ERR_NOMEM, TD_ERR_UNSUPPORTED. */

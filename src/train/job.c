@@ -20,7 +20,8 @@ static const char *const losses[] = {"auto",  "softmax", "squared", "binary",
 static const char *const keeps[] = {"auto", "last", "best", NULL};
 static const char *const on_hangs[] = {"abort", "wait", "kill", NULL}; /* by td_on_hang */
 
-static const char *const strategies[] = {"allreduce", "ps", NULL}; /* by td_job_strategy */
+static const char *const strategies[] = {"allreduce", "ps",      "downpour",
+                                         "easgd",     "hogwild", NULL}; /* by td_job_strategy */
 
 /* By td_pattern, then "all". */
 const char *const td_job_patterns[] = {"barrier",        "broadcast",  "scatter", "gather",
@@ -143,7 +144,10 @@ const td_option td_job_rows[] = {
     {"train.eval_every", "eval-every", TD_OPT_INT, AT(eval_every), "1", "EPOCHS",
      "epochs between evaluations; 0: only at the end", 0, 1000000, NULL, ALL},
     {"strategy.name", "strategy", TD_OPT_CHOICE, AT(strategy), "allreduce", "NAME",
-     "how gradients become updates: together, or through parameter servers", 0, 0, strategies, ALL},
+     "how gradients become updates: together; through parameter servers; by workers that move a copy "
+     "of their own and push and fetch now and then (downpour), or are drawn to a common centre (easgd); "
+     "in memory that the workers of one machine share (hogwild)",
+     0, 0, strategies, ALL},
     {"strategy.servers", "servers", TD_OPT_INT, AT(servers), "0", "N",
      "ps: ranks beyond the workers (under mpiexec: the last of its ranks) that hold the parameters; "
      "0: the workers do",
@@ -158,6 +162,13 @@ const td_option td_job_rows[] = {
      "ps: the rate of a push is divided by its staleness", 0, 0, NULL, ALL},
     {"strategy.compensation", "compensation", TD_OPT_NUMBER, AT(compensation), "0", "LAMBDA",
      "ps: delays are compensated for (DC-ASGD); 0: not", 0, 1e6, NULL, ALL},
+    {"strategy.push_every", "push-every", TD_OPT_INT, AT(push_every), "1", "STEPS",
+     "downpour: steps between pushes; easgd: between moves to the centre", 1, 1000000, NULL, ALL},
+    {"strategy.fetch_every", "fetch-every", TD_OPT_INT, AT(fetch_every), "1", "STEPS",
+     "downpour: steps between fetches", 1, 1000000, NULL, ALL},
+    {"strategy.elastic", "elastic", TD_OPT_NUMBER, AT(elastic), "0", "ALPHA",
+     "easgd: how far a worker and the centre move towards each other; 0: 0.9 / workers", 0, 1, NULL,
+     ALL},
     {"tables.memory", "table-memory", TD_OPT_SIZE, AT(table_memory), "0", "BYTES",
      "of each server's rows; what is more lies on disk; 0: all in memory", 0, 0, NULL,
      ALL | TD_JOB_PLACE},
@@ -274,6 +285,13 @@ td_status td_job_check_tuning(const td_job *job)
                    "--tuning: there is no file %s; \"tandem bench --comm all --tune FILE\" "
                    "writes one",
                    job->tuning);
+}
+
+int td_job_servers(const td_job *job)
+{
+    bool serves = job->strategy == TD_STRATEGY_PS || job->strategy == TD_STRATEGY_DOWNPOUR ||
+                  job->strategy == TD_STRATEGY_EASGD;
+    return serves ? job->servers : 0;
 }
 
 td_status td_job_check(const td_job *job)

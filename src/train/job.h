@@ -56,6 +56,8 @@ typedef struct td_job {
     char *clock;
     bool staleness_rate;
     double compensation;
+    int push_every, fetch_every; /* steps; of downpour, and easgd */
+    double elastic;
     uint64_t table_memory; /* bytes of a server's rows in memory; 0: all */
     int admit, evict_after; /* sightings; steps, 0: never */
     int bits; /* of hashed keys; 0: whole */
@@ -87,7 +89,13 @@ enum {
     TD_JOB_SYNTH = 512
 };
 
-typedef enum td_job_strategy { TD_STRATEGY_ALLREDUCE, TD_STRATEGY_PS } td_job_strategy;
+typedef enum td_job_strategy {
+    TD_STRATEGY_ALLREDUCE,
+    TD_STRATEGY_PS,
+    TD_STRATEGY_DOWNPOUR,
+    TD_STRATEGY_EASGD,
+    TD_STRATEGY_HOGWILD
+} td_job_strategy;
 
 extern const td_option td_job_rows[];
 extern const char *const td_job_patterns[];
@@ -96,6 +104,8 @@ extern const char *const td_job_patterns[];
 TD_MUST_CHECK td_status td_job_init(td_job *job);
 /* Sets what the job file says. */
 TD_MUST_CHECK td_status td_job_read_file(const char *path, td_job *job);
+/* Ranks that serve, beyond the workers. */
+int td_job_servers(const td_job *job);
 /* Rules between options. */
 TD_MUST_CHECK td_status td_job_check(const td_job *job);
 /* The one about --tuning alone. */

@@ -132,6 +132,7 @@ static td_status write_checkpoint(loop *l)
     td_status status = l->first && !state ? td_fail(TD_ERR_NOMEM, "no memory for a checkpoint")
                                           : TD_OK;
     status = td_comm_agree(l->comm, status);
+    if (status == TD_OK) status = td_rows_collect(&l->tables);
     if (status == TD_OK) status = td_rows_write(&l->tables, &b);
     json_decref(state);
     if (status == TD_ERR_IO) { /* all alike; a full disk, say: older ones are whole */
@@ -179,6 +180,7 @@ static td_status save_model(loop *l)
     td_status status =
         l->first && !b.state ? td_fail(TD_ERR_NOMEM, "no memory to save the model") : TD_OK;
     status = td_comm_agree(l->comm, status);
+    if (status == TD_OK) status = td_rows_collect(&l->tables);
     if (status == TD_OK) status = td_rows_write(&l->tables, &b);
     json_decref(b.state);
     json_decref(metrics);
@@ -221,6 +223,7 @@ static td_table_config keyed_config(const loop *l)
     bool momentum = !strcmp(job->rule, "sgd") && job->momentum > 0;
     t.width = l->task->oracle.width;
     t.rule = momentum ? "momentum" : job->rule;
+    if (job->strategy == TD_STRATEGY_EASGD) t.rule = "sgd"; /* of the centre */
     t.lr = 1;
     t.momentum = (float)job->momentum;
     t.beta1 = (float)job->beta1, t.beta2 = (float)job->beta2;
@@ -236,7 +239,7 @@ static td_table_config keyed_config(const loop *l)
 static td_status check_options(const loop *l, int size)
 {
     const td_job *job = l->job;
-    int servers = job->strategy == TD_STRATEGY_PS ? job->servers : 0;
+    int servers = td_job_servers(job);
     if (servers && size - servers < 1)
         return td_fail(TD_ERR_ARG, "--servers %d leaves no worker of the job's %d ranks", servers,
                        size);
@@ -254,6 +257,11 @@ static td_status check_options(const loop *l, int size)
     if (job->accumulate > 1)
         return td_fail(TD_ERR_ARG, "--accumulate is not for parameters in tables; give a larger "
                                    "--batch");
+    if (l->mode == TD_ROWS_SHARED && l->task->oracle.width && (job->bits < 1 || job->bits > 30))
+        return td_fail(TD_ERR_ARG, "--strategy hogwild keeps 2^bits rows: give --bits 1 to 30");
+    if (l->mode == TD_ROWS_SHARED && (job->replicas || job->table_memory))
+        return td_fail(TD_ERR_ARG, "--strategy hogwild has one copy of its rows, in memory: leave out "
+                                   "--replicas and --table-memory");
     if (job->keep == 2)
         return td_fail(TD_ERR_ARG, "--keep best: of parameters in tables only the last are kept");
     if (!l->exact && job->l1 > 0 && strcmp(job->rule, "ftrl") != 0)
@@ -284,10 +292,10 @@ static void make_task(loop *l)
 static td_status open_all(loop *l, bool joined)
 {
     const td_job *job = l->job;
-    int size = td_comm_size(l->comm), servers = job->strategy == TD_STRATEGY_PS ? job->servers : 0;
+    int size = td_comm_size(l->comm), servers = td_job_servers(job);
     td_rows_tables_config config = {.job = job,
                                     .clock = l->clock,
-                                    .exact = l->exact,
+                                    .mode = l->mode,
                                     .keyed = keyed_config(l),
                                     .params = l->task->oracle.params,
                                     .workers = joined ? job->workers : size - servers,
@@ -386,6 +394,7 @@ static td_status start(loop *l)
                                             : TD_OK;
     l->state.total = l->last;
     TD_TRY(td_comm_agree(l->comm, status));
+    TD_TRY(td_rows_spread(&l->tables));
     return begin_run(l);
 }
 
@@ -469,6 +478,8 @@ static td_status go_on(loop *l, bool joined)
     TD_TRY(td_comm_agree(l->comm, agree_on_step(l, joined, made)));
     TD_TRY(td_comm_agree(l->comm, td_rows_make_ready(l)));
     if (joined) TD_TRY(choose_schedule(l));
+    td_rows_own_free(l->own); /* a copy begins anew */
+    l->own = NULL;
     const td_train_hooks *hooks = l->data->hooks;
     if (l->first && !was_first && hooks && hooks->take_over) TD_TRY(hooks->take_over(hooks->user));
     TD_TRY(td_comm_agree(l->comm, create_progress(l)));
@@ -658,6 +669,7 @@ static void close_loop(loop *l)
     td_loader_destroy(l->loader);
     td_pool_destroy(l->pool);
     td_progress_destroy(l->progress);
+    td_rows_own_free(l->own);
     td_free(l->totals), td_free(l->all_totals), td_free(l->dense_gradient);
     td_free(l->dense_keys), td_free(l->dense_leaf), td_free(l->summed), td_free(l->sum_keys);
     td_comm_close(l->former);
@@ -680,7 +692,13 @@ td_status td_train_rows(td_comm *comm, const td_job *job, const td_train_data *d
         status = td_clock_parse(job->clock ? job->clock : "bsp", &l.clock);
     else
         l.clock.kind = TD_CLOCK_BSP;
-    l.exact = td_clock_is_exact(&l.clock);
+    l.mode = job->strategy == TD_STRATEGY_HOGWILD  ? TD_ROWS_SHARED
+             : job->strategy == TD_STRATEGY_DOWNPOUR ||
+                     job->strategy == TD_STRATEGY_EASGD || !td_clock_is_exact(&l.clock)
+                 ? TD_ROWS_PACED
+                 : TD_ROWS_EXACT;
+    l.exact = l.mode == TD_ROWS_EXACT;
+    if (l.mode == TD_ROWS_PACED && td_clock_is_exact(&l.clock)) l.clock.kind = TD_CLOCK_ASP;
     l.slow = td_slow_read(td_comm_rank(comm), job->leaves / td_comm_size(comm));
     if (status == TD_OK) status = live(&l);
     char sentence[SENTENCE];

@@ -18,7 +18,8 @@ typedef struct td_rows_loop {
     bool first; /* rank 0 of the group */
     int workers;
     td_clock clock;
-    bool exact;
+    td_rows_mode mode;
+    bool exact; /* mode is TD_ROWS_EXACT */
     td_optim_config schedule;
     td_rows_tables tables;
     td_pool *pool;
@@ -39,6 +40,7 @@ typedef struct td_rows_loop {
     float *dense_gradient; /* [units][dense_rows][width] */
     uint64_t *dense_keys;  /* [units][dense_rows] */
     uint32_t *dense_leaf;
+    struct td_rows_own *own; /* of rows_own.c, NULL before its first step */
     float *summed; /* paced: [unique][width] */
     size_t summed_room;
     uint64_t *sum_keys; /* [sum_room] of rows of gradients */
@@ -79,6 +81,11 @@ TD_MUST_CHECK td_status td_rows_apply(td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_push_paced(td_rows_loop *l);
 /* What a step needs of this rank's share of the leaves. */
 TD_MUST_CHECK td_status td_rows_make_ready(td_rows_loop *l);
+/* rows_own.c (downpour, easgd): what the batch's step is computed at; moves by its gradients, one row
+ * for each key and the dense ones. last: all meet behind it, so nothing may be left over. */
+TD_MUST_CHECK td_status td_rows_own_read(td_rows_loop *l);
+TD_MUST_CHECK td_status td_rows_own_move(td_rows_loop *l, const float *gradient, bool last);
+void td_rows_own_free(struct td_rows_own *own);
 /* rows.c: after a step of this rank. */
 TD_MUST_CHECK td_status td_rows_after_step(td_rows_loop *l, const double totals[TD_LEAF_VALUES]);
 

@@ -357,19 +357,71 @@ static td_status step_paced(loop *l)
     return td_rows_after_step(l, sums);
 }
 
-static td_sharded *any_of(const td_rows_tables *t)
+/* --- in shared memory --- */
+
+static td_status step_shared(loop *l)
 {
-    return t->sharded[t->has[TD_ROWS_KEYED] ? TD_ROWS_KEYED : TD_ROWS_DENSE];
+    double sums[TD_LEAF_VALUES] = {0};
+    td_rows_tables *t = &l->tables;
+    td_rows_batch *b = &l->batch;
+    td_shared_rows *keyed = &t->shared[TD_ROWS_KEYED], *dense = &t->shared[TD_ROWS_DENSE];
+    const float *gradient;
+    TD_TRY(next_batch(l));
+    if (t->has[TD_ROWS_KEYED])
+        td_shared_rows_read(keyed, b->unique.keys, b->unique.count, b->table);
+    TD_TRY(td_rows_pull_dense(t));
+    TD_TRY(compute(l));
+    for (int u = 0; u < b->unit_count; u++)
+        for (int v = 0; v < TD_LEAF_VALUES; v++) sums[v] += l->totals[u * TD_LEAF_VALUES + v];
+    td_table_step step = table_step(l, 1 / (double)(b->global_rows ? b->global_rows : 1));
+    TD_TRY(join_units(l, &gradient));
+    if (t->has[TD_ROWS_KEYED])
+        td_shared_rows_push(keyed, b->unique.keys, b->unique.count, gradient, step);
+    if (t->has[TD_ROWS_DENSE]) {
+        join_dense(l);
+        td_shared_rows_push(dense, t->dense_keys, t->dense_rows, l->dense_gradient, step);
+    }
+    l->state.step++;
+    l->state.samples_seen += b->global_rows;
+    l->stopping = l->stopping || (l->stop && *l->stop);
+    return td_rows_after_step(l, sums);
+}
+
+/* With a copy of its own. */
+static td_status step_own(loop *l)
+{
+    double sums[TD_LEAF_VALUES] = {0};
+    const float *gradient;
+    uint64_t number = l->state.step + 1;
+    TD_TRY(next_batch(l));
+    TD_TRY(td_rows_own_read(l));
+    TD_TRY(td_mishap(l->mishaps, l->comm, number, "backward"));
+    TD_TRY(compute(l));
+    for (int u = 0; u < l->batch.unit_count; u++)
+        for (int v = 0; v < TD_LEAF_VALUES; v++) sums[v] += l->totals[u * TD_LEAF_VALUES + v];
+    if (l->tables.has[TD_ROWS_DENSE]) join_dense(l);
+    TD_TRY(join_units(l, &gradient));
+    bool last = number == l->end || (l->stop && *l->stop) || l->stopping;
+    TD_TRY(td_rows_own_move(l, gradient, last));
+    TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
+    return td_rows_after_step(l, sums);
+}
+
+static td_status step_alone(loop *l)
+{
+    bool copies = l->job->strategy == TD_STRATEGY_DOWNPOUR || l->job->strategy == TD_STRATEGY_EASGD;
+    if (copies) return step_own(l);
+    return l->mode == TD_ROWS_SHARED ? step_shared(l) : step_paced(l);
 }
 
 static td_status up_to(loop *l, uint64_t end)
 {
     bool works = l->tables.roles.number >= 0;
     while (works && l->state.step < end && !l->stopping) {
-        TD_TRY(step_paced(l));
+        TD_TRY(step_alone(l));
         bool asked = l->stop && *l->stop;
         for (int k = 0; k < TD_ROWS_TABLES; k++) {
-            if (!l->tables.has[k]) continue;
+            if (!l->tables.sharded[k]) continue;
             if (asked) TD_TRY(td_sharded_stop(l->tables.sharded[k]));
             l->stopping = l->stopping || asked || td_sharded_stops(l->tables.sharded[k]);
         }
@@ -381,18 +433,16 @@ static td_status up_to(loop *l, uint64_t end)
 static td_status meet(loop *l, uint64_t end)
 {
     uint64_t mine[2] = {l->state.step, l->stopping}, most[2];
-    TD_TRY(td_sharded_meet(any_of(&l->tables)));
+    TD_TRY(td_rows_meet(&l->tables));
     TD_TRY(td_comm_allreduce(l->comm, mine, most, 2, TD_I64, TD_MAX));
     bool stopping = most[1];
     if (stopping) {
         l->stopping = false;
-        while (l->tables.roles.number >= 0 && l->state.step < most[0]) TD_TRY(step_paced(l));
-        TD_TRY(td_sharded_meet(any_of(&l->tables)));
+        while (l->tables.roles.number >= 0 && l->state.step < most[0]) TD_TRY(step_alone(l));
+        TD_TRY(td_rows_meet(&l->tables));
     }
     l->stopping = stopping;
     l->state.step = stopping ? most[0] : end;
-    for (int k = 0; k < TD_ROWS_TABLES; k++)
-        if (l->tables.has[k]) TD_TRY(td_sharded_meet(l->tables.sharded[k]));
     return TD_OK;
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "comm/transport.h"
 #include "tandem/recover.h"
 
 #include <stdio.h>
@@ -161,6 +162,27 @@ static td_status open_paced(td_rows_tables *t, int which, bool joined)
                   : td_sharded_open(t->comm, &c, &t->sharded[which]);
 }
 
+static td_status open_shared(td_rows_tables *t, int which)
+{
+    static const int first[] = {0};
+    td_bulk_config c = {.table = t->config[which], .leaves = t->leaves};
+    c.servers = servers_of(t, which);
+    c.servers.rank = first, c.servers.count = 1, c.servers.replicas = 0;
+    TD_TRY(td_bulk_open(t->comm, &c, &t->bulk[which]));
+    size_t rows = which == TD_ROWS_DENSE ? t->dense_rows : (size_t)1 << t->bits;
+    return td_shared_rows_open(t->comm, &t->config[which], rows, &t->shared[which]);
+}
+
+static td_status open_one(td_rows_tables *t, int which, bool joined)
+{
+    switch (t->mode) {
+    case TD_ROWS_EXACT: return open_exact(t, which, joined);
+    case TD_ROWS_PACED: return open_paced(t, which, joined);
+    case TD_ROWS_SHARED: break;
+    }
+    return open_shared(t, which);
+}
+
 static td_status make_dense(td_rows_tables *t, size_t params)
 {
     size_t width = t->config[TD_ROWS_DENSE].width;
@@ -178,7 +200,8 @@ td_status td_rows_tables_open(td_comm *comm, const td_rows_tables_config *c, boo
                               td_rows_tables *t)
 {
     *t = (td_rows_tables){.comm = comm,
-                          .exact = c->exact,
+                          .mode = c->mode,
+                          .bits = c->job->bits,
                           .clock = c->clock,
                           .leaves = c->job->leaves,
                           .replicas = c->job->replicas,
@@ -194,7 +217,11 @@ td_status td_rows_tables_open(td_comm *comm, const td_rows_tables_config *c, boo
     if (!joined) status = td_comm_agree(comm, status);
     if (!joined && status == TD_OK) status = td_roles_take(&t->roles, comm, false);
     for (int k = 0; k < TD_ROWS_TABLES && status == TD_OK; k++)
-        if (t->has[k]) status = t->exact ? open_exact(t, k, joined) : open_paced(t, k, joined);
+        if (t->has[k]) status = open_one(t, k, joined);
+    if (status == TD_OK && t->mode == TD_ROWS_SHARED) {
+        status = td_comm_split(comm, 0, td_comm_rank(comm), &t->meeting);
+        if (status == TD_OK) t->meeting->deadline_ms = INT64_MAX / 2000000;
+    }
     return status;
 }
 
@@ -203,8 +230,10 @@ void td_rows_tables_close(td_rows_tables *t)
     for (int k = 0; k < TD_ROWS_TABLES; k++) {
         td_bulk_destroy(t->bulk[k]);
         td_sharded_destroy(t->sharded[k]);
+        td_shared_rows_close(&t->shared[k], t->comm);
         if (t->folder[k][0] && td_remove_tree(t->folder[k]) != TD_OK) td_error_clear();
     }
+    td_comm_close(t->meeting);
     td_roles_free(&t->roles);
     td_free(t->dense_keys), td_free(t->dense);
     *t = (td_rows_tables){0};
@@ -229,7 +258,8 @@ td_table *td_rows_table(td_rows_tables *t, int which)
 
 const td_place *td_rows_place(const td_rows_tables *t, int which)
 {
-    return t->exact ? td_bulk_place(t->bulk[which]) : td_sharded_place(t->sharded[which]);
+    return t->mode == TD_ROWS_PACED ? td_sharded_place(t->sharded[which])
+                                    : td_bulk_place(t->bulk[which]);
 }
 
 bool td_rows_holds(const td_rows_tables *t, int which, uint64_t key)
@@ -265,8 +295,12 @@ td_status td_rows_put_dense(td_rows_tables *t, const float *params)
 td_status td_rows_pull_dense(td_rows_tables *t)
 {
     if (!t->has[TD_ROWS_DENSE]) return TD_OK;
-    if (t->exact)
+    if (t->mode == TD_ROWS_EXACT)
         return td_bulk_pull(t->bulk[TD_ROWS_DENSE], t->dense_keys, t->dense_rows, t->dense);
+    if (t->mode == TD_ROWS_SHARED) {
+        td_shared_rows_read(&t->shared[TD_ROWS_DENSE], t->dense_keys, t->dense_rows, t->dense);
+        return TD_OK;
+    }
     TD_TRY(td_sharded_fetch(t->sharded[TD_ROWS_DENSE], t->dense_keys, t->dense_rows, 0, t->dense));
     return td_sharded_fetched(t->sharded[TD_ROWS_DENSE]);
 }
@@ -274,8 +308,38 @@ td_status td_rows_pull_dense(td_rows_tables *t)
 td_status td_rows_look(td_rows_tables *t, int which, const uint64_t *keys, size_t count,
                        float *out)
 {
-    return t->exact ? td_bulk_pull(t->bulk[which], keys, count, out)
-                    : td_sharded_look(t->sharded[which], keys, count, out);
+    if (t->mode == TD_ROWS_EXACT) return td_bulk_pull(t->bulk[which], keys, count, out);
+    if (t->mode == TD_ROWS_PACED) return td_sharded_look(t->sharded[which], keys, count, out);
+    td_shared_rows_read(&t->shared[which], keys, count, out);
+    return TD_OK;
+}
+
+/* --- shared memory --- */
+
+td_status td_rows_collect(td_rows_tables *t)
+{
+    td_status status = TD_OK;
+    for (int k = 0; k < TD_ROWS_TABLES && t->mode == TD_ROWS_SHARED && status == TD_OK; k++)
+        if (t->has[k] && td_bulk_table(t->bulk[k]))
+            status = td_shared_rows_to_table(&t->shared[k], td_bulk_table(t->bulk[k]));
+    return t->mode == TD_ROWS_SHARED ? td_comm_agree(t->comm, status) : TD_OK;
+}
+
+td_status td_rows_spread(td_rows_tables *t)
+{
+    td_status status = TD_OK;
+    for (int k = 0; k < TD_ROWS_TABLES && t->mode == TD_ROWS_SHARED && status == TD_OK; k++)
+        if (t->has[k] && td_bulk_table(t->bulk[k]))
+            status = td_shared_rows_from_table(&t->shared[k], td_bulk_table(t->bulk[k]));
+    return t->mode == TD_ROWS_SHARED ? td_comm_agree(t->comm, status) : TD_OK;
+}
+
+td_status td_rows_meet(td_rows_tables *t)
+{
+    if (t->mode == TD_ROWS_SHARED) return td_comm_barrier(t->meeting);
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (t->sharded[k]) TD_TRY(td_sharded_meet(t->sharded[k]));
+    return TD_OK;
 }
 
 /* --- in another group --- */
@@ -289,7 +353,7 @@ td_status td_rows_tables_move(td_rows_tables *t, td_comm *comm, bool joined, uin
     for (int k = 0; k < TD_ROWS_TABLES; k++) {
         if (!t->has[k]) continue;
         td_servers servers = servers_of(t, k);
-        if (t->exact)
+        if (t->mode == TD_ROWS_EXACT)
             TD_TRY(td_bulk_move(t->bulk[k], comm, &servers, joined, made, lost));
         else
             TD_TRY(td_sharded_move(t->sharded[k], comm, &servers, t->roles.worker, joined, lost));

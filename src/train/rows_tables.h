@@ -12,8 +12,15 @@
 #include "ps/sharded.h"
 #include "strategy/sparse.h"
 #include "train/job.h"
+#include "train/rows_shared.h"
 
 enum { TD_ROWS_KEYED, TD_ROWS_DENSE, TD_ROWS_TABLES };
+
+typedef enum td_rows_mode {
+    TD_ROWS_EXACT, /* in step */
+    TD_ROWS_PACED, /* each worker at its pace */
+    TD_ROWS_SHARED /* in memory of all, without locks */
+} td_rows_mode;
 
 typedef struct td_roles {
     int workers, servers; /* that the run began with; servers 0: all ranks are both */
@@ -33,9 +40,9 @@ TD_MUST_CHECK td_status td_roles_take(td_roles *roles, td_comm *comm, bool joine
 void td_roles_free(td_roles *roles);
 
 typedef struct td_rows_tables {
-    td_comm *comm;
+    td_comm *comm, *meeting; /* meeting: its own group, without deadline; shared */
     td_roles roles;
-    bool exact;
+    td_rows_mode mode;
     td_clock clock;
     bool has[TD_ROWS_TABLES];
     size_t dense_rows, params; /* dense parameters: rows of the table, floats */
@@ -43,6 +50,8 @@ typedef struct td_rows_tables {
     char folder[TD_ROWS_TABLES][TD_PATH_MAX];
     td_bulk *bulk[TD_ROWS_TABLES];
     td_sharded *sharded[TD_ROWS_TABLES];
+    td_shared_rows shared[TD_ROWS_TABLES]; /* `bulk` then holds rows that are saved or read, at rank 0 */
+    int bits;
     uint64_t *dense_keys; /* [dense_rows] */
     float *dense;         /* [dense_rows][width], pulled */
     int replicas, leaves;
@@ -53,7 +62,7 @@ typedef struct td_rows_tables {
 typedef struct td_rows_tables_config {
     const td_job *job;
     td_clock clock;
-    bool exact;
+    td_rows_mode mode;
     td_table_config keyed; /* width 0: none */
     size_t params;         /* dense ones */
     int workers, servers;
@@ -81,6 +90,12 @@ TD_MUST_CHECK td_status td_rows_pull_dense(td_rows_tables *tables);
 /* What there is, whatever the clock; collective where exact. */
 TD_MUST_CHECK td_status td_rows_look(td_rows_tables *tables, int which, const uint64_t *keys,
                                      size_t count, float *out);
+
+/* shared: rows of the shared memory to the tables that files are written from, and back. Collective. */
+TD_MUST_CHECK td_status td_rows_collect(td_rows_tables *tables);
+TD_MUST_CHECK td_status td_rows_spread(td_rows_tables *tables);
+/* Until all ranks have come, however long they take (paced, shared). */
+TD_MUST_CHECK td_status td_rows_meet(td_rows_tables *tables);
 
 /* In another group: rows go to where they now belong. made: the steps that the run has made (exact).
  * *lost: TD_ERR_PEER because some are at no rank that is left. Collective. */

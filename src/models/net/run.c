@@ -178,7 +178,7 @@ td_status td_net_model_train(td_comm *comm, const td_job *job, const td_train_da
                              const td_net_model *model, const volatile int *stop)
 {
     if (model->sparse) return td_sparse_part_train(comm, job, data, model, stop);
-    if (job->strategy == TD_STRATEGY_PS)
+    if (job->strategy != TD_STRATEGY_ALLREDUCE)
         return td_net_train_in_tables(comm, job, data, model, stop);
     td_net_place *place = NULL;
     size_t n = td_net_params(model->net), rows = lane_rows(job, td_comm_size(comm));
