@@ -76,7 +76,8 @@ typedef struct td_parts {
     const void *in;      /* to push */
     void *out;           /* to be filled by a pull */
     const int *owner;    /* [count] which server has each, instead of the channel's function */
-    bool everywhere;     /* servers without any of the keys are asked, too */
+    bool everywhere;     /* servers without any of the keys are asked, too, */
+    int only;            /* or of those this one alone, number + 1; 0: all */
     const void *note;    /* [TD_KEYED_NOTE], read by the start; NULL: zeros */
     void *answers;       /* [servers][TD_KEYED_NOTE] of those asked, by the wait; NULL: not wanted */
 } td_parts;

@@ -248,7 +248,14 @@ static td_status check_options(const loop *l, int size)
                        "%d ranks, workers and servers, are more than the %d leaves of a batch; give "
                        "more --leaves",
                        size, job->leaves);
-    if (job->replicas && (servers ? servers : size) < 2)
+    if (job->data_servers && (l->mode == TD_ROWS_EXACT || !l->task->features))
+        return td_fail(TD_ERR_ARG, "--data-servers hand samples to whoever is free: they go with models "
+                                   "over features at a clock other than bsp, or with hogwild");
+    if (job->data_servers && job->checkpoint_every.steps)
+        return td_fail(TD_ERR_ARG, "--data-servers: checkpoints are written between epochs; leave out "
+                                   "--checkpoint-every");
+    int holders = servers - job->data_servers;
+    if (job->replicas && (holders > 0 ? holders : size - job->data_servers) < 2)
         return td_fail(TD_ERR_ARG, "--replicas 1 needs two servers or more, and there is one");
     if (job->clip > 0)
         return td_fail(TD_ERR_ARG,
@@ -288,18 +295,63 @@ static void make_task(loop *l)
                                  .source = {l, look_up, l->tables.dense}};
 }
 
+static td_feed_config feed_config(const loop *l)
+{
+    const td_roles *roles = &l->tables.roles;
+    size_t shard = (size_t)(l->job->batch / l->workers);
+    return (td_feed_config){.features = l->task->features,
+                            .data = l->data->train,
+                            .plan = {.samples = td_dataset_info(l->data->train)->samples,
+                                     .batch = shard ? shard : 1,
+                                     .leaves = 1,
+                                     .shuffle = (td_shuffle)l->job->shuffle,
+                                     .drop_last = l->job->drop_last,
+                                     .seed = l->job->seed},
+                            .numbers = l->task->oracle.numbers,
+                            .worker = roles->own_slot,
+                            .workers = l->workers,
+                            .server = roles->feeder,
+                            .server_count = roles->feeder_count};
+}
+
+static td_status move_feed(loop *l)
+{
+    size_t n = (size_t)l->workers;
+    if (!l->job->data_servers) return TD_OK;
+    uint64_t *pushed = td_calloc(n, sizeof *pushed);
+    bool *gone = td_calloc(n, sizeof *gone);
+    td_status status = pushed && gone ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to feed workers");
+    const td_sharded *s = l->tables.sharded[TD_ROWS_KEYED];
+    for (size_t w = 0; w < n && status == TD_OK; w++) {
+        int r = l->tables.roles.worker[w];
+        gone[w] = r < 0 || td_comm_joined(l->comm, r);
+        pushed[w] = s ? td_sharded_pushed_by(s, (int)w) : 0;
+    }
+    status = td_comm_agree(l->comm, status);
+    if (status == TD_OK && l->tables.roles.feeder_count == 0) {
+        l->over = true;
+        status = td_fail(TD_ERR_PEER, "no data server is left");
+    }
+    td_feed_config config = feed_config(l);
+    if (status == TD_OK) status = td_feed_move(l->feed, l->comm, &config, pushed, gone, &l->feed);
+    td_free(pushed), td_free(gone);
+    return status;
+}
+
 /* joined: into a run under way, of which the others tell the rest. */
 static td_status open_all(loop *l, bool joined)
 {
     const td_job *job = l->job;
-    int size = td_comm_size(l->comm), servers = td_job_servers(job);
+    int size = td_comm_size(l->comm), beyond = td_job_servers(job);
+    int feeders = l->mode == TD_ROWS_EXACT ? 0 : job->data_servers, servers = beyond - feeders;
     td_rows_tables_config config = {.job = job,
                                     .clock = l->clock,
                                     .mode = l->mode,
                                     .keyed = keyed_config(l),
                                     .params = l->task->oracle.params,
-                                    .workers = joined ? job->workers : size - servers,
-                                    .servers = servers};
+                                    .workers = joined ? job->workers : size - beyond,
+                                    .servers = servers,
+                                    .feeders = feeders};
     l->workers = config.workers;
     td_status status = td_pool_create(job->threads, &l->pool);
     if (!joined && status == TD_OK) status = check_options(l, size);
@@ -314,7 +366,8 @@ static td_status open_all(loop *l, bool joined)
                                .by_leaf = l->exact,
                                .pool = l->pool};
     make_task(l);
-    return TD_OK;
+    td_feed_config feed = feed_config(l);
+    return feeders && !joined ? td_feed_open(l->comm, &feed, &l->feed) : TD_OK;
 }
 
 static td_status restore(loop *l)
@@ -488,6 +541,7 @@ static td_status go_on(loop *l, bool joined)
         l->progress = NULL;
     }
     td_train_record(l->comm, l->job, &l->recorded);
+    TD_TRY(move_feed(l));
     TD_TRY(td_news_agree(l->comm, joined ? -1 : (int64_t)l->state.step, &l->news));
     tell(l);
     begin_interval(l);
@@ -497,18 +551,32 @@ static td_status go_on(loop *l, bool joined)
 
 /* --- a run --- */
 
+/* Whether these are a count and a checksum of every sample once. */
+static bool each_once(const loop *l, const uint64_t seen[2])
+{
+    uint64_t n = td_dataset_info(l->data->train)->samples, marks = 0;
+    for (uint64_t s = 0; s < n; s++) marks += td_feed_mark(s);
+    return seen[0] == n && seen[1] == marks;
+}
+
 /* Progressive validation: over all workers. */
 static td_status tell_epoch(loop *l)
 {
     double mine[3] = {l->epoch_loss, l->epoch_weight, l->epoch_correct}, all[3];
-    char fields[200];
+    uint64_t seen[2] = {l->epoch_samples, l->epoch_marks}, every[2];
+    char fields[320];
     memcpy(all, mine, sizeof all);
+    l->epoch_samples = l->epoch_marks = 0;
+    TD_TRY(td_comm_allreduce(l->comm, seen, every, 2, TD_I64, TD_SUM));
     if (!l->exact) TD_TRY(td_comm_allreduce(l->comm, mine, all, 3, TD_F64, TD_SUM));
     l->epoch_loss = l->epoch_weight = l->epoch_correct = 0;
     if (!l->progress || !(all[1] > 0)) return TD_OK;
     unsigned long long epoch = (l->state.step + l->per_epoch - 1) / l->per_epoch;
-    snprintf(fields, sizeof fields, "\"epoch\":%llu,\"progressive_loss\":%.9g,\"samples\":%.0f", epoch,
-             all[0] / all[1], all[1]);
+    snprintf(fields, sizeof fields,
+             "\"epoch\":%llu,\"progressive_loss\":%.9g,\"weight\":%.9g,\"samples\":%llu,"
+             "\"checksum\":\"%016llx\",\"each_once\":%s",
+             epoch, all[0] / all[1], all[1], (unsigned long long)every[0],
+             (unsigned long long)every[1], each_once(l, every) ? "true" : "false");
     if (td_progress_event(l->progress, l->state.step, "epoch", fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
     td_progress_say(l->progress, "epoch %llu: progressive loss %.6f", epoch, all[0] / all[1]);
@@ -667,6 +735,7 @@ static void close_loop(loop *l)
     td_rows_tables_close(&l->tables);
     td_rows_batch_free(&l->batch), td_rows_batch_free(&l->scorer.batch);
     td_loader_destroy(l->loader);
+    td_feed_close(l->feed);
     td_pool_destroy(l->pool);
     td_progress_destroy(l->progress);
     td_rows_own_free(l->own);

@@ -44,9 +44,8 @@ void td_rows_batch_free(td_rows_batch *b)
 
 /* --- samples --- */
 
-static td_status room_for_samples(td_rows_batch *b, const td_rows_shape *s, size_t rows)
+td_status td_rows_batch_room(td_rows_batch *b, size_t rows, size_t entries, size_t numbers)
 {
-    size_t most = s->features ? td_features_most_of(s->features, s->data) : 0, entries;
     if (rows + 1 > b->rows_room) {
         size_t n = rows + 1;
         TD_TRY(grow(&b->sample, NULL, n, sizeof *b->sample));
@@ -55,13 +54,19 @@ static td_status room_for_samples(td_rows_batch *b, const td_rows_shape *s, size
         TD_TRY(grow(&b->label, NULL, n, sizeof *b->label));
         TD_TRY(grow(&b->start, &b->rows_room, n, sizeof *b->start));
     }
-    TD_TRY(take(&b->numbers, &b->numbers_room, rows, s->numbers));
-    if (!td_mul(rows + 1, most, &entries)) entries = SIZE_MAX / 64;
+    TD_TRY(take(&b->numbers, &b->numbers_room, rows, numbers));
     if (entries <= b->entries_room) return TD_OK;
     TD_TRY(grow(&b->key, NULL, entries, sizeof *b->key));
     TD_TRY(grow(&b->value, NULL, entries, sizeof *b->value));
     TD_TRY(grow(&b->field, NULL, entries, sizeof *b->field));
     return grow(&b->sum, &b->entries_room, entries, sizeof *b->sum);
+}
+
+static td_status room_for_samples(td_rows_batch *b, const td_rows_shape *s, size_t rows)
+{
+    size_t most = s->features ? td_features_most_of(s->features, s->data) : 0, entries;
+    if (!td_mul(rows + 1, most, &entries)) entries = SIZE_MAX / 64;
+    return td_rows_batch_room(b, rows, entries, s->numbers);
 }
 
 typedef struct reading {
@@ -106,16 +111,18 @@ static void close_up(td_rows_batch *b, size_t most)
 
 /* --- units --- */
 
+/* from NULL: one for each lane. */
 static td_status cut_units(td_rows_batch *b, const td_rows_shape *s, const td_batch *from,
                            int leaf_begin)
 {
-    int count = s->by_leaf ? from->leaves : td_pool_lanes(s->pool);
+    bool by_leaf = from && s->by_leaf;
+    int count = by_leaf ? from->leaves : td_pool_lanes(s->pool);
     td_rows_unit *units = td_reallocarray(b->units, (size_t)count + 1, sizeof *units);
     if (!units) return td_fail(TD_ERR_NOMEM, "no memory for %d leaves", count);
     b->units = units, b->unit_count = count;
     for (int u = 0; u < count; u++) {
         size_t n = (size_t)count, k = (size_t)u;
-        units[u] = s->by_leaf ? (td_rows_unit){.row_begin = from->leaf_row[u],
+        units[u] = by_leaf ? (td_rows_unit){.row_begin = from->leaf_row[u],
                                                .row_end = from->leaf_row[u + 1],
                                                .leaf = leaf_begin + u}
                               : (td_rows_unit){.row_begin = b->rows * k / n,
@@ -159,17 +166,28 @@ static void number_sums(td_rows_batch *b)
     }
 }
 
+static td_status index_keys(td_rows_batch *b, const td_rows_shape *s)
+{
+    TD_TRY(td_unique_fill(&b->unique, b->key, b->entries));
+    TD_TRY(room_for_sums(b));
+    number_sums(b);
+    TD_TRY(take(&b->table, &b->table_room, b->unique.count, s->width));
+    return take(&b->gradient, &b->gradient_room, b->sums, s->width);
+}
+
+td_status td_rows_batch_index(td_rows_batch *b, const td_rows_shape *s)
+{
+    TD_TRY(cut_units(b, s, NULL, 0));
+    return index_keys(b, s);
+}
+
 static td_status fill_keys(td_rows_batch *b, const td_rows_shape *s, const td_batch *from)
 {
     size_t most = td_features_most_of(s->features, s->data);
     reading r = {b, s, from, most};
     TD_TRY(td_pool_run(s->pool, read_samples, &r));
     close_up(b, most);
-    TD_TRY(td_unique_fill(&b->unique, b->key, b->entries));
-    TD_TRY(room_for_sums(b));
-    number_sums(b);
-    TD_TRY(take(&b->table, &b->table_room, b->unique.count, s->width));
-    return take(&b->gradient, &b->gradient_room, b->sums, s->width);
+    return index_keys(b, s);
 }
 
 td_status td_rows_batch_fill(td_rows_batch *b, const td_rows_shape *s, const td_batch *from,

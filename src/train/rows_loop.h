@@ -7,6 +7,7 @@
 #include "train/checkpoint.h"
 #include "train/revive.h"
 #include "train/rows.h"
+#include "train/rows_feed.h"
 
 typedef struct td_rows_loop {
     td_comm *comm, *made; /* made: comm, where it is this loop's to close */
@@ -26,6 +27,7 @@ typedef struct td_rows_loop {
     td_rows_shape shape;
     td_rows_batch batch;
     td_loader *loader;
+    td_feed *feed; /* NULL: each worker reads its own samples */
     td_rows_scorer scorer;
     td_task as_task; /* for evaluation and checkpoints */
     bool looked;     /* dense parameters have been looked up for this evaluation */
@@ -53,6 +55,7 @@ typedef struct td_rows_loop {
     td_progress *progress;
     double loss, weight, correct; /* of the interval; of the epoch: */
     double epoch_loss, epoch_weight, epoch_correct;
+    uint64_t epoch_samples, epoch_marks; /* learnt from, by this rank */
     uint64_t since, samples_then;
     int64_t interval_begin, input_ns, pull_ns, compute_ns, push_ns;
     td_score score;

@@ -85,8 +85,33 @@ td_status td_rows_make_ready(loop *l)
 
 /* --- computing --- */
 
+/* From whoever reads for this worker; *none: the epoch is over. */
+static td_status next_shard(loop *l, bool *none)
+{
+    int64_t began = td_clock_ns();
+    uint64_t epoch = (l->end - 1) / l->per_epoch;
+    TD_TRY(td_feed_next(l->feed, epoch, l->state.step, &l->batch, none));
+    td_status status = TD_OK;
+    if (!*none) status = td_rows_batch_index(&l->batch, &l->shape);
+    l->batch.global_rows = (size_t)l->job->batch;
+    l->batch.epoch = epoch;
+    l->input_ns += td_clock_ns() - began;
+    return status;
+}
+
+/* The step's samples have been learnt from. */
+static void count_samples(loop *l)
+{
+    const td_rows_batch *b = &l->batch;
+    for (size_t r = 0; r < b->rows; r++) l->epoch_marks += td_feed_mark(b->sample[r]);
+    l->epoch_samples += b->rows;
+    l->state.samples_seen += l->feed ? b->rows : b->global_rows;
+    if (l->feed) td_feed_done(l->feed);
+}
+
 static td_status next_batch(loop *l)
 {
+    if (l->feed) return TD_OK; /* it is there */
     const td_batch *b;
     int begin, end;
     int64_t began = td_clock_ns();
@@ -262,7 +287,7 @@ static td_status step_exact(loop *l)
     TD_TRY(td_rows_apply(l));
     l->push_ns += td_clock_ns() - began;
     l->state.step++;
-    l->state.samples_seen += l->batch.global_rows;
+    count_samples(l);
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
     return td_rows_after_step(l, sums);
 }
@@ -334,7 +359,7 @@ td_status td_rows_push_paced(loop *l)
         if (t->has[k]) td_sharded_skip_to(t->sharded[k], clock);
     l->pushing = false;
     l->state.step = clock;
-    l->state.samples_seen += b->global_rows;
+    count_samples(l);
     return TD_OK;
 }
 
@@ -382,7 +407,7 @@ static td_status step_shared(loop *l)
         td_shared_rows_push(dense, t->dense_keys, t->dense_rows, l->dense_gradient, step);
     }
     l->state.step++;
-    l->state.samples_seen += b->global_rows;
+    count_samples(l);
     l->stopping = l->stopping || (l->stop && *l->stop);
     return td_rows_after_step(l, sums);
 }
@@ -403,6 +428,7 @@ static td_status step_own(loop *l)
     TD_TRY(join_units(l, &gradient));
     bool last = number == l->end || (l->stop && *l->stop) || l->stopping;
     TD_TRY(td_rows_own_move(l, gradient, last));
+    count_samples(l);
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
     return td_rows_after_step(l, sums);
 }
@@ -414,10 +440,20 @@ static td_status step_alone(loop *l)
     return l->mode == TD_ROWS_SHARED ? step_shared(l) : step_paced(l);
 }
 
+/* All shards of the epoch are done: no other worker need wait for this one. */
+static td_status retire(loop *l)
+{
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (l->tables.sharded[k]) TD_TRY(td_sharded_retire(l->tables.sharded[k]));
+    return TD_OK;
+}
+
 static td_status up_to(loop *l, uint64_t end)
 {
-    bool works = l->tables.roles.number >= 0;
-    while (works && l->state.step < end && !l->stopping) {
+    bool works = l->tables.roles.number >= 0, none = false;
+    while (works && (l->feed || l->state.step < end) && !l->stopping) {
+        if (l->feed) TD_TRY(next_shard(l, &none));
+        if (none) return retire(l);
         TD_TRY(step_alone(l));
         bool asked = l->stop && *l->stop;
         for (int k = 0; k < TD_ROWS_TABLES; k++) {
@@ -436,13 +472,20 @@ static td_status meet(loop *l, uint64_t end)
     TD_TRY(td_rows_meet(&l->tables));
     TD_TRY(td_comm_allreduce(l->comm, mine, most, 2, TD_I64, TD_MAX));
     bool stopping = most[1];
-    if (stopping) {
+    if (stopping && !l->feed) {
         l->stopping = false;
         while (l->tables.roles.number >= 0 && l->state.step < most[0]) TD_TRY(step_alone(l));
         TD_TRY(td_rows_meet(&l->tables));
     }
     l->stopping = stopping;
-    l->state.step = stopping ? most[0] : end;
+    l->state.step = stopping && !l->feed ? most[0] : end;
+    if (l->feed && stopping)
+        return td_fail(TD_ERR_INTERRUPTED,
+                       "stopped within an epoch that data servers deal out; \"tandem train --run %s "
+                       "--resume\" goes on from the epoch's beginning",
+                       l->job->run);
+    for (int k = 0; k < TD_ROWS_TABLES && l->feed; k++)
+        if (l->tables.sharded[k]) td_sharded_start_at(l->tables.sharded[k], end);
     return TD_OK;
 }
 
