@@ -8,6 +8,7 @@
 #include "data/dataset.h"
 #include "optim/schedule.h"
 #include "strategy/mishap.h"
+#include "train/resize.h"
 #include "train/rows_loop.h"
 
 #include <math.h>
@@ -501,8 +502,14 @@ static void tell(loop *l)
     if (!l->progress) goto out;
     if (td_path_join(recorder, l->job->run, "recorder") != TD_OK) *recorder = 0;
     td_news_fields(&l->news, td_comm_generation(l->comm), ranks, fields, sizeof fields);
-    if (td_progress_event(l->progress, l->state.step, "recovered", fields) != TD_OK)
+    if (td_progress_event(l->progress, l->state.step,
+                          l->news.was_resized ? "resized" : "recovered", fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
+    if (l->news.was_resized) {
+        td_progress_say(l->progress, "the run goes on with %d rank%s from step %llu", ranks,
+                        ranks == 1 ? "" : "s", (unsigned long long)l->state.step);
+        goto out;
+    }
     td_news_sentence(&l->news, ranks, recorder, sentence, sizeof sentence);
     td_progress_say(l->progress, "%s", sentence);
 out:
@@ -547,6 +554,124 @@ static td_status go_on(loop *l, bool joined)
     begin_interval(l);
     if (l->pushing && !joined) TD_TRY(td_rows_push_paced(l));
     return TD_OK;
+}
+
+/* --- another number of ranks --- */
+
+enum { RESIZE_NS = 100000000 };
+
+bool td_rows_resize_asked(loop *l)
+{
+    if (!l->first) return false;
+    int64_t now = td_clock_ns();
+    if (now - l->looked_at < RESIZE_NS) return false;
+    l->looked_at = now;
+    return td_resize_is_asked(l->job->run);
+}
+
+/* The sentence of a request that cannot be granted, or "". */
+static void judge(const loop *l, int ranks, char sentence[TD_RESIZE_TEXT])
+{
+    int size = td_comm_size(l->comm), leaves = l->job->leaves, least = 1 + l->job->replicas;
+    if (least < l->job->min_workers) least = l->job->min_workers;
+    *sentence = 0;
+    if (ranks < least)
+        snprintf(sentence, TD_RESIZE_TEXT, "%d ranks are too few for this job; ask for %d or more",
+                 ranks, least);
+    else if (ranks > leaves)
+        snprintf(sentence, TD_RESIZE_TEXT,
+                 "%d ranks are more than the %d leaves of a batch; ask for at most %d", ranks,
+                 leaves, leaves);
+    else if (ranks < size && (l->tables.roles.servers || l->tables.roles.feeders))
+        snprintf(sentence, TD_RESIZE_TEXT,
+                 "ranks that only serve stay to the end: a job with --servers or --data-servers "
+                 "grows, but does not shrink");
+    else if (l->mode == TD_ROWS_SHARED)
+        snprintf(sentence, TD_RESIZE_TEXT, "--strategy hogwild keeps its workers");
+}
+
+/* Rows leave the ranks that are to go. Collective. */
+static td_status clear_out(loop *l, int ranks)
+{
+    bool lost;
+    int rank[1024], worker[1024];
+    for (int r = 0; r < ranks; r++) rank[r] = r;
+    for (int w = 0; w < l->workers; w++)
+        worker[w] = l->tables.roles.worker[w] < ranks ? l->tables.roles.worker[w] : -1;
+    td_servers servers = {.rank = rank, .count = ranks, .replicas = l->job->replicas};
+    for (int k = 0; k < TD_ROWS_TABLES; k++) {
+        if (!l->tables.has[k]) continue;
+        servers.rows = k == TD_ROWS_DENSE ? l->tables.dense_rows : 0;
+        TD_TRY(l->exact ? td_bulk_move(l->tables.bulk[k], l->comm, &servers, false, 0, &lost)
+                        : td_sharded_move(l->tables.sharded[k], l->comm, &servers, worker, false,
+                                          &lost));
+    }
+    return TD_OK;
+}
+
+static td_status change_size(loop *l, int ranks)
+{
+    td_comm *next = NULL;
+    int size = td_comm_size(l->comm);
+    if (ranks < size) TD_TRY(clear_out(l, ranks));
+    TD_TRY(td_comm_resize(l->comm, ranks, &next));
+    l->news.was_resized = true;
+    l->news.size_before = size;
+    for (int r = 0; next && r < td_comm_size(next); r++)
+        if (td_comm_joined(next, r)) {
+            int rank = td_comm_rank_in_run(next, r);
+            td_news_add(&l->news, &(td_recovery){.came_count = 1, .came = &rank});
+        }
+    td_comm_close(l->former);
+    l->former = l->made;
+    l->made = next;
+    l->away = !next;
+    if (l->away) return TD_OK;
+    l->comm = next;
+    td_status status = go_on(l, false);
+    td_comm_close(l->former);
+    l->former = NULL;
+    return status;
+}
+
+static td_status resize(loop *l)
+{
+    td_resize asked = {0};
+    char sentence[TD_RESIZE_TEXT] = "";
+    bool done = true;
+    l->resizing = false;
+    if (l->first && td_resize_read(l->job->run, &asked) != TD_OK) td_resize_take_back(l->job->run);
+    TD_TRY(td_comm_broadcast(l->comm, &asked, sizeof asked, 0));
+    if (!*asked.token) return TD_OK; /* taken back */
+    judge(l, asked.workers, sentence);
+    if (*sentence) {
+        done = false;
+    } else if (asked.workers != td_comm_size(l->comm)) {
+        td_status status = change_size(l, asked.workers);
+        if (status == TD_ERR_UNSUPPORTED) { /* at all ranks alike */
+            snprintf(sentence, sizeof sentence, "%s", td_last_error());
+            done = false;
+            status = TD_OK;
+        }
+        TD_TRY(status);
+        if (l->away) return TD_OK;
+    }
+    int size = td_comm_size(l->comm);
+    if (done)
+        snprintf(sentence, sizeof sentence, "the run goes on with %d rank%s from step %llu%s", size,
+                 size == 1 ? "" : "s", (unsigned long long)l->state.step,
+                 size < asked.workers ? ": there are no more" : "");
+    if (l->first && td_resize_answer(l->job->run, &asked, done, sentence) != TD_OK)
+        td_warn("%s; the run goes on", td_last_error());
+    return TD_OK;
+}
+
+/* At a meeting. */
+static td_status look_for_resize(loop *l)
+{
+    uint8_t asked = l->first && td_resize_is_asked(l->job->run);
+    TD_TRY(td_comm_broadcast(l->comm, &asked, sizeof asked, 0));
+    return asked ? resize(l) : TD_OK;
 }
 
 /* --- a run --- */
@@ -654,11 +779,18 @@ static td_status run(loop *l)
 {
     while (!l->done) {
         if (!l->met) TD_TRY(td_rows_steps(l, l->end));
+        if (l->resizing && l->state.step < l->end) {
+            TD_TRY(resize(l));
+            if (l->away) return TD_OK;
+            continue;
+        }
         l->met = true;
         TD_TRY(after_meeting(l));
         l->done = l->state.step == l->last || out_of_patience(l);
         l->met = false;
         l->end = next_meeting(l);
+        if (!l->done) TD_TRY(look_for_resize(l));
+        if (l->away) return TD_OK;
     }
     TD_TRY(save_model(l));
     TD_TRY(tell_tables(l));

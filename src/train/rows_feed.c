@@ -41,7 +41,8 @@ struct td_feed {
     uint16_t *field;
     size_t most;
     /* a worker: */
-    uint64_t held, finished; /* shard + 1 that it has; that it is to say is done */
+    uint64_t held;                   /* shard + 1 that it has */
+    uint64_t finished[MOST_SERVERS]; /* shard + 1 that each is to be told is done */
     char *in;
     size_t in_room;
     int next; /* server to be asked first */
@@ -202,12 +203,11 @@ static td_status ask_one(td_feed *f, int server, uint64_t epoch, uint64_t clock,
     told all[MOST_SERVERS];
     uint64_t ticket;
     ask a = {.epoch = epoch, .clock = clock, .worker = f->config.worker};
-    if (f->finished && (int)((f->finished - 1) % (uint64_t)f->config.server_count) == server)
-        a.done = f->finished;
+    a.done = f->finished[server];
     td_parts parts = {.everywhere = true, .note = &a, .answers = all, .only = server + 1};
     TD_TRY(td_keyed_start(f->keyed, TD_PULL, &parts, &ticket));
     TD_TRY(td_keyed_wait(f->keyed, ticket));
-    if (a.done) f->finished = 0;
+    f->finished[server] = 0;
     *out = all[server];
     return TD_OK;
 }
@@ -257,7 +257,7 @@ void td_feed_done(td_feed *f)
 {
     if (!f->held) return;
     f->state[f->held - 1] = DONE;
-    f->finished = f->held;
+    f->finished[(f->held - 1) % (uint64_t)f->config.server_count] = f->held;
     f->held = 0;
 }
 

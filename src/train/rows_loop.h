@@ -50,6 +50,8 @@ typedef struct td_rows_loop {
     double scale;  /* of the step that is on its way */
     bool pushing;  /* paced: a step's pushes have begun and not ended */
     bool stopping; /* all are to stop */
+    bool resizing; /* another number of ranks is asked for (exact) */
+    int64_t looked_at; /* for such a request */
     td_slow slow;
     /* progress */
     td_progress *progress;
@@ -82,6 +84,8 @@ TD_MUST_CHECK td_status td_rows_steps(td_rows_loop *l, uint64_t end);
 TD_MUST_CHECK td_status td_rows_apply(td_rows_loop *l);
 /* paced: pushes what is missing of the step under way. */
 TD_MUST_CHECK td_status td_rows_push_paced(td_rows_loop *l);
+/* rows.c: whether somebody asks for another number of ranks; rank 0 looks, now and then. */
+bool td_rows_resize_asked(td_rows_loop *l);
 /* What a step needs of this rank's share of the leaves. */
 TD_MUST_CHECK td_status td_rows_make_ready(td_rows_loop *l);
 /* rows_own.c (downpour, easgd): what the batch's step is computed at; moves by its gradients, one row

@@ -241,10 +241,11 @@ static td_status pull_exact(loop *l)
 /* Whether any rank was asked to stop, behind the agreement that all have the step's sums. */
 static td_status agree_on_offer(loop *l, td_status status)
 {
-    uint8_t mine[2] = {status != TD_OK, l->stop && *l->stop}, all[2];
+    uint8_t mine[3] = {status != TD_OK, l->stop && *l->stop, td_rows_resize_asked(l)}, all[3];
     if (td_rows_is_loss(status)) return status;
-    TD_TRY(td_comm_allreduce(l->comm, mine, all, 2, TD_U8, TD_MAX));
+    TD_TRY(td_comm_allreduce(l->comm, mine, all, 3, TD_U8, TD_MAX));
     l->stopping = l->stopping || all[1];
+    l->resizing = all[2];
     return all[0] ? td_comm_agree(l->comm, status) : TD_OK;
 }
 
@@ -492,7 +493,7 @@ static td_status meet(loop *l, uint64_t end)
 td_status td_rows_steps(loop *l, uint64_t end)
 {
     if (l->exact) {
-        while (l->state.step < end && !l->stopping) TD_TRY(step_exact(l));
+        while (l->state.step < end && !l->stopping && !l->resizing) TD_TRY(step_exact(l));
         return TD_OK;
     }
     TD_TRY(up_to(l, end));
