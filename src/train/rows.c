@@ -120,9 +120,37 @@ static td_status evaluate(loop *l)
 
 /* --- what is kept --- */
 
-static td_status write_checkpoint(loop *l)
+/* A failure of the disk costs this checkpoint, at all ranks alike; older ones are whole. */
+static td_status without_it(const loop *l, td_status status)
 {
-    char path[TD_PATH_MAX], folder[TD_PATH_MAX];
+    if (status != TD_ERR_IO) return status;
+    if (l->first) td_warn("%s; the run goes on without this checkpoint", td_last_error());
+    return TD_OK;
+}
+
+static td_status end_checkpoint(loop *l)
+{
+    char folder[TD_PATH_MAX];
+    td_rows_saving *saving = l->saving;
+    l->saving = NULL;
+    if (!saving) return TD_OK;
+    td_status status = td_rows_save_end(saving, l->comm);
+    if (status != TD_OK) return without_it(l, status);
+    if (!l->first) return TD_OK;
+    const td_train_hooks *hooks = l->data->hooks;
+    if (!l->kept && hooks && hooks->kept) hooks->kept(hooks->user);
+    l->kept = true;
+    if (td_path_join(folder, l->job->run, "checkpoints") != TD_OK ||
+        td_bundle_prune(folder, "step", l->job->keep_checkpoints) != TD_OK)
+        td_warn("%s; older checkpoints stay", td_last_error());
+    return TD_OK;
+}
+
+/* Copies the tables; files are written while the run goes on. */
+static td_status begin_checkpoint(loop *l)
+{
+    char path[TD_PATH_MAX];
+    TD_TRY(end_checkpoint(l));
     TD_TRY(td_checkpoint_path(l->job, l->state.step, path));
     json_t *state = l->first ? td_checkpoint_state(l->job, &l->as_task, &l->state) : NULL;
     td_rows_bundle b = {.folder = path,
@@ -134,21 +162,21 @@ static td_status write_checkpoint(loop *l)
                                           : TD_OK;
     status = td_comm_agree(l->comm, status);
     if (status == TD_OK) status = td_rows_collect(&l->tables);
-    if (status == TD_OK) status = td_rows_write(&l->tables, &b);
-    json_decref(state);
-    if (status == TD_ERR_IO) { /* all alike; a full disk, say: older ones are whole */
-        if (l->first) td_warn("%s; the run goes on without this checkpoint", td_last_error());
-        return TD_OK;
+    if (status != TD_OK) {
+        json_decref(state);
+        return status;
     }
-    TD_TRY(status);
-    if (!l->first) return TD_OK;
-    const td_train_hooks *hooks = l->data->hooks;
-    if (!l->kept && hooks && hooks->kept) hooks->kept(hooks->user);
-    l->kept = true;
-    if (td_path_join(folder, l->job->run, "checkpoints") != TD_OK ||
-        td_bundle_prune(folder, "step", l->job->keep_checkpoints) != TD_OK)
-        td_warn("%s; older checkpoints stay", td_last_error());
-    return TD_OK;
+    return without_it(l, td_rows_save_begin(&l->tables, &b, &l->saving));
+}
+
+bool td_rows_saving_now(const loop *l)
+{
+    return l->saving && !td_rows_save_done(l->saving);
+}
+
+td_status td_rows_all_saved(loop *l)
+{
+    return end_checkpoint(l);
 }
 
 static json_t *metrics_of(const loop *l)
@@ -165,6 +193,7 @@ static json_t *metrics_of(const loop *l)
 static td_status save_model(loop *l)
 {
     char folder[TD_PATH_MAX];
+    TD_TRY(end_checkpoint(l));
     const td_sparse_oracle *o = &l->task->oracle;
     TD_TRY(td_path_join(folder, l->job->run, "model"));
     if (l->tables.has[TD_ROWS_DENSE])
@@ -182,8 +211,10 @@ static td_status save_model(loop *l)
         l->first && !b.state ? td_fail(TD_ERR_NOMEM, "no memory to save the model") : TD_OK;
     status = td_comm_agree(l->comm, status);
     if (status == TD_OK) status = td_rows_collect(&l->tables);
-    if (status == TD_OK) status = td_rows_write(&l->tables, &b);
-    json_decref(b.state);
+    if (status != TD_OK)
+        json_decref(b.state);
+    else
+        status = td_rows_write(&l->tables, &b);
     json_decref(metrics);
     return status;
 }
@@ -538,6 +569,8 @@ static td_status go_on(loop *l, bool joined)
     TD_TRY(td_comm_agree(l->comm, agree_on_step(l, joined, made)));
     TD_TRY(td_comm_agree(l->comm, td_rows_make_ready(l)));
     if (joined) TD_TRY(choose_schedule(l));
+    td_rows_save_drop(l->saving); /* its ranks may be gone */
+    l->saving = NULL;
     td_rows_own_free(l->own); /* a copy begins anew */
     l->own = NULL;
     const td_train_hooks *hooks = l->data->hooks;
@@ -720,7 +753,8 @@ static td_status after_meeting(loop *l)
     l->state.finished = end;
     uint64_t steps = l->job->checkpoint_every.steps;
     bool due = steps ? l->state.step % steps == 0 : end_of_epoch;
-    if (due || end || stopped) TD_TRY(write_checkpoint(l));
+    if (due || end || stopped) TD_TRY(begin_checkpoint(l));
+    if (end || stopped) TD_TRY(end_checkpoint(l));
     begin_interval(l);
     if (!stopped) return TD_OK;
     return td_fail(TD_ERR_INTERRUPTED,
@@ -864,6 +898,7 @@ static td_status live(loop *l)
 
 static void close_loop(loop *l)
 {
+    td_rows_save_drop(l->saving);
     td_rows_tables_close(&l->tables);
     td_rows_batch_free(&l->batch), td_rows_batch_free(&l->scorer.batch);
     td_loader_destroy(l->loader);

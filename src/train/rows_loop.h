@@ -50,6 +50,8 @@ typedef struct td_rows_loop {
     double scale;  /* of the step that is on its way */
     bool pushing;  /* paced: a step's pushes have begun and not ended */
     bool stopping; /* all are to stop */
+    td_rows_saving *saving; /* a checkpoint that is being written, or NULL */
+    bool saved;    /* nobody writes one any more (exact) */
     bool resizing; /* another number of ranks is asked for (exact) */
     int64_t looked_at; /* for such a request */
     td_slow slow;
@@ -86,6 +88,9 @@ TD_MUST_CHECK td_status td_rows_apply(td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_push_paced(td_rows_loop *l);
 /* rows.c: whether somebody asks for another number of ranks; rank 0 looks, now and then. */
 bool td_rows_resize_asked(td_rows_loop *l);
+/* rows.c: whether this rank still writes a checkpoint; and what is to be done when nobody does. */
+bool td_rows_saving_now(const td_rows_loop *l);
+TD_MUST_CHECK td_status td_rows_all_saved(td_rows_loop *l);
 /* What a step needs of this rank's share of the leaves. */
 TD_MUST_CHECK td_status td_rows_make_ready(td_rows_loop *l);
 /* rows_own.c (downpour, easgd): what the batch's step is computed at; moves by its gradients, one row

@@ -241,11 +241,14 @@ static td_status pull_exact(loop *l)
 /* Whether any rank was asked to stop, behind the agreement that all have the step's sums. */
 static td_status agree_on_offer(loop *l, td_status status)
 {
-    uint8_t mine[3] = {status != TD_OK, l->stop && *l->stop, td_rows_resize_asked(l)}, all[3];
+    uint8_t mine[4] = {status != TD_OK, l->stop && *l->stop, td_rows_resize_asked(l),
+                       td_rows_saving_now(l)},
+            all[4];
     if (td_rows_is_loss(status)) return status;
-    TD_TRY(td_comm_allreduce(l->comm, mine, all, 3, TD_U8, TD_MAX));
+    TD_TRY(td_comm_allreduce(l->comm, mine, all, 4, TD_U8, TD_MAX));
     l->stopping = l->stopping || all[1];
     l->resizing = all[2];
+    l->saved = !all[3];
     return all[0] ? td_comm_agree(l->comm, status) : TD_OK;
 }
 
@@ -290,6 +293,7 @@ static td_status step_exact(loop *l)
     l->state.step++;
     count_samples(l);
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
+    if (l->saving && l->saved) TD_TRY(td_rows_all_saved(l));
     return td_rows_after_step(l, sums);
 }
 
