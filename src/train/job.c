@@ -174,7 +174,7 @@ const td_option td_job_rows[] = {
      "easgd: how far a worker and the centre move towards each other; 0: 0.9 / workers", 0, 1, NULL,
      ALL},
     {"tables.memory", "table-memory", TD_OPT_SIZE, AT(table_memory), "0", "BYTES",
-     "of each server's rows; what is more lies on disk; 0: all in memory", 0, 0, NULL,
+     "of each server's rows (512m, 4g); what is more lies on disk; 0: all in memory", 0, 0, NULL,
      ALL | TD_JOB_PLACE},
     {"tables.admit", "admit", TD_OPT_INT, AT(admit), "1", "N",
      "a key gets a row when it has been seen so often", 1, 1000000000, NULL, ALL},

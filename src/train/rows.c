@@ -112,6 +112,7 @@ static td_status evaluate(loop *l)
                        .loss = l->score.loss,
                        .accuracy = l->score.accuracy,
                        .auc = l->score.auc,
+                       .calibration = l->score.calibration,
                        .classes = l->task->classes};
     if (td_progress_evaluation(l->progress, &e) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
@@ -741,6 +742,24 @@ static td_status tell_epoch(loop *l)
     return TD_OK;
 }
 
+/* Servers that are asked for more than others give slices away. */
+static td_status cool_down(loop *l)
+{
+    int moved = 0, all = 0;
+    char fields[64];
+    for (int k = 0; k < TD_ROWS_TABLES; k++) {
+        if (!l->tables.sharded[k]) continue;
+        TD_TRY(td_sharded_balance(l->tables.sharded[k], &moved));
+        all += moved;
+    }
+    if (!l->progress || !all) return TD_OK;
+    snprintf(fields, sizeof fields, "\"slices\":%d", all);
+    if (td_progress_event(l->progress, l->state.step, "balanced", fields) != TD_OK)
+        td_warn("%s; the run goes on", td_last_error());
+    td_progress_say(l->progress, "%d slices of hot servers have moved", all);
+    return TD_OK;
+}
+
 static td_status after_meeting(loop *l)
 {
     bool end_of_epoch = l->state.step % l->per_epoch == 0, end = l->state.step == l->last;
@@ -753,6 +772,7 @@ static td_status after_meeting(loop *l)
     l->state.finished = end;
     uint64_t steps = l->job->checkpoint_every.steps;
     bool due = steps ? l->state.step % steps == 0 : end_of_epoch;
+    if (l->job->balance && l->mode == TD_ROWS_PACED && !end) TD_TRY(cool_down(l));
     if (due || end || stopped) TD_TRY(begin_checkpoint(l));
     if (end || stopped) TD_TRY(end_checkpoint(l));
     begin_interval(l);
