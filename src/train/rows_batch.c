@@ -44,6 +44,16 @@ void td_rows_batch_free(td_rows_batch *b)
 
 /* --- samples --- */
 
+static td_status room_for_entries(td_rows_batch *b, size_t entries)
+{
+    if (entries <= b->entries_room && b->key) return TD_OK;
+    entries += entries / 8 + 1;
+    TD_TRY(grow(&b->key, NULL, entries, sizeof *b->key));
+    TD_TRY(grow(&b->value, NULL, entries, sizeof *b->value));
+    TD_TRY(grow(&b->field, NULL, entries, sizeof *b->field));
+    return grow(&b->sum, &b->entries_room, entries, sizeof *b->sum);
+}
+
 td_status td_rows_batch_room(td_rows_batch *b, size_t rows, size_t entries, size_t numbers)
 {
     if (rows + 1 > b->rows_room) {
@@ -55,28 +65,26 @@ td_status td_rows_batch_room(td_rows_batch *b, size_t rows, size_t entries, size
         TD_TRY(grow(&b->start, &b->rows_room, n, sizeof *b->start));
     }
     TD_TRY(take(&b->numbers, &b->numbers_room, rows, numbers));
-    if (entries <= b->entries_room) return TD_OK;
-    TD_TRY(grow(&b->key, NULL, entries, sizeof *b->key));
-    TD_TRY(grow(&b->value, NULL, entries, sizeof *b->value));
-    TD_TRY(grow(&b->field, NULL, entries, sizeof *b->field));
-    return grow(&b->sum, &b->entries_room, entries, sizeof *b->sum);
+    return room_for_entries(b, entries);
 }
 
-static td_status room_for_samples(td_rows_batch *b, const td_rows_shape *s, size_t rows)
+/* start: where each sample's entries have room. Returns how many that is. */
+static size_t lay_out_entries(td_rows_batch *b, const td_rows_shape *s)
 {
-    size_t most = s->features ? td_features_most_of(s->features, s->data) : 0, entries;
-    if (!td_mul(rows + 1, most, &entries)) entries = SIZE_MAX / 64;
-    return td_rows_batch_room(b, rows, entries, s->numbers);
+    size_t at = 0;
+    for (size_t k = 0; k < b->rows; k++) {
+        b->start[k] = at;
+        at += td_features_room(s->features, s->data, b->sample[k]);
+    }
+    return at;
 }
 
 typedef struct reading {
     td_rows_batch *b;
     const td_rows_shape *s;
-    const td_batch *from;
-    size_t most;
 } reading;
 
-/* A lane's samples, each to a place with room for the longest; start[r] is then how many entries. */
+/* A lane's samples, each to its room; start[k] is then how many entries it has. */
 static td_status read_samples(void *arg, int lane)
 {
     const reading *r = arg;
@@ -85,7 +93,7 @@ static td_status read_samples(void *arg, int lane)
     size_t end = rows * ((size_t)lane + 1) / lanes;
     for (size_t k = rows * (size_t)lane / lanes; k < end; k++) {
         float *numbers = r->s->numbers ? b->numbers + k * r->s->numbers : NULL;
-        size_t at = k * r->most;
+        size_t at = b->start[k];
         b->start[k] = td_features_row(r->s->features, r->s->data, b->sample[k], b->key + at,
                                       b->value + at, b->field + at, numbers);
     }
@@ -93,11 +101,11 @@ static td_status read_samples(void *arg, int lane)
 }
 
 /* Entries close up. */
-static void close_up(td_rows_batch *b, size_t most)
+static void close_up(td_rows_batch *b, const td_rows_shape *s)
 {
-    size_t at = 0;
+    size_t at = 0, from = 0;
     for (size_t k = 0; k < b->rows; k++) {
-        size_t n = b->start[k], from = k * most;
+        size_t n = b->start[k];
         if (from != at) {
             memmove(b->key + at, b->key + from, n * sizeof *b->key);
             memmove(b->value + at, b->value + from, n * sizeof *b->value);
@@ -105,6 +113,7 @@ static void close_up(td_rows_batch *b, size_t most)
         }
         b->start[k] = at;
         at += n;
+        from += td_features_room(s->features, s->data, b->sample[k]);
     }
     b->start[b->rows] = b->entries = at;
 }
@@ -181,12 +190,12 @@ td_status td_rows_batch_index(td_rows_batch *b, const td_rows_shape *s)
     return index_keys(b, s);
 }
 
-static td_status fill_keys(td_rows_batch *b, const td_rows_shape *s, const td_batch *from)
+static td_status fill_keys(td_rows_batch *b, const td_rows_shape *s)
 {
-    size_t most = td_features_most_of(s->features, s->data);
-    reading r = {b, s, from, most};
+    reading r = {b, s};
+    TD_TRY(room_for_entries(b, lay_out_entries(b, s)));
     TD_TRY(td_pool_run(s->pool, read_samples, &r));
-    close_up(b, most);
+    close_up(b, s);
     return index_keys(b, s);
 }
 
@@ -198,7 +207,7 @@ td_status td_rows_batch_fill(td_rows_batch *b, const td_rows_shape *s, const td_
     b->last_in_epoch = from->last_in_epoch;
     b->has_weight = from->weight != NULL, b->has_label = from->label != NULL;
     b->entries = b->sums = 0;
-    TD_TRY(room_for_samples(b, s, from->rows));
+    TD_TRY(td_rows_batch_room(b, from->rows, 0, s->numbers));
     if (from->rows) {
         if (from->sample) memcpy(b->sample, from->sample, b->rows * sizeof *b->sample);
         if (from->target) memcpy(b->target, from->target, b->rows * sizeof *b->target);
@@ -206,7 +215,7 @@ td_status td_rows_batch_fill(td_rows_batch *b, const td_rows_shape *s, const td_
         if (from->weight) memcpy(b->weight, from->weight, b->rows * sizeof *b->weight);
     }
     TD_TRY(cut_units(b, s, from, leaf_begin));
-    if (s->features) return fill_keys(b, s, from);
+    if (s->features) return fill_keys(b, s);
     memset(b->start, 0, (b->rows + 1) * sizeof *b->start);
     if (b->rows) memcpy(b->numbers, from->x, b->rows * s->numbers * sizeof *b->numbers);
     return TD_OK;

@@ -42,6 +42,7 @@ static td_status create_loader(loop *l)
                                .seed = job->seed,
                                .shuffle = (td_shuffle)job->shuffle,
                                .drop_last = job->drop_last,
+                               .ahead = l->task->features ? -1 : 0, /* it gives numbers only */
                                .sparse = l->task->features != NULL};
     if (begin == end) config.leaf_begin = 0, config.leaf_end = 1; /* it knows how long an epoch is */
     if (!l->task->features) config.normalise = l->data->normalise;
