@@ -297,7 +297,6 @@ static td_status take_config(td_loader *loader, const td_loader_config *config)
     if (normalise && (normalise->n == 0 || info->features % normalise->n))
         return td_fail(TD_ERR_ARG, "%zu means and scales do not fit the %zu features of %s",
                        normalise->n, info->features, info->path);
-    if (config->sparse && !info->sparse) return td_fail(TD_ERR_ARG, "%s is not sparse", info->path);
     if (normalise)
         TD_TRY(td_normalise_make(normalise->mode, normalise->n, normalise->mean, normalise->scale,
                                  normalise->fill, &loader->normalise));

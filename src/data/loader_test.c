@@ -223,7 +223,6 @@ static void test_bad_options(void **state)
         {{.data = data, .augment = {.shift = 4}}, "moved by 0 to 3"},
         {{.data = table, .augment = {.flip = true}}, "need images"},
         {{.data = data, .normalise = &three}, "do not fit the 40 features"},
-        {{.data = data, .sparse = true}, "is not sparse"},
         {{.data = data, .batch = 300, .drop_last = true}, "no full batch"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
