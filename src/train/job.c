@@ -20,6 +20,10 @@ static const char *const losses[] = {"auto",  "softmax", "squared", "binary",
 static const char *const keeps[] = {"auto", "last", "best", NULL};
 static const char *const on_hangs[] = {"abort", "wait", "kill", NULL}; /* by td_on_hang */
 
+/* td_optim_rule_names, and what tables know besides (ps/rule.h) */
+static const char *const rules[] = {"sgd",     "nesterov", "adam", "adamw",
+                                    "adagrad", "rmsprop",  "ftrl", NULL};
+
 static const char *const strategies[] = {"allreduce", "ps",      "downpour",
                                          "easgd",     "hogwild", NULL}; /* by td_job_strategy */
 
@@ -88,8 +92,8 @@ const td_option td_job_rows[] = {
      td_net_init_names, ALL},
     {"model.loss", "loss", TD_OPT_CHOICE, AT(loss), "auto", "LOSS", "what is minimised", 0, 0,
      losses, ALL},
-    {"optimizer.name", "optimizer", TD_OPT_TEXT, AT(rule), "sgd", "RULE", "update rule", 0, 0,
-     td_optim_rule_names, ALL},
+    {"optimizer.name", "optimizer", TD_OPT_TEXT, AT(rule), "sgd", "RULE",
+     "update rule; of parameters in tables: sgd, adagrad, adam or ftrl", 0, 0, rules, ALL},
     {"optimizer.lr", "lr", TD_OPT_NUMBER, AT(lr), "0.01", "RATE", "learning rate", 1e-12, 1e5, NULL,
      ALL},
     {"optimizer.momentum", "momentum", TD_OPT_NUMBER, AT(momentum), "0", "MU", "momentum", 0,

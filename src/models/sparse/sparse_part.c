@@ -49,12 +49,16 @@ static td_status describe(td_sparse_part *p)
 
 static td_status plan_features(td_sparse_part *p, const td_net_model *m, const td_dataset *data)
 {
+    bool bias = strcmp(p->kind, "dlrm") != 0, has_fields = td_dataset_sparse_fields(data, 0) != NULL;
+    if (!strcmp(p->kind, "ffm") && td_dataset_info(data)->sparse && !has_fields)
+        return td_fail(TD_ERR_ARG, "%s: ffm needs data with fields: libffm or a table",
+                       td_dataset_info(data)->path);
     td_features_config config = {.bits = p->bits,
                                  .seed = p->hash_seed,
                                  .numbers_apart = !strcmp(p->kind, "dlrm"),
                                  .normalise = &m->normalise,
-                                 .bias = strcmp(p->kind, "dlrm") != 0,
-                                 .fields = p->fields ? p->fields : 0};
+                                 .bias = bias,
+                                 .fields = p->fields ? p->fields - bias : 0};
     if (m->normalise.mode == TD_NORMALISE_NONE) config.normalise = NULL;
     return td_features_create(data, &config, &p->features);
 }
