@@ -27,6 +27,7 @@ typedef struct td_sharded_config {
     td_clock clock;
     bool by_staleness;  /* see store.h, as the next */
     float compensation; /* 0: none */
+    uint64_t evict_after; /* see store.h */
     size_t cache_rows;  /* a worker keeps, where the clock has a bound; 0: 65536 */
 } td_sharded_config;
 

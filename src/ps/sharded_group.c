@@ -110,6 +110,7 @@ static td_status init_store(td_sharded *s, td_table *table)
                               .workers = s->config.worker_count,
                               .width = s->width,
                               .by_staleness = s->config.by_staleness,
+                              .evict_after = s->config.evict_after,
                               .compensation = s->config.compensation};
     return td_store_init(&s->store, &config, table);
 }

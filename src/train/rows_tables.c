@@ -166,6 +166,7 @@ static td_status open_paced(td_rows_tables *t, int which, bool joined)
                            .worker_count = t->roles.workers,
                            .clock = t->clock,
                            .by_staleness = t->by_staleness,
+                           .evict_after = which == TD_ROWS_KEYED ? t->evict_after : 0,
                            .compensation = t->compensation};
     return joined ? td_sharded_join(&c, &t->sharded[which])
                   : td_sharded_open(t->comm, &c, &t->sharded[which]);
@@ -215,6 +216,7 @@ td_status td_rows_tables_open(td_comm *comm, const td_rows_tables_config *c, boo
                           .leaves = c->job->leaves,
                           .replicas = c->job->replicas,
                           .by_staleness = c->job->staleness_rate,
+                          .evict_after = (uint64_t)c->job->evict_after,
                           .compensation = (float)c->job->compensation};
     t->roles.workers = c->workers, t->roles.servers = c->servers, t->roles.feeders = c->feeders;
     t->has[TD_ROWS_KEYED] = c->keyed.width > 0;

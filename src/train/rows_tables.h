@@ -58,6 +58,7 @@ typedef struct td_rows_tables {
     float *dense;         /* [dense_rows][width], pulled */
     int replicas, leaves;
     bool by_staleness;
+    uint64_t evict_after;
     float compensation;
 } td_rows_tables;
 
