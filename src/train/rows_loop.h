@@ -61,6 +61,7 @@ typedef struct td_rows_loop {
     bool away; /* this rank is not needed any more */
     bool ended; /* the run has, as others have found that did not wait for the rest */
     bool begun;
+    bool empty; /* this rank has come into the run, and has nothing of it yet */
     int alarms; /* recoveries without a loss */
     td_comm *former; /* the group before this one, until the tables have left it */
     uint64_t first_step; /* at which the tables were opened: they count pushes from there */
