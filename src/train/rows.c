@@ -29,34 +29,45 @@ static void begin_interval(loop *l)
     l->since = 0;
 }
 
-/* At all ranks, told or not: any may have to go on as rank 0. */
-static void end_interval(loop *l)
+static void tell_interval(loop *l)
 {
-    if (!l->progress || !l->since || !(l->weight > 0)) {
-        begin_interval(l);
-        return;
-    }
+    const td_rows_interval *of = &l->interval;
+    if (!l->progress) return;
     double seconds = td_seconds(td_clock_ns() - l->interval_begin), score = 1;
-    td_interval i = {.step = l->state.step,
+    td_interval i = {.step = of->step,
                      .steps = l->last,
-                     .epoch = (l->state.step + l->per_epoch - 1) / l->per_epoch,
+                     .epoch = (of->step + l->per_epoch - 1) / l->per_epoch,
                      .epochs = (l->last + l->per_epoch - 1) / l->per_epoch,
-                     .loss = l->loss / l->weight,
-                     .accuracy = l->correct / l->weight,
+                     .loss = of->loss / of->weight,
+                     .accuracy = of->correct / of->weight,
                      .classes = l->task->classes,
-                     .samples = l->state.samples_seen - l->samples_then,
+                     .samples = of->samples,
                      .bytes_sent = td_comm_bytes_sent(l->comm),
                      .seconds = seconds,
                      .input = td_seconds(l->input_ns),
                      .forward = td_seconds(l->compute_ns),
                      .move = td_seconds(l->pull_ns),
                      .wait = td_seconds(l->push_ns),
-                     .lr = td_schedule_rate(&l->schedule, l->state.step),
+                     .lr = td_schedule_rate(&l->schedule, of->step),
                      .workers = 1,
                      .scores = &score};
-    i.eta = seconds / (double)l->since * (double)(l->last - l->state.step);
+    i.eta = seconds / (double)of->steps * (double)(l->last - of->step);
     if (td_progress_interval(l->progress, &i) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
+}
+
+/* At all ranks, told or not: any may have to go on as rank 0. */
+static void end_interval(loop *l)
+{
+    if (l->since && l->weight > 0) {
+        l->interval = (td_rows_interval){.step = l->state.step,
+                                         .steps = l->since,
+                                         .samples = l->state.samples_seen - l->samples_then,
+                                         .loss = l->loss,
+                                         .weight = l->weight,
+                                         .correct = l->correct};
+        tell_interval(l);
+    }
     begin_interval(l);
 }
 
@@ -95,6 +106,21 @@ static td_status evaluate_pass(void *self, const td_net_pass *pass)
     return td_rows_score(&l->scorer, pass);
 }
 
+static void tell_evaluation(loop *l)
+{
+    const td_train_state *s = &l->state;
+    if (!l->progress) return;
+    td_evaluation e = {.epoch = (s->step + l->per_epoch - 1) / l->per_epoch,
+                       .step = s->step,
+                       .on = l->data->held_name,
+                       .loss = l->score.loss,
+                       .accuracy = l->score.accuracy,
+                       .auc = l->score.auc,
+                       .classes = l->task->classes};
+    if (td_progress_evaluation(l->progress, &e) != TD_OK)
+        td_warn("%s; the run goes on", td_last_error());
+}
+
 static td_status evaluate(loop *l)
 {
     TD_TRY(td_mishap(l->mishaps, l->comm, l->state.step, "evaluate"));
@@ -108,16 +134,7 @@ static td_status evaluate(loop *l)
         s->has_best = true;
         s->best_loss = s->loss, s->best_accuracy = s->accuracy, s->best_step = s->step;
     }
-    if (!l->progress) return TD_OK;
-    td_evaluation e = {.epoch = (s->step + l->per_epoch - 1) / l->per_epoch,
-                       .step = s->step,
-                       .on = l->data->held_name,
-                       .loss = l->score.loss,
-                       .accuracy = l->score.accuracy,
-                       .auc = l->score.auc,
-                       .classes = l->task->classes};
-    if (td_progress_evaluation(l->progress, &e) != TD_OK)
-        td_warn("%s; the run goes on", td_last_error());
+    tell_evaluation(l);
     return TD_OK;
 }
 
@@ -428,6 +445,8 @@ typedef struct memory { /* what is the same at all that are at one position */
     td_train_state state;
     double loss, weight, correct, epoch_loss, epoch_weight, epoch_correct;
     uint64_t since, samples_then;
+    td_rows_interval interval;
+    td_score score;
 } memory;
 
 /* From the lowest of those that are furthest: scores, and in step the sums of metrics. Others' are
@@ -447,12 +466,14 @@ static td_status share_memory(loop *l, uint64_t phase)
     td_free(all);
     TD_TRY(status);
     memory m = {l->state, l->loss, l->weight, l->correct, l->epoch_loss, l->epoch_weight,
-                l->epoch_correct, l->since, l->samples_then};
+                l->epoch_correct, l->since, l->samples_then, l->interval, l->score};
     TD_TRY(td_comm_broadcast(l->comm, &m, sizeof m, from));
     uint64_t step = l->state.step;
     l->state = m.state;
     l->state.step = step;
+    l->score = m.score;
     if (!l->exact) return TD_OK;
+    l->interval = m.interval;
     l->loss = m.loss, l->weight = m.weight, l->correct = m.correct;
     l->epoch_loss = m.epoch_loss, l->epoch_weight = m.epoch_weight;
     l->epoch_correct = m.epoch_correct;
@@ -500,16 +521,24 @@ out:
     l->news = (td_news){.step = -1};
 }
 
-/* Rank 0, new or not: metrics as they are at this step. */
+/* Rank 0, new or not: metrics as they are at this step. Of its lines the one before may have written
+ * some, or none. */
 static td_status go_back(loop *l)
 {
     char path[TD_PATH_MAX];
+    uint64_t step = l->state.step;
+    bool evaluated = l->state.scored == step && step && !l->met;
+    bool owes = evaluated || l->met;
+    if (l->exact && step) step--, owes = false;
     TD_TRY(td_path_join(path, l->job->run, "metrics.jsonl"));
-    td_status status = l->progress ? td_progress_go_back(l->progress, path, l->state.step, l->met)
-                                   : td_progress_rewind(path, l->state.step, l->met);
+    td_status status = l->progress ? td_progress_go_back(l->progress, path, step, owes)
+                                   : td_progress_rewind(path, step, owes);
     if (status != TD_OK) td_warn("%s; the run goes on", td_last_error());
     td_error_clear();
-    return create_progress(l);
+    TD_TRY(create_progress(l));
+    if (l->exact && l->interval.step == l->state.step && l->state.step) tell_interval(l);
+    if (evaluated) tell_evaluation(l);
+    return TD_OK;
 }
 
 /* Joined: behind open_all. Else behind a recovery. */

@@ -8,6 +8,11 @@
 #include "train/revive.h"
 #include "train/rows.h"
 
+typedef struct td_rows_interval { /* between lines of metrics */
+    uint64_t step, steps, samples; /* it ended with; of it */
+    double loss, weight, correct;
+} td_rows_interval;
+
 typedef struct td_rows_loop {
     td_comm *comm, *made; /* made: comm, where it is this loop's to close */
     const td_job *job;
@@ -53,6 +58,7 @@ typedef struct td_rows_loop {
     td_progress *progress;
     double loss, weight, correct; /* of the interval; of the epoch: */
     double epoch_loss, epoch_weight, epoch_correct;
+    td_rows_interval interval; /* the last */
     uint64_t since, samples_then;
     int64_t interval_begin, input_ns, pull_ns, compute_ns, push_ns;
     td_score score;
