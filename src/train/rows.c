@@ -30,30 +30,45 @@ static void begin_interval(loop *l)
     l->since = 0;
 }
 
-static void end_interval(loop *l)
+static void tell_interval(loop *l)
 {
-    if (!l->progress || !l->since || !(l->weight > 0)) return;
+    const td_rows_interval *of = &l->interval;
+    if (!l->progress) return;
     double seconds = td_seconds(td_clock_ns() - l->interval_begin), score = 1;
-    td_interval i = {.step = l->state.step,
+    td_interval i = {.step = of->step,
                      .steps = l->last,
-                     .epoch = (l->state.step + l->per_epoch - 1) / l->per_epoch,
+                     .epoch = (of->step + l->per_epoch - 1) / l->per_epoch,
                      .epochs = (l->last + l->per_epoch - 1) / l->per_epoch,
-                     .loss = l->loss / l->weight,
-                     .accuracy = l->correct / l->weight,
+                     .loss = of->loss / of->weight,
+                     .accuracy = of->correct / of->weight,
                      .classes = l->task->classes,
-                     .samples = l->state.samples_seen - l->samples_then,
+                     .samples = of->samples,
                      .bytes_sent = td_comm_bytes_sent(l->comm),
                      .seconds = seconds,
                      .input = td_seconds(l->input_ns),
                      .forward = td_seconds(l->compute_ns),
                      .move = td_seconds(l->pull_ns),
                      .wait = td_seconds(l->push_ns),
-                     .lr = td_schedule_rate(&l->schedule, l->state.step),
+                     .lr = td_schedule_rate(&l->schedule, of->step),
                      .workers = 1,
                      .scores = &score};
-    i.eta = seconds / (double)l->since * (double)(l->last - l->state.step);
+    i.eta = seconds / (double)of->steps * (double)(l->last - of->step);
     if (td_progress_interval(l->progress, &i) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
+}
+
+/* At all ranks, told or not: any may have to go on as rank 0. */
+static void end_interval(loop *l)
+{
+    if (l->since && l->weight > 0) {
+        l->interval = (td_rows_interval){.step = l->state.step,
+                                         .steps = l->since,
+                                         .samples = l->state.samples_seen - l->samples_then,
+                                         .loss = l->loss,
+                                         .weight = l->weight,
+                                         .correct = l->correct};
+        tell_interval(l);
+    }
     begin_interval(l);
 }
 
@@ -92,6 +107,22 @@ static td_status evaluate_pass(void *self, const td_net_pass *pass)
     return td_rows_score(&l->scorer, pass);
 }
 
+static void tell_evaluation(loop *l)
+{
+    const td_train_state *s = &l->state;
+    if (!l->progress) return;
+    td_evaluation e = {.epoch = (s->step + l->per_epoch - 1) / l->per_epoch,
+                       .step = s->step,
+                       .on = l->data->held_name,
+                       .loss = l->score.loss,
+                       .accuracy = l->score.accuracy,
+                       .auc = l->score.auc,
+                       .calibration = l->score.calibration,
+                       .classes = l->task->classes};
+    if (td_progress_evaluation(l->progress, &e) != TD_OK)
+        td_warn("%s; the run goes on", td_last_error());
+}
+
 static td_status evaluate(loop *l)
 {
     TD_TRY(td_mishap(l->mishaps, l->comm, l->state.step, "evaluate"));
@@ -105,17 +136,7 @@ static td_status evaluate(loop *l)
         s->has_best = true;
         s->best_loss = s->loss, s->best_accuracy = s->accuracy, s->best_step = s->step;
     }
-    if (!l->progress) return TD_OK;
-    td_evaluation e = {.epoch = (s->step + l->per_epoch - 1) / l->per_epoch,
-                       .step = s->step,
-                       .on = l->data->held_name,
-                       .loss = l->score.loss,
-                       .accuracy = l->score.accuracy,
-                       .auc = l->score.auc,
-                       .calibration = l->score.calibration,
-                       .classes = l->task->classes};
-    if (td_progress_evaluation(l->progress, &e) != TD_OK)
-        td_warn("%s; the run goes on", td_last_error());
+    tell_evaluation(l);
     return TD_OK;
 }
 
@@ -382,7 +403,7 @@ static td_status open_all(loop *l, bool joined)
                                     .mode = l->mode,
                                     .keyed = keyed_config(l),
                                     .params = l->task->oracle.params,
-                                    .workers = joined ? job->workers : size - beyond,
+                                    .workers = joined ? l->workers : size - beyond,
                                     .servers = servers,
                                     .feeders = feeders};
     l->workers = config.workers;
@@ -504,11 +525,56 @@ static td_status settle(loop *l, bool joined, uint64_t *made)
     return TD_OK;
 }
 
+typedef struct position { /* how far a rank is */
+    uint64_t phase, step;
+} position;
+
+typedef struct memory { /* what is the same at all that are at one position */
+    td_train_state state;
+    double loss, weight, correct, epoch_loss, epoch_weight, epoch_correct;
+    uint64_t since, samples_then;
+    td_rows_interval interval;
+    td_score score;
+} memory;
+
+/* From the lowest of those that are furthest: scores, and in step the sums of metrics. Others' are
+ * older, or empty. */
+static td_status share_memory(loop *l, uint64_t phase)
+{
+    int size = td_comm_size(l->comm), from = 0;
+    position own = {phase, phase ? l->state.step : 0};
+    position *all = td_calloc((size_t)size, sizeof *all);
+    td_status status = all ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %d ranks", size);
+    status = td_comm_agree(l->comm, status);
+    if (status == TD_OK) status = td_comm_allgather(l->comm, &own, sizeof own, all);
+    for (int r = 1; r < size && status == TD_OK; r++)
+        if (all[r].phase > all[from].phase ||
+            (all[r].phase == all[from].phase && all[r].step > all[from].step))
+            from = r;
+    td_free(all);
+    TD_TRY(status);
+    memory m = {l->state, l->loss, l->weight, l->correct, l->epoch_loss, l->epoch_weight,
+                l->epoch_correct, l->since, l->samples_then, l->interval, l->score};
+    TD_TRY(td_comm_broadcast(l->comm, &m, sizeof m, from));
+    uint64_t step = l->state.step;
+    l->state = m.state;
+    l->state.step = step;
+    l->score = m.score;
+    if (!l->exact) return TD_OK;
+    l->interval = m.interval;
+    l->loss = m.loss, l->weight = m.weight, l->correct = m.correct;
+    l->epoch_loss = m.epoch_loss, l->epoch_weight = m.epoch_weight;
+    l->epoch_correct = m.epoch_correct;
+    l->since = m.since, l->samples_then = m.samples_then;
+    return TD_OK;
+}
+
 /* Where the run is: of who knows, the furthest. */
 static td_status agree_on_step(loop *l, bool joined, uint64_t made)
 {
     /* Who is in the phase after a meeting knows that all have done what follows it. */
     uint64_t phase = joined ? 0 : 4 * l->end + 2 * l->done + l->met;
+    TD_TRY(share_memory(l, phase));
     uint64_t mine[5] = {phase, l->first_step, l->state.samples_seen, l->stopping, 0}, most[5];
     if (joined) memset(mine, 0, sizeof mine);
     TD_TRY(td_comm_allreduce(l->comm, mine, most, 5, TD_I64, TD_MAX));
@@ -531,7 +597,6 @@ static void tell(loop *l)
     char sentence[SENTENCE], fields[SENTENCE], recorder[TD_PATH_MAX];
     int ranks = td_comm_size(l->comm);
     l->news.step = (int64_t)l->state.step;
-    if (l->noticed) l->news.seconds = td_seconds(td_clock_ns() - l->noticed);
     l->noticed = 0;
     if (!l->progress) goto out;
     if (td_path_join(recorder, l->job->run, "recorder") != TD_OK) *recorder = 0;
@@ -550,10 +615,30 @@ out:
     l->news = (td_news){.step = -1};
 }
 
-/* Joined: behind open_all. Else behind a recovery. */
-static td_status go_on(loop *l, bool joined)
+/* Rank 0, new or not: metrics as they are at this step. Of its lines the one before may have written
+ * some, or none. */
+static td_status go_back(loop *l)
 {
-    bool lost = false, was_first = l->first;
+    char path[TD_PATH_MAX];
+    uint64_t step = l->state.step;
+    bool evaluated = l->state.scored == step && step && !l->met;
+    bool owes = evaluated || l->met;
+    if (l->exact && step) step--, owes = false;
+    TD_TRY(td_path_join(path, l->job->run, "metrics.jsonl"));
+    td_status status = l->progress ? td_progress_go_back(l->progress, path, step, owes)
+                                   : td_progress_rewind(path, step, owes);
+    if (status != TD_OK) td_warn("%s; the run goes on", td_last_error());
+    td_error_clear();
+    TD_TRY(create_progress(l));
+    if (l->exact && l->interval.step == l->state.step && l->state.step) tell_interval(l);
+    if (evaluated) tell_evaluation(l);
+    return TD_OK;
+}
+
+/* Joined: behind open_all. Else behind a recovery. */
+static td_status go_on(loop *l)
+{
+    bool lost = false, was_first = l->first, joined = l->empty;
     uint64_t made;
     l->first = td_comm_rank(l->comm) == 0;
     td_status status = settle(l, joined, &made);
@@ -570,26 +655,38 @@ static td_status go_on(loop *l, bool joined)
     TD_TRY(status);
     l->scorer.source.params = l->tables.dense;
     TD_TRY(td_comm_agree(l->comm, agree_on_step(l, joined, made)));
+    TD_TRY(td_mishap(l->mishaps, l->comm, l->state.step, "handover"));
     TD_TRY(td_comm_agree(l->comm, td_rows_make_ready(l)));
     if (joined) TD_TRY(choose_schedule(l));
     td_rows_save_drop(l->saving); /* its ranks may be gone */
     l->saving = NULL;
+    l->empty = false;
     td_rows_own_free(l->own); /* a copy begins anew */
     l->own = NULL;
     const td_train_hooks *hooks = l->data->hooks;
     if (l->first && !was_first && hooks && hooks->take_over) TD_TRY(hooks->take_over(hooks->user));
-    TD_TRY(td_comm_agree(l->comm, create_progress(l)));
+    TD_TRY(td_comm_agree(l->comm, l->first ? go_back(l) : TD_OK));
     if (!l->first) {
         td_progress_destroy(l->progress);
         l->progress = NULL;
     }
     td_train_record(l->comm, l->job, &l->recorded);
     TD_TRY(move_feed(l));
+    if (l->noticed) l->news.seconds = td_seconds(td_clock_ns() - l->noticed);
     TD_TRY(td_news_agree(l->comm, joined ? -1 : (int64_t)l->state.step, &l->news));
     tell(l);
-    begin_interval(l);
+    if (!l->exact) begin_interval(l);
     if (l->pushing && !joined) TD_TRY(td_rows_push_paced(l));
     return TD_OK;
+}
+
+/* Who has come hears how many workers the run began with. */
+static td_status join_and_go_on(loop *l)
+{
+    int mine = l->workers;
+    TD_TRY(td_comm_allreduce(l->comm, &mine, &l->workers, 1, TD_I32, TD_MAX));
+    if (l->empty && !l->shape.pool) TD_TRY(open_all(l, true));
+    return go_on(l);
 }
 
 /* --- another number of ranks --- */
@@ -664,7 +761,7 @@ static td_status change_size(loop *l, int ranks)
     l->away = !next;
     if (l->away) return TD_OK;
     l->comm = next;
-    td_status status = go_on(l, false);
+    td_status status = join_and_go_on(l);
     td_comm_close(l->former);
     l->former = NULL;
     return status;
@@ -864,6 +961,7 @@ static td_status recover(loop *l, td_status why)
     snprintf(sentence, sizeof sentence, "%s", td_last_error());
     if (!l->noticed) l->noticed = td_clock_ns();
     if (why == TD_ERR_TIMEOUT) td_warn("%s", sentence);
+    TD_TRY(td_mishap(l->mishaps, l->comm, l->state.step, "recover"));
     td_status status = td_comm_recover(l->comm, &config, &next, &report);
     if (status == TD_ERR_UNSUPPORTED)
         return td_fail(why,
@@ -890,7 +988,7 @@ static td_status recover(loop *l, td_status why)
 /* A loss in what is done here leads through it again. */
 static td_status move_and_run(loop *l)
 {
-    td_status status = go_on(l, false);
+    td_status status = join_and_go_on(l);
     td_comm_close(l->former);
     l->former = NULL;
     return status == TD_OK ? run(l) : status;
@@ -905,9 +1003,8 @@ static td_status give_way(loop *l, td_status status)
 
 static td_status live(loop *l)
 {
-    bool joined = td_comm_joined(l->comm, td_comm_rank(l->comm));
-    td_status status = joined ? open_all(l, true) : start(l);
-    if (joined && status == TD_OK) status = go_on(l, true);
+    l->empty = td_comm_joined(l->comm, td_comm_rank(l->comm));
+    td_status status = l->empty ? join_and_go_on(l) : start(l);
     if (status == TD_OK) status = run(l);
     status = give_way(l, status);
     while (td_rows_is_loss(status) && !l->over) {

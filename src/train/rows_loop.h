@@ -9,6 +9,11 @@
 #include "train/rows.h"
 #include "train/rows_feed.h"
 
+typedef struct td_rows_interval { /* between lines of metrics */
+    uint64_t step, steps, samples; /* it ended with; of it */
+    double loss, weight, correct;
+} td_rows_interval;
+
 typedef struct td_rows_loop {
     td_comm *comm, *made; /* made: comm, where it is this loop's to close */
     const td_job *job;
@@ -60,6 +65,7 @@ typedef struct td_rows_loop {
     double loss, weight, correct; /* of the interval; of the epoch: */
     double epoch_loss, epoch_weight, epoch_correct;
     uint64_t epoch_samples, epoch_marks; /* learnt from, by this rank */
+    td_rows_interval interval; /* the last */
     uint64_t since, samples_then;
     int64_t interval_begin, input_ns, pull_ns, compute_ns, push_ns;
     td_score score;
@@ -68,6 +74,7 @@ typedef struct td_rows_loop {
     bool away; /* this rank is not needed any more */
     bool ended; /* the run has, as others have found that did not wait for the rest */
     bool begun;
+    bool empty; /* this rank has come into the run, and has nothing of it yet */
     int alarms; /* recoveries without a loss */
     td_comm *former; /* the group before this one, until the tables have left it */
     uint64_t first_step; /* at which the tables were opened: they count pushes from there */

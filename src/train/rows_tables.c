@@ -361,6 +361,10 @@ td_status td_rows_tables_move(td_rows_tables *t, td_comm *comm, bool joined, uin
     *lost = false;
     t->comm = comm;
     TD_TRY(td_roles_take(&t->roles, comm, joined));
+    if (!t->roles.working || !t->roles.server_count) {
+        *lost = true;
+        return td_fail(TD_ERR_PEER, "all %s have died", t->roles.working ? "servers" : "workers");
+    }
     for (int k = 0; k < TD_ROWS_TABLES; k++) {
         if (!t->has[k]) continue;
         td_servers servers = servers_of(t, k);

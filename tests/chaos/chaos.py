@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Real jobs on pretended hosts, to which a seeded schedule does what happens to jobs.
 
-    chaos.py BUILD [--kill N] [--shard N] [--lose N] [--stop N] [--cut N] [--fill N] [--seed S] [--only K]
+    chaos.py BUILD [--kill N] [--shard N] [--lose N] [--stop N] [--cut N] [--fill N] [--rows N]
+             [--tables N] [--seed S] [--only K]
 
     kill   1 to 3 of 4 ranks are killed: at chosen points of a step, of a checkpoint or of the
            recovery from another kill, or at any moment; the figure is the longest recovery
@@ -11,6 +12,10 @@
            the time beyond the deadline until the others name it
     cut    a host's cable is pulled: for a moment, or for good under "tandem run"
     fill   the disk of the run's folder is full for a while, or until the job has ended
+    rows   as kill, of a model whose parameters live in tables, with dedicated servers and replicas
+    tables counters.c: 1 or 2 of its workers and servers are killed, at any moment; every counter must
+           be what was acknowledged. The figure is the longest time from a kill until each worker that
+           is left has had a push acknowledged in the group behind it
 Half of these strike at any moment, half at a chosen point: there a rank stops itself, what is to be done
 is done, and it is continued.
 
@@ -29,6 +34,7 @@ import re
 import shutil
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -42,7 +48,7 @@ from idx import make_data  # noqa: E402
 from processes import processes_of  # noqa: E402
 
 PATIENCE_S, DISK_MB, EPOCHS = 60, 24, 50
-KINDS = ["kill", "shard", "lose", "stop", "cut", "fill"]
+KINDS = ["kill", "shard", "lose", "stop", "cut", "fill", "rows", "tables"]
 POINTS = ["backward", "reduce", "update", "evaluate", "checkpoint", "rename"]
 STEPS_PER_EPOCH, CHECKPOINT_EVERY = 5, 7
 LAYOUTS = [[4, 0, 0, 0], [2, 2, 0, 0], [1, 1, 1, 1], [3, 1, 0, 0], [1, 1, 2, 0]]
@@ -53,24 +59,38 @@ class Bed:
 
     def __init__(self, build, disk, seed):
         self.tandem = os.path.join(os.path.abspath(build), "tandem")
+        self.counters = os.path.join(os.path.abspath(build), "tests", "counters")
         self.mpiexec, self.disk, self.seed, self.runs = find_mpiexec(), disk, seed, 0
         self.data = os.path.join(disk, "data")
         os.mkdir(self.data)
         make_data(self.data)
-        run = self.new_run()
-        subprocess.run([self.tandem, *self.job(run)], check=True, timeout=PATIENCE_S)
-        self.want = self.outcome(run)
-        self.hosts = None
+        self.wants, self.hosts = {}, None
 
     def new_run(self):
         self.runs += 1
         return os.path.join(self.disk, f"run{self.runs}")
 
-    def job(self, run, *words):
-        return ["train", "--data", self.data, "--model", "dense:48 relu dense:0", "--epochs", str(EPOCHS),
-                "--batch", "32", "--momentum", "0.9", "--holdout", "0.1", "--checkpoint-every",
+    def job(self, run, *words, model="dense:48 relu dense:0"):
+        return ["train", "--data", self.clicks() if model == "fm" else self.data, "--model", model, "--epochs",
+                str(EPOCHS), "--batch", "32", "--momentum", "0.9", "--holdout", "0.1", "--checkpoint-every",
                 str(CHECKPOINT_EVERY), "--metrics-every", "5", "--quiet", "--run", run,
                 *words]
+
+    def clicks(self):
+        path = os.path.join(self.disk, "clicks.tsv")
+        if not os.path.exists(path):
+            subprocess.run([self.tandem, "synth", "clicks", "--rows", "160", "--categories", "30", "--out", path,
+                            "--quiet"], check=True, timeout=PATIENCE_S)
+        return path
+
+    def want(self, model):
+        """Of an undisturbed run."""
+        if model not in self.wants:
+            run = self.new_run()
+            words = ["--strategy", "ps"] if model == "fm" else []
+            subprocess.run([self.tandem, *self.job(run, *words, model=model)], check=True, timeout=PATIENCE_S)
+            self.wants[model] = self.outcome(run)
+        return self.wants[model]
 
     def outcome(self, run):
         """What must be equal: the model, metrics but for times and events, the newest checkpoint."""
@@ -104,9 +124,11 @@ def metrics(run):
 class Job:
     """mpiexec, or tandem run, with a job in the folder `run`."""
 
-    def __init__(self, bed, each, words=(), spares=0, plan="", slow_ms=3, watched=False):
+    def __init__(self, bed, each, words=(), spares=0, plan="", slow_ms=3, watched=False,
+                 model="dense:48 relu dense:0"):
+        self.want = bed.want(model)
         hosts, self.bed, self.run = bed.fixture(), bed, bed.new_run()
-        job = bed.job(self.run, "--spares", str(spares), *words)
+        job = bed.job(self.run, "--spares", str(spares), *words, model=model)
         each = list(each)
         each[max(k for k, n in enumerate(each) if n)] += spares
         env = dict(os.environ, TANDEM_FAKE_SLOW=f"1:{slow_ms}")
@@ -225,11 +247,11 @@ def finish(bed, job, promised):
     except (OSError, ValueError) as e:
         raise Wrong(f"wrong: {e}\n{said}") from e
     told_of = "the run's last step has no checkpoint" in said  # on a disk that has room for the model alone
-    for what, a, b in zip(("model", "newest checkpoint", "its manifest"), got, bed.want):
+    for what, a, b in zip(("model", "newest checkpoint", "its manifest"), got, job.want):
         if a != b and (what == "model" or not told_of):
             raise Wrong(f"wrong: another {what}: {a}, not {b}\n{said}")
     restarted = how == "resumed" or "; restart " in said
-    mine, theirs = comparable(got[3], restarted), comparable(bed.want[3], restarted)
+    mine, theirs = comparable(got[3], restarted), comparable(job.want[3], restarted)
     for a, b in zip(mine, theirs):
         if a != b:
             raise Wrong(f"wrong: metrics have {a}, not {b}\n{said}")
@@ -282,16 +304,16 @@ def shard(bed, chance):
     return kill(bed, chance, ["--shard-optimizer"], SHARDS_LOST)
 
 
-def kill(bed, chance, words=(), promised=None):
+def kill(bed, chance, words=(), promised=None, model="dense:48 relu dense:0"):
     each, spares = chance.choice(LAYOUTS), chance.choice([0, 0, 1, 2])
     victims = chance.sample(range(4), chance.randrange(1, 4))
     if chance.random() < 0.5:
         plan = choose_points(chance, victims)
-        job = Job(bed, each, words, spares, plan)
+        job = Job(bed, each, words, spares, plan, model=model)
     else:
         moments = sorted(chance.uniform(0, 0.9) for _ in victims)
         plan = " ".join(f"{v}@{m:.2f}s" for v, m in zip(victims, moments))
-        job = Job(bed, each, words, spares)
+        job = Job(bed, each, words, spares, model=model)
         begin = time.monotonic()
         for victim, moment in zip(victims, moments):
             time.sleep(max(0, begin + moment - time.monotonic()))
@@ -300,6 +322,105 @@ def kill(bed, chance, words=(), promised=None):
     seconds = [e["seconds"] for e in metrics(job.run) if e.get("event") == "recovered"]
     what = f"{'+'.join(str(n) for n in each if n)}+{spares} {plan}"
     return what, how, max(seconds) if seconds else None
+
+
+ROWS_LOST = r'; "tandem train --run'
+
+
+def rows(bed, chance):
+    servers = chance.choice([0, 2, 2])
+    words = ["--strategy", "ps", "--replicas", "1", "--servers", str(servers)]
+    return kill(bed, chance, words, ROWS_LOST, "fm")
+
+
+TRIES, ACKNOWLEDGED, GOES_ON = 1, 2, 3
+COUNTED_STEPS = 500
+
+
+class Counters:
+    """A job of counters.c."""
+
+    def __init__(self, bed, each, workers, servers, clock):
+        hosts, self.bed, self.folder = bed.fixture(), bed, bed.new_run()
+        os.mkdir(self.folder)
+        self.workers = workers
+        words = [bed.counters, self.folder, str(workers), str(servers), clock, str(COUNTED_STEPS), "1000"]
+        self.told = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(hosts.command(words, each, ["--with-ft", "ulfm"]),
+                                        env=hosts.environment(sum(each)), stdin=subprocess.DEVNULL,
+                                        stdout=self.told, stderr=self.told)
+
+    def records(self):
+        """{rank: [(what, worker, step, ns), ...]}"""
+        found = {}
+        for name in os.listdir(self.folder):
+            with open(os.path.join(self.folder, name), "rb") as f:
+                content = f.read()
+            found[int(name.split("-")[1])] = list(struct.iter_unpack("=IIQQ", content[:len(content) // 24 * 24]))
+        return found
+
+    def wait(self, good):
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end and self.process.poll() is None and not good(self.records()):
+            time.sleep(0.002)
+
+    def kill(self, rank):
+        """Returns when, 0: it was too late."""
+        pid = processes_of(self.folder, self.bed.counters).get(rank)
+        when = time.monotonic_ns()
+        try:
+            os.kill(pid, signal.SIGKILL) if pid else None
+        except ProcessLookupError:
+            pid = None
+        return when if pid else 0
+
+
+def outage(records, kills, victims):
+    """Seconds from a kill until the last of the workers that are left goes on, at most."""
+    longest = 0
+    for when in filter(None, kills):
+        for rank, lines in records.items():
+            later = [r for r in lines if r[3] > when]
+            groups = [k for k, r in enumerate(later) if r[0] == GOES_ON]
+            if rank in victims or not groups:
+                continue
+            after = [r[3] for r in later[groups[0]:] if r[0] == ACKNOWLEDGED]
+            if after:
+                longest = max(longest, (after[0] - when) / 1e9)
+    return longest
+
+
+def tables(bed, chance):
+    workers, servers, spares = chance.choice([2, 3]), chance.choice([2, 3]), chance.choice([0, 0, 1, 2])
+    clock = ["asp", "ssp:2", "bsp"][bed.number % 3]
+    n = workers + servers + spares
+    each = [n, 0, 0, 0] if chance.random() < 0.4 else [(n + 3 - k) // 4 for k in range(4)]
+    victims = chance.sample(range(workers + servers), chance.choice([1, 1, 2]))
+    while sum(v >= workers for v in victims) > servers - 1 or len(victims) == workers and max(victims) < workers:
+        victims.pop()
+    moments = sorted(chance.uniform(0.02, 0.7) for _ in victims)
+    both = sum(v >= workers for v in victims) == 2  # the second when the first's rows have their copies
+    job, kills = Counters(bed, each, workers, servers, clock), []
+    for k, (victim, moment) in enumerate(zip(victims, moments)):
+        done = moment * workers * COUNTED_STEPS
+        job.wait(lambda all_: sum(r[0] == ACKNOWLEDGED for lines in all_.values() for r in lines) >= done)
+        if k and both:
+            job.wait(lambda all_: all(any(r[0] == GOES_ON for r in lines) for rank, lines in all_.items()
+                                      if rank not in victims[:k]))
+        time.sleep(chance.uniform(0, 0.01))
+        kills.append(job.kill(victim))
+    try:
+        job.process.wait(PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        job.process.kill()
+        bed.close()
+        raise Wrong(f"hung\n{os.pread(job.told.fileno(), 1 << 20, 0).decode(errors='replace')}")
+    said = os.pread(job.told.fileno(), 1 << 20, 0).decode(errors="replace")
+    if job.process.returncode != 0 or "exact" not in said:
+        raise Wrong(f"wrong: exit {job.process.returncode}\n{said}")
+    what = (f"{'+'.join(str(n) for n in each if n)} {workers} workers {servers} servers {spares} spares {clock} "
+            + " ".join(f"{v}@{m:.2f}" for v, m in zip(victims, moments)))
+    return what, "went on", outage(job.records(), kills, victims) or None
 
 
 def lose(bed, chance):
@@ -412,6 +533,7 @@ def keep(bed, text):
 
 def one_trial(bed, kind, number):
     chance = random.Random(f"{bed.seed} {kind} {number}")
+    bed.number = number
     begin = time.monotonic()
     try:
         what, how, figure = globals()[kind](bed, chance)

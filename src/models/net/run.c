@@ -46,8 +46,7 @@ void td_net_place_destroy(td_net_place *p)
 {
     if (!p) return;
     for (int i = 0; i < p->lanes; i++) td_net_lane_destroy(p->lane[i]);
-    td_rows_batch_free(&p->scorer.batch);
-    td_pool_destroy(p->scorer.shape.pool);
+    td_sparse_part_scorer_close(&p->scorer);
     td_free(p->lane);
     td_free(p);
 }

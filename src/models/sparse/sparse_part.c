@@ -47,7 +47,8 @@ static td_status describe(td_sparse_part *p)
     return copy_text(text, &p->arch);
 }
 
-static td_status plan_features(td_sparse_part *p, const td_net_model *m, const td_dataset *data)
+static td_status plan_features(const td_sparse_part *p, const td_net_model *m,
+                               const td_dataset *data, td_features **out)
 {
     bool bias = strcmp(p->kind, "dlrm") != 0, has_fields = td_dataset_sparse_fields(data, 0) != NULL;
     if (!strcmp(p->kind, "ffm") && td_dataset_info(data)->sparse && !has_fields)
@@ -60,7 +61,7 @@ static td_status plan_features(td_sparse_part *p, const td_net_model *m, const t
                                  .bias = bias,
                                  .fields = p->fields ? p->fields - bias : 0};
     if (m->normalise.mode == TD_NORMALISE_NONE) config.normalise = NULL;
-    return td_features_create(data, &config, &p->features);
+    return td_features_create(data, &config, out);
 }
 
 td_status td_sparse_part_create(const td_job *job, const td_dataset *data, td_net_model *m)
@@ -74,7 +75,7 @@ td_status td_sparse_part_create(const td_job *job, const td_dataset *data, td_ne
     if (!p->factors) p->factors = !strcmp(p->kind, "dlrm") ? 16 : 4;
     TD_TRY(copy_text(job->bottom, &p->bottom));
     TD_TRY(copy_text(job->top, &p->top));
-    TD_TRY(plan_features(p, m, data));
+    TD_TRY(plan_features(p, m, data, &p->features));
     p->fields = td_features_fields(p->features);
     p->numbers = td_features_numbers(p->features);
     TD_TRY(make_math(p, m, 1, &p->math));
@@ -207,12 +208,20 @@ td_status td_sparse_part_scorer(const td_net_model *m, const td_dataset *data,
                                 td_sparse_oracle *oracle, td_rows_scorer *out)
 {
     td_sparse_part *p = m->sparse;
-    td_pool *pool;
-    *oracle = td_sparse_model_oracle(p->math);
-    if (!p->features) TD_TRY(plan_features(p, m, data));
-    TD_TRY(td_pool_create(1, &pool));
+    td_sparse_model *math = NULL;
+    td_features *features = NULL;
+    td_pool *pool = NULL;
+    td_status status = make_math(p, m, 1, &math);
+    if (status == TD_OK) status = plan_features(p, m, data, &features);
+    if (status == TD_OK) status = td_pool_create(1, &pool);
+    if (status != TD_OK) {
+        td_features_destroy(features);
+        td_sparse_model_destroy(math);
+        return status;
+    }
+    *oracle = td_sparse_model_oracle(math);
     *out = (td_rows_scorer){.oracle = oracle,
-                            .shape = {.features = p->features,
+                            .shape = {.features = features,
                                       .data = data,
                                       .width = oracle->width,
                                       .numbers = oracle->numbers,
@@ -220,6 +229,16 @@ td_status td_sparse_part_scorer(const td_net_model *m, const td_dataset *data,
                                       .pool = pool},
                             .source = {p->rows, own_rows, m->params}};
     return TD_OK;
+}
+
+void td_sparse_part_scorer_close(td_rows_scorer *s)
+{
+    if (!s->oracle) return;
+    td_rows_batch_free(&s->batch);
+    td_pool_destroy(s->shape.pool);
+    td_features_destroy((td_features *)(uintptr_t)s->shape.features);
+    td_sparse_model_destroy(s->oracle->self);
+    *s = (td_rows_scorer){0};
 }
 
 td_status td_sparse_part_score(td_comm *comm, const td_job *job, const td_dataset *data,
@@ -236,7 +255,6 @@ td_status td_sparse_part_score(td_comm *comm, const td_job *job, const td_datase
                     .evaluate = td_rows_score};
     if (status == TD_OK)
         status = td_evaluate(comm, data, NULL, 2048, job->leaves, &task, NULL, out);
-    td_rows_batch_free(&scorer.batch);
-    td_pool_destroy(scorer.shape.pool);
+    td_sparse_part_scorer_close(&scorer);
     return status;
 }

@@ -41,10 +41,11 @@ TD_MUST_CHECK td_status td_sparse_part_train(td_comm *comm, const td_job *job,
 TD_MUST_CHECK td_status td_sparse_part_score(td_comm *comm, const td_job *job,
                                              const td_dataset *data, const td_net_model *model,
                                              td_score *out);
-/* A scorer over the opened model's rows; the data set is its shape's. Release by td_rows_batch_free
- * and td_pool_destroy. */
+/* A scorer over the opened model's rows, for one thread: it has lanes and features of its own. The
+ * data set is its shape's; oracle stays the caller's, until the close. */
 TD_MUST_CHECK td_status td_sparse_part_scorer(const td_net_model *model, const td_dataset *data,
                                               td_sparse_oracle *oracle, td_rows_scorer *out);
+void td_sparse_part_scorer_close(td_rows_scorer *scorer); /* zeroed is fine */
 
 /* Networks whose parameters live in tables: --strategy ps. */
 TD_MUST_CHECK td_status td_net_train_in_tables(td_comm *comm, const td_job *job,

@@ -1,0 +1,506 @@
+#!/usr/bin/env python3
+"""Models whose parameters live in tables: in step the same bytes for any number of workers, servers,
+threads and processes, through deaths and resumptions; at other clocks nearly the same loss, and what
+the clock promises; and a sentence for every mistake."""
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from harness import DATA, MPIEXEC, SHORT, TANDEM, TOP, listing, main, metrics, new_run, ranks, tandem  # noqa: E402
+from processes import processes_of  # noqa: E402
+
+KINDS = ["linear", "fm", "ffm", "dlrm"]
+SOME = ["fm", "dlrm"]  # without dense parameters, and with
+ROWS = 400
+ULFM = MPIEXEC and "--with-ft" in tandem("run", "--dry-run", "--", "train", "--data", "x", "--run", "y").stdout
+
+
+def clicks(form="tsv", rows=ROWS, seed=3, categories=40):
+    """A small click log."""
+    path = os.path.join(TOP, f"clicks-{rows}-{seed}-{categories}.{form}")
+    if not os.path.exists(path):
+        tandem("synth", "clicks", "--out", path, "--rows", str(rows), "--categories", str(categories), "--seed", str(seed),
+               "--format", form, "--quiet")
+    return path
+
+
+def job(*words, model="fm", data=None, run=None, epochs=2):
+    return ["train", "--data", data or clicks(), "--model", model, "--epochs", str(epochs), "--batch", "64", "--lr",
+            "0.1", "--run", run or new_run(), "--quiet", *words]
+
+
+def train(*words, prefix=(), run=None, **how):
+    run = run or new_run()
+    tandem(*job(*words, run=run, **how), prefix=prefix)
+    return run
+
+
+def place(workers=1, *words, servers=0):
+    return ["--workers", str(workers), "--servers", str(servers), *words]
+
+
+def ps(workers=1, *words, servers=0, clock="bsp"):
+    return ["--strategy", "ps", "--clock", clock, *place(workers, *words, servers=servers)]
+
+
+def weights(run):
+    """A digest of all files of the model but its manifest, which tells of the run."""
+    files = listing(os.path.join(run, "model"))
+    text = b"".join(name.encode() + files[name] for name in sorted(files) if name != "manifest.json")
+    assert text
+    return hashlib.sha256(text).hexdigest()
+
+
+def rows_of(folder):
+    """{(table, key): row} of a folder's safetensors files, however many there are."""
+    found = {}
+    for name, content in listing(folder).items():
+        if not name.endswith(".safetensors"):
+            continue
+        n, = struct.unpack("<Q", content[:8])
+        tensors, base = json.loads(content[8:8 + n]), 8 + n
+        tensors.pop("__metadata__", None)
+        for tensor, about in tensors.items():
+            begin, end = about["data_offsets"]
+            part = content[base + begin:base + end]
+            if "keys" in tensors and len(about["shape"]) == 2:
+                keys = content[base + tensors["keys"]["data_offsets"][0]:base + tensors["keys"]["data_offsets"][1]]
+                width = 4 * about["shape"][1]
+                for i, (key,) in enumerate(struct.iter_unpack("<Q", keys)):
+                    found[tensor, key] = part[i * width:(i + 1) * width]
+            elif tensor != "keys":
+                found[tensor, 0] = part
+    return found
+
+
+def event(run, name):
+    return [line for line in metrics(run) if line.get("event") == name]
+
+
+def progressive(run):
+    return event(run, "epoch")[-1]["progressive_loss"]
+
+
+def told(run):
+    """What metrics say, but for times and for what depends on how many ranks there are."""
+    keep = ("step", "epoch", "loss", "accuracy", "lr", "samples", "eval", "auc", "progressive_loss")
+    return [{k: line.get(k) for k in keep} for line in metrics(run)
+            if line.get("event") not in ("recovered", "tables")]
+
+
+def write(name, text):
+    path = os.path.join(TOP, name)
+    with open(path, "w") as f:
+        f.write(text)
+    return path
+
+
+class Bits(unittest.TestCase):
+    def same(self, want, *words, prefix=(), **how):
+        run = train(*words, prefix=prefix, **how)
+        self.assertEqual(weights(run), weights(want), (words, prefix, how))
+        self.assertEqual(told(run), told(want), (words, prefix, how))
+
+    def test_threads(self):
+        for model in SOME if SHORT else KINDS:
+            want = train("--optimizer", "adagrad", "--holdout", "0.2", model=model)
+            ways = [["--workers", "3"], ps(2, servers=1), ps(3, "--threads", "2", "--replicas", "1"),
+                    ps(5, "--replicas", "1", servers=2), ps(2, servers=2, clock="ssp:0")]
+            for words in ways[3:] if SHORT else ways:
+                self.same(want, *words, "--optimizer", "adagrad", "--holdout", "0.2", model=model)
+
+    @unittest.skipIf(SHORT, "the bits of rules are ps/bulk's matter")
+    def test_rules_and_schedules(self):
+        for rule in (["--optimizer", "adam", "--lr", "0.01", "--warmup", "0.5", "--schedule", "cosine"],
+                     ["--momentum", "0.9", "--weight-decay", "0.001"], ["--optimizer", "ftrl", "--l1", "0.01"]):
+            for model in SOME:
+                want = train(*rule, model=model)
+                self.same(want, *ps(3, "--replicas", "1", servers=2), *rule, model=model)
+
+    @unittest.skipUnless(MPIEXEC, "no mpiexec")
+    def test_processes(self):
+        for model in SOME:
+            want = train("--momentum", "0.5", model=model)
+            ways = [(4, ps(1, "--replicas", "1", servers=2))]
+            if not SHORT:
+                ways += [(2, ["--strategy", "allreduce"]), (3, ps(1, servers=1, clock="ssp:0")),
+                         (3, ps(1, "--threads", "2", "--replicas", "1"))]
+            for n, words in ways:
+                self.same(want, *words, "--momentum", "0.5", model=model, prefix=ranks(n))
+
+    def test_networks(self):
+        """Whose parameters are rows of the dense table."""
+        for model in ("softmax", "mlp"):
+            words = ["--momentum", "0.9", "--holdout", "0.2"]
+            want = train("--strategy", "allreduce", "--keep", "last", *words, model=model, data=DATA)
+            for way in [ps(2, servers=2)] if SHORT else [ps(), ps(3), ps(2, "--replicas", "1", servers=2)]:
+                run = train(*way, *words, "--keep", "last", model=model, data=DATA)
+                self.assertEqual(weights(run), weights(want), (model, way))
+                self.assertEqual([x for x in told(run) if x["eval"]], [x for x in told(want) if x["eval"]])
+        if MPIEXEC:
+            run = train(*ps(1, servers=1), *words, "--keep", "last", model=model, data=DATA, prefix=ranks(3))
+            self.assertEqual(weights(run), weights(want))
+
+    def test_other_data(self):
+        for form in ("libsvm", "libffm"):
+            want = train(data=clicks(form), model="fm")
+            self.same(want, *ps(3, servers=1), data=clicks(form), model="fm")
+        self.same(train(data=DATA, model="linear"), *ps(2, servers=1), data=DATA, model="linear")
+        self.same(train("--bits", "6", "--hash-seed", "9"), *ps(3), "--bits", "6", "--hash-seed", "9")
+
+    def test_a_limit_to_memory(self):
+        """Rows on disk are the same rows."""
+        how = {"data": clicks(rows=1000, categories=3000)}
+        less = ["--table-memory", "524288"]
+        for model in SOME:
+            want = train("--optimizer", "adagrad", model=model, epochs=1, **how)
+            run = train(*ps(2, *less, servers=1), "--optimizer", "adagrad", model=model, epochs=1, **how)
+            self.assertGreater(event(run, "tables")[-1]["disk_bytes"], 0)
+            self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(want, "model")))
+            self.assertEqual(told(run), told(want))
+        for first, second in ((["--table-memory", "0"], less), (less, ["--table-memory", "0"])):
+            whole = train("--optimizer", "adagrad", **how)
+            run = train("--optimizer", "adagrad", *first, epochs=1, **how)
+            tandem("train", "--run", run, "--resume", "--epochs", "2", "--quiet", *second)
+            self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(whole, "model")))
+
+    def test_seldom_keys(self):
+        count = [event(train("--admit", n), "tables")[0]["rows"] for n in ("1", "3", "1000")]
+        self.assertGreater(count[0], count[1])
+        self.assertGreater(count[1], count[2])
+        self.same(train("--admit", "3"), *ps(3, servers=2), "--admit", "3")
+
+    def test_old_keys(self):
+        data = clicks(rows=3000)
+        few, all_ = (event(train("--steps", "65", *words, data=data, epochs=4), "tables")[0]["rows"]
+                     for words in (["--evict-after", "3"], []))
+        self.assertLess(few, all_)
+        self.same(train("--evict-after", "3", data=data, epochs=4), *ps(3, servers=2), "--evict-after", "3",
+                  data=data, epochs=4)
+
+    def test_what_rows_remember(self):
+        """Sightings and ages go with checkpoints and to other ranks."""
+        data = clicks(rows=1500)
+        for words in (["--admit", "3"], ["--evict-after", "20"]):
+            want = train(*words, data=data, epochs=4)
+            run = train(*words, *ps(2), data=data, epochs=1)
+            tandem("train", "--run", run, "--resume", "--epochs", "4", "--quiet", *place(3, servers=1))
+            self.assertEqual(weights(run), weights(train(*words, *ps(1), data=data, epochs=4)))
+
+
+class Resumed(unittest.TestCase):
+    def interrupted(self, *words, **how):
+        """A run that was asked to stop in its midst."""
+        run = new_run()
+        process = subprocess.Popen([TANDEM, *job(*words, run=run, **how)], text=True, stderr=subprocess.PIPE,
+                                   env=dict(os.environ, TANDEM_FAKE_SLOW="0:4"))
+        end = time.monotonic() + 60
+        while not os.path.isdir(os.path.join(run, "checkpoints")) and time.monotonic() < end:
+            time.sleep(0.005)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=100)
+        self.assertEqual(process.returncode, 130, err)
+        self.assertFalse(os.path.exists(os.path.join(run, "model")))
+        return run
+
+    def test_elsewhere(self):
+        epochs = 30
+        for model in SOME:
+            want = train("--optimizer", "adagrad", model=model, epochs=epochs)
+            for words, then in ((ps(2, servers=1), place(3, "--replicas", "1", servers=2)),
+                                (ps(5), place(1)), (["--workers", "3"], place(1))):
+                run = self.interrupted(*words, "--optimizer", "adagrad", model=model, epochs=epochs)
+                tandem("train", "--run", run, "--resume", "--quiet", *then)
+                self.assertEqual(weights(run), weights(want), (model, words, then))
+                self.assertEqual([x for x in told(run) if x["eval"]], [x for x in told(want) if x["eval"]])
+
+    def test_at_their_own_pace(self):
+        for clock in ("asp", "ssp:2", "backup:1"):
+            run = self.interrupted(*ps(2, servers=1, clock=clock), epochs=60)
+            tandem("train", "--run", run, "--resume", "--quiet", *place(3, servers=2))
+            self.assertEqual(metrics(run)[-1]["step"], 60 * -(-ROWS // 64), clock)
+
+    def test_networks(self):
+        how = {"model": "mlp", "data": DATA, "epochs": 30}
+        want = train("--keep", "last", **how)
+        run = self.interrupted(*ps(2, servers=1), "--keep", "last", **how)
+        tandem("train", "--run", run, "--resume", "--quiet", *place(3))
+        self.assertEqual(weights(run), weights(want))
+
+
+class Clocks(unittest.TestCase):
+    def test_all_learn(self):
+        data = clicks(rows=4000)
+        for model in SOME:
+            want = progressive(train(model=model, data=data))
+            for clock, bound in (("bsp", 0), ("ssp:0", 0), ("ssp:2", 2), ("asp", None), ("backup:2", None),
+                                 ("backup:2:apply", None), ("groups:2:1:3", 3)):
+                run = train(*ps(3, servers=2, clock=clock), model=model, data=data)
+                self.assertAlmostEqual(progressive(run), want, delta=0.05, msg=clock)
+                tables = event(run, "tables")[-1]
+                self.assertEqual(metrics(run)[-1]["step"], 2 * 63)
+                if clock in ("bsp", "ssp:0"):
+                    self.assertEqual(tables["staleness"], [])  # in step: nothing is ever stale
+                    continue
+                self.assertGreater(sum(tables["staleness"]), 0)
+                if bound is not None:
+                    self.assertLessEqual(len(tables["staleness"]), bound + 1, clock)
+
+    def test_options_against_staleness(self):
+        want = progressive(train())
+        for words in (["--staleness-rate"], ["--compensation", "0.1"]):
+            run = train(*ps(3, "--replicas", "1", servers=2, clock="asp"), *words)
+            self.assertAlmostEqual(progressive(run), want, delta=0.1, msg=words)
+
+    @unittest.skipUnless(MPIEXEC, "no mpiexec")
+    def test_processes(self):
+        want = progressive(train())
+        for clock in ("asp", "ssp:2", "backup:2") if not SHORT else ("ssp:2",):
+            for servers in (0, 1):
+                run = train(*ps(1, servers=servers, clock=clock), prefix=ranks(3))
+                self.assertAlmostEqual(progressive(run), want, delta=0.1, msg=clock)
+
+
+class Answers(unittest.TestCase):
+    def ask(self, run, data, *words):
+        said = tandem("eval", "--run", run, "--data", data, "--json", *words).stdout
+        return json.loads(said), tandem("predict", "--run", run, "--data", data, "--proba", *words).stdout
+
+    def test_eval_and_predict(self):
+        data = clicks(rows=2000)
+        with open(data) as f:
+            lines = f.readlines()
+        other = write("other.tsv", "".join([lines[0], *lines[301:451]]))
+        for model in KINDS:
+            run = train(*ps(2, servers=1), "--optimizer", "adagrad", model=model, data=data, epochs=4)
+            told_, lines = self.ask(run, other)
+            self.assertEqual(self.ask(run, other, "--workers", "3"), (told_, lines))
+            self.assertTrue(0 < told_["loss"] < 1 and 0 < told_["accuracy"] <= 1, told_)
+            self.assertGreater(told_["auc"], 0.7)
+            lines = [json.loads(line) if line.startswith("{") else line for line in lines.splitlines()]
+            self.assertEqual(len(lines), 150)
+            shares = [list(map(float, line.replace(",", " ").replace("\t", " ").split()))[-2:] for line in lines]
+            for share in shares:
+                self.assertTrue(0 <= share[-1] <= 1)
+            as_json = tandem("predict", "--run", run, "--data", other, "--json").stdout.splitlines()
+            self.assertEqual(len([json.loads(line) for line in as_json]), 150)
+
+    def test_what_training_never_saw(self):
+        """A category that is new is as one that is missing; the training file may be gone."""
+        lines = [f"{i % 7},{'red green blue'.split()[i % 3]},{'no yes'.split()[(i % 3 == 1) ^ (i % 11 == 0)]}\n"
+                 for i in range(300)]
+        path = write("train.csv", "size,colour,label\n" + "".join(lines))
+        for model in ("linear", "fm", "dlrm"):
+            run = train("--label", "label", model=model, data=path)
+            known = write("known.csv", "size,colour,label\n1,?,no\n2,red,yes\n")
+            new = write("new.csv", "size,colour,label\n1,mauve,no\n2,red,yes\n")
+            self.assertEqual(self.ask(run, new), self.ask(run, known))
+            self.assertLessEqual(set(tandem("predict", "--run", run, "--data", new).stdout.split()), {"no", "yes"})
+
+    def test_other_losses(self):
+        lines = [f"{i % 7},{'abc'[i % 3]},{i % 4}\n" for i in range(200)]
+        path = write("counts.csv", "size,kind,label\n" + "".join(lines))
+        for words in (["--loss", "squared", "--label-kind", "value"], ["--loss", "poisson", "--label-kind", "value"],
+                      ["--loss", "softmax"]):
+            run = train(*words, *ps(2), "--lr", "0.01", model="linear", data=path)
+            self.assertEqual(weights(run), weights(train(*words, "--lr", "0.01", model="linear", data=path)))
+            tandem("eval", "--run", run, "--data", path)
+            self.assertEqual(len(tandem("predict", "--run", run, "--data", path).stdout.splitlines()), 200)
+
+
+class Mistakes(unittest.TestCase):
+    def says(self, text, *words, code=2, prefix=()):
+        done = tandem(*words, expect=code, prefix=prefix)
+        self.assertIn(text, done.stderr)
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+
+    def test_places_and_clocks(self):
+        for text, words in (
+                ("--clock fast is no clock; there are bsp, ssp:BOUND, asp,", ps(2, clock="fast")),
+                ("--clock ssp:x is no clock", ps(2, clock="ssp:x")),
+                ("--clock backup: 5 would be waited for of 2 workers", ps(2, clock="backup:5")),
+                ("--clock groups: 9 groups of 2 workers", ps(2, clock="groups:9:1:2")),
+                ("--replicas 1 needs two servers or more, and there is one", ps(2, "--replicas", "1", servers=1)),
+                ("--replicas 1 needs two servers or more, and there is one", ps(1, "--replicas", "1")),
+                ("are more than the 16 leaves of a batch", ps(15, servers=5)),
+                ("--clip: no rank knows the norm of all gradients", ps(2, "--clip", "1")),
+                ("--accumulate is not for parameters in tables; give a larger --batch", ps(2, "--accumulate", "2")),
+                ("--keep best: of parameters in tables only the last", ps(2, "--keep", "best", "--holdout", "0.2")),
+                ("--l1 is for --optimizer ftrl", ps(2, "--l1", "0.1")),
+                ("no update rule of tables is called \"nesterov\"; there are sgd,", ps(2, "--optimizer", "nesterov")),
+                ("a memory limit of 1000 bytes is too small for rows of", ps(2, "--table-memory", "1000"))):
+            self.says(text, *job(*words))
+        self.says("no update rule is called \"ftrl\"", *job("--optimizer", "ftrl", model="mlp", data=DATA))
+        if MPIEXEC:
+            done = tandem(*job(*ps(1, servers=2)), expect=2, prefix=ranks(2))
+            self.assertIn("--servers 2 leaves no worker of the job's 2 ranks", done.stderr)
+
+    def test_models(self):
+        for text, words in (
+                ("the bottom network \"3-4\" must end in 16 units, as an embedding is wide", ["--bottom", "3-4"]),
+                ("must end in 3 units, as an embedding is wide", ["--bottom", "8-4", "--factors", "3"]),
+                ("the top network \"5-3\" must end in 1 unit", ["--top", "5-3"]),
+                ("top network \"x\": layers are their units, 1 to 65536, with dashes between", ["--top", "x"])):
+            self.says(text, *job(*words, model="dlrm"))
+        self.says("dlrm needs dense numbers or two fields", *job(model="dlrm", data=clicks("libsvm")))
+        self.says("ffm needs data with fields: libffm or a table", *job(model="ffm", data=clicks("libsvm")))
+
+    def test_data(self):
+        three = write("three.csv", "size,label\n" + "".join(f"{i},{i % 3}\n" for i in range(9)))
+        negative = write("negative.csv", "size,label\n1,2\n2,-3\n")
+        self.says("--loss binary needs two classes, not 3", *job("--loss", "binary", data=three, model="linear"))
+        self.says("--loss hinge needs two classes, not 3", *job("--loss", "hinge", data=three, model="linear"))
+        self.says("negative.csv: sample 1 has -3, where --loss poisson needs counts",
+                  *job("--loss", "poisson", "--label-kind", "value", data=negative, model="linear"))
+        for line, text in (("1 0:1:2 x:3:4", ":2: \"x:3:4\" is not field:index:value"),
+                           ("1 0:1:2 1:3", ":2: \"1:3\" is not field:index:value"),
+                           ("1 0:1:2 99999999:3:4", ":2: \"99999999:3:4\" has a field beyond 65535")):
+            torn = write("torn.libffm", "0 0:1:1\n" + line + "\n")
+            self.says(text, *job("--format", "libffm", data=torn, model="ffm"))
+
+    def test_a_checkpoint_of_another_run(self):
+        run = train()
+        for name, value in (("bits", "8"), ("hash-seed", "4"), ("model", "linear"), ("factors", "8"),
+                            ("optimizer", "adam")):
+            self.says(f"--{name} cannot be changed when a run is resumed", "train", "--run", run, "--resume",
+                      "--epochs", "3", f"--{name}", value)
+        other = train("--bits", "8")  # its checkpoints in the other's place
+        for name in os.listdir(os.path.join(run, "checkpoints")):
+            shutil.rmtree(os.path.join(run, "checkpoints", name))
+        shutil.copytree(os.path.join(other, "checkpoints"), os.path.join(run, "checkpoints"), dirs_exist_ok=True)
+        self.says("is a checkpoint of the architecture \"fm factors=4 fields=40 numbers=0 bits=8", "train", "--run", run,
+                  "--resume", "--epochs", "3")
+
+    def test_other_data_to_score(self):
+        run, fields = train(), train(data=clicks("libffm"), model="ffm")
+        self.assertIn("loss", tandem("eval", "--run", fields, "--data", clicks("libffm")).stdout)
+        for data, trained, text in ((clicks("libsvm"), run, "beyond the 39 features"),
+                                    (DATA, run, "the training set"),
+                                    (write("one.csv", "size,label\n1,0\n2,1\n"), run,
+                                     "feature columns where the training set"),
+                                    (clicks("libsvm"), fields, "ffm needs data with fields"),
+                                    (clicks(), fields, "has 39 feature columns where the training set")):
+            self.says(text, "eval", "--run", trained, "--data", data)
+            self.says(text, "predict", "--run", trained, "--data", data)
+
+    def test_a_folder_in_use(self):
+        run = new_run()
+        words = job(*ps(2, "--table-memory", "262144"), run=run, epochs=200)
+        first = subprocess.Popen([TANDEM, *words], env=dict(os.environ, TANDEM_FAKE_SLOW="0:4"), stderr=subprocess.PIPE)
+        end = time.monotonic() + 30
+        while not os.path.exists(os.path.join(run, "metrics.jsonl")) and time.monotonic() < end:
+            time.sleep(0.01)
+        self.says("is in use by another job", *words)
+        first.kill()
+        first.communicate()
+
+    @unittest.skipUnless(os.getuid() == 0 and shutil.which("unshare"), "needs a disk of its own")
+    def test_a_full_disk_under_cold_rows(self):
+        """It goes on without what cannot be kept, or ends with a sentence; what it has is whole."""
+        run, data = new_run(), clicks(rows=1000, categories=3000)
+        done = subprocess.run(["unshare", "--mount", "--", "sh", "-ec",
+                               'mkdir -p "$0"; mount -t tmpfs -o size=3m tmpfs "$0"; shift 0; "$@"; code=$?; '
+                               'cp -r "$0" "$0.kept"; exit $code', run, TANDEM,
+                               *job(*ps(2, "--table-memory", "524288"), run=os.path.join(run, "run"), data=data,
+                                    epochs=3)], text=True, capture_output=True, timeout=100)
+        if "mount" in done.stderr and "permission" in done.stderr:
+            self.skipTest(done.stderr)
+        self.assertIn(done.returncode, (0, 1), done.stderr)
+        if done.returncode:
+            self.assertRegex(done.stderr, "[Nn]o space|full|too little")
+
+    @unittest.skipUnless(MPIEXEC, "no mpiexec")
+    def test_replicas_without_a_recovery(self):
+        run = new_run()
+        done = tandem(*[w for w in job(*ps(1, "--replicas", "1"), run=run) if w != "--quiet"], prefix=ranks(2))
+        self.assertEqual(weights(run), weights(train()))
+        print(done.stdout, done.stderr)
+
+
+class ThreadDeaths(unittest.TestCase):
+    """At chosen points, of ranks that are threads."""
+
+    def lives(self, want, plan, *words, spares=0, **how):
+        run = new_run()
+        done = subprocess.run([TANDEM, *job(*words, "--spares", str(spares), run=run, **how)], text=True,
+                              capture_output=True, timeout=60, env=dict(os.environ, TANDEM_FAKE_DEATH=plan))
+        self.assertEqual(done.returncode, 0, (plan, words, spares, done.stdout + done.stderr))
+        if want:
+            self.assertEqual(weights(run), weights(want), (plan, words, spares))
+            lines = [[x for x in told(r) if not x["progressive_loss"]] for r in (run, want)]
+            self.assertEqual(lines[0], lines[1], (plan, words, spares))
+        return run
+
+    def test_in_step(self):
+        more = ["--optimizer", "adagrad", "--holdout", "0.2"]
+        for model in SOME:
+            want = train(*more, model=model)
+            words = ps(3, "--replicas", "1", servers=2)
+            plans = ["1:3:backward", "4:4:reduce", "0:5:update", "3:5:evaluate", "0:5:evaluate", "2:2:reduce,3:6:update",
+                     "0:3:reduce,1:3:recover", "1:5:checkpoint", "0:10:end:alarm"]
+            for plan in plans[::3] if SHORT else plans:
+                for spares in (0, 2):
+                    self.lives(want, plan, *words, *more, spares=spares, model=model)
+            self.lives(want, "2:4:reduce", *ps(3, "--replicas", "1"), *more, model=model)
+            self.lives(want, "0:4:backward,2:7:update", "--workers", "4", "--replicas", "1", *more, model=model)
+
+    def test_at_their_own_pace(self):
+        for clock in ("asp", "ssp:2") if SHORT else ("asp", "ssp:2", "backup:2", "groups:2:1:3"):
+            for plan in ("1:3:backward", "0:5:update", "3:5:evaluate", "2:2:backward,0:6:update"):
+                for spares in (0, 2):
+                    run = self.lives(None, plan, *ps(3, "--replicas", "1", servers=2, clock=clock), "--holdout", "0.2",
+                                     spares=spares)
+                    self.assertEqual(metrics(run)[-1]["step"], 10)
+
+
+@unittest.skipUnless(ULFM, "no MPI that recovers")
+class Kills(unittest.TestCase):
+    """SIGKILL at any moment, of processes."""
+
+    def run_and_kill(self, victims, *words, n, spares=0, epochs=30):
+        chance, run = random.Random(repr((victims, words))), new_run()
+        prefix = ranks(n + spares)
+        at = prefix.index(MPIEXEC) + 1
+        command = [*prefix[:at], "--with-ft", "ulfm", *prefix[at:], TANDEM,
+                   *job(*words, "--spares", str(spares), "--replicas", "1", "--holdout", "0.2", run=run, epochs=epochs)]
+        process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env=dict(os.environ, TANDEM_FAKE_SLOW="0:3"))
+        end = time.monotonic() + 60
+        while not os.path.exists(os.path.join(run, "metrics.jsonl")) and time.monotonic() < end:
+            time.sleep(0.01)
+        for victim in victims:
+            time.sleep(chance.uniform(0.05, 0.3))
+            pid = processes_of(run, TANDEM).get(victim)
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+        out, err = process.communicate(timeout=100)
+        self.assertEqual(process.returncode, 0, out + err)
+        return run
+
+    def test_in_step(self):
+        want = train("--holdout", "0.2", epochs=30)
+        for victims, words, n, spares in (([0], ps(1, servers=2), 4, 1), ([3, 1], ps(1, servers=2), 4, 1),
+                                          ([2], ps(1), 3, 0))[1 if SHORT else 0:]:
+            run = self.run_and_kill(victims, *words, n=n, spares=spares)
+            self.assertEqual(weights(run), weights(want), (victims, words))
+            self.assertEqual([x for x in told(run) if x["eval"]], [x for x in told(want) if x["eval"]])
+
+    @unittest.skipIf(SHORT, "chaos does so")
+    def test_at_their_own_pace(self):
+        for clock in ("asp", "ssp:2"):
+            run = self.run_and_kill([3, 0], *ps(1, servers=2, clock=clock), n=4, spares=1)
+            self.assertEqual(metrics(run)[-1]["step"], 30 * 5)
+
+
+if __name__ == "__main__":
+    main()
