@@ -65,6 +65,7 @@ typedef struct td_rows_loop {
     double loss, weight, correct; /* of the interval; of the epoch: */
     double epoch_loss, epoch_weight, epoch_correct;
     uint64_t epoch_samples, epoch_marks; /* learnt from, by this rank */
+    bool recounted; /* ranks have died in this epoch, and their counts with them */
     td_rows_interval interval; /* the last */
     uint64_t since, samples_then;
     int64_t interval_begin, input_ns, pull_ns, compute_ns, push_ns;
@@ -86,6 +87,29 @@ static inline bool td_rows_is_loss(td_status status)
 {
     return status == TD_ERR_PEER || status == TD_ERR_TIMEOUT;
 }
+
+/* rows_begin.c */
+TD_MUST_CHECK td_status td_rows_start(td_rows_loop *l);
+/* joined: into a run under way, of which the others tell the rest. */
+TD_MUST_CHECK td_status td_rows_open_all(td_rows_loop *l, bool joined);
+TD_MUST_CHECK td_status td_rows_choose_schedule(td_rows_loop *l);
+TD_MUST_CHECK td_status td_rows_create_progress(td_rows_loop *l); /* rank 0's */
+td_feed_config td_rows_feed_config(const td_rows_loop *l);
+
+/* rows_group.c: makes the next group; and goes on there, also a rank that has come into it. */
+TD_MUST_CHECK td_status td_rows_recover(td_rows_loop *l, td_status why);
+TD_MUST_CHECK td_status td_rows_go_on(td_rows_loop *l);
+/* Another number of ranks, if it is asked for; look_for: at a meeting. Collective. */
+TD_MUST_CHECK td_status td_rows_resize(td_rows_loop *l);
+TD_MUST_CHECK td_status td_rows_look_for_resize(td_rows_loop *l);
+
+/* rows.c */
+void td_rows_begin_interval(td_rows_loop *l);
+void td_rows_tell_interval(td_rows_loop *l); /* the last */
+void td_rows_tell_evaluation(td_rows_loop *l);
+uint64_t td_rows_next_meeting(const td_rows_loop *l); /* the step at which all meet next */
+TD_MUST_CHECK td_status td_rows_evaluate_pass(void *loop, const td_net_pass *pass);
+TD_MUST_CHECK td_status td_rows_look_up(void *loop, const uint64_t *keys, size_t count, float *out);
 
 /* rows_step.c: steps up to `end`, or until all are to stop; then all workers are at the same step. */
 TD_MUST_CHECK td_status td_rows_steps(td_rows_loop *l, uint64_t end);
