@@ -36,7 +36,7 @@ typedef struct td_keyed_request {
     size_t count;
     const size_t *sizes; /* [count] bytes of each part; NULL: all of the channel's width */
     const void *in;      /* pushed parts, one behind the other; 64-byte aligned unless its own */
-    void *out;           /* room for pulled parts, zeroed, laid out alike */
+    void *out;           /* room for pulled parts, laid out alike: to be filled; 0 after a failure */
     size_t bytes;        /* of either, 0 where it is not asked for */
     const void *note;    /* [TD_KEYED_NOTE] of the asker, 8-byte aligned */
     void *answer;        /* [TD_KEYED_NOTE] for the asker, zeroed */
