@@ -62,6 +62,7 @@ struct td_keyed {
     int put_off;                     /* requests at desks that were not ready for them */
     struct td_ticket *first, **last; /* requests under way, oldest first */
     uint64_t tickets;
+    int64_t looked_at; /* ns: after the group, whether all of it lives */
     bool broken, finished;
 };
 

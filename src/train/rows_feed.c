@@ -261,6 +261,11 @@ void td_feed_done(td_feed *f)
     f->held = 0;
 }
 
+void td_feed_give_back(td_feed *f)
+{
+    if (f) f->held = 0;
+}
+
 /* --- opening --- */
 
 static td_status create(td_comm *comm, const td_feed_config *c, td_feed **out)

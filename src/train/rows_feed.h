@@ -40,6 +40,9 @@ TD_MUST_CHECK td_status td_feed_next(td_feed *feed, uint64_t epoch, uint64_t clo
 /* The shard is learnt from: its push has been acknowledged. */
 void td_feed_done(td_feed *feed);
 
+/* The shard is given back: its step has come to nothing. NULL is fine. */
+void td_feed_give_back(td_feed *feed);
+
 /* In another group, from what is known there of the epoch under way. pushed: [workers] steps of each
  * that servers have; gone: [workers] whose rank is another now. Collective. */
 TD_MUST_CHECK td_status td_feed_move(td_feed *feed, td_comm *comm, const td_feed_config *config,

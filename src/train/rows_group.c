@@ -37,6 +37,7 @@ static td_status move_feed(loop *l)
         status = td_fail(TD_ERR_PEER, "no data server is left");
     }
     td_feed_config config = td_rows_feed_config(l);
+    if (!l->pushing) td_feed_give_back(l->feed); /* else its push is made again */
     if (status == TD_OK) status = td_feed_move(l->feed, l->comm, &config, pushed, gone, &l->feed);
     td_free(pushed), td_free(gone);
     return status;
