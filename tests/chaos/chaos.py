@@ -382,7 +382,8 @@ def outage(records, kills, victims):
         for rank, lines in records.items():
             later = [r for r in lines if r[3] > when]
             groups = [k for k, r in enumerate(later) if r[0] == GOES_ON]
-            if rank in victims or not groups:
+            worked = any(r[0] == ACKNOWLEDGED and r[3] <= when for r in lines)
+            if rank in victims or not worked or not groups:
                 continue
             after = [r[3] for r in later[groups[0]:] if r[0] == ACKNOWLEDGED]
             if after:
