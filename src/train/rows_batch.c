@@ -44,9 +44,18 @@ void td_rows_batch_free(td_rows_batch *b)
 
 /* --- samples --- */
 
+/* Entries of a sample, at most: of sparse data that is a walk through all of it. */
+static size_t most_of(td_rows_batch *b, const td_rows_shape *s)
+{
+    if (!s->features) return 0;
+    if (b->most_of != s->data) b->most = td_features_most_of(s->features, s->data);
+    b->most_of = s->data;
+    return b->most;
+}
+
 static td_status room_for_samples(td_rows_batch *b, const td_rows_shape *s, size_t rows)
 {
-    size_t most = s->features ? td_features_most_of(s->features, s->data) : 0, entries;
+    size_t most = most_of(b, s), entries;
     if (rows + 1 > b->rows_room) {
         size_t n = rows + 1;
         TD_TRY(grow(&b->sample, NULL, n, sizeof *b->sample));
@@ -161,7 +170,7 @@ static void number_sums(td_rows_batch *b)
 
 static td_status fill_keys(td_rows_batch *b, const td_rows_shape *s, const td_batch *from)
 {
-    size_t most = td_features_most_of(s->features, s->data);
+    size_t most = most_of(b, s);
     reading r = {b, s, from, most};
     TD_TRY(td_pool_run(s->pool, read_samples, &r));
     close_up(b, most);

@@ -42,6 +42,8 @@ typedef struct td_rows_batch {
     float *gradient;          /* [sums][width] */
     size_t rows_room, entries_room, keys_room, sums_room;  /* of the arrays, in items */
     size_t numbers_room, table_room, gradient_room;        /* in floats */
+    const td_dataset *most_of;                             /* `most` is of, entries of a sample */
+    size_t most;
     uint32_t *seen_unit, *seen_sum; /* [keys_room] of a unique key: the newest unit, and its row */
 } td_rows_batch;
 

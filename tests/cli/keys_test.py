@@ -422,9 +422,10 @@ class Mistakes(unittest.TestCase):
     @unittest.skipUnless(MPIEXEC, "no mpiexec")
     def test_replicas_without_a_recovery(self):
         run = new_run()
-        done = tandem(*[w for w in job(*ps(1, "--replicas", "1"), run=run) if w != "--quiet"], prefix=ranks(2))
+        done = tandem(*job(*ps(1, "--replicas", "1"), run=run), prefix=ranks(2))
         self.assertEqual(weights(run), weights(train()))
-        print(done.stdout, done.stderr)
+        self.assertIn("--replicas 1 keeps second copies, but this job cannot go on without a rank that dies", done.stderr)
+        self.assertIn("resumed from its newest checkpoint", done.stderr)
 
 
 class ThreadDeaths(unittest.TestCase):
