@@ -1,5 +1,5 @@
-/* A server's store, and what a worker keeps: exactly once, whatever is repeated, against a table that
- * gets each push once. */
+/* A server's store, and what a worker keeps: exactly once, whatever is repeated, against a table
+ * that gets each push once. */
 #include "ps/store.h"
 
 #include "base/rng.h"
@@ -114,8 +114,7 @@ static void repeated_pushes_count_once(void **state)
                 td_store_push part = {w, step, false, 1, 1, keys, n, g};
                 assert_ok(td_store_take_push(&b.store, &b.slices, &part, &applied));
             }
-            for (uint32_t again = 0; again <= td_rng_below(&rng, 3); again++)
-                push(&b, w, step);
+            for (uint32_t again = 0; again <= td_rng_below(&rng, 3); again++) push(&b, w, step);
             assert_int_equal(b.store.clocks.pushed[w], step + 1);
         }
     compare(&b);
@@ -166,7 +165,8 @@ static void kept_rows_are_fresh_enough(void **state)
     td_rng_init(&rng, 7, TD_RNG_TEST, 0, 0);
     assert_ok(td_cache_init(&c, ROOM, 1));
     for (uint64_t step = 1; step < 20000; step++) {
-        uint64_t k = td_rng_below(&rng, td_rng_below(&rng, 2) ? TRIED : 20), key = k << 40 | k, clock;
+        uint64_t k = td_rng_below(&rng, td_rng_below(&rng, 2) ? TRIED : 20), key = k << 40 | k,
+                 clock;
         uint64_t least = step > 50 ? step - td_rng_below(&rng, 50) : 0;
         const float *row = td_cache_get(&c, key, least, &clock);
         if (row) {

@@ -33,7 +33,8 @@ static td_dataset *some_data(bool table)
     return data;
 }
 
-static td_batch make_batch(size_t rows, int leaves, uint64_t *sample, float *target, size_t *leaf_row)
+static td_batch make_batch(size_t rows, int leaves, uint64_t *sample, float *target,
+                           size_t *leaf_row)
 {
     for (size_t r = 0; r < rows; r++) sample[r] = r * 37 % SAMPLES, target[r] = (float)(r % 5);
     for (int l = 0; l <= leaves; l++) leaf_row[l] = rows * (size_t)l / (size_t)leaves;
@@ -67,7 +68,8 @@ static void check(const td_rows_batch *b, const td_rows_shape *s, int leaf_begin
             assert_true(leaf.start[r] == at && leaf.start[r + 1] == at + n);
             assert_true(leaf.sample[r] == b->sample[row] && leaf.target[r] == (float)(row % 5));
             if (s->numbers)
-                assert_memory_equal(leaf.numbers + r * s->numbers, numbers, s->numbers * sizeof *numbers);
+                assert_memory_equal(leaf.numbers + r * s->numbers, numbers,
+                                    s->numbers * sizeof *numbers);
             for (size_t e = 0; e < n; e++, at++) {
                 uint32_t sum = leaf.sum[at];
                 assert_true(b->unique.keys[leaf.place[at]] == key[e]);
@@ -99,7 +101,9 @@ static void batches_are_what_samples_say(void **state)
         td_dataset *data = some_data(table);
         td_features *f;
         td_pool *pool;
-        td_features_config config = {.bits = kind == 2 ? 3 : 0, .numbers_apart = apart, .bias = !apart};
+        td_features_config config = {.bits = kind == 2 ? 3 : 0,
+                                     .numbers_apart = apart,
+                                     .bias = !apart};
         assert_ok(td_features_create(data, &config, &f));
         for (int lanes = 1; lanes <= 3; lanes += 2) {
             td_rows_batch b = {0};
@@ -110,7 +114,8 @@ static void batches_are_what_samples_say(void **state)
                 uint64_t sample[200];
                 float target[200];
                 size_t leaf_row[17], n = k / 2;
-                td_batch from = make_batch(sizes[n].rows, sizes[n].leaves, sample, target, leaf_row);
+                td_batch from =
+                    make_batch(sizes[n].rows, sizes[n].leaves, sample, target, leaf_row);
                 s.by_leaf = k % 2;
                 assert_ok(td_rows_batch_fill(&b, &s, &from, 5));
                 memset(sample, 0xff, sizeof sample); /* the loader's memory is needed no more */

@@ -92,7 +92,10 @@ static td_status live(td_comm *c, void *arg)
                                     .workers = td_comm_size(c) - p->servers,
                                     .servers = p->servers};
     static const td_slot slot = {.name = "all", .shape = {PARAMS}, .rank = 1, .count = PARAMS};
-    td_rows_bundle b = {.folder = p->folder, .kind = "checkpoint", .file = FILE_NAME, .states = p->states};
+    td_rows_bundle b = {.folder = p->folder,
+                        .kind = "checkpoint",
+                        .file = FILE_NAME,
+                        .states = p->states};
     td_bundle bundle = {0};
     float params[PARAMS];
     td_rows_tables t;
@@ -225,8 +228,11 @@ static void a_flipped_byte_is_found(void **state)
             assert_int_equal(fseek(f, at, SEEK_SET), 0);
             fputc(byte ^ 4, f);
             fflush(f);
-            if (turn) assert_ok(td_bundle_open(folder, "checkpoint", FILE_NAME, &b));
-            else assert_fails(TD_ERR_CORRUPT, "state-00001", td_bundle_open(folder, "checkpoint", FILE_NAME, &b));
+            if (turn)
+                assert_ok(td_bundle_open(folder, "checkpoint", FILE_NAME, &b));
+            else
+                assert_fails(TD_ERR_CORRUPT, "state-00001",
+                             td_bundle_open(folder, "checkpoint", FILE_NAME, &b));
             if (turn) td_bundle_close(&b);
         }
         fclose(f);

@@ -84,6 +84,8 @@ static inline bool td_rows_is_loss(td_status status)
 TD_MUST_CHECK td_status td_rows_steps(td_rows_loop *l, uint64_t end);
 /* exact: moves rows by what waits, at l->scale. Local. */
 TD_MUST_CHECK td_status td_rows_apply(td_rows_loop *l);
+/* exact: takes out rows that are too old for this step, before it is applied. Local. */
+void td_rows_forget(td_rows_loop *l);
 /* paced: pushes what is missing of the step under way. */
 TD_MUST_CHECK td_status td_rows_push_paced(td_rows_loop *l);
 /* What a step needs of this rank's share of the leaves. */
