@@ -380,7 +380,7 @@ class Mistakes(unittest.TestCase):
                                     (write("one.csv", "size,label\n1,0\n2,1\n"), run,
                                      "feature columns where the training set"),
                                     (clicks("libsvm"), fields, "ffm needs data with fields"),
-                                    (clicks(), fields, "has 39 feature columns where the training set")):
+                                    (clicks(), fields, "feature columns where the training set")):
             self.says(text, "eval", "--run", trained, "--data", data)
             self.says(text, "predict", "--run", trained, "--data", data)
 
