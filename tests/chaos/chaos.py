@@ -127,6 +127,7 @@ class Job:
     def __init__(self, bed, each, words=(), spares=0, plan="", slow_ms=3, watched=False,
                  model="dense:48 relu dense:0"):
         self.want = bed.want(model)
+        self.alone = ["--replicas", "0"] if model == "fm" else []  # in a resumption, by one worker
         hosts, self.bed, self.run = bed.fixture(), bed, bed.new_run()
         job = bed.job(self.run, "--spares", str(spares), *words, model=model)
         each = list(each)
@@ -235,7 +236,7 @@ def finish(bed, job, promised):
         how = "resumed"
         end = time.monotonic() + PATIENCE_S
         while True:
-            done = subprocess.run([bed.tandem, "train", "--run", job.run, "--resume", "--quiet"], text=True,
+            done = subprocess.run([bed.tandem, "train", "--run", job.run, "--resume", "--quiet", *job.alone], text=True,
                                   capture_output=True, timeout=PATIENCE_S)
             if "is in use by another job" not in done.stderr or time.monotonic() > end:
                 break
