@@ -50,7 +50,8 @@ chaos:
 	@./setup.sh demo
 	@./setup.sh hosts
 	@$(MAKE) --no-print-directory build
-	@python3 tests/chaos/chaos.py $(BUILD) --kill 200 --shard 50 --lose 20 --stop 30 --cut 20 --fill 20
+	@python3 tests/chaos/chaos.py $(BUILD) --kill 200 --shard 50 --lose 20 --stop 30 --cut 20 --fill 20 --rows 60 \
+	    --tables 100
 
 format:
 	@./setup.sh lint

@@ -1,4 +1,5 @@
-/* See moves.h. Rows travel as KEY u64 | ROW f32 [row floats], one behind the other, in no order. */
+/* See moves.h. Keys travel as KEY u64 | USED u32 | SEEN u32 | ROW f32 [row floats] (zeros where there
+ * is no row yet), one behind the other, in no order. */
 #include "ps/moves.h"
 
 #include "base/alloc.h"
@@ -6,6 +7,8 @@
 #include "tandem/recover.h"
 
 #include <string.h>
+
+enum { HEAD = sizeof(uint64_t) + sizeof(td_table_mark) };
 
 typedef struct move {
     td_comm *comm;
@@ -43,25 +46,28 @@ static void plan(move *m)
     }
 }
 
-static td_status count_row(void *arg, uint64_t key, const float *row)
+static td_status count_row(void *arg, uint64_t key, td_table_mark mark, const float *row)
 {
     move *m = arg;
-    (void)row;
+    (void)mark, (void)row;
     int slice = td_slice_of(m->before, key);
     for (int i = 0; i < 2; i++)
         if (m->to[slice][i] >= 0) m->give[m->to[slice][i]] += m->item;
     return TD_OK;
 }
 
-static td_status pack_row(void *arg, uint64_t key, const float *row)
+static td_status pack_row(void *arg, uint64_t key, td_table_mark mark, const float *row)
 {
     move *m = arg;
     int slice = td_slice_of(m->before, key);
     for (int i = 0; i < 2; i++) {
         int r = m->to[slice][i];
         if (r < 0) continue;
-        memcpy(m->out + m->at[r], &key, sizeof key);
-        memcpy(m->out + m->at[r] + sizeof key, row, m->row_bytes);
+        char *to = m->out + m->at[r];
+        memcpy(to, &key, sizeof key);
+        memcpy(to + sizeof key, &mark, sizeof mark);
+        if (row) memcpy(to + HEAD, row, m->row_bytes);
+        else memset(to + HEAD, 0, m->row_bytes);
         m->at[r] += m->item;
     }
     return TD_OK;
@@ -85,9 +91,12 @@ static td_status unpack(move *m)
     size_t n = sum_of(m, m->take);
     for (size_t at = 0; at < n; at += m->item) {
         uint64_t key;
+        td_table_mark mark;
         memcpy(&key, m->in + at, sizeof key);
-        memcpy(m->out, m->in + at + sizeof key, m->row_bytes); /* aligned */
-        TD_TRY(td_table_put(m->table, key, (const float *)(const void *)m->out));
+        memcpy(&mark, m->in + at + sizeof key, sizeof mark);
+        memcpy(m->out, m->in + at + HEAD, m->row_bytes); /* aligned */
+        const float *row = (const float *)(const void *)m->out;
+        TD_TRY(td_table_put_key(m->table, key, mark, mark.seen ? NULL : row));
     }
     return TD_OK;
 }
@@ -95,7 +104,7 @@ static td_status unpack(move *m)
 static td_status exchange(move *m)
 {
     td_status status = TD_OK;
-    if (m->table) status = td_table_each(m->table, count_row, m);
+    if (m->table) status = td_table_each_key(m->table, count_row, m);
     TD_TRY(td_comm_agree(m->comm, status));
     TD_TRY(td_comm_alltoall(m->comm, m->give, sizeof *m->give, m->take));
     size_t out = sum_of(m, m->give), in = sum_of(m, m->take);
@@ -105,7 +114,7 @@ static td_status exchange(move *m)
     if (!m->out || !m->in)
         status = td_fail(TD_ERR_NOMEM, "no memory to move %zu bytes of a table", out + in);
     else if (m->table)
-        status = td_table_each(m->table, pack_row, m);
+        status = td_table_each_key(m->table, pack_row, m);
     TD_TRY(td_comm_agree(m->comm, status));
     TD_TRY(td_comm_alltoallv(m->comm, m->out, m->give, m->in, m->take));
     TD_TRY(td_comm_agree(m->comm, m->table ? unpack(m) : TD_OK));
@@ -121,7 +130,7 @@ td_status td_slices_move(td_comm *comm, const td_slices *before, const td_slices
     m.self = td_comm_rank_in_run(comm, td_comm_rank(comm));
     TD_TRY(td_comm_allreduce(comm, &floats, &most, 1, TD_I64, TD_MAX));
     m.row_bytes = most * sizeof(float);
-    m.item = m.row_bytes + sizeof(uint64_t);
+    m.item = m.row_bytes + HEAD;
     m.give = td_calloc(3 * n, sizeof *m.give);
     m.take = m.give ? m.give + n : NULL, m.at = m.give ? m.give + 2 * n : NULL;
     td_status status = m.give ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to move a table");

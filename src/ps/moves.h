@@ -1,8 +1,8 @@
 /* Moves slices of a table between servers.
  *
- * Cost: of each slice that has a new place, its rows (with the update rule's state and 8 bytes a
- * key) to there, from one that had it; two exchanges of all with all. A server needs memory for
- * what it sends and what it gets. */
+ * Cost: of each slice that has a new place, its rows (with the update rule's state and 16 bytes a
+ * key) and sightings to there, from one that had it; two exchanges of all with all. A server needs
+ * memory for what it sends and what it gets. */
 #ifndef TD_PS_MOVES_H
 #define TD_PS_MOVES_H
 

@@ -235,7 +235,7 @@ size_t td_table_drop(td_table *t, td_table_gone_fn *gone, void *arg)
     return rows;
 }
 
-static td_status each_cold(const td_table *t, td_table_each_fn *each, void *arg)
+static td_status each_cold(const td_table *t, td_table_each_key_fn *each, void *arg)
 {
     size_t bytes = td_table_row_floats(t) * sizeof(float);
     float *row = td_malloc(bytes);
@@ -244,7 +244,7 @@ static td_status each_cold(const td_table *t, td_table_each_fn *each, void *arg)
     td_status status = td_tier_seek(t, 0, &cursor);
     while (status == TD_OK && cursor.there) {
         memcpy(row, cursor.row, bytes);
-        status = each(arg, cursor.key, row);
+        status = each(arg, cursor.key, (td_table_mark){.used = cursor.used}, row);
         if (status == TD_OK) status = td_tier_next(t, &cursor);
     }
     td_cold_leave(&cursor);
@@ -252,14 +252,35 @@ static td_status each_cold(const td_table *t, td_table_each_fn *each, void *arg)
     return status;
 }
 
-td_status td_table_each(const td_table *t, td_table_each_fn *each, void *arg)
+td_status td_table_each_key(const td_table *t, td_table_each_key_fn *each, void *arg)
 {
     for (int k = 0; k < PARTS; k++)
         for (size_t at = 0; at <= t->parts[k].mask; at++) {
             const td_entry *e = &t->parts[k].entries[at];
-            if (e->row < TD_TABLE_SIGHTED) TD_TRY(each(arg, e->key, td_table_row(t, e->row)));
+            if (e->row == TD_TABLE_NONE) continue;
+            bool has = e->row < TD_TABLE_SIGHTED;
+            td_table_mark mark = {e->used, has ? 0 : e->row & ~TD_TABLE_SIGHTED};
+            if (has || mark.seen) TD_TRY(each(arg, e->key, mark, has ? td_table_row(t, e->row) : NULL));
         }
     return t->tier.rows ? each_cold(t, each, arg) : TD_OK;
+}
+
+typedef struct rows_only {
+    td_table_each_fn *each;
+    void *arg;
+} rows_only;
+
+static td_status if_row(void *arg, uint64_t key, td_table_mark mark, const float *row)
+{
+    const rows_only *r = arg;
+    (void)mark;
+    return row ? r->each(r->arg, key, row) : TD_OK;
+}
+
+td_status td_table_each(const td_table *t, td_table_each_fn *each, void *arg)
+{
+    rows_only r = {each, arg};
+    return td_table_each_key(t, if_row, &r);
 }
 
 td_status td_table_put(td_table *t, uint64_t key, const float *row)
@@ -272,5 +293,21 @@ td_status td_table_put(td_table *t, uint64_t key, const float *row)
     if (t->tier.marks) t->tier.marks[e->row] |= TD_ROW_USED | TD_ROW_MOVED;
     e->used = t->clock;
     memcpy(td_table_row(t, e->row), row, td_table_row_floats(t) * sizeof *row);
+    return TD_OK;
+}
+
+td_status td_table_put_key(td_table *t, uint64_t key, td_table_mark mark, const float *row)
+{
+    uint64_t hash = td_table_mixed(key);
+    if (row) {
+        TD_TRY(td_table_put(t, key, row));
+    } else {
+        td_entry *e;
+        TD_TRY(td_tier_warm(t, &key, 1));
+        e = td_table_probe(t, key, hash);
+        if (e->row == TD_TABLE_NONE) TD_TRY(td_table_enter(t, key, hash, &e));
+        if (e->row >= TD_TABLE_SIGHTED) e->row = TD_TABLE_SIGHTED | mark.seen;
+    }
+    td_table_probe(t, key, hash)->used = mark.used;
     return TD_OK;
 }

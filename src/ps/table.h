@@ -113,6 +113,18 @@ const td_table_config *td_table_config_of(const td_table *table);
 /* Every row, in no order: row is [td_table_row_floats]. Ends with what `each` fails with. */
 typedef td_status td_table_each_fn(void *arg, uint64_t key, const float *row);
 TD_MUST_CHECK td_status td_table_each(const td_table *table, td_table_each_fn *each, void *arg);
+/* What a table remembers of a key besides its row: when it was last used, and, where it has no row
+ * yet, how often it was seen. */
+typedef struct td_table_mark {
+    uint32_t used, seen; /* seen 0: there is a row */
+} td_table_mark;
+/* Every key with a row (NULL: none yet), in no order, and back. As td_table_each, td_table_put. */
+typedef td_status td_table_each_key_fn(void *arg, uint64_t key, td_table_mark mark,
+                                       const float *row);
+TD_MUST_CHECK td_status td_table_each_key(const td_table *table, td_table_each_key_fn *each,
+                                          void *arg);
+TD_MUST_CHECK td_status td_table_put_key(td_table *table, uint64_t key, td_table_mark mark,
+                                         const float *row);
 /* Rows of keys first to last, both among them, in ascending order. In passes: it takes memory for a
  * 16th of the keys that there are. Also TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_table_range(const td_table *table, uint64_t first, uint64_t last,

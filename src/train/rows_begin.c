@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "data/dataset.h"
 #include "optim/schedule.h"
 
@@ -213,6 +214,12 @@ static td_status begin_run(loop *l)
     }
     if (status == TD_OK) status = td_rows_create_progress(l);
     TD_TRY(td_comm_agree(l->comm, status));
+    if (l->first && l->job->replicas && td_comm_can_recover(l->comm) != TD_OK) {
+        td_warn("--replicas 1 keeps second copies, but this job cannot go on without a rank that dies, "
+                "which takes Open MPI 5 and mpiexec --with-ft ulfm: it would have to be resumed from its "
+                "newest checkpoint");
+        td_error_clear();
+    }
     if (l->progress && l->job->resume)
         td_progress_say(l->progress, "resumed at step %llu", (unsigned long long)l->state.step);
     td_train_record(l->comm, l->job, &l->recorded);

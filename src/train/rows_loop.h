@@ -115,6 +115,8 @@ TD_MUST_CHECK td_status td_rows_look_up(void *loop, const uint64_t *keys, size_t
 TD_MUST_CHECK td_status td_rows_steps(td_rows_loop *l, uint64_t end);
 /* exact: moves rows by what waits, at l->scale. Local. */
 TD_MUST_CHECK td_status td_rows_apply(td_rows_loop *l);
+/* exact: takes out rows that are too old for this step, before it is applied. Local. */
+void td_rows_forget(td_rows_loop *l);
 /* paced: pushes what is missing of the step under way. */
 TD_MUST_CHECK td_status td_rows_push_paced(td_rows_loop *l);
 /* rows.c: whether somebody asks for another number of ranks; rank 0 looks, now and then. */

@@ -253,7 +253,7 @@ static td_status agree_on_offer(loop *l, td_status status)
     return all[0] ? td_comm_agree(l->comm, status) : TD_OK;
 }
 
-static void forget_old_rows(loop *l)
+void td_rows_forget(loop *l)
 {
     td_table *t = td_rows_table(&l->tables, TD_ROWS_KEYED);
     uint64_t after = (uint64_t)l->job->evict_after, step = l->state.step;
@@ -265,7 +265,7 @@ static void forget_old_rows(loop *l)
 td_status td_rows_apply(loop *l)
 {
     td_table_step step = table_step(l, l->scale);
-    forget_old_rows(l);
+    td_rows_forget(l);
     for (int k = 0; k < TD_ROWS_TABLES; k++)
         if (l->tables.has[k]) TD_TRY(td_bulk_apply(l->tables.bulk[k], step));
     return TD_OK;

@@ -127,6 +127,7 @@ class Job:
     def __init__(self, bed, each, words=(), spares=0, plan="", slow_ms=3, watched=False,
                  model="dense:48 relu dense:0"):
         self.want = bed.want(model)
+        self.alone = ["--replicas", "0"] if model == "fm" else []  # in a resumption, by one worker
         hosts, self.bed, self.run = bed.fixture(), bed, bed.new_run()
         job = bed.job(self.run, "--spares", str(spares), *words, model=model)
         each = list(each)
@@ -235,7 +236,7 @@ def finish(bed, job, promised):
         how = "resumed"
         end = time.monotonic() + PATIENCE_S
         while True:
-            done = subprocess.run([bed.tandem, "train", "--run", job.run, "--resume", "--quiet"], text=True,
+            done = subprocess.run([bed.tandem, "train", "--run", job.run, "--resume", "--quiet", *job.alone], text=True,
                                   capture_output=True, timeout=PATIENCE_S)
             if "is in use by another job" not in done.stderr or time.monotonic() > end:
                 break
@@ -382,7 +383,8 @@ def outage(records, kills, victims):
         for rank, lines in records.items():
             later = [r for r in lines if r[3] > when]
             groups = [k for k, r in enumerate(later) if r[0] == GOES_ON]
-            if rank in victims or not groups:
+            worked = any(r[0] == ACKNOWLEDGED and r[3] <= when for r in lines)
+            if rank in victims or not worked or not groups:
                 continue
             after = [r[3] for r in later[groups[0]:] if r[0] == ACKNOWLEDGED]
             if after:

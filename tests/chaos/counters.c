@@ -2,18 +2,19 @@
  *
  *     counters FOLDER WORKERS SERVERS CLOCK STEPS [PAUSE_US]
  *
- * on WORKERS + SERVERS ranks of mpiexec, and as many spares as there are more; with "threads" in front
- * of FOLDER on threads, where nobody dies. Each worker pushes +1 to keys that follow from its number
- * and its step, and each rank writes to FOLDER/rank-R
+ * on WORKERS + SERVERS ranks of mpiexec, and as many spares as there are more; with "threads" in
+ * front of FOLDER on threads, where nobody dies. Each worker pushes +1 to keys that follow from its
+ * number and its step, and each rank writes to FOLDER/rank-R
  *
  *     WHAT u32 | WORKER u32 | STEP u64 | TIME u64 (ns of the monotonic clock)
  *
- * what it tries (before), what it has had acknowledged (behind), and when it goes on in another group.
- * In the end each counter must be at least the number of acknowledged pushes and at most that of those
- * that were tried. Since a step of a worker is one push whoever makes it, and one that was not
- * acknowledged is the last of somebody that died, that is exact but for the dead.
+ * what it tries (before), what it has had acknowledged (behind), and when it goes on in another
+ * group. In the end each counter must be at least the number of acknowledged pushes and at most
+ * that of those that were tried. Since a step of a worker is one push whoever makes it, and one
+ * that was not acknowledged is the last of somebody that died, that is exact but for the dead.
  *
- * Exit status 0: the counters are right; 3: rows are lost, since both servers that had them have died. */
+ * Exit status 0: the counters are right; 3: rows are lost, since both servers that had them have
+ * died. */
 #include "ps/sharded.h"
 #include "train/rows_tables.h"
 
@@ -169,8 +170,8 @@ static td_status check(life *l, const uint8_t *fate, int64_t wrong[3])
         TD_TRY(td_table_peek(table, &key, 1, &row));
         if (row >= (float)least[key] && row <= (float)most[key]) continue;
         if (wrong[0]++ < limit)
-            fprintf(stderr, "counters: %d has %g, not %d to %d\n", (int)key, (double)row, least[key],
-                    most[key]);
+            fprintf(stderr, "counters: %d has %g, not %d to %d\n", (int)key, (double)row,
+                    least[key], most[key]);
     }
     td_free(least);
     return TD_OK;
@@ -202,7 +203,8 @@ static td_status live(td_comm *c, void *arg)
     td_sharded_config config = {.table = {.width = 1, .lr = 1}, .clock = p->clock};
     bool joined = td_comm_joined(c, td_comm_rank(c));
     l.roles.workers = config.worker_count = p->workers, l.roles.servers = p->servers;
-    snprintf(path, sizeof path, "%.400s/rank-%d", p->folder, td_comm_rank_in_run(c, td_comm_rank(c)));
+    snprintf(path, sizeof path, "%.400s/rank-%d", p->folder,
+             td_comm_rank_in_run(c, td_comm_rank(c)));
     l.file = open(path, O_CREAT | O_WRONLY | O_TRUNC, 0666);
     td_status status = l.file >= 0 ? TD_OK : td_fail(TD_ERR_IO, "%s cannot be made", path);
     if (!joined) status = td_comm_agree(c, status);
@@ -241,7 +243,8 @@ int main(int argc, char **argv)
     td_comm_config config = {.deadline_ms = 60000};
     if (size) config.spares = atoi(size) - ranks;
     if (status == TD_OK)
-        status = threads ? td_comm_run_local(ranks, &config, live, &p) : td_comm_run_mpi(&config, live, &p);
+        status = threads ? td_comm_run_local(ranks, &config, live, &p)
+                         : td_comm_run_mpi(&config, live, &p);
     if (status != TD_OK) fprintf(stderr, "counters: %s\n", td_last_error());
     return p.lost ? LOST : status != TD_OK;
 }

@@ -187,15 +187,6 @@ class Bits(unittest.TestCase):
         self.same(train("--evict-after", "3", data=data, epochs=4), *ps(3, servers=2), "--evict-after", "3",
                   data=data, epochs=4)
 
-    def test_what_rows_remember(self):
-        """Sightings and ages go with checkpoints and to other ranks."""
-        data = clicks(rows=1500)
-        for words in (["--admit", "3"], ["--evict-after", "20"]):
-            want = train(*words, data=data, epochs=4)
-            run = train(*words, *ps(2), data=data, epochs=1)
-            tandem("train", "--run", run, "--resume", "--epochs", "4", "--quiet", *place(3, servers=1))
-            self.assertEqual(weights(run), weights(train(*words, *ps(1), data=data, epochs=4)))
-
 
 class Resumed(unittest.TestCase):
     def interrupted(self, *words, **how):
@@ -389,7 +380,7 @@ class Mistakes(unittest.TestCase):
                                     (write("one.csv", "size,label\n1,0\n2,1\n"), run,
                                      "feature columns where the training set"),
                                     (clicks("libsvm"), fields, "ffm needs data with fields"),
-                                    (clicks(), fields, "has 39 feature columns where the training set")):
+                                    (clicks(), fields, "feature columns where the training set")):
             self.says(text, "eval", "--run", trained, "--data", data)
             self.says(text, "predict", "--run", trained, "--data", data)
 
@@ -422,9 +413,10 @@ class Mistakes(unittest.TestCase):
     @unittest.skipUnless(MPIEXEC, "no mpiexec")
     def test_replicas_without_a_recovery(self):
         run = new_run()
-        done = tandem(*[w for w in job(*ps(1, "--replicas", "1"), run=run) if w != "--quiet"], prefix=ranks(2))
+        done = tandem(*job(*ps(1, "--replicas", "1"), run=run), prefix=ranks(2))
         self.assertEqual(weights(run), weights(train()))
-        print(done.stdout, done.stderr)
+        self.assertIn("--replicas 1 keeps second copies, but this job cannot go on without a rank that dies", done.stderr)
+        self.assertIn("resumed from its newest checkpoint", done.stderr)
 
 
 class ThreadDeaths(unittest.TestCase):
@@ -453,6 +445,14 @@ class ThreadDeaths(unittest.TestCase):
                     self.lives(want, plan, *words, *more, spares=spares, model=model)
             self.lives(want, "2:4:reduce", *ps(3, "--replicas", "1"), *more, model=model)
             self.lives(want, "0:4:backward,2:7:update", "--workers", "4", "--replicas", "1", *more, model=model)
+
+    def test_what_rows_remember(self):
+        """Sightings and ages go with rows to other ranks."""
+        how = {"data": clicks(rows=1500), "epochs": 4}
+        for words in (["--admit", "4"], ["--evict-after", "20"]):
+            want = train(*words, **how)
+            for plan in ("3:40:reduce,1:65:reduce", "4:20:update"):
+                self.lives(want, plan, *ps(3, "--replicas", "1", servers=2), *words, spares=1, **how)
 
     def test_at_their_own_pace(self):
         for clock in ("asp", "ssp:2") if SHORT else ("asp", "ssp:2", "backup:2", "groups:2:1:3"):
