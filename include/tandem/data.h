@@ -274,7 +274,7 @@ typedef struct td_loader_config {
     td_augment augment;            /* default: none; TD_ERR_ARG unless samples are images */
     int ahead;                     /* batches prepared by a thread; default 2; -1: no thread */
     uint64_t epochs;               /* before the end; default 0: endless */
-    bool sparse; /* leave x out (NULL): the caller reads rows by `sample` */
+    bool sparse; /* leave x out (NULL): the caller reads the samples itself, by `sample` */
 } td_loader_config;
 
 /* Allocates all it will ever need. A loader is used by one thread at a time. TD_ERR_ARG,

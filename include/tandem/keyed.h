@@ -36,7 +36,7 @@ typedef struct td_keyed_request {
     size_t count;
     const size_t *sizes; /* [count] bytes of each part; NULL: all of the channel's width */
     const void *in;      /* pushed parts, one behind the other; 64-byte aligned unless its own */
-    void *out;           /* room for pulled parts, zeroed, laid out alike */
+    void *out;           /* room for pulled parts, laid out alike: to be filled; 0 after a failure */
     size_t bytes;        /* of either, 0 where it is not asked for */
     const void *note;    /* [TD_KEYED_NOTE] of the asker, 8-byte aligned */
     void *answer;        /* [TD_KEYED_NOTE] for the asker, zeroed */
@@ -76,7 +76,8 @@ typedef struct td_parts {
     const void *in;      /* to push */
     void *out;           /* to be filled by a pull */
     const int *owner;    /* [count] which server has each, instead of the channel's function */
-    bool everywhere;     /* servers without any of the keys are asked, too */
+    bool everywhere;     /* servers without any of the keys are asked, too, */
+    int only;            /* or of those this one alone, number + 1; 0: all */
     const void *note;    /* [TD_KEYED_NOTE], read by the start; NULL: zeros */
     void *answers;       /* [servers][TD_KEYED_NOTE] of those asked, by the wait; NULL: not wanted */
 } td_parts;

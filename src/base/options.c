@@ -60,6 +60,11 @@ static td_status set_number(const td_option *row, void *config, const char *what
             return TD_OK;
         }
     }
+    if (row->type == TD_OPT_SIZE && end != text && *end && !end[1]) { /* 64k, 512m, 1g */
+        const char *units = "kmg", *unit = strchr(units, *end | 0x20);
+        for (ptrdiff_t k = unit ? unit - units : -1; k >= 0; k--) v *= 1024;
+        if (unit) end++;
+    }
     if (end == text || *end || errno == ERANGE || !isfinite(v))
         return td_fail(TD_ERR_ARG, "%s: \"%s\" is not a %snumber", what, text,
                        whole ? "whole " : "");

@@ -110,13 +110,19 @@ static td_status score_rank(td_comm *comm, void *arg)
 {
     session *s = arg;
     td_score score;
-    char loss[32] = "null", auc[40] = ""; /* JSON has no NaN */
+    char loss[32] = "null", auc[80] = ""; /* JSON has no NaN */
+    bool proba = s->model.loss != TD_LOSS_HINGE;
     bool classes = td_loss_has_classes(s->model.loss);
     TD_TRY(td_net_model_score(comm, &s->job, s->data, &s->model, &score));
     if (td_comm_rank(comm) != 0) return TD_OK;
     if (isfinite(score.loss)) snprintf(loss, sizeof loss, "%.9g", score.loss);
-    if (!isnan(score.auc))
-        snprintf(auc, sizeof auc, s->job.json ? ",\"auc\":%.6f" : "auc %.6f\n", score.auc);
+    if (!isnan(score.auc)) {
+        int n = snprintf(auc, sizeof auc, s->job.json ? ",\"auc\":%.6f" : "auc %.6f\n", score.auc);
+        if (proba && isfinite(score.calibration))
+            snprintf(auc + n, sizeof auc - (size_t)n,
+                     s->job.json ? ",\"calibration\":%.6f" : "calibration %.6f\n",
+                     score.calibration);
+    }
     if (s->job.json && classes)
         printf("{\"accuracy\":%.6f,\"loss\":%s,\"samples\":%.0f%s}\n", score.accuracy, loss,
                score.weight, auc);

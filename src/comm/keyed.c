@@ -96,7 +96,7 @@ static td_status deal(td_keyed *k, td_ticket *t)
     }
     t->bytes = at;
     for (int s = 0; s < servers && t->parts.everywhere; s++) {
-        if (t->share_of[s]) continue;
+        if (t->share_of[s] || (t->parts.only && t->parts.only != s + 1)) continue;
         t->share_of[s] = ++t->share_count;
         t->shares[t->share_count - 1] = (share){.server = s, .last = SIZE_MAX};
     }

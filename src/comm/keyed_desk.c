@@ -29,8 +29,8 @@ td_keyed_turn td_keyed_call(td_keyed_desk *desk, td_keyed_request *request, td_k
         turn = !ready || ready(k->config.user, request) ? TD_KEYED_SERVED : TD_KEYED_PUT_OFF;
     }
     if (turn == TD_KEYED_SERVED) {
-        if (request->out) memset(request->out, 0, request->bytes);
         status = k->config.serve(k->config.user, request);
+        if (status != TD_OK && request->out) memset(request->out, 0, request->bytes);
         if (desk->bell) td_bell_ring(desk->bell);
     }
     pthread_mutex_unlock(&desk->lock);

@@ -386,7 +386,7 @@ static td_status serve_clocks(void *user, const td_keyed_request *q)
     for (size_t i = 0; i < q->count; i++) {
         if (q->keys[i] != (uint64_t)k->rank) return td_fail(TD_ERR_INTERNAL, "another's key");
         if (q->does == TD_PUSH) k->sum += in[2 * i];
-        if (q->does == TD_PULL) out[2 * i] = k->sum;
+        if (q->does == TD_PULL) out[2 * i] = k->sum, out[2 * i + 1] = 0;
     }
     answer[0] = note[1] + (uint64_t)k->rank;
     return TD_OK;

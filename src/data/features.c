@@ -197,20 +197,21 @@ void td_features_destroy(td_features *features)
 
 /* ---- asking ---- */
 
+size_t td_features_room(const td_features *f, const td_dataset *data, uint64_t index)
+{
+    if (f->columns) return f->columns - f->numbers + f->bias;
+    const td_dataset *d = td_dataset_resolve(data, &index);
+    return (size_t)(d->row_start[index + 1] - d->row_start[index]) + f->bias;
+}
+
 size_t td_features_most_of(const td_features *f, const td_dataset *data)
 {
-    size_t most = 0;
-    if (f->columns) {
-        most = f->columns - f->numbers;
-    } else {
-        for (uint64_t i = 0; i < data->info.samples; i++) {
-            uint64_t row = i;
-            const td_dataset *d = td_dataset_resolve(data, &row);
-            size_t entries = (size_t)(d->row_start[row + 1] - d->row_start[row]);
-            if (entries > most) most = entries;
-        }
+    size_t most = f->columns ? td_features_room(f, data, 0) : f->bias;
+    for (uint64_t i = 0; !f->columns && i < data->info.samples; i++) {
+        size_t room = td_features_room(f, data, i);
+        if (room > most) most = room;
     }
-    return most + f->bias;
+    return most;
 }
 
 size_t td_features_most(const td_features *f)

@@ -42,6 +42,8 @@ void td_features_destroy(td_features *features); /* NULL is fine */
 /* Entries of a sample, at most, of the data set that they were planned for, and of another. */
 size_t td_features_most(const td_features *features);
 size_t td_features_most_of(const td_features *features, const td_dataset *data);
+/* The same of one sample. most_of looks at all samples, this at none. */
+size_t td_features_room(const td_features *features, const td_dataset *data, uint64_t index);
 /* Different fields: of libffm one more than the largest, of a table its columns that have keys,
  * 65,536 at most (further columns share the last), else 1; one more with the bias. */
 size_t td_features_fields(const td_features *features);

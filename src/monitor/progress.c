@@ -262,10 +262,14 @@ td_status td_progress_interval(td_progress *p, const td_interval *i)
 
 td_status td_progress_evaluation(td_progress *p, const td_evaluation *e)
 {
-    char line[256], loss[32], accuracy[32], auc[40] = "";
+    char line[300], loss[32], accuracy[32], auc[80] = "";
     number(loss, e->loss);
     number(accuracy, e->classes ? e->accuracy : NAN);
-    if (!isnan(e->auc)) snprintf(auc, sizeof auc, ",\"auc\":%.6f", e->auc);
+    if (!isnan(e->auc)) {
+        int n = snprintf(auc, sizeof auc, ",\"auc\":%.6f", e->auc);
+        if (isfinite(e->calibration))
+            snprintf(auc + n, sizeof auc - (size_t)n, ",\"calibration\":%.6f", e->calibration);
+    }
     snprintf(line, sizeof line,
              "{\"step\":%llu,\"epoch\":%llu,\"eval\":\"%s\",\"loss\":%s,"
              "\"accuracy\":%s%s}",

@@ -29,7 +29,7 @@ typedef struct td_evaluation {
     uint64_t epoch, step;
     const char *on; /* which data */
     double loss, accuracy;
-    double auc;   /* NaN: there is none */
+    double auc, calibration; /* NaN: there is none */
     bool classes; /* accuracy means something */
 } td_evaluation;
 

@@ -116,6 +116,13 @@ td_status td_servers_open(td_comm *comm, const td_servers *servers, const td_tab
 
 /* --- in another group --- */
 
+static bool serves(const int *server, int count, int32_t world)
+{
+    for (int k = 0; k < count; k++)
+        if (server[k] == world) return true;
+    return false;
+}
+
 td_status td_servers_move(td_comm *comm, const td_servers *servers, const td_table_config *config,
                           bool knows, td_place *place, td_table **table, bool *lost)
 {
@@ -128,7 +135,14 @@ td_status td_servers_move(td_comm *comm, const td_servers *servers, const td_tab
     if (*lost) return td_fail(TD_ERR_PEER, "no rank that is left knows where a table is");
     TD_TRY(td_comm_broadcast(comm, &before, sizeof before, first));
     int count = in_run(comm, servers, server);
-    td_status status = td_slices_repair(&before, server, count, servers->replicas, &after);
+    td_slices kept = before;
+    for (int k = 0; k < TD_SLICES; k++) { /* at ranks that are here, and are to serve no more */
+        bool here = in_group(comm, before.primary[k]) >= 0 || in_group(comm, before.backup[k]) >= 0;
+        if (here && !serves(server, count, before.primary[k]) &&
+            !serves(server, count, before.backup[k]))
+            kept.primary[k] = server[k * count / TD_SLICES], kept.backup[k] = -1;
+    }
+    td_status status = td_slices_repair(&kept, server, count, servers->replicas, &after);
     *lost = status != TD_OK; /* all alike */
     TD_TRY(status);
     if (!*table && is_server(comm, servers)) status = td_table_create(config, table);

@@ -24,7 +24,8 @@ td_status td_sharded_serve(void *user, const td_keyed_request *q)
     td_sharded *s = user;
     const td_ask *ask = q->note;
     td_told *told = q->answer;
-    if (ask->stops) s->store.stops = true;
+    if (ask->stops == TD_ASKS_STOP) s->store.stops = true;
+    if (ask->stops == TD_RETIRES) s->store.clocks.pushed[ask->worker] = TD_RETIRED;
     if (q->does & TD_PUSH && !ask->stops) {
         td_store_push push = {.worker = ask->worker,
                               .clock = ask->clock,
@@ -320,12 +321,22 @@ void td_sharded_start_at(td_sharded *s, uint64_t clock)
 
 /* --- stopping --- */
 
-td_status td_sharded_stop(td_sharded *s)
+static td_status tell_servers(td_sharded *s, uint64_t what)
 {
     td_ask ask = ask_of(s, s->clock, TD_AS_BACKUP);
     td_parts parts = {.everywhere = true, .note = &ask, .answers = s->told};
-    ask.stops = true;
+    ask.stops = what;
     return td_keyed_push(s->keyed, &parts);
+}
+
+td_status td_sharded_stop(td_sharded *s)
+{
+    return tell_servers(s, TD_ASKS_STOP);
+}
+
+td_status td_sharded_retire(td_sharded *s)
+{
+    return tell_servers(s, TD_RETIRES);
 }
 
 bool td_sharded_stops(const td_sharded *s)
@@ -345,6 +356,11 @@ int td_sharded_worker(const td_sharded *s)
 uint64_t td_sharded_clock(const td_sharded *s)
 {
     return s->clock;
+}
+
+uint64_t td_sharded_pushed_by(const td_sharded *s, int worker)
+{
+    return s->store.clocks.pushed[worker];
 }
 
 td_table *td_sharded_table(td_sharded *s)

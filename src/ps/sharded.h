@@ -27,6 +27,7 @@ typedef struct td_sharded_config {
     td_clock clock;
     bool by_staleness;  /* see store.h, as the next */
     float compensation; /* 0: none */
+    uint64_t evict_after; /* see store.h */
     size_t cache_rows;  /* a worker keeps, where the clock has a bound; 0: 65536 */
 } td_sharded_config;
 
@@ -40,6 +41,8 @@ TD_MUST_CHECK td_status td_sharded_open(td_comm *comm, const td_sharded_config *
 /* This rank's number among the workers, -1: none; and how many steps it has pushed. */
 int td_sharded_worker(const td_sharded *sharded);
 uint64_t td_sharded_clock(const td_sharded *sharded);
+/* How many of that worker servers had, when the clocks were last agreed on (td_sharded_move). */
+uint64_t td_sharded_pushed_by(const td_sharded *sharded, int worker);
 
 /* Rows of `count` keys, which may repeat, to out [count][width], as this worker's clock allows;
  * ranks that are no worker get what there is. Not collective, as the next four. */
@@ -74,8 +77,10 @@ TD_MUST_CHECK td_status td_sharded_push(td_sharded *sharded, const td_sharded_st
 TD_MUST_CHECK td_status td_sharded_push_all(td_sharded *sharded, const uint64_t *keys, size_t count,
                                             const float *gradients);
 
-/* A run begins at that clock: all workers have pushed so often. Local, before anybody pulls. */
+/* All workers have pushed so often, now. Local, at all ranks, while nobody pulls or pushes. */
 void td_sharded_start_at(td_sharded *sharded, uint64_t clock);
+/* This worker pushes no more for now: nobody waits for it, until the clocks start again. */
+TD_MUST_CHECK td_status td_sharded_retire(td_sharded *sharded);
 /* Asks all workers to stop at their next step: their pulls wait no more, so that all can come to the
  * same clock. For good, as for this table. */
 TD_MUST_CHECK td_status td_sharded_stop(td_sharded *sharded);

@@ -9,12 +9,14 @@
 #include "tandem/keyed.h"
 
 enum { TD_AS_PRIMARY, TD_AS_BACKUP };
+enum { TD_ASKS_STOP = 1, TD_RETIRES = 2 };
+#define TD_RETIRED ((uint64_t)1 << 60) /* of its clock, at servers */
 
 typedef struct td_ask { /* note of a request */
     int32_t worker, role; /* worker -1: none, which only looks */
     uint64_t clock;
     float scale, rate;
-    uint64_t stops; /* the worker wants all to stop */
+    uint64_t stops; /* 0, or one of the words below: no push */
     char rest[TD_KEYED_NOTE - 32];
 } td_ask;
 

@@ -131,6 +131,15 @@ static td_status apply(td_store *s, const td_slices *slices, const td_store_push
     return td_table_push(s->table, keys, count, values, step);
 }
 
+/* By the pace of all workers together. */
+static void forget_old_rows(td_store *s)
+{
+    uint64_t after = s->config.evict_after, now = s->pushes / (uint64_t)s->config.workers;
+    if (!after) return;
+    td_table_set_clock(s->table, (uint32_t)(now + 1));
+    if (s->pushes % 64 == 0 && now > after) td_table_evict(s->table, (uint32_t)(now + 1 - after));
+}
+
 td_status td_store_take_push(td_store *s, const td_slices *slices, const td_store_push *p,
                              bool *applied)
 {
@@ -145,6 +154,7 @@ td_status td_store_take_push(td_store *s, const td_slices *slices, const td_stor
     if (!p->ticks || p->clock < s->clocks.pushed[p->worker]) return TD_OK;
     s->pushes += *applied, s->dropped += !*applied;
     if (*applied) td_staleness_add(&s->writes, behind, 1);
+    forget_old_rows(s);
     td_clocks_push(&s->clocks, p->worker, p->clock, td_clock_ns());
     return TD_OK;
 }

@@ -16,6 +16,7 @@ typedef struct td_store_config {
     size_t width; /* of the table */
     bool by_staleness;  /* the rate of a push is divided by its staleness (Zhang et al.,
                            "Staleness-aware async-SGD", IJCAI 2016) */
+    uint64_t evict_after; /* steps after which rows that nobody uses are forgotten; 0: never */
     float compensation; /* lambda of delay compensation (Zheng et al., "Asynchronous SGD with delay
                            compensation", ICML 2017, equation 10): a push brings the rows that its
                            gradients were computed at, too; 0: none */

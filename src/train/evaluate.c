@@ -10,7 +10,7 @@
 
 #include <math.h>
 
-enum { STOP = TD_LEAF_VALUES, VALUES };
+enum { STOP = TD_LEAF_VALUES, EXPECTED, POSITIVE, VALUES }; /* of clicks, say; and that there were */
 
 /* Scores of this rank's samples, NULL where nobody asks for the area under the curve. */
 typedef struct curve {
@@ -32,6 +32,16 @@ static void curve_add(curve *c, const td_batch *b)
         td_auc_add(c->auc, c->score[i], b->label[i] == 1);
 }
 
+/* What scores promise of a leaf's samples, and what came. */
+static void calibrate_leaf(const curve *c, const td_batch *b, int leaf, double *values)
+{
+    values[EXPECTED] = values[POSITIVE] = 0;
+    for (size_t r = b->leaf_row[leaf]; c->auc && r < b->leaf_row[leaf + 1]; r++) {
+        values[EXPECTED] += 1 / (1 + exp(-(double)c->score[r]));
+        values[POSITIVE] += b->label[r] == 1;
+    }
+}
+
 static td_status curve_end(curve *c, td_comm *comm, double *out)
 {
     *out = NAN;
@@ -46,7 +56,7 @@ td_status td_evaluate(td_comm *comm, const td_dataset *data, const td_normalise 
                       size_t batch, int leaves, const td_task *task, const float *params,
                       td_score *out)
 {
-    double totals[TD_LEAF_VALUES] = {0}, values[TD_TREE_MAX_LEAVES * TD_LEAF_VALUES];
+    double totals[VALUES] = {0}, values[TD_TREE_MAX_LEAVES * TD_LEAF_VALUES];
     td_treesum *sum = NULL;
     td_loader *loader = NULL;
     curve roc = {0};
@@ -89,6 +99,7 @@ td_status td_evaluate(td_comm *comm, const td_dataset *data, const td_normalise 
             double *leaf = td_treesum_leaf(sum, begin + l);
             for (int v = 0; v < TD_LEAF_VALUES; v++) leaf[v] = values[l * TD_LEAF_VALUES + v];
             leaf[STOP] = task->stop && *task->stop;
+            calibrate_leaf(&roc, b, l, leaf);
         }
         TD_GOTO(td_treesum_post(sum, 0, 0));
         TD_GOTO(td_treesum_wait(sum));
@@ -97,12 +108,13 @@ td_status td_evaluate(td_comm *comm, const td_dataset *data, const td_normalise 
             status = td_fail(TD_ERR_INTERRUPTED, "the evaluation was stopped");
             goto out;
         }
-        for (int v = 0; v < TD_LEAF_VALUES; v++) totals[v] += sums[v];
+        for (int v = 0; v < VALUES; v++) totals[v] += sums[v];
     }
     TD_GOTO(curve_end(&roc, comm, &out->auc));
     out->weight = totals[TD_LEAF_WEIGHT];
     out->loss = totals[TD_LEAF_LOSS] / totals[TD_LEAF_WEIGHT];
     out->accuracy = totals[TD_LEAF_CORRECT] / totals[TD_LEAF_WEIGHT];
+    out->calibration = roc.auc ? totals[EXPECTED] / totals[POSITIVE] : NAN;
 out:
     td_free(roc.auc);
     td_free(roc.score);

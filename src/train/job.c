@@ -156,6 +156,10 @@ const td_option td_job_rows[] = {
      "ps: ranks beyond the workers (under mpiexec: the last of its ranks) that hold the parameters; "
      "0: the workers do",
      0, 1023, NULL, ALL | TD_JOB_PLACE},
+    {"strategy.data_servers", "data-servers", TD_OPT_INT, AT(data_servers), "0", "N",
+     "ps at a pace, hogwild: ranks beyond workers and servers that read and batch the samples and hand "
+     "them to whoever is free; 0: each worker reads its own",
+     0, 64, NULL, ALL | TD_JOB_PLACE},
     {"strategy.clock", "clock", TD_OPT_TEXT, AT(clock), "bsp", "CLOCK",
      "ps: how far workers may drift apart: bsp, ssp:BOUND, asp, backup:WORKERS[:apply] or "
      "groups:GROUPS:INSIDE:BETWEEN",
@@ -174,7 +178,7 @@ const td_option td_job_rows[] = {
      "easgd: how far a worker and the centre move towards each other; 0: 0.9 / workers", 0, 1, NULL,
      ALL},
     {"tables.memory", "table-memory", TD_OPT_SIZE, AT(table_memory), "0", "BYTES",
-     "of each server's rows; what is more lies on disk; 0: all in memory", 0, 0, NULL,
+     "of each server's rows (512m, 4g); what is more lies on disk; 0: all in memory", 0, 0, NULL,
      ALL | TD_JOB_PLACE},
     {"tables.admit", "admit", TD_OPT_INT, AT(admit), "1", "N",
      "a key gets a row when it has been seen so often", 1, 1000000000, NULL, ALL},
@@ -295,7 +299,8 @@ int td_job_servers(const td_job *job)
 {
     bool serves = job->strategy == TD_STRATEGY_PS || job->strategy == TD_STRATEGY_DOWNPOUR ||
                   job->strategy == TD_STRATEGY_EASGD;
-    return serves ? job->servers : 0;
+    bool paced = serves || job->strategy == TD_STRATEGY_HOGWILD;
+    return (serves ? job->servers : 0) + (paced ? job->data_servers : 0);
 }
 
 td_status td_job_check(const td_job *job)

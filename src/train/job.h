@@ -52,7 +52,7 @@ typedef struct td_job {
     int spares, min_workers, on_hang; /* on_hang: a td_on_hang */
 
     int strategy; /* a td_job_strategy */
-    int servers, replicas;
+    int servers, replicas, data_servers;
     char *clock;
     bool staleness_rate;
     double compensation;
@@ -104,7 +104,7 @@ extern const char *const td_job_patterns[];
 TD_MUST_CHECK td_status td_job_init(td_job *job);
 /* Sets what the job file says. */
 TD_MUST_CHECK td_status td_job_read_file(const char *path, td_job *job);
-/* Ranks that serve, beyond the workers. */
+/* Ranks that serve parameters or data, beyond the workers. */
 int td_job_servers(const td_job *job);
 /* Rules between options. */
 TD_MUST_CHECK td_status td_job_check(const td_job *job);

@@ -44,18 +44,18 @@ void td_rows_batch_free(td_rows_batch *b)
 
 /* --- samples --- */
 
-/* Entries of a sample, at most: of sparse data that is a walk through all of it. */
-static size_t most_of(td_rows_batch *b, const td_rows_shape *s)
+static td_status room_for_entries(td_rows_batch *b, size_t entries)
 {
-    if (!s->features) return 0;
-    if (b->most_of != s->data) b->most = td_features_most_of(s->features, s->data);
-    b->most_of = s->data;
-    return b->most;
+    if (entries <= b->entries_room && b->key) return TD_OK;
+    entries += entries / 8 + 1;
+    TD_TRY(grow(&b->key, NULL, entries, sizeof *b->key));
+    TD_TRY(grow(&b->value, NULL, entries, sizeof *b->value));
+    TD_TRY(grow(&b->field, NULL, entries, sizeof *b->field));
+    return grow(&b->sum, &b->entries_room, entries, sizeof *b->sum);
 }
 
-static td_status room_for_samples(td_rows_batch *b, const td_rows_shape *s, size_t rows)
+td_status td_rows_batch_room(td_rows_batch *b, size_t rows, size_t entries, size_t numbers)
 {
-    size_t most = most_of(b, s), entries;
     if (rows + 1 > b->rows_room) {
         size_t n = rows + 1;
         TD_TRY(grow(&b->sample, NULL, n, sizeof *b->sample));
@@ -64,23 +64,27 @@ static td_status room_for_samples(td_rows_batch *b, const td_rows_shape *s, size
         TD_TRY(grow(&b->label, NULL, n, sizeof *b->label));
         TD_TRY(grow(&b->start, &b->rows_room, n, sizeof *b->start));
     }
-    TD_TRY(take(&b->numbers, &b->numbers_room, rows, s->numbers));
-    if (!td_mul(rows + 1, most, &entries)) entries = SIZE_MAX / 64;
-    if (entries <= b->entries_room) return TD_OK;
-    TD_TRY(grow(&b->key, NULL, entries, sizeof *b->key));
-    TD_TRY(grow(&b->value, NULL, entries, sizeof *b->value));
-    TD_TRY(grow(&b->field, NULL, entries, sizeof *b->field));
-    return grow(&b->sum, &b->entries_room, entries, sizeof *b->sum);
+    TD_TRY(take(&b->numbers, &b->numbers_room, rows, numbers));
+    return room_for_entries(b, entries);
+}
+
+/* start: where each sample's entries have room. Returns how many that is. */
+static size_t lay_out_entries(td_rows_batch *b, const td_rows_shape *s)
+{
+    size_t at = 0;
+    for (size_t k = 0; k < b->rows; k++) {
+        b->start[k] = at;
+        at += td_features_room(s->features, s->data, b->sample[k]);
+    }
+    return at;
 }
 
 typedef struct reading {
     td_rows_batch *b;
     const td_rows_shape *s;
-    const td_batch *from;
-    size_t most;
 } reading;
 
-/* A lane's samples, each to a place with room for the longest; start[r] is then how many entries. */
+/* A lane's samples, each to its room; start[k] is then how many entries it has. */
 static td_status read_samples(void *arg, int lane)
 {
     const reading *r = arg;
@@ -89,7 +93,7 @@ static td_status read_samples(void *arg, int lane)
     size_t end = rows * ((size_t)lane + 1) / lanes;
     for (size_t k = rows * (size_t)lane / lanes; k < end; k++) {
         float *numbers = r->s->numbers ? b->numbers + k * r->s->numbers : NULL;
-        size_t at = k * r->most;
+        size_t at = b->start[k];
         b->start[k] = td_features_row(r->s->features, r->s->data, b->sample[k], b->key + at,
                                       b->value + at, b->field + at, numbers);
     }
@@ -97,11 +101,11 @@ static td_status read_samples(void *arg, int lane)
 }
 
 /* Entries close up. */
-static void close_up(td_rows_batch *b, size_t most)
+static void close_up(td_rows_batch *b, const td_rows_shape *s)
 {
-    size_t at = 0;
+    size_t at = 0, from = 0;
     for (size_t k = 0; k < b->rows; k++) {
-        size_t n = b->start[k], from = k * most;
+        size_t n = b->start[k];
         if (from != at) {
             memmove(b->key + at, b->key + from, n * sizeof *b->key);
             memmove(b->value + at, b->value + from, n * sizeof *b->value);
@@ -109,22 +113,25 @@ static void close_up(td_rows_batch *b, size_t most)
         }
         b->start[k] = at;
         at += n;
+        from += td_features_room(s->features, s->data, b->sample[k]);
     }
     b->start[b->rows] = b->entries = at;
 }
 
 /* --- units --- */
 
+/* from NULL: one for each lane. */
 static td_status cut_units(td_rows_batch *b, const td_rows_shape *s, const td_batch *from,
                            int leaf_begin)
 {
-    int count = s->by_leaf ? from->leaves : td_pool_lanes(s->pool);
+    bool by_leaf = from && s->by_leaf;
+    int count = by_leaf ? from->leaves : td_pool_lanes(s->pool);
     td_rows_unit *units = td_reallocarray(b->units, (size_t)count + 1, sizeof *units);
     if (!units) return td_fail(TD_ERR_NOMEM, "no memory for %d leaves", count);
     b->units = units, b->unit_count = count;
     for (int u = 0; u < count; u++) {
         size_t n = (size_t)count, k = (size_t)u;
-        units[u] = s->by_leaf ? (td_rows_unit){.row_begin = from->leaf_row[u],
+        units[u] = by_leaf ? (td_rows_unit){.row_begin = from->leaf_row[u],
                                                .row_end = from->leaf_row[u + 1],
                                                .leaf = leaf_begin + u}
                               : (td_rows_unit){.row_begin = b->rows * k / n,
@@ -168,17 +175,28 @@ static void number_sums(td_rows_batch *b)
     }
 }
 
-static td_status fill_keys(td_rows_batch *b, const td_rows_shape *s, const td_batch *from)
+static td_status index_keys(td_rows_batch *b, const td_rows_shape *s)
 {
-    size_t most = most_of(b, s);
-    reading r = {b, s, from, most};
-    TD_TRY(td_pool_run(s->pool, read_samples, &r));
-    close_up(b, most);
     TD_TRY(td_unique_fill(&b->unique, b->key, b->entries));
     TD_TRY(room_for_sums(b));
     number_sums(b);
     TD_TRY(take(&b->table, &b->table_room, b->unique.count, s->width));
     return take(&b->gradient, &b->gradient_room, b->sums, s->width);
+}
+
+td_status td_rows_batch_index(td_rows_batch *b, const td_rows_shape *s)
+{
+    TD_TRY(cut_units(b, s, NULL, 0));
+    return index_keys(b, s);
+}
+
+static td_status fill_keys(td_rows_batch *b, const td_rows_shape *s)
+{
+    reading r = {b, s};
+    TD_TRY(room_for_entries(b, lay_out_entries(b, s)));
+    TD_TRY(td_pool_run(s->pool, read_samples, &r));
+    close_up(b, s);
+    return index_keys(b, s);
 }
 
 td_status td_rows_batch_fill(td_rows_batch *b, const td_rows_shape *s, const td_batch *from,
@@ -189,7 +207,7 @@ td_status td_rows_batch_fill(td_rows_batch *b, const td_rows_shape *s, const td_
     b->last_in_epoch = from->last_in_epoch;
     b->has_weight = from->weight != NULL, b->has_label = from->label != NULL;
     b->entries = b->sums = 0;
-    TD_TRY(room_for_samples(b, s, from->rows));
+    TD_TRY(td_rows_batch_room(b, from->rows, 0, s->numbers));
     if (from->rows) {
         if (from->sample) memcpy(b->sample, from->sample, b->rows * sizeof *b->sample);
         if (from->target) memcpy(b->target, from->target, b->rows * sizeof *b->target);
@@ -197,7 +215,7 @@ td_status td_rows_batch_fill(td_rows_batch *b, const td_rows_shape *s, const td_
         if (from->weight) memcpy(b->weight, from->weight, b->rows * sizeof *b->weight);
     }
     TD_TRY(cut_units(b, s, from, leaf_begin));
-    if (s->features) return fill_keys(b, s, from);
+    if (s->features) return fill_keys(b, s);
     memset(b->start, 0, (b->rows + 1) * sizeof *b->start);
     if (b->rows) memcpy(b->numbers, from->x, b->rows * s->numbers * sizeof *b->numbers);
     return TD_OK;

@@ -42,8 +42,6 @@ typedef struct td_rows_batch {
     float *gradient;          /* [sums][width] */
     size_t rows_room, entries_room, keys_room, sums_room;  /* of the arrays, in items */
     size_t numbers_room, table_room, gradient_room;        /* in floats */
-    const td_dataset *most_of;                             /* `most` is of, entries of a sample */
-    size_t most;
     uint32_t *seen_unit, *seen_sum; /* [keys_room] of a unique key: the newest unit, and its row */
 } td_rows_batch;
 
@@ -59,6 +57,12 @@ typedef struct td_rows_shape {
  * number of its first leaf. Keeps its memory, and needs the loader's no more. TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_rows_batch_fill(td_rows_batch *batch, const td_rows_shape *shape,
                                            const td_batch *from, int leaf_begin);
+/* The same in two parts, for samples that come otherwise: room for the arrays of samples and entries,
+ * to be filled in by the caller with rows, entries and start; then units (one for each lane) and keys.
+ */
+TD_MUST_CHECK td_status td_rows_batch_room(td_rows_batch *batch, size_t rows, size_t entries,
+                                           size_t numbers);
+TD_MUST_CHECK td_status td_rows_batch_index(td_rows_batch *batch, const td_rows_shape *shape);
 void td_rows_batch_free(td_rows_batch *batch); /* zeroed is fine */
 
 /* Unit `unit` as a leaf, to be computed in any lane. params, dense_gradient: of that unit. */

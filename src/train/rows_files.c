@@ -7,6 +7,8 @@
 #include "ps/transfer.h"
 #include "tandem/recover.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -175,58 +177,80 @@ static td_status sort_group(const gather *g, int group, const columns *c, sorted
     return status;
 }
 
-typedef struct writing {
-    td_rows_tables *t;
+/* A file whose rows have been copied. */
+typedef struct copied {
+    size_t file;
+    columns c;
+    sorted s;
+    char keys[NAME];
+} copied;
+
+struct td_rows_saving {
+    td_rows_tables *t; /* while it begins */
     const td_rows_bundle *b;
-    char part[TD_PATH_MAX];
+    char folder[TD_PATH_MAX], part[TD_PATH_MAX], kind[32], name[TD_BUNDLE_NAME];
+    json_t *state;
     td_bundle_file *files; /* [count] that this rank has written; bytes 0: another's */
     size_t count;
-} writing;
+    copied *copy; /* [copies] to be written behind the run */
+    size_t copies, room;
+    pthread_t thread;
+    bool threaded;
+    atomic_bool done;
+    td_status status;
+    char sentence[512];
+};
+
+typedef td_rows_saving writing;
 
 static td_status file_path(const writing *w, size_t file, char path[TD_PATH_MAX])
 {
     char name[TD_BUNDLE_NAME];
-    td_bundle_file_name(w->b->file, file, w->count, name);
+    td_bundle_file_name(w->name, file, w->count, name);
     return td_path_join(path, w->part, name);
 }
 
-static td_status write_group(writing *w, size_t file, const gather *g, int group, const columns *c)
+static td_status write_copy(writing *w, const copied *k)
 {
-    char path[TD_PATH_MAX], keys[NAME];
-    sorted s = {0};
+    char path[TD_PATH_MAX];
     td_tensor tensors[1 + COLUMNS];
-    td_status status = sort_group(g, group, c, &s);
-    snprintf(keys, sizeof keys, "%skeys", g->which == TD_ROWS_DENSE ? "dense." : "");
-    tensors[0] = (td_tensor){.name = keys, .rank = 1, .shape = {s.rows}, .keys = s.keys};
-    tensors[0].count = s.rows;
-    for (size_t k = 0; k < c->count; k++)
-        tensors[1 + k] = (td_tensor){.name = c->name[k],
+    tensors[0] = (td_tensor){.name = k->keys, .rank = 1, .shape = {k->s.rows}, .keys = k->s.keys};
+    tensors[0].count = k->s.rows;
+    for (size_t i = 0; i < k->c.count; i++)
+        tensors[1 + i] = (td_tensor){.name = k->c.name[i],
                                      .rank = 2,
-                                     .shape = {s.rows, c->width},
-                                     .data = s.column[k],
-                                     .count = s.rows * c->width};
-    if (status == TD_OK) status = file_path(w, file, path);
-    if (status == TD_OK)
-        status = td_safetensors_write(path, tensors, 1 + c->count, &w->files[file].hash,
-                                      &w->files[file].bytes);
-    sorted_free(&s);
-    return status;
+                                     .shape = {k->s.rows, k->c.width},
+                                     .data = k->s.column[i],
+                                     .count = k->s.rows * k->c.width};
+    TD_TRY(file_path(w, k->file, path));
+    return td_safetensors_write(path, tensors, 1 + k->c.count, &w->files[k->file].hash,
+                                &w->files[k->file].bytes);
+}
+
+static td_status copy_group(writing *w, size_t file, const gather *g, int group, const columns *c)
+{
+    if (w->copies == w->room) {
+        size_t room = 2 * w->room + 4;
+        copied *more = td_reallocarray(w->copy, room, sizeof *more);
+        if (!more) return td_fail(TD_ERR_NOMEM, "no memory to save tables");
+        w->copy = more, w->room = room;
+    }
+    copied *k = &w->copy[w->copies++];
+    *k = (copied){.file = file, .c = *c};
+    snprintf(k->keys, sizeof k->keys, "%skeys", g->which == TD_ROWS_DENSE ? "dense." : "");
+    return sort_group(g, group, c, &k->s);
 }
 
 /* Collective: groups of a table to files from `first` on. */
-static td_status write_table(writing *w, int which, int groups, size_t first)
+static td_status copy_table(writing *w, int which, int groups, size_t first)
 {
     columns c;
     gather g;
     td_rows_tables *t = w->t;
     TD_TRY(columns_of(&t->config[which], which, w->b->states, &c));
     td_status status = gather_rows(t, which, groups, c.count * c.width, &g);
-    if (status != TD_OK) {
-        gather_free(&g);
-        return status;
-    }
     for (int k = 0; k < groups && status == TD_OK; k++)
-        if (g.writer[k] == t->roles.self) status = write_group(w, first + (size_t)k, &g, k, &c);
+        if (g.writer[k] == t->roles.self) status = copy_group(w, first + (size_t)k, &g, k, &c);
     gather_free(&g);
     return td_comm_agree(t->comm, status);
 }
@@ -243,12 +267,12 @@ static td_status write_in_place(writing *w, size_t first)
     td_rows_tables *t = w->t;
     td_status status = TD_OK;
     for (int k = 0; k < t->roles.server_count && status == TD_OK; k++) {
+        td_bundle_file *f = &w->files[first + (size_t)k];
         if (t->roles.server[k] != t->roles.self) continue;
         status = file_path(w, first + (size_t)k, path);
         if (status == TD_OK)
             status = td_transfer_export_some(td_rows_table(t, TD_ROWS_KEYED), path, speaks, t,
-                                             w->b->states, &w->files[first + (size_t)k].hash,
-                                             &w->files[first + (size_t)k].bytes);
+                                             w->b->states, &f->hash, &f->bytes);
     }
     return td_comm_agree(t->comm, status);
 }
@@ -280,13 +304,13 @@ static td_status count_groups(td_rows_tables *t, int *out)
     td_table *table = td_rows_table(t, TD_ROWS_KEYED);
     uint64_t mine = table ? td_table_rows(table) : 0, all;
     TD_TRY(td_comm_allreduce(t->comm, &mine, &all, 1, TD_I64, TD_SUM));
-    if (t->replicas && t->roles.server_count > 1) all /= 2;
+    if (td_rows_place(t, TD_ROWS_KEYED)->slices.backup[0] >= 0) all /= 2;
     *out = all * t->config[TD_ROWS_KEYED].width * sizeof(float) > FEW_BYTES ? GROUPS : 1;
     if (t->config[TD_ROWS_KEYED].memory_bytes) *out = t->roles.server_count;
     return TD_OK;
 }
 
-static td_status write_all(writing *w, int groups)
+static td_status copy_all(writing *w, int groups)
 {
     td_rows_tables *t = w->t;
     const td_rows_bundle *b = w->b;
@@ -299,39 +323,101 @@ static td_status write_all(writing *w, int groups)
         next = 1;
     }
     if (t->has[TD_ROWS_KEYED]) {
-        TD_TRY(limited ? write_in_place(w, next) : write_table(w, TD_ROWS_KEYED, groups, next));
+        TD_TRY(limited ? write_in_place(w, next) : copy_table(w, TD_ROWS_KEYED, groups, next));
         next += (size_t)groups;
     }
-    if (t->has[TD_ROWS_DENSE] && b->states) TD_TRY(write_table(w, TD_ROWS_DENSE, 1, next));
+    if (t->has[TD_ROWS_DENSE] && b->states) TD_TRY(copy_table(w, TD_ROWS_DENSE, 1, next));
     return TD_OK;
 }
 
-/* Rank 0 gets what the others have written, and seals the bundle. */
-static td_status seal(writing *w)
+static void *write_behind(void *arg)
 {
-    td_comm *c = w->t->comm;
-    td_status status = td_comm_allreduce(c, w->files, w->files, 2 * w->count, TD_I64, TD_SUM);
-    if (status == TD_OK && td_comm_rank(c) == 0)
-        status = td_bundle_seal(w->b->folder, w->b->kind, w->b->state, w->b->file, w->files,
-                                w->count);
-    return td_comm_agree(c, status);
+    writing *w = arg;
+    td_status status = TD_OK;
+    for (size_t k = 0; k < w->copies && status == TD_OK; k++) status = write_copy(w, &w->copy[k]);
+    w->status = status;
+    if (status != TD_OK) snprintf(w->sentence, sizeof w->sentence, "%s", td_last_error());
+    atomic_store(&w->done, true);
+    return NULL;
+}
+
+static td_status begin(writing *w)
+{
+    int groups = 0;
+    td_rows_tables *t = w->t;
+    const td_rows_bundle *b = w->b;
+    if (t->has[TD_ROWS_KEYED]) TD_TRY(count_groups(t, &groups));
+    w->count = (b->slot_count > 0) + (size_t)groups + (t->has[TD_ROWS_DENSE] && b->states);
+    w->files = td_calloc(w->count + 1, sizeof *w->files);
+    td_status status = w->files ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to save tables");
+    if (status == TD_OK && t->roles.self == 0) status = td_bundle_drop(b->folder);
+    TD_TRY(td_comm_agree(t->comm, status));
+    TD_TRY(td_comm_agree(t->comm, td_bundle_part(b->folder, w->part)));
+    return copy_all(w, groups);
+}
+
+td_status td_rows_save_begin(td_rows_tables *t, const td_rows_bundle *b, td_rows_saving **out)
+{
+    writing *w = td_calloc(1, sizeof *w);
+    td_status status = w ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to save tables");
+    status = td_comm_agree(t->comm, status);
+    if (status != TD_OK) {
+        json_decref(b->state);
+        td_free(w);
+        return status;
+    }
+    w->t = t, w->b = b, w->state = b->state;
+    snprintf(w->folder, sizeof w->folder, "%s", b->folder);
+    snprintf(w->kind, sizeof w->kind, "%s", b->kind);
+    snprintf(w->name, sizeof w->name, "%s", b->file);
+    atomic_init(&w->done, false);
+    status = begin(w);
+    w->t = NULL, w->b = NULL;
+    if (status != TD_OK) {
+        td_rows_save_drop(w);
+        return status;
+    }
+    w->threaded = w->copies && pthread_create(&w->thread, NULL, write_behind, w) == 0;
+    if (!w->threaded) write_behind(w);
+    *out = w;
+    return TD_OK;
+}
+
+bool td_rows_save_done(const td_rows_saving *w)
+{
+    return atomic_load(&w->done);
+}
+
+void td_rows_save_drop(td_rows_saving *w)
+{
+    if (!w) return;
+    if (w->threaded) pthread_join(w->thread, NULL);
+    for (size_t k = 0; k < w->copies; k++) sorted_free(&w->copy[k].s);
+    json_decref(w->state);
+    td_free(w->copy), td_free(w->files);
+    td_free(w);
+}
+
+/* Rank 0 gets what the others have written, and seals the bundle. */
+td_status td_rows_save_end(td_rows_saving *w, td_comm *comm)
+{
+    if (w->threaded) pthread_join(w->thread, NULL);
+    w->threaded = false;
+    td_status status = w->status == TD_OK ? TD_OK : td_fail_again(w->status, w->sentence);
+    status = td_comm_agree(comm, status);
+    if (status == TD_OK)
+        status = td_comm_allreduce(comm, w->files, w->files, 2 * w->count, TD_I64, TD_SUM);
+    if (status == TD_OK && td_comm_rank(comm) == 0)
+        status = td_bundle_seal(w->folder, w->kind, w->state, w->name, w->files, w->count);
+    td_rows_save_drop(w);
+    return td_comm_agree(comm, status);
 }
 
 td_status td_rows_write(td_rows_tables *t, const td_rows_bundle *b)
 {
-    writing w = {.t = t, .b = b};
-    int groups = 0;
-    if (t->has[TD_ROWS_KEYED]) TD_TRY(count_groups(t, &groups));
-    w.count = (b->slot_count > 0) + (size_t)groups + (t->has[TD_ROWS_DENSE] && b->states);
-    w.files = td_calloc(w.count + 1, sizeof *w.files);
-    td_status status = w.files ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to save tables");
-    if (status == TD_OK && t->roles.self == 0) status = td_bundle_drop(b->folder);
-    status = td_comm_agree(t->comm, status);
-    if (status == TD_OK) status = td_comm_agree(t->comm, td_bundle_part(b->folder, w.part));
-    if (status == TD_OK) status = write_all(&w, groups);
-    if (status == TD_OK) status = seal(&w);
-    td_free(w.files);
-    return status;
+    td_rows_saving *w;
+    TD_TRY(td_rows_save_begin(t, b, &w));
+    return td_rows_save_end(w, t->comm);
 }
 
 /* --- reading --- */

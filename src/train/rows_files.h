@@ -18,14 +18,26 @@
 
 typedef struct td_rows_bundle {
     const char *folder, *kind, *file; /* as td_bundle_write's */
-    json_t *state;                    /* rank 0's, borrowed */
+    json_t *state;                    /* rank 0's; NULL elsewhere */
     bool states;                      /* those of update rules, too, and the table of dense ones */
     const td_slot *slots;             /* else: dense parameters as tensors of these names, */
     size_t slot_count;                /* in a file of their own if there are any */
     const float *params;              /* [params] of rank 0 */
 } td_rows_bundle;
 
-/* Writes a bundle. Collective, while nobody moves rows. */
+/* Writes a bundle in two parts. The first copies one version of all tables, states with weights; it is
+ * collective, while nobody moves rows, and behind it they may be moved: files are written by a thread
+ * of their own. (Tables with a limit to their memory are written in the first part.) The second waits
+ * for that, and seals the bundle; collective. `state` is taken; texts are copied. */
+typedef struct td_rows_saving td_rows_saving;
+TD_MUST_CHECK td_status td_rows_save_begin(td_rows_tables *tables, const td_rows_bundle *bundle,
+                                           td_rows_saving **out);
+/* Whether this rank's files are written. */
+bool td_rows_save_done(const td_rows_saving *saving);
+TD_MUST_CHECK td_status td_rows_save_end(td_rows_saving *saving, td_comm *comm);
+/* Without an end: nothing is sealed. NULL is fine. */
+void td_rows_save_drop(td_rows_saving *saving);
+/* Both. */
 TD_MUST_CHECK td_status td_rows_write(td_rows_tables *tables, const td_rows_bundle *bundle);
 
 /* Puts the rows that this rank holds into its tables. Local. TD_ERR_CORRUPT. */

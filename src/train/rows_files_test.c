@@ -106,7 +106,6 @@ static td_status live(td_comm *c, void *arg)
         if (td_comm_rank(c) == 0) b.state = json_pack("{s:i}", "step", 3);
         status = fill(&t);
         if (status == TD_OK) status = td_rows_write(&t, &b);
-        json_decref(b.state);
     } else if (status == TD_OK) {
         status = td_bundle_open(p->folder, "checkpoint", FILE_NAME, &bundle);
         if (status == TD_OK) status = td_rows_read(&t, &bundle);

@@ -7,6 +7,7 @@
 #include "train/checkpoint.h"
 #include "train/revive.h"
 #include "train/rows.h"
+#include "train/rows_feed.h"
 
 typedef struct td_rows_interval { /* between lines of metrics */
     uint64_t step, steps, samples; /* it ended with; of it */
@@ -31,6 +32,7 @@ typedef struct td_rows_loop {
     td_rows_shape shape;
     td_rows_batch batch;
     td_loader *loader;
+    td_feed *feed; /* NULL: each worker reads its own samples */
     td_rows_scorer scorer;
     td_task as_task; /* for evaluation and checkpoints */
     bool looked;     /* dense parameters have been looked up for this evaluation */
@@ -53,11 +55,17 @@ typedef struct td_rows_loop {
     double scale;  /* of the step that is on its way */
     bool pushing;  /* paced: a step's pushes have begun and not ended */
     bool stopping; /* all are to stop */
+    td_rows_saving *saving; /* a checkpoint that is being written, or NULL */
+    bool saved;    /* nobody writes one any more (exact) */
+    bool resizing; /* another number of ranks is asked for (exact) */
+    int64_t looked_at; /* for such a request */
     td_slow slow;
     /* progress */
     td_progress *progress;
     double loss, weight, correct; /* of the interval; of the epoch: */
     double epoch_loss, epoch_weight, epoch_correct;
+    uint64_t epoch_samples, epoch_marks; /* learnt from, by this rank */
+    bool recounted; /* ranks have died in this epoch, and their counts with them */
     td_rows_interval interval; /* the last */
     uint64_t since, samples_then;
     int64_t interval_begin, input_ns, pull_ns, compute_ns, push_ns;
@@ -80,6 +88,29 @@ static inline bool td_rows_is_loss(td_status status)
     return status == TD_ERR_PEER || status == TD_ERR_TIMEOUT;
 }
 
+/* rows_begin.c */
+TD_MUST_CHECK td_status td_rows_start(td_rows_loop *l);
+/* joined: into a run under way, of which the others tell the rest. */
+TD_MUST_CHECK td_status td_rows_open_all(td_rows_loop *l, bool joined);
+TD_MUST_CHECK td_status td_rows_choose_schedule(td_rows_loop *l);
+TD_MUST_CHECK td_status td_rows_create_progress(td_rows_loop *l); /* rank 0's */
+td_feed_config td_rows_feed_config(const td_rows_loop *l);
+
+/* rows_group.c: makes the next group; and goes on there, also a rank that has come into it. */
+TD_MUST_CHECK td_status td_rows_recover(td_rows_loop *l, td_status why);
+TD_MUST_CHECK td_status td_rows_go_on(td_rows_loop *l);
+/* Another number of ranks, if it is asked for; look_for: at a meeting. Collective. */
+TD_MUST_CHECK td_status td_rows_resize(td_rows_loop *l);
+TD_MUST_CHECK td_status td_rows_look_for_resize(td_rows_loop *l);
+
+/* rows.c */
+void td_rows_begin_interval(td_rows_loop *l);
+void td_rows_tell_interval(td_rows_loop *l); /* the last */
+void td_rows_tell_evaluation(td_rows_loop *l);
+uint64_t td_rows_next_meeting(const td_rows_loop *l); /* the step at which all meet next */
+TD_MUST_CHECK td_status td_rows_evaluate_pass(void *loop, const td_net_pass *pass);
+TD_MUST_CHECK td_status td_rows_look_up(void *loop, const uint64_t *keys, size_t count, float *out);
+
 /* rows_step.c: steps up to `end`, or until all are to stop; then all workers are at the same step. */
 TD_MUST_CHECK td_status td_rows_steps(td_rows_loop *l, uint64_t end);
 /* exact: moves rows by what waits, at l->scale. Local. */
@@ -88,6 +119,11 @@ TD_MUST_CHECK td_status td_rows_apply(td_rows_loop *l);
 void td_rows_forget(td_rows_loop *l);
 /* paced: pushes what is missing of the step under way. */
 TD_MUST_CHECK td_status td_rows_push_paced(td_rows_loop *l);
+/* rows.c: whether somebody asks for another number of ranks; rank 0 looks, now and then. */
+bool td_rows_resize_asked(td_rows_loop *l);
+/* rows.c: whether this rank still writes a checkpoint; and what is to be done when nobody does. */
+bool td_rows_saving_now(const td_rows_loop *l);
+TD_MUST_CHECK td_status td_rows_all_saved(td_rows_loop *l);
 /* What a step needs of this rank's share of the leaves. */
 TD_MUST_CHECK td_status td_rows_make_ready(td_rows_loop *l);
 /* rows_own.c (downpour, easgd): what the batch's step is computed at; moves by its gradients, one row

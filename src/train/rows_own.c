@@ -257,7 +257,6 @@ td_status td_rows_own_move(loop *l, const float *gradient, bool last)
         TD_TRY(l->job->strategy == TD_STRATEGY_EASGD ? draw_to_centre(l)
                                                      : push_sums(l, scale, rate));
     l->state.step++;
-    l->state.samples_seen += l->batch.global_rows;
     for (int k = 0; k < TD_ROWS_TABLES; k++)
         if (l->tables.has[k]) td_sharded_skip_to(l->tables.sharded[k], l->state.step);
     return TD_OK;

@@ -42,6 +42,7 @@ static td_status create_loader(loop *l)
                                .seed = job->seed,
                                .shuffle = (td_shuffle)job->shuffle,
                                .drop_last = job->drop_last,
+                               .ahead = l->task->features ? -1 : 0, /* it gives numbers only */
                                .sparse = l->task->features != NULL};
     if (begin == end) config.leaf_begin = 0, config.leaf_end = 1; /* it knows how long an epoch is */
     if (!l->task->features) config.normalise = l->data->normalise;
@@ -85,8 +86,33 @@ td_status td_rows_make_ready(loop *l)
 
 /* --- computing --- */
 
+/* From whoever reads for this worker; *none: the epoch is over. */
+static td_status next_shard(loop *l, bool *none)
+{
+    int64_t began = td_clock_ns();
+    uint64_t epoch = (l->end - 1) / l->per_epoch;
+    TD_TRY(td_feed_next(l->feed, epoch, l->state.step, &l->batch, none));
+    td_status status = TD_OK;
+    if (!*none) status = td_rows_batch_index(&l->batch, &l->shape);
+    l->batch.global_rows = (size_t)l->job->batch;
+    l->batch.epoch = epoch;
+    l->input_ns += td_clock_ns() - began;
+    return status;
+}
+
+/* The step's samples have been learnt from. */
+static void count_samples(loop *l)
+{
+    const td_rows_batch *b = &l->batch;
+    for (size_t r = 0; r < b->rows; r++) l->epoch_marks += td_feed_mark(b->sample[r]);
+    l->epoch_samples += b->rows;
+    l->state.samples_seen += l->feed ? b->rows : b->global_rows;
+    if (l->feed) td_feed_done(l->feed);
+}
+
 static td_status next_batch(loop *l)
 {
+    if (l->feed) return TD_OK; /* it is there */
     const td_batch *b;
     int begin, end;
     int64_t began = td_clock_ns();
@@ -216,10 +242,14 @@ static td_status pull_exact(loop *l)
 /* Whether any rank was asked to stop, behind the agreement that all have the step's sums. */
 static td_status agree_on_offer(loop *l, td_status status)
 {
-    uint8_t mine[2] = {status != TD_OK, l->stop && *l->stop}, all[2];
+    uint8_t mine[4] = {status != TD_OK, l->stop && *l->stop, td_rows_resize_asked(l),
+                       td_rows_saving_now(l)},
+            all[4];
     if (td_rows_is_loss(status)) return status;
-    TD_TRY(td_comm_allreduce(l->comm, mine, all, 2, TD_U8, TD_MAX));
+    TD_TRY(td_comm_allreduce(l->comm, mine, all, 4, TD_U8, TD_MAX));
     l->stopping = l->stopping || all[1];
+    l->resizing = all[2];
+    l->saved = !all[3];
     return all[0] ? td_comm_agree(l->comm, status) : TD_OK;
 }
 
@@ -262,9 +292,11 @@ static td_status step_exact(loop *l)
     TD_TRY(td_rows_apply(l));
     l->push_ns += td_clock_ns() - began;
     l->state.step++;
-    l->state.samples_seen += l->batch.global_rows;
+    count_samples(l);
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
-    return td_rows_after_step(l, sums);
+    status = td_rows_after_step(l, sums); /* before anything that a death may end */
+    if (l->saving && l->saved) TD_TRY(td_rows_all_saved(l));
+    return status;
 }
 
 /* --- at its own pace --- */
@@ -334,7 +366,7 @@ td_status td_rows_push_paced(loop *l)
         if (t->has[k]) td_sharded_skip_to(t->sharded[k], clock);
     l->pushing = false;
     l->state.step = clock;
-    l->state.samples_seen += b->global_rows;
+    count_samples(l);
     return TD_OK;
 }
 
@@ -382,7 +414,7 @@ static td_status step_shared(loop *l)
         td_shared_rows_push(dense, t->dense_keys, t->dense_rows, l->dense_gradient, step);
     }
     l->state.step++;
-    l->state.samples_seen += b->global_rows;
+    count_samples(l);
     l->stopping = l->stopping || (l->stop && *l->stop);
     return td_rows_after_step(l, sums);
 }
@@ -403,6 +435,7 @@ static td_status step_own(loop *l)
     TD_TRY(join_units(l, &gradient));
     bool last = number == l->end || (l->stop && *l->stop) || l->stopping;
     TD_TRY(td_rows_own_move(l, gradient, last));
+    count_samples(l);
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
     return td_rows_after_step(l, sums);
 }
@@ -414,10 +447,20 @@ static td_status step_alone(loop *l)
     return l->mode == TD_ROWS_SHARED ? step_shared(l) : step_paced(l);
 }
 
+/* All shards of the epoch are done: no other worker need wait for this one. */
+static td_status retire(loop *l)
+{
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (l->tables.sharded[k]) TD_TRY(td_sharded_retire(l->tables.sharded[k]));
+    return TD_OK;
+}
+
 static td_status up_to(loop *l, uint64_t end)
 {
-    bool works = l->tables.roles.number >= 0;
-    while (works && l->state.step < end && !l->stopping) {
+    bool works = l->tables.roles.number >= 0, none = false;
+    while (works && (l->feed || l->state.step < end) && !l->stopping) {
+        if (l->feed) TD_TRY(next_shard(l, &none));
+        if (none) return retire(l);
         TD_TRY(step_alone(l));
         bool asked = l->stop && *l->stop;
         for (int k = 0; k < TD_ROWS_TABLES; k++) {
@@ -436,20 +479,27 @@ static td_status meet(loop *l, uint64_t end)
     TD_TRY(td_rows_meet(&l->tables));
     TD_TRY(td_comm_allreduce(l->comm, mine, most, 2, TD_I64, TD_MAX));
     bool stopping = most[1];
-    if (stopping) {
+    if (stopping && !l->feed) {
         l->stopping = false;
         while (l->tables.roles.number >= 0 && l->state.step < most[0]) TD_TRY(step_alone(l));
         TD_TRY(td_rows_meet(&l->tables));
     }
     l->stopping = stopping;
-    l->state.step = stopping ? most[0] : end;
+    l->state.step = stopping && !l->feed ? most[0] : end;
+    if (l->feed && stopping)
+        return td_fail(TD_ERR_INTERRUPTED,
+                       "stopped within an epoch that data servers deal out; \"tandem train --run %s "
+                       "--resume\" goes on from the epoch's beginning",
+                       l->job->run);
+    for (int k = 0; k < TD_ROWS_TABLES && l->feed; k++)
+        if (l->tables.sharded[k]) td_sharded_start_at(l->tables.sharded[k], end);
     return TD_OK;
 }
 
 td_status td_rows_steps(loop *l, uint64_t end)
 {
     if (l->exact) {
-        while (l->state.step < end && !l->stopping) TD_TRY(step_exact(l));
+        while (l->state.step < end && !l->stopping && !l->resizing) TD_TRY(step_exact(l));
         return TD_OK;
     }
     TD_TRY(up_to(l, end));

@@ -13,7 +13,7 @@
 
 typedef struct role { /* as ranks tell each other */
     int32_t slot;  /* -1: none */
-    int32_t serves;
+    int32_t serves, feeds;
     int32_t known; /* 0: it has just come */
 } role;
 
@@ -27,16 +27,20 @@ static bool is_taken(const role *all, int size, int slot)
 /* Spares that have come: servers where some are missing, else workers. */
 static void assign(const td_roles *roles, role *all, int size)
 {
-    int serving = 0;
-    for (int r = 0; r < size; r++) serving += all[r].known && all[r].serves;
+    int serving = 0, feeding = 0;
+    for (int r = 0; r < size; r++) {
+        serving += all[r].known && all[r].serves;
+        feeding += all[r].known && all[r].feeds;
+    }
     for (int r = 0; r < size; r++) {
         if (all[r].known) continue;
         int slot = 0;
         all[r].known = true;
-        all[r].serves = !roles->servers || serving < roles->servers;
-        serving += all[r].serves;
         all[r].slot = -1;
-        if (roles->servers && all[r].serves) continue;
+        all[r].feeds = feeding < roles->feeders && (!roles->servers || serving >= roles->servers);
+        all[r].serves = !all[r].feeds && (!roles->servers || serving < roles->servers);
+        serving += all[r].serves, feeding += all[r].feeds;
+        if (all[r].feeds || (roles->servers && all[r].serves)) continue;
         while (slot < roles->workers && is_taken(all, size, slot)) slot++;
         if (slot < roles->workers) all[r].slot = slot;
     }
@@ -45,7 +49,7 @@ static void assign(const td_roles *roles, role *all, int size)
 static td_status make_room(td_roles *roles, int size)
 {
     size_t n = (size_t)size;
-    int *slot = td_calloc(n, sizeof *slot), *server = td_calloc(n, sizeof *server);
+    int *slot = td_calloc(n, sizeof *slot), *server = td_calloc(2 * n, sizeof *server);
     bool *serves = td_calloc(n, sizeof *serves);
     int *worker = td_calloc((size_t)roles->workers, sizeof *worker);
     if (!slot || !server || !serves || !worker) {
@@ -54,6 +58,7 @@ static td_status make_room(td_roles *roles, int size)
     }
     td_roles_free(roles);
     roles->slot = slot, roles->server = server, roles->serves = serves, roles->worker = worker;
+    roles->feeder = server + n;
     return TD_OK;
 }
 
@@ -67,18 +72,21 @@ td_status td_roles_take(td_roles *roles, td_comm *comm, bool joined)
     if (!roles->known && !joined && status == TD_OK) { /* the beginning */
         bool dedicated = roles->servers > 0;
         roles->own_slot = me < roles->workers ? me : -1;
-        roles->own_serves = dedicated ? me >= roles->workers : true;
+        roles->own_feeds = me >= roles->workers + roles->servers;
+        roles->own_serves = dedicated ? me >= roles->workers && !roles->own_feeds : me < roles->workers;
         roles->known = true;
     }
-    role own = {roles->own_slot, roles->own_serves, roles->known};
+    role own = {roles->own_slot, roles->own_serves, roles->own_feeds, roles->known};
     if (status == TD_OK) status = td_comm_allgather(comm, &own, sizeof own, all);
     if (status == TD_OK) {
         assign(roles, all, size);
-        roles->self = me, roles->number = -1, roles->server_count = roles->working = 0;
+        roles->self = me, roles->number = -1;
+        roles->server_count = roles->feeder_count = roles->working = 0;
         for (int w = 0; w < roles->workers; w++) roles->worker[w] = -1;
         for (int r = 0; r < size; r++) {
             roles->slot[r] = all[r].slot, roles->serves[r] = all[r].serves;
             if (all[r].serves) roles->server[roles->server_count++] = r;
+            if (all[r].feeds) roles->feeder[roles->feeder_count++] = r;
             if (all[r].slot >= 0) roles->worker[all[r].slot] = r;
         }
         for (int r = 0; r < size; r++) {
@@ -86,7 +94,8 @@ td_status td_roles_take(td_roles *roles, td_comm *comm, bool joined)
             if (r == me) roles->number = roles->working;
             roles->working++;
         }
-        roles->own_slot = all[me].slot, roles->own_serves = all[me].serves, roles->known = true;
+        roles->own_slot = all[me].slot, roles->own_serves = all[me].serves;
+        roles->own_feeds = all[me].feeds, roles->known = true;
     }
     td_free(all);
     return status;
@@ -95,7 +104,7 @@ td_status td_roles_take(td_roles *roles, td_comm *comm, bool joined)
 void td_roles_free(td_roles *roles)
 {
     td_free(roles->slot), td_free(roles->server), td_free(roles->serves), td_free(roles->worker);
-    roles->slot = roles->server = roles->worker = NULL;
+    roles->slot = roles->server = roles->feeder = roles->worker = NULL;
     roles->serves = NULL;
 }
 
@@ -157,6 +166,7 @@ static td_status open_paced(td_rows_tables *t, int which, bool joined)
                            .worker_count = t->roles.workers,
                            .clock = t->clock,
                            .by_staleness = t->by_staleness,
+                           .evict_after = which == TD_ROWS_KEYED ? t->evict_after : 0,
                            .compensation = t->compensation};
     return joined ? td_sharded_join(&c, &t->sharded[which])
                   : td_sharded_open(t->comm, &c, &t->sharded[which]);
@@ -206,8 +216,9 @@ td_status td_rows_tables_open(td_comm *comm, const td_rows_tables_config *c, boo
                           .leaves = c->job->leaves,
                           .replicas = c->job->replicas,
                           .by_staleness = c->job->staleness_rate,
+                          .evict_after = (uint64_t)c->job->evict_after,
                           .compensation = (float)c->job->compensation};
-    t->roles.workers = c->workers, t->roles.servers = c->servers;
+    t->roles.workers = c->workers, t->roles.servers = c->servers, t->roles.feeders = c->feeders;
     t->has[TD_ROWS_KEYED] = c->keyed.width > 0;
     t->has[TD_ROWS_DENSE] = c->params > 0;
     t->config[TD_ROWS_KEYED] = c->keyed;

@@ -23,16 +23,18 @@ typedef enum td_rows_mode {
 } td_rows_mode;
 
 typedef struct td_roles {
-    int workers, servers; /* that the run began with; servers 0: all ranks are both */
+    int workers, servers; /* that the run began with; servers 0: workers are both */
+    int feeders;          /* ranks that read data for the workers */
     int *slot;            /* [size] number of the worker that a rank is, -1: none */
     bool *serves;         /* [size] */
     int *worker;          /* [workers] the rank that is each worker, -1: gone for good */
     int *server;          /* [server_count] ranks */
-    int server_count, working; /* working: workers that there are */
+    int *feeder;          /* [feeder_count] ranks */
+    int server_count, feeder_count, working; /* working: workers that there are */
     int self, number;     /* this rank; its number among the working, -1: none */
     int world;            /* of this rank, and what it is: kept over groups */
     int own_slot;
-    bool own_serves, known;
+    bool own_serves, own_feeds, known;
 } td_roles;
 
 /* Collective. */
@@ -56,6 +58,7 @@ typedef struct td_rows_tables {
     float *dense;         /* [dense_rows][width], pulled */
     int replicas, leaves;
     bool by_staleness;
+    uint64_t evict_after;
     float compensation;
 } td_rows_tables;
 
@@ -65,7 +68,7 @@ typedef struct td_rows_tables_config {
     td_rows_mode mode;
     td_table_config keyed; /* width 0: none */
     size_t params;         /* dense ones */
-    int workers, servers;
+    int workers, servers, feeders;
 } td_rows_tables_config;
 
 /* Opens them, or, where this rank has joined a run under way, makes them fit to be moved.

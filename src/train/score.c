@@ -99,6 +99,7 @@ td_status td_loop_evaluate(loop *t)
                        .loss = t->score.loss,
                        .accuracy = t->score.accuracy,
                        .auc = t->score.auc,
+                       .calibration = t->score.calibration,
                        .classes = t->task->classes};
     td_status status = td_progress_evaluation(t->progress, &e);
     if (status != TD_OK) td_warn("%s; the run goes on", td_last_error());

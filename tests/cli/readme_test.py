@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""README.md and docs/CLUSTER.md do what they say: every shell line is taken from their text and run
+"""README.md, docs/CLUSTER.md and docs/PARAMETER-SERVER.md do what they say: every shell line is taken from their text and run
 in an empty folder, on a small data set, and the output that they show has the shape of the real
 one. A line that is neither run nor in NOT_RUN, with a reason, is a failure."""
 import json
@@ -137,6 +137,9 @@ class Documents(unittest.TestCase):
             run("tandem train job.yaml --run runs/run --quiet")
         self.check("docs/CLUSTER.md")
 
+    def test_parameter_servers(self):
+        self.check("docs/PARAMETER-SERVER.md")
+
     def test_a_requeued_job_goes_on(self):
         (job,) = other_blocks(read("docs/CLUSTER.md"), "script")
         scratch = os.path.join(TOP, "scratch")
@@ -193,13 +196,18 @@ class Options(unittest.TestCase):
 
     def test_every_choice_trains(self):
         found = re.findall(r"`(--[a-z]+) ([a-z0-9]+(?: \| [a-z0-9]+)+)`", read("README.md").replace("\n", " "))
-        self.assertEqual([flag for flag, _ in found], ["--model", "--loss", "--optimizer", "--schedule"])
+        self.assertEqual([flag for flag, _ in found], ["--model", "--loss", "--optimizer", "--schedule", "--model"])
         two = os.path.join(WORK, "two.csv")
         with open(two, "w") as f:
             f.write("x,label\n" + "".join(f"{x},{x % 2}\n" for x in range(40)))
+        pair = os.path.join(WORK, "pair.csv")
+        with open(pair, "w") as f:
+            f.write("x,kind,label\n" + "".join(f"{x},{'abc'[x % 3]},{x % 2}\n" for x in range(40)))
         for flag, choices in found:
             for choice in choices.split(" | "):
                 data = f"{two} --model dense:0" if choice in ("binary", "hinge", "poisson") else SMALL
+                if choice in ("fm", "ffm", "dlrm"):  # of two classes; dlrm wants categories
+                    data = pair
                 run(f"tandem train --data {data} {flag} {choice} --steps 1 --quiet --overwrite --run runs/o")
 
     def test_flags_are_in_the_help(self):

@@ -1,0 +1,378 @@
+/* A run whose parameters live in tables, in another group: after a loss, or when another number of
+ * ranks is asked for. See rows.h, rows_loop.h. */
+#include "train/rows_loop.h"
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "optim/schedule.h"
+#include "strategy/mishap.h"
+#include "tandem/recover.h"
+#include "train/resize.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef td_rows_loop loop;
+
+enum { SENTENCE = 1024, MOST_ALARMS = 2 };
+
+static td_status move_feed(loop *l)
+{
+    size_t n = (size_t)l->workers;
+    if (!l->job->data_servers) return TD_OK;
+    uint64_t *pushed = td_calloc(n, sizeof *pushed);
+    bool *gone = td_calloc(n, sizeof *gone);
+    td_status status = pushed && gone ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to feed workers");
+    const td_sharded *s = l->tables.sharded[TD_ROWS_KEYED];
+    for (size_t w = 0; w < n && status == TD_OK; w++) {
+        int r = l->tables.roles.worker[w];
+        gone[w] = r < 0 || td_comm_joined(l->comm, r);
+        pushed[w] = s ? td_sharded_pushed_by(s, (int)w) : 0;
+    }
+    status = td_comm_agree(l->comm, status);
+    if (status == TD_OK && l->tables.roles.feeder_count == 0) {
+        l->over = true;
+        status = td_fail(TD_ERR_PEER, "no data server is left");
+    }
+    td_feed_config config = td_rows_feed_config(l);
+    if (status == TD_OK) status = td_feed_move(l->feed, l->comm, &config, pushed, gone, &l->feed);
+    td_free(pushed), td_free(gone);
+    return status;
+}
+
+static td_status settle(loop *l, bool joined, uint64_t *made)
+{
+    uint64_t mine = 0;
+    for (int k = 0; k < TD_ROWS_TABLES && l->exact; k++)
+        if (l->tables.bulk[k] && td_bulk_made(l->tables.bulk[k]) > mine)
+            mine = td_bulk_made(l->tables.bulk[k]);
+    TD_TRY(td_comm_allreduce(l->comm, &mine, made, 1, TD_I64, TD_MAX));
+    if (joined || !l->exact) return TD_OK;
+    if (mine < *made) td_rows_forget(l);
+    td_table_step step = {.step = *made ? *made - 1 + l->first_step : 0,
+                          .scale = (float)l->scale};
+    step.rate_factor = (float)td_schedule_rate(&l->schedule, step.step);
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (l->tables.bulk[k]) TD_TRY(td_bulk_settle(l->tables.bulk[k], *made, step));
+    return TD_OK;
+}
+
+typedef struct position { /* how far a rank is */
+    uint64_t phase, step;
+} position;
+
+typedef struct memory { /* what is the same at all that are at one position */
+    td_train_state state;
+    double loss, weight, correct, epoch_loss, epoch_weight, epoch_correct;
+    uint64_t since, samples_then;
+    td_rows_interval interval;
+    td_score score;
+} memory;
+
+/* From the lowest of those that are furthest: scores, and in step the sums of metrics. Others' are
+ * older, or empty. */
+static td_status share_memory(loop *l, uint64_t phase)
+{
+    int size = td_comm_size(l->comm), from = 0;
+    position own = {phase, phase ? l->state.step : 0};
+    position *all = td_calloc((size_t)size, sizeof *all);
+    td_status status = all ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %d ranks", size);
+    status = td_comm_agree(l->comm, status);
+    if (status == TD_OK) status = td_comm_allgather(l->comm, &own, sizeof own, all);
+    for (int r = 1; r < size && status == TD_OK; r++)
+        if (all[r].phase > all[from].phase ||
+            (all[r].phase == all[from].phase && all[r].step > all[from].step))
+            from = r;
+    td_free(all);
+    TD_TRY(status);
+    memory m = {l->state, l->loss, l->weight, l->correct, l->epoch_loss, l->epoch_weight,
+                l->epoch_correct, l->since, l->samples_then, l->interval, l->score};
+    TD_TRY(td_comm_broadcast(l->comm, &m, sizeof m, from));
+    uint64_t step = l->state.step;
+    l->state = m.state;
+    l->state.step = step;
+    l->score = m.score;
+    if (!l->exact) return TD_OK;
+    l->interval = m.interval;
+    l->loss = m.loss, l->weight = m.weight, l->correct = m.correct;
+    l->epoch_loss = m.epoch_loss, l->epoch_weight = m.epoch_weight;
+    l->epoch_correct = m.epoch_correct;
+    l->since = m.since, l->samples_then = m.samples_then;
+    return TD_OK;
+}
+
+/* Where the run is: of who knows, the furthest. */
+static td_status agree_on_step(loop *l, bool joined, uint64_t made)
+{
+    /* Who is in the phase after a meeting knows that all have done what follows it. */
+    uint64_t phase = joined ? 0 : 4 * l->end + 2 * l->done + l->met;
+    TD_TRY(share_memory(l, phase));
+    uint64_t mine[5] = {phase, l->first_step, l->state.samples_seen, l->stopping, 0}, most[5];
+    if (joined) memset(mine, 0, sizeof mine);
+    TD_TRY(td_comm_allreduce(l->comm, mine, most, 5, TD_I64, TD_MAX));
+    bool behind = phase < most[0];
+    if (behind && !l->exact && !joined && l->end > l->state.step) l->state.step = l->end;
+    l->end = most[0] / 4, l->done = most[0] / 2 % 2, l->met = most[0] % 2;
+    if (l->met && !l->exact) l->state.step = l->end;
+    l->first_step = most[1];
+    l->state.samples_seen = most[2];
+    l->stopping = most[3];
+    if (l->exact) l->state.step = l->first_step + made;
+    for (int k = 0; k < TD_ROWS_TABLES && !l->exact; k++)
+        if (l->tables.has[k] && td_sharded_clock(l->tables.sharded[k]) > l->state.step)
+            l->state.step = td_sharded_clock(l->tables.sharded[k]);
+    return TD_OK;
+}
+
+static void tell(loop *l)
+{
+    char sentence[SENTENCE], fields[SENTENCE], recorder[TD_PATH_MAX];
+    int ranks = td_comm_size(l->comm);
+    l->news.step = (int64_t)l->state.step;
+    l->noticed = 0;
+    if (!l->progress) goto out;
+    if (td_path_join(recorder, l->job->run, "recorder") != TD_OK) *recorder = 0;
+    td_news_fields(&l->news, td_comm_generation(l->comm), ranks, fields, sizeof fields);
+    if (td_progress_event(l->progress, l->state.step,
+                          l->news.was_resized ? "resized" : "recovered", fields) != TD_OK)
+        td_warn("%s; the run goes on", td_last_error());
+    if (l->news.was_resized) {
+        td_progress_say(l->progress, "the run goes on with %d rank%s from step %llu", ranks,
+                        ranks == 1 ? "" : "s", (unsigned long long)l->state.step);
+        goto out;
+    }
+    td_news_sentence(&l->news, ranks, recorder, sentence, sizeof sentence);
+    td_progress_say(l->progress, "%s", sentence);
+out:
+    l->news = (td_news){.step = -1};
+}
+
+/* Rank 0, new or not: metrics as they are at this step. Of its lines the one before may have written
+ * some, or none. */
+static td_status go_back(loop *l)
+{
+    char path[TD_PATH_MAX];
+    uint64_t step = l->state.step;
+    bool evaluated = l->state.scored == step && step && !l->met;
+    bool owes = evaluated || l->met;
+    if (l->exact && step) step--, owes = false;
+    TD_TRY(td_path_join(path, l->job->run, "metrics.jsonl"));
+    td_status status = l->progress ? td_progress_go_back(l->progress, path, step, owes)
+                                   : td_progress_rewind(path, step, owes);
+    if (status != TD_OK) td_warn("%s; the run goes on", td_last_error());
+    td_error_clear();
+    TD_TRY(td_rows_create_progress(l));
+    if (l->exact && l->interval.step == l->state.step && l->state.step) td_rows_tell_interval(l);
+    if (evaluated) td_rows_tell_evaluation(l);
+    return TD_OK;
+}
+
+/* Joined: behind open_all. Else behind a recovery. */
+static td_status take_up(loop *l)
+{
+    bool lost = false, was_first = l->first, joined = l->empty;
+    uint64_t made;
+    l->first = td_comm_rank(l->comm) == 0;
+    td_status status = settle(l, joined, &made);
+    if (status == TD_OK) status = td_rows_tables_move(&l->tables, l->comm, joined, made, &lost);
+    l->over = lost;
+    if (lost) {
+        char sentence[SENTENCE];
+        snprintf(sentence, sizeof sentence, "%s", td_last_error());
+        return td_fail(status,
+                       "%.600s; \"tandem train --run %.200s --resume\" goes on from the newest "
+                       "checkpoint",
+                       sentence, l->job->run);
+    }
+    TD_TRY(status);
+    l->scorer.source.params = l->tables.dense;
+    TD_TRY(td_comm_agree(l->comm, agree_on_step(l, joined, made)));
+    TD_TRY(td_mishap(l->mishaps, l->comm, l->state.step, "handover"));
+    TD_TRY(td_comm_agree(l->comm, td_rows_make_ready(l)));
+    if (joined) TD_TRY(td_rows_choose_schedule(l));
+    td_rows_save_drop(l->saving); /* its ranks may be gone */
+    l->saving = NULL;
+    l->empty = false;
+    td_rows_own_free(l->own); /* a copy begins anew */
+    l->own = NULL;
+    const td_train_hooks *hooks = l->data->hooks;
+    if (l->first && !was_first && hooks && hooks->take_over) TD_TRY(hooks->take_over(hooks->user));
+    TD_TRY(td_comm_agree(l->comm, l->first ? go_back(l) : TD_OK));
+    if (!l->first) {
+        td_progress_destroy(l->progress);
+        l->progress = NULL;
+    }
+    td_train_record(l->comm, l->job, &l->recorded);
+    TD_TRY(move_feed(l));
+    if (l->noticed) l->news.seconds = td_seconds(td_clock_ns() - l->noticed);
+    TD_TRY(td_news_agree(l->comm, joined ? -1 : (int64_t)l->state.step, &l->news));
+    tell(l);
+    if (!l->exact) td_rows_begin_interval(l);
+    if (l->pushing && !joined) TD_TRY(td_rows_push_paced(l));
+    return TD_OK;
+}
+
+/* Who has come hears how many workers the run began with. */
+td_status td_rows_go_on(loop *l)
+{
+    int mine = l->workers;
+    TD_TRY(td_comm_allreduce(l->comm, &mine, &l->workers, 1, TD_I32, TD_MAX));
+    if (l->empty && !l->shape.pool) TD_TRY(td_rows_open_all(l, true));
+    return take_up(l);
+}
+
+/* --- another number of ranks --- */
+
+enum { RESIZE_NS = 100000000 };
+
+bool td_rows_resize_asked(loop *l)
+{
+    if (!l->first) return false;
+    int64_t now = td_clock_ns();
+    if (now - l->looked_at < RESIZE_NS) return false;
+    l->looked_at = now;
+    return td_resize_is_asked(l->job->run);
+}
+
+/* The sentence of a request that cannot be granted, or "". */
+static void judge(const loop *l, int ranks, char sentence[TD_RESIZE_TEXT])
+{
+    int size = td_comm_size(l->comm), leaves = l->job->leaves, least = 1 + l->job->replicas;
+    if (least < l->job->min_workers) least = l->job->min_workers;
+    *sentence = 0;
+    if (ranks < least)
+        snprintf(sentence, TD_RESIZE_TEXT, "%d ranks are too few for this job; ask for %d or more",
+                 ranks, least);
+    else if (ranks > leaves)
+        snprintf(sentence, TD_RESIZE_TEXT,
+                 "%d ranks are more than the %d leaves of a batch; ask for at most %d", ranks,
+                 leaves, leaves);
+    else if (ranks < size && (l->tables.roles.servers || l->tables.roles.feeders))
+        snprintf(sentence, TD_RESIZE_TEXT,
+                 "ranks that only serve stay to the end: a job with --servers or --data-servers "
+                 "grows, but does not shrink");
+    else if (l->mode == TD_ROWS_SHARED)
+        snprintf(sentence, TD_RESIZE_TEXT, "--strategy hogwild keeps its workers");
+}
+
+/* Rows leave the ranks that are to go. Collective. */
+static td_status clear_out(loop *l, int ranks)
+{
+    bool lost;
+    int rank[1024], worker[1024];
+    for (int r = 0; r < ranks; r++) rank[r] = r;
+    for (int w = 0; w < l->workers; w++)
+        worker[w] = l->tables.roles.worker[w] < ranks ? l->tables.roles.worker[w] : -1;
+    td_servers servers = {.rank = rank, .count = ranks, .replicas = l->job->replicas};
+    for (int k = 0; k < TD_ROWS_TABLES; k++) {
+        if (!l->tables.has[k]) continue;
+        servers.rows = k == TD_ROWS_DENSE ? l->tables.dense_rows : 0;
+        TD_TRY(l->exact ? td_bulk_move(l->tables.bulk[k], l->comm, &servers, false, 0, &lost)
+                        : td_sharded_move(l->tables.sharded[k], l->comm, &servers, worker, false,
+                                          &lost));
+    }
+    return TD_OK;
+}
+
+static td_status change_size(loop *l, int ranks)
+{
+    td_comm *next = NULL;
+    int size = td_comm_size(l->comm);
+    if (ranks < size) TD_TRY(clear_out(l, ranks));
+    TD_TRY(td_comm_resize(l->comm, ranks, &next));
+    l->news.was_resized = true;
+    l->news.size_before = size;
+    for (int r = 0; next && r < td_comm_size(next); r++)
+        if (td_comm_joined(next, r)) {
+            int rank = td_comm_rank_in_run(next, r);
+            td_news_add(&l->news, &(td_recovery){.came_count = 1, .came = &rank});
+        }
+    td_comm_close(l->former);
+    l->former = l->made;
+    l->made = next;
+    l->away = !next;
+    if (l->away) return TD_OK;
+    l->comm = next;
+    td_status status = td_rows_go_on(l);
+    td_comm_close(l->former);
+    l->former = NULL;
+    return status;
+}
+
+td_status td_rows_resize(loop *l)
+{
+    td_resize asked = {0};
+    char sentence[TD_RESIZE_TEXT] = "";
+    bool done = true;
+    l->resizing = false;
+    if (l->first && td_resize_read(l->job->run, &asked) != TD_OK) td_resize_take_back(l->job->run);
+    TD_TRY(td_comm_broadcast(l->comm, &asked, sizeof asked, 0));
+    if (!*asked.token) return TD_OK; /* taken back */
+    judge(l, asked.workers, sentence);
+    if (*sentence) {
+        done = false;
+    } else if (asked.workers != td_comm_size(l->comm)) {
+        td_status status = change_size(l, asked.workers);
+        if (status == TD_ERR_UNSUPPORTED) { /* at all ranks alike */
+            snprintf(sentence, sizeof sentence, "%s", td_last_error());
+            done = false;
+            status = TD_OK;
+        }
+        TD_TRY(status);
+        if (l->away) return TD_OK;
+    }
+    int size = td_comm_size(l->comm);
+    if (done)
+        snprintf(sentence, sizeof sentence, "the run goes on with %d rank%s from step %llu%s", size,
+                 size == 1 ? "" : "s", (unsigned long long)l->state.step,
+                 size < asked.workers ? ": there are no more" : "");
+    if (l->first && td_resize_answer(l->job->run, &asked, done, sentence) != TD_OK)
+        td_warn("%s; the run goes on", td_last_error());
+    return TD_OK;
+}
+
+/* At a meeting. */
+td_status td_rows_look_for_resize(loop *l)
+{
+    uint8_t asked = l->first && td_resize_is_asked(l->job->run);
+    TD_TRY(td_comm_broadcast(l->comm, &asked, sizeof asked, 0));
+    return asked ? td_rows_resize(l) : TD_OK;
+}
+
+/* --- after a loss --- */
+
+td_status td_rows_recover(loop *l, td_status why)
+{
+    char sentence[SENTENCE];
+    td_recovery report;
+    td_comm *next = NULL;
+    td_recover_config config = {.on_hang = (td_on_hang)l->job->on_hang};
+    snprintf(sentence, sizeof sentence, "%s", td_last_error());
+    if (!l->noticed) l->noticed = td_clock_ns();
+    if (why == TD_ERR_TIMEOUT) td_warn("%s", sentence);
+    TD_TRY(td_mishap(l->mishaps, l->comm, l->state.step, "recover"));
+    td_status status = td_comm_recover(l->comm, &config, &next, &report);
+    if (status == TD_ERR_UNSUPPORTED)
+        return td_fail(why,
+                       "%.600s; \"tandem train --run %.200s --resume\" goes on from the newest "
+                       "checkpoint",
+                       sentence, l->job->run);
+    TD_TRY(status);
+    if (!next) { /* not needed any more */
+        l->away = true;
+        return TD_OK;
+    }
+    td_news_add(&l->news, &report);
+    if (!l->news.size_before) l->news.size_before = report.size_before;
+    l->ended = report.left;
+    l->recounted = true;
+    l->alarms = report.died_count ? 0 : l->alarms + 1;
+    td_comm_close(l->former);
+    l->former = l->made; /* tables are of it until they have moved */
+    l->comm = l->made = next;
+    if (l->alarms <= MOST_ALARMS) return TD_OK;
+    l->over = true; /* the same at all ranks */
+    return td_fail_again(why, sentence);
+}
