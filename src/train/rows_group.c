@@ -51,6 +51,7 @@ static td_status settle(loop *l, bool joined, uint64_t *made)
             mine = td_bulk_made(l->tables.bulk[k]);
     TD_TRY(td_comm_allreduce(l->comm, &mine, made, 1, TD_I64, TD_MAX));
     if (joined || !l->exact) return TD_OK;
+    if (mine < *made) td_rows_forget(l);
     td_table_step step = {.step = *made ? *made - 1 + l->first_step : 0,
                           .scale = (float)l->scale};
     step.rate_factor = (float)td_schedule_rate(&l->schedule, step.step);

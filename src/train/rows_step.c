@@ -294,8 +294,9 @@ static td_status step_exact(loop *l)
     l->state.step++;
     count_samples(l);
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
+    status = td_rows_after_step(l, sums); /* before anything that a death may end */
     if (l->saving && l->saved) TD_TRY(td_rows_all_saved(l));
-    return td_rows_after_step(l, sums);
+    return status;
 }
 
 /* --- at its own pace --- */
