@@ -107,7 +107,8 @@ static td_status run(td_comm *comm, void *arg)
     int servers[64], rank = td_comm_rank(comm), size = td_comm_size(comm);
     bool works = rank >= size - s->workers;
     for (int k = 0; k < s->servers && k < 64; k++) servers[k] = k;
-    td_sharded_config c = {.table = {.width = s->width, .lr = 1}, .servers = {.rank = servers, .count = s->servers}};
+    td_sharded_config c = {.table = {.width = s->width, .lr = 1},
+                           .servers = {.rank = servers, .count = s->servers}};
     worker w = {.comm = comm,
                 .set = s,
                 .keys = malloc(s->batch * sizeof *w.keys),

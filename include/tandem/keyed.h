@@ -36,10 +36,10 @@ typedef struct td_keyed_request {
     size_t count;
     const size_t *sizes; /* [count] bytes of each part; NULL: all of the channel's width */
     const void *in;      /* pushed parts, one behind the other; 64-byte aligned unless its own */
-    void *out;           /* room for pulled parts, laid out alike: to be filled; 0 after a failure */
-    size_t bytes;        /* of either, 0 where it is not asked for */
-    const void *note;    /* [TD_KEYED_NOTE] of the asker, 8-byte aligned */
-    void *answer;        /* [TD_KEYED_NOTE] for the asker, zeroed */
+    void *out;        /* room for pulled parts, laid out alike: to be filled; 0 after a failure */
+    size_t bytes;     /* of either, 0 where it is not asked for */
+    const void *note; /* [TD_KEYED_NOTE] of the asker, 8-byte aligned */
+    void *answer;     /* [TD_KEYED_NOTE] for the asker, zeroed */
 } td_keyed_request;
 
 /* TD_OK, or a failure with its sentence, which the asker's wait then gives; the channel stays
@@ -79,7 +79,7 @@ typedef struct td_parts {
     bool everywhere;     /* servers without any of the keys are asked, too, */
     int only;            /* or of those this one alone, number + 1; 0: all */
     const void *note;    /* [TD_KEYED_NOTE], read by the start; NULL: zeros */
-    void *answers;       /* [servers][TD_KEYED_NOTE] of those asked, by the wait; NULL: not wanted */
+    void *answers; /* [servers][TD_KEYED_NOTE] of those asked, by the wait; NULL: not wanted */
 } td_parts;
 
 /* Begins a request; *ticket (never 0) is its number. `in` may not change and `out` not be used

@@ -27,8 +27,9 @@ static td_status make_header(const td_tensor *tensors, size_t n, char **out)
         json_t *shape = json_array();
         for (int d = 0; d < tensors[i].rank; d++)
             failed |= json_array_append_new(shape, json_integer((json_int_t)tensors[i].shape[d]));
-        json_t *row = json_pack("{s:s, s:o, s:[I, I]}", "dtype", tensors[i].keys ? "I64" : "F32",
-                                "shape", shape, "data_offsets", (json_int_t)at, (json_int_t)(at + bytes));
+        json_t *row =
+            json_pack("{s:s, s:o, s:[I, I]}", "dtype", tensors[i].keys ? "I64" : "F32", "shape",
+                      shape, "data_offsets", (json_int_t)at, (json_int_t)(at + bytes));
         failed |= json_object_set_new(root, tensors[i].name, row);
         at += bytes;
     }

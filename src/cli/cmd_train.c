@@ -216,7 +216,8 @@ td_status td_cmd_train(int argc, char **argv)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR2, &action, NULL); /* mpiexec passes it on and waits */
-    status = td_cli_run(s.job.workers + td_job_servers(&s.job) + s.job.spares, &comm, status, run_rank, &s);
+    status = td_cli_run(s.job.workers + td_job_servers(&s.job) + s.job.spares, &comm, status,
+                        run_rank, &s);
     if (!td_comm_launched_by_mpi()) status = td_run_folder_failed(&s.folder, status);
     close_session(&s);
     if (status != TD_ERR_INTERRUPTED) return status;

@@ -39,10 +39,10 @@ typedef struct td_keyed_answer {
 } td_keyed_answer;
 
 typedef struct td_keyed_desk {
-    pthread_mutex_t lock;  /* held while the function runs */
-    td_keyed *keyed;       /* guarded by lock; NULL: its rank has gone */
-    td_bell *bell;         /* rung when something has been served, or NULL */
-    atomic_bool finished;  /* its rank asks no more */
+    pthread_mutex_t lock; /* held while the function runs */
+    td_keyed *keyed;      /* guarded by lock; NULL: its rank has gone */
+    td_bell *bell;        /* rung when something has been served, or NULL */
+    atomic_bool finished; /* its rank asks no more */
     char pad[64];
 } td_keyed_desk;
 
@@ -51,11 +51,11 @@ typedef struct td_keyed_service td_keyed_service; /* of keyed_serve.c */
 struct td_keyed {
     td_comm *comm; /* its own group */
     td_keyed_config config;
-    int *servers; /* [server_count] ranks */
-    int self;     /* this rank's number among them, -1: none */
-    td_keyed_service *service;       /* NULL: nobody asks by messages */
-    td_region memory;                /* of the desks, where they are those of several ranks */
-    td_keyed_desk *desks;            /* [desk_count] of this rank and of those in one memory with it */
+    int *servers;              /* [server_count] ranks */
+    int self;                  /* this rank's number among them, -1: none */
+    td_keyed_service *service; /* NULL: nobody asks by messages */
+    td_region memory;          /* of the desks, where they are those of several ranks */
+    td_keyed_desk *desks;      /* [desk_count] of this rank and of those in one memory with it */
     int desk_count;
     td_keyed_desk *own;
     td_keyed_desk **desk_of;         /* [server_count] NULL: asked by messages */
@@ -72,8 +72,8 @@ static inline size_t td_keyed_body(const td_keyed_head *head)
 }
 
 typedef enum td_keyed_turn { TD_KEYED_SERVED, TD_KEYED_PUT_OFF, TD_KEYED_GONE } td_keyed_turn;
-/* Calls the server's function, in whatever thread; the status goes into the answer, which is zeroed.
- * `out` is zeroed first where the request has any. */
+/* Calls the server's function, in whatever thread; the status goes into the answer, which is
+ * zeroed. `out` is zeroed first where the request has any. */
 td_keyed_turn td_keyed_call(td_keyed_desk *desk, td_keyed_request *request,
                             td_keyed_answer *answer);
 /* Whether the rank is asked by calls. */

@@ -30,7 +30,7 @@ typedef struct td_evaluation {
     const char *on; /* which data */
     double loss, accuracy;
     double auc, calibration; /* NaN: there is none */
-    bool classes; /* accuracy means something */
+    bool classes;            /* accuracy means something */
 } td_evaluation;
 
 typedef struct td_progress td_progress;

@@ -28,7 +28,7 @@ typedef struct count { /* what a rank tells another ahead of a push or pull */
 } count;
 
 typedef struct arrived { /* at a server: sums of all ranks, one of each key */
-    td_unique batch; /* their keys */
+    td_unique batch;     /* their keys */
     space sums;
 } arrived;
 
@@ -43,7 +43,7 @@ struct td_bulk {
     int leaves, rank, size;
     count *gives, *takes;          /* [size] of this rank, of others */
     size_t *out_bytes, *in_bytes;  /* [size] of an exchange */
-    td_unique batch;                /* of this rank */
+    td_unique batch;               /* of this rank */
     space order, owner, at;        /* of the batch's keys by server */
     space begin, samples;          /* of td_unique.place, sorted */
     space heads, sums;             /* this rank's, in the batch's order */
@@ -505,6 +505,5 @@ td_status td_bulk_move(td_bulk *b, td_comm *comm, const td_servers *servers, boo
     *lost = false;
     TD_TRY(td_comm_agree(comm, enter(b, comm)));
     if (joined) b->made = made;
-    return td_servers_move(comm, servers, &b->config.table, !joined, &b->place,
-                           &b->table, lost);
+    return td_servers_move(comm, servers, &b->config.table, !joined, &b->place, &b->table, lost);
 }

@@ -12,10 +12,10 @@
  * that are left have the step's sums or none has moved by them, and no step is lost or made twice.
  * With a replica each slice's rows are moved at two servers, by the same sums.
  *
- * Cost of a step for each rank: three exchanges of all with all in a pull, three in a push (six with
- * a replica), and three all-reduces of a byte. In a pull a row and its key travel once; in a push a
- * key goes with a sum for each node of the tree that its rank has whole, one where leaves are dealt
- * in powers of two, and at most 2 log2(leaves). */
+ * Cost of a step for each rank: three exchanges of all with all in a pull, three in a push (six
+ * with a replica), and three all-reduces of a byte. In a pull a row and its key travel once; in a
+ * push a key goes with a sum for each node of the tree that its rank has whole, one where leaves
+ * are dealt in powers of two, and at most 2 log2(leaves). */
 #ifndef TD_PS_BULK_H
 #define TD_PS_BULK_H
 
@@ -29,7 +29,8 @@ typedef struct td_bulk_config {
 
 typedef struct td_bulk td_bulk;
 
-/* Collective, as pull and push are; a failure of one rank is one of all. TD_ERR_ARG, TD_ERR_NOMEM, and what collectives fail with. */
+/* Collective, as pull and push are; a failure of one rank is one of all. TD_ERR_ARG, TD_ERR_NOMEM,
+ * and what collectives fail with. */
 TD_MUST_CHECK td_status td_bulk_open(td_comm *comm, const td_bulk_config *config, td_bulk **out);
 
 /* Rows of `count` keys, which may repeat, to out [count][width]. */
@@ -44,8 +45,8 @@ typedef struct td_bulk_part {
     size_t count;
 } td_bulk_part;
 
-/* The two halves of a push. Collective: behind it the sums are at their servers. TD_ERR_ARG, at all:
- * a mistake in a part. Another failure may be this rank's alone: agree. */
+/* The two halves of a push. Collective: behind it the sums are at their servers. TD_ERR_ARG, at
+ * all: a mistake in a part. Another failure may be this rank's alone: agree. */
 TD_MUST_CHECK td_status td_bulk_offer(td_bulk *bulk, const td_bulk_part *part);
 /* Local, behind an agreement on the offer: rows move. TD_ERR_NOMEM, TD_ERR_IO: this rank can go on
  * no more. */

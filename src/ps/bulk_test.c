@@ -201,7 +201,7 @@ enum { RANKS = 5, LONG = 12, POINTS = 4 };
 
 typedef struct loss {
     int step[2], point[2], rank[2]; /* who dies where; step -1: nobody */
-    int ranks, servers; /* the first ranks serve; 0: all */
+    int ranks, servers;             /* the first ranks serve; 0: all */
 } loss;
 
 typedef struct life {
@@ -238,8 +238,8 @@ static td_status one_step(life *l)
     make_batch(l->trial, (int)l->step, &b);
     while (first < b.count && b.leaf[first] < (uint32_t)begin) first++;
     for (last = first; last < b.count && b.leaf[last] < (uint32_t)end;) last++;
-    td_bulk_part part = {begin, end, b.keys + first, b.leaf + first, b.gradient + first * WIDTH,
-                         last - first};
+    td_bulk_part part =
+        {begin, end, b.keys + first, b.leaf + first, b.gradient + first * WIDTH, last - first};
     if (dies(l, 0)) return TD_ERR_PEER;
     TD_TRY(td_bulk_pull(l->bulk, &key, 1, got));
     if (dies(l, 1)) return TD_ERR_PEER;
@@ -292,8 +292,9 @@ static td_status live(td_comm *c, void *arg)
     bool dead = false;
     while (status == TD_OK && l.step < LONG) {
         status = one_step(&l);
-        for (int k = 0; k < 2; k++) dead = dead || (l.rank == l.loss->rank[k] && status != TD_OK &&
-                                                    l.step == (uint64_t)l.loss->step[k]);
+        for (int k = 0; k < 2; k++)
+            dead = dead || (l.rank == l.loss->rank[k] && status != TD_OK &&
+                            l.step == (uint64_t)l.loss->step[k]);
         while (!dead && !l.over && (status == TD_ERR_PEER || status == TD_ERR_TIMEOUT))
             status = move_to_next(&l, false);
     }

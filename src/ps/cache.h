@@ -1,6 +1,6 @@
-/* Rows that a worker has pulled, to be read again while they are fresh enough. A row has the clock up
- * to which all workers' pushes are in it. When it is full it is emptied: keys that are hot come back
- * at once. */
+/* Rows that a worker has pulled, to be read again while they are fresh enough. A row has the clock
+ * up to which all workers' pushes are in it. When it is full it is emptied: keys that are hot come
+ * back at once. */
 #ifndef TD_PS_CACHE_H
 #define TD_PS_CACHE_H
 

@@ -1,7 +1,7 @@
 /* How far a worker's view may lag: the clocks of parameter servers, as pure functions.
  *
- * A worker's clock is the number of steps whose push its servers have. A pull of a worker at clock c
- * may be answered
+ * A worker's clock is the number of steps whose push its servers have. A pull of a worker at clock
+ * c may be answered
  *
  *   bsp          when all workers have pushed c times (Valiant, "A bridging model for parallel
  *                computation", 1990)

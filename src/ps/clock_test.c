@@ -21,10 +21,11 @@ static void clocks_are_read_and_written(void **state)
     (void)state;
     static const char *const good[] = {"bsp",      "ssp:0",          "ssp:7",       "asp",
                                        "backup:3", "backup:2:apply", "groups:2:1:4"};
-    static const char *const bad[] = {"",         "BSP",      "bsp:1",     "ssp",         "ssp:",
-                                      "ssp:-1",   "ssp:1x",   "asp:2",     "backup",      "backup:0",
-                                      "backup:2:drop", "groups:2", "groups:2:1", "groups:0:1:2",
-                                      "groups:2:4:1",  "ssp:99999999", "bspx"};
+    static const char *const bad[] = {"",           "BSP",          "bsp:1",         "ssp",
+                                      "ssp:",       "ssp:-1",       "ssp:1x",        "asp:2",
+                                      "backup",     "backup:0",     "backup:2:drop", "groups:2",
+                                      "groups:2:1", "groups:0:1:2", "groups:2:4:1",  "ssp:99999999",
+                                      "bspx"};
     for (size_t k = 0; k < sizeof good / sizeof *good; k++) {
         char text[TD_CLOCK_TEXT];
         td_clock c = parsed(good[k]);
@@ -67,7 +68,7 @@ static bool allowed(const td_clocks *k, int worker, uint64_t clock)
 static void pulls_wait_as_their_clock_says(void **state)
 {
     (void)state;
-    static const char *const clocks[] = {"bsp",      "ssp:0",          "ssp:3", "asp",
+    static const char *const clocks[] = {"bsp",      "ssp:0",          "ssp:3",       "asp",
                                          "backup:4", "backup:6:apply", "groups:2:1:3"};
     for (size_t c = 0; c < sizeof clocks / sizeof *clocks; c++) {
         td_clock clock = parsed(clocks[c]);
@@ -88,7 +89,8 @@ static void pulls_wait_as_their_clock_says(void **state)
                 continue;
             }
             uint64_t was = k.pushed[w], slowest = td_clocks_slowest(&k);
-            if (clock.kind == TD_CLOCK_SSP) assert_true(td_clocks_staleness(&k, was) <= clock.bound);
+            if (clock.kind == TD_CLOCK_SSP)
+                assert_true(td_clocks_staleness(&k, was) <= clock.bound);
             td_clocks_push(&k, w, was, 0);
             td_clocks_push(&k, w, was, 0); /* repeated */
             assert_int_equal(k.pushed[w], was + 1);
@@ -164,7 +166,8 @@ static void slices_survive_servers(void **state)
     check_map(&s, all, 4, 1);
     assert_ok(td_slices_repair(&s, left, 3, 1, &t));
     check_map(&t, left, 3, 1);
-    for (int k = 0; k < TD_SLICES; k++) /* who has a slice now had it, or gets it from one who had */
+    for (int k = 0; k < TD_SLICES;
+         k++) /* who has a slice now had it, or gets it from one who had */
         assert_true(s.primary[k] != 5 || s.backup[k] >= 0);
     assert_ok(td_slices_repair(&t, other, 4, 1, &s));
     check_map(&s, other, 4, 1);

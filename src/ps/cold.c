@@ -199,21 +199,22 @@ void td_cold_close(td_cold *c)
 
 /* --- rows --- */
 
-/* RocksDB may end the process where a disk fills under its own files (7.8 with assertions, as Debian
- * builds it, at the manifest), so a disk that is nearly full is not written to. */
+/* RocksDB may end the process where a disk fills under its own files (7.8 with assertions, as
+ * Debian builds it, at the manifest), so a disk that is nearly full is not written to. */
 static td_status check_room(const td_cold *c)
 {
     struct statvfs disk;
     struct rlimit file;
-    if (statvfs(c->folder, &disk) == 0 &&
-        (uint64_t)disk.f_bavail * disk.f_frsize < c->spare_bytes)
-        return td_fail(TD_ERR_IO, "cannot write cold rows in %s: No space left on device (%zu MB "
-                                  "are kept free for reorganising them)",
+    if (statvfs(c->folder, &disk) == 0 && (uint64_t)disk.f_bavail * disk.f_frsize < c->spare_bytes)
+        return td_fail(TD_ERR_IO,
+                       "cannot write cold rows in %s: No space left on device (%zu MB "
+                       "are kept free for reorganising them)",
                        c->folder, c->spare_bytes >> 20);
     if (getrlimit(RLIMIT_FSIZE, &file) == 0 && file.rlim_cur != RLIM_INFINITY &&
         file.rlim_cur < c->file_bytes)
         return td_fail(TD_ERR_IO,
-                       "cannot write cold rows in %s: files may have %llu bytes (ulimit -f), and %zu "
+                       "cannot write cold rows in %s: files may have %llu bytes (ulimit -f), and "
+                       "%zu "
                        "are needed",
                        c->folder, (unsigned long long)file.rlim_cur, c->file_bytes);
     return TD_OK;

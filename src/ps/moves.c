@@ -1,5 +1,5 @@
-/* See moves.h. Keys travel as KEY u64 | USED u32 | SEEN u32 | ROW f32 [row floats] (zeros where there
- * is no row yet), one behind the other, in no order. */
+/* See moves.h. Keys travel as KEY u64 | USED u32 | SEEN u32 | ROW f32 [row floats] (zeros where
+ * there is no row yet), one behind the other, in no order. */
 #include "ps/moves.h"
 
 #include "base/alloc.h"
@@ -66,8 +66,10 @@ static td_status pack_row(void *arg, uint64_t key, td_table_mark mark, const flo
         char *to = m->out + m->at[r];
         memcpy(to, &key, sizeof key);
         memcpy(to + sizeof key, &mark, sizeof mark);
-        if (row) memcpy(to + HEAD, row, m->row_bytes);
-        else memset(to + HEAD, 0, m->row_bytes);
+        if (row)
+            memcpy(to + HEAD, row, m->row_bytes);
+        else
+            memset(to + HEAD, 0, m->row_bytes);
         m->at[r] += m->item;
     }
     return TD_OK;
@@ -110,7 +112,8 @@ static td_status exchange(move *m)
     size_t out = sum_of(m, m->give), in = sum_of(m, m->take);
     m->out = td_alloc_aligned(out > m->item ? out : m->item);
     m->in = td_alloc_aligned(in + 1);
-    for (int r = 0, end = td_comm_size(m->comm); r + 1 < end; r++) m->at[r + 1] = m->at[r] + m->give[r];
+    for (int r = 0, end = td_comm_size(m->comm); r + 1 < end; r++)
+        m->at[r + 1] = m->at[r] + m->give[r];
     if (!m->out || !m->in)
         status = td_fail(TD_ERR_NOMEM, "no memory to move %zu bytes of a table", out + in);
     else if (m->table)
@@ -125,7 +128,8 @@ static td_status exchange(move *m)
 td_status td_slices_move(td_comm *comm, const td_slices *before, const td_slices *after,
                          td_table *table)
 {
-    size_t n = (size_t)td_comm_size(comm), floats = table ? td_table_row_floats(table) : 0, most = 0;
+    size_t n = (size_t)td_comm_size(comm), floats = table ? td_table_row_floats(table) : 0,
+           most = 0;
     move m = {.comm = comm, .before = before, .after = after, .table = table};
     m.self = td_comm_rank_in_run(comm, td_comm_rank(comm));
     TD_TRY(td_comm_allreduce(comm, &floats, &most, 1, TD_I64, TD_MAX));

@@ -81,8 +81,7 @@ static td_status same_everywhere(td_comm *comm, const td_servers *servers, const
 static int in_run(const td_comm *comm, const td_servers *s, int *server)
 {
     int count = s->rank ? s->count : td_comm_size(comm);
-    for (int k = 0; k < count; k++)
-        server[k] = td_comm_rank_in_run(comm, s->rank ? s->rank[k] : k);
+    for (int k = 0; k < count; k++) server[k] = td_comm_rank_in_run(comm, s->rank ? s->rank[k] : k);
     return count;
 }
 

@@ -37,10 +37,11 @@ TD_MUST_CHECK td_status td_servers_open(td_comm *comm, const td_servers *servers
                                         const td_table_config *config, td_place *place,
                                         td_table **out);
 
-/* The same slices in another group, or at other ranks of this one. Collective. The map becomes what is left of it with `servers`
- * (slices.h), rows move to where they now belong, and `table` (NULL: this rank has none yet) is
- * made at ranks that become servers. place: of this rank where `knows`, else filled in by one that
- * does. *lost: TD_ERR_PEER because some slice is at no rank that is left. */
+/* The same slices in another group, or at other ranks of this one. Collective. The map becomes what
+ * is left of it with `servers` (slices.h), rows move to where they now belong, and `table` (NULL:
+ * this rank has none yet) is made at ranks that become servers. place: of this rank where `knows`,
+ * else filled in by one that does. *lost: TD_ERR_PEER because some slice is at no rank that is
+ * left. */
 TD_MUST_CHECK td_status td_servers_move(td_comm *comm, const td_servers *servers,
                                         const td_table_config *config, bool knows, td_place *place,
                                         td_table **table, bool *lost);

@@ -94,7 +94,8 @@ static uint64_t slowest_told(const td_sharded *s, const td_asked *a, size_t coun
 
 /* --- pulls --- */
 
-/* Rows that are kept go to their places; the others' keys and places to the front of a->keys, place. */
+/* Rows that are kept go to their places; the others' keys and places to the front of a->keys,
+ * place. */
 static td_status read_kept(td_sharded *s, const uint64_t *keys, size_t count, uint64_t clock,
                            float *out)
 {

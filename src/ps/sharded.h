@@ -1,18 +1,18 @@
 /* A table over the servers of a group, used by each worker at its own pace: a worker pulls rows,
- * computes, and pushes its step's gradients, which move their rows when they arrive; how far workers
- * may drift apart is the clock's matter (clock.h). Servers serve beside what their rank does
- * (tandem/keyed.h), so a rank may be both.
+ * computes, and pushes its step's gradients, which move their rows when they arrive; how far
+ * workers may drift apart is the clock's matter (clock.h). Servers serve beside what their rank
+ * does (tandem/keyed.h), so a rank may be both.
  *
  * Source: Dean et al., "Large scale distributed deep networks", NIPS 2012, section 4; Li et al.,
  * "Scaling distributed machine learning with the parameter server", OSDI 2014.
  *
  * Under a clock with a bound a worker keeps the rows that it has pulled and reads them again while
- * they are fresh enough; a push brings its rows back, as they then are, so that a worker always sees
- * its own pushes.
+ * they are fresh enough; a push brings its rows back, as they then are, so that a worker always
+ * sees its own pushes.
  *
  * With a replica a push goes to both servers of a slice, and has been acknowledged when both have
- * it: whatever was acknowledged survives one of them. What was not is pushed again, and applied where
- * it is missing (store.h). */
+ * it: whatever was acknowledged survives one of them. What was not is pushed again, and applied
+ * where it is missing (store.h). */
 #ifndef TD_PS_SHARDED_H
 #define TD_PS_SHARDED_H
 
@@ -25,16 +25,16 @@ typedef struct td_sharded_config {
     const int *worker; /* [worker_count] ranks that push; NULL: all. Borrowed while it opens */
     int worker_count;
     td_clock clock;
-    bool by_staleness;  /* see store.h, as the next */
-    float compensation; /* 0: none */
+    bool by_staleness;    /* see store.h, as the next */
+    float compensation;   /* 0: none */
     uint64_t evict_after; /* see store.h */
-    size_t cache_rows;  /* a worker keeps, where the clock has a bound; 0: 65536 */
+    size_t cache_rows;    /* a worker keeps, where the clock has a bound; 0: 65536 */
 } td_sharded_config;
 
 typedef struct td_sharded td_sharded;
 
-/* Collective. What td_table_create and td_keyed_open fail with; TD_ERR_ARG at all ranks where tables
- * or clocks differ. */
+/* Collective. What td_table_create and td_keyed_open fail with; TD_ERR_ARG at all ranks where
+ * tables or clocks differ. */
 TD_MUST_CHECK td_status td_sharded_open(td_comm *comm, const td_sharded_config *config,
                                         td_sharded **out);
 
@@ -49,13 +49,14 @@ uint64_t td_sharded_pushed_by(const td_sharded *sharded, int worker);
 TD_MUST_CHECK td_status td_sharded_pull(td_sharded *sharded, const uint64_t *keys, size_t count,
                                         float *out);
 /* The same in two halves, for the next batch's rows to come while this one is computed with:
- * `ahead` steps from now (1 where td_clock_may_run_ahead, else 0) they will be read. `out` may not be
- * used, and no other fetch begun, until the wait. Keys each once, borrowed until the wait. */
+ * `ahead` steps from now (1 where td_clock_may_run_ahead, else 0) they will be read. `out` may not
+ * be used, and no other fetch begun, until the wait. Keys each once, borrowed until the wait. */
 TD_MUST_CHECK td_status td_sharded_fetch(td_sharded *sharded, const uint64_t *keys, size_t count,
                                          int ahead, float *out);
 TD_MUST_CHECK td_status td_sharded_fetched(td_sharded *sharded);
 
-/* As a pull by a rank that is no worker, of keys that may repeat: what there is, and no row is made. */
+/* As a pull by a rank that is no worker, of keys that may repeat: what there is, and no row is
+ * made. */
 TD_MUST_CHECK td_status td_sharded_look(td_sharded *sharded, const uint64_t *keys, size_t count,
                                         float *out);
 /* This worker goes on at that clock, which is not below its own: it leaves steps out. */
@@ -63,15 +64,15 @@ void td_sharded_skip_to(td_sharded *sharded, uint64_t clock);
 
 /* A worker's step. */
 typedef struct td_sharded_step {
-    const uint64_t *keys;   /* [count] each once */
+    const uint64_t *keys; /* [count] each once */
     size_t count;
     const float *gradients; /* [count][width] */
     const float *rows;      /* the same: what they were computed at, for compensation; else NULL */
     float scale, rate;      /* moves rows by gradient * scale, at the table's rate times `rate` */
 } td_sharded_step;
-/* Returns when all servers concerned have it. The worker's clock goes on by one, or, where the others
- * have not waited for it, to theirs. After TD_ERR_PEER or TD_ERR_TIMEOUT the step is kept, to be made
- * again by td_sharded_move, which is when the clock goes on. */
+/* Returns when all servers concerned have it. The worker's clock goes on by one, or, where the
+ * others have not waited for it, to theirs. After TD_ERR_PEER or TD_ERR_TIMEOUT the step is kept,
+ * to be made again by td_sharded_move, which is when the clock goes on. */
 TD_MUST_CHECK td_status td_sharded_push(td_sharded *sharded, const td_sharded_step *step);
 /* The same with keys that may repeat: gradients of one are added up. Scale and rate 1. */
 TD_MUST_CHECK td_status td_sharded_push_all(td_sharded *sharded, const uint64_t *keys, size_t count,
@@ -81,8 +82,8 @@ TD_MUST_CHECK td_status td_sharded_push_all(td_sharded *sharded, const uint64_t 
 void td_sharded_start_at(td_sharded *sharded, uint64_t clock);
 /* This worker pushes no more for now: nobody waits for it, until the clocks start again. */
 TD_MUST_CHECK td_status td_sharded_retire(td_sharded *sharded);
-/* Asks all workers to stop at their next step: their pulls wait no more, so that all can come to the
- * same clock. For good, as for this table. */
+/* Asks all workers to stop at their next step: their pulls wait no more, so that all can come to
+ * the same clock. For good, as for this table. */
 TD_MUST_CHECK td_status td_sharded_stop(td_sharded *sharded);
 /* Whether one has, as servers have told this rank. */
 bool td_sharded_stops(const td_sharded *sharded);
@@ -90,9 +91,9 @@ bool td_sharded_stops(const td_sharded *sharded);
 /* What there was to see: of this rank's reads, and of its server. */
 typedef struct td_sharded_stats {
     td_staleness reads, writes;
-    uint64_t cached;           /* rows read from what was kept */
-    uint64_t asked;            /* rows that servers were asked for */
-    uint64_t pushes, dropped;  /* that this server applied, or dropped as late */
+    uint64_t cached;          /* rows read from what was kept */
+    uint64_t asked;           /* rows that servers were asked for */
+    uint64_t pushes, dropped; /* that this server applied, or dropped as late */
 } td_sharded_stats;
 void td_sharded_stats_of(const td_sharded *sharded, td_sharded_stats *out);
 
@@ -114,9 +115,9 @@ void td_sharded_destroy(td_sharded *sharded);
 /* The table of a rank that comes into a run under way: fit only to be moved. Local. */
 TD_MUST_CHECK td_status td_sharded_join(const td_sharded_config *config, td_sharded **out);
 /* Goes on in the group. worker: [worker_count] its rank that is each worker now, -1: that one has
- * gone for good. Workers' clocks stay; one that has joined goes on at its predecessor's. A push that
- * was not acknowledged is made again. Collective. *lost: TD_ERR_PEER because some rows are at no
- * rank that is left. After another failure: fit to be moved again or destroyed. */
+ * gone for good. Workers' clocks stay; one that has joined goes on at its predecessor's. A push
+ * that was not acknowledged is made again. Collective. *lost: TD_ERR_PEER because some rows are at
+ * no rank that is left. After another failure: fit to be moved again or destroyed. */
 TD_MUST_CHECK td_status td_sharded_move(td_sharded *sharded, td_comm *comm,
                                         const td_servers *servers, const int *worker, bool joined,
                                         bool *lost);

@@ -49,7 +49,8 @@ static td_status create(const td_sharded_config *config, int workers, td_sharded
     bool bounded = config->clock.kind == TD_CLOCK_SSP || config->clock.kind == TD_CLOCK_GROUPS;
     s->bound = config->clock.bound;
     s->of_worker = td_calloc((size_t)workers, sizeof *s->of_worker);
-    td_status status = s->of_worker ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %d workers", workers);
+    td_status status =
+        s->of_worker ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %d workers", workers);
     size_t keep = config->cache_rows ? config->cache_rows : CACHE_ROWS;
     if (status == TD_OK && bounded && s->bound && config->compensation == 0)
         status = td_cache_init(&s->cache, keep, s->width);
@@ -212,7 +213,8 @@ td_status td_sharded_balance(td_sharded *s, int *out_moved)
     return *out_moved ? carry_memory(s, s->comm, &before, s->store.newest) : TD_OK;
 }
 
-/* Workers' clocks as they know them; of one that has joined, what servers know of its predecessor. */
+/* Workers' clocks as they know them; of one that has joined, what servers know of its predecessor.
+ */
 static td_status agree_on_clocks(td_sharded *s, bool joined)
 {
     size_t n = (size_t)s->config.worker_count;

@@ -12,7 +12,7 @@ enum { TD_AS_PRIMARY, TD_AS_BACKUP };
 enum { TD_ASKS_STOP = 1, TD_RETIRES = 2 };
 #define TD_RETIRED ((uint64_t)1 << 60) /* of its clock, at servers */
 
-typedef struct td_ask { /* note of a request */
+typedef struct td_ask {   /* note of a request */
     int32_t worker, role; /* worker -1: none, which only looks */
     uint64_t clock;
     float scale, rate;
@@ -55,14 +55,14 @@ struct td_sharded {
     td_store store;
     td_keyed *keyed;
     int rank, worker;
-    int *of_worker;  /* [worker_count] ranks in the run, -1: gone for good */
-    int *server_of;  /* [size] a rank's number among the servers, -1: none */
-    int *serving;    /* [server_count] ranks */
+    int *of_worker; /* [worker_count] ranks in the run, -1: gone for good */
+    int *server_of; /* [size] a rank's number among the servers, -1: none */
+    int *serving;   /* [server_count] ranks */
     int server_count;
     bool replicas;
     size_t width, row_bytes;
     uint64_t clock, bound;
-    td_told *told; /* [server_count] */
+    td_told *told;  /* [server_count] */
     td_cache cache; /* rows 0: nothing is kept */
     td_asked fetch, push, copy;
     td_kept kept;

@@ -168,9 +168,8 @@ static td_status keeps_pace(td_comm *c, void *arg)
 static void no_read_is_staler_than_its_clock_allows(void **state)
 {
     (void)state;
-    static pace paces[] = {{"bsp", 0, false},      {"ssp:0", 0, false},     {"ssp:1", 1, true},
-                           {"ssp:4", 4, true},     {"groups:1:2:5", 5, true},
-                           {"backup:1", 60, false}};
+    static pace paces[] = {{"bsp", 0, false},  {"ssp:0", 0, false},       {"ssp:1", 1, true},
+                           {"ssp:4", 4, true}, {"groups:1:2:5", 5, true}, {"backup:1", 60, false}};
     for (size_t k = 0; k < sizeof paces / sizeof *paces; k++) on_all_sizes(keeps_pace, &paces[k]);
 }
 
@@ -275,7 +274,8 @@ static td_status cools_down(td_comm *c, void *arg)
     TD_TRY(td_sharded_pull(s, keys, HOT, again));
     CHECK(!memcmp(rows, again, sizeof rows));
     int mine = 0;
-    for (int k = 0; k < HOT; k++) mine += td_place_primary(td_sharded_place(s), keys[k]) == td_comm_rank(c);
+    for (int k = 0; k < HOT; k++)
+        mine += td_place_primary(td_sharded_place(s), keys[k]) == td_comm_rank(c);
     CHECK(size == 1 || mine < HOT);
     TD_TRY(td_sharded_finish(s));
     td_sharded_destroy(s);
@@ -295,7 +295,7 @@ enum { RANKS = 5, COUNTERS = 40, LONG = 300 };
 typedef struct life {
     td_comm *world, *comm;
     td_sharded *s;
-    int rank; /* in the run */
+    int rank;    /* in the run */
     int servers; /* the first ranks; 0: all */
     int worker[RANKS], serving[RANKS];
     bool over;
@@ -431,13 +431,13 @@ static td_status live(td_comm *c, void *arg)
 static void nothing_acknowledged_is_lost(void **state)
 {
     (void)state;
-    static const losses trials[] = {
-        {.rank = {2, -1}, .step = {30, 0}, .clock = "asp"},
-        {.rank = {0, 1}, .step = {50, 120}, .clock = "asp"},
-        {.rank = {4, 0}, .step = {80, 81}, .clock = "ssp:2"},
-        {.rank = {1, 3}, .step = {20, 140}, .clock = "bsp"},
-        {.rank = {1, -1}, .step = {70, 0}, .clock = "ssp:3", .servers = 3},
-        {.rank = {3, 0}, .step = {60, 200}, .clock = "backup:3:apply", .servers = 3}};
+    static const losses trials[] =
+        {{.rank = {2, -1}, .step = {30, 0}, .clock = "asp"},
+         {.rank = {0, 1}, .step = {50, 120}, .clock = "asp"},
+         {.rank = {4, 0}, .step = {80, 81}, .clock = "ssp:2"},
+         {.rank = {1, 3}, .step = {20, 140}, .clock = "bsp"},
+         {.rank = {1, -1}, .step = {70, 0}, .clock = "ssp:3", .servers = 3},
+         {.rank = {3, 0}, .step = {60, 200}, .clock = "backup:3:apply", .servers = 3}};
     if (mpi_world) skip();
     for (size_t k = 0; k < sizeof trials / sizeof *trials; k++)
         for (int spares = 0; spares <= 2; spares += 2) {

@@ -37,11 +37,11 @@ static void count_all(const td_slices *s, const int *server, int count, tally *t
 }
 
 /* The server with the fewest, other than `not`; -1: there is none. */
-static int fewest(const int *numbers, int count, int not)
+static int fewest(const int *numbers, int count, int not )
 {
     int best = -1;
     for (int k = 0; k < count; k++)
-        if (k != not && (best < 0 || numbers[k] < numbers[best])) best = k;
+        if (k != not &&(best < 0 || numbers[k] < numbers[best])) best = k;
     return best;
 }
 

@@ -25,7 +25,8 @@ static inline int td_slice_of(const td_slices *s, uint64_t key)
 {
     if (s->rows) /* a key beyond goes to the last; TD_SLICES * rows < 2^64 */
         return key < s->rows ? (int)(key * TD_SLICES / s->rows) : TD_SLICES - 1;
-    key = (key ^ key >> 33) * 0xff51afd7ed558ccd; /* MurmurHash3's finaliser: other bits than index */
+    key =
+        (key ^ key >> 33) * 0xff51afd7ed558ccd; /* MurmurHash3's finaliser: other bits than index */
     key = (key ^ key >> 33) * 0xc4ceb9fe1a85ec53;
     return (int)(key >> 56);
 }

@@ -1,5 +1,5 @@
-/* A server's side of a table that workers push to and pull from at their own pace: rows, clocks, and
- * which pushes have been applied. Knows nothing of messages: sharded.c carries requests here.
+/* A server's side of a table that workers push to and pull from at their own pace: rows, clocks,
+ * and which pushes have been applied. Knows nothing of messages: sharded.c carries requests here.
  *
  * Exactly once: a worker's push is named by its clock, and each slice remembers the newest that it
  * has of each worker. So a push that is repeated, because its answer was lost with a server, moves
@@ -13,9 +13,9 @@
 typedef struct td_store_config {
     td_clock clock;
     int workers;
-    size_t width; /* of the table */
-    bool by_staleness;  /* the rate of a push is divided by its staleness (Zhang et al.,
-                           "Staleness-aware async-SGD", IJCAI 2016) */
+    size_t width;         /* of the table */
+    bool by_staleness;    /* the rate of a push is divided by its staleness (Zhang et al.,
+                             "Staleness-aware async-SGD", IJCAI 2016) */
     uint64_t evict_after; /* steps after which rows that nobody uses are forgotten; 0: never */
     float compensation; /* lambda of delay compensation (Zheng et al., "Asynchronous SGD with delay
                            compensation", ICML 2017, equation 10): a push brings the rows that its
@@ -26,14 +26,15 @@ typedef struct td_store {
     td_store_config config;
     td_table *table; /* NULL: this rank is no server */
     td_clocks clocks;
-    uint64_t *newest;           /* [TD_SLICES][workers] pushes that the slice has of each worker */
-    uint64_t pushes, dropped;   /* applied, of all workers; late ones that were not */
-    uint64_t *pulled_at;        /* [workers][TD_STORE_AHEAD] pushes when it pulled at a clock */
-    td_staleness reads, writes; /* clocks behind of rows pulled; of pushes, others' since the pull */
-    double load[TD_SLICES];     /* rows asked for, of late */
-    bool stops;                 /* a worker has asked all to stop: no pull waits any more */
-    float *scratch;             /* [scratch_room] compensated gradients */
-    uint64_t *some_keys;        /* [keys_room] of a push that is applied in part */
+    uint64_t *newest;         /* [TD_SLICES][workers] pushes that the slice has of each worker */
+    uint64_t pushes, dropped; /* applied, of all workers; late ones that were not */
+    uint64_t *pulled_at;      /* [workers][TD_STORE_AHEAD] pushes when it pulled at a clock */
+    td_staleness reads,
+        writes;             /* clocks behind of rows pulled; of pushes, others' since the pull */
+    double load[TD_SLICES]; /* rows asked for, of late */
+    bool stops;             /* a worker has asked all to stop: no pull waits any more */
+    float *scratch;         /* [scratch_room] compensated gradients */
+    uint64_t *some_keys;    /* [keys_room] of a push that is applied in part */
     size_t scratch_room, keys_room;
 } td_store;
 

@@ -260,7 +260,8 @@ td_status td_table_each_key(const td_table *t, td_table_each_key_fn *each, void 
             if (e->row == TD_TABLE_NONE) continue;
             bool has = e->row < TD_TABLE_SIGHTED;
             td_table_mark mark = {e->used, has ? 0 : e->row & ~TD_TABLE_SIGHTED};
-            if (has || mark.seen) TD_TRY(each(arg, e->key, mark, has ? td_table_row(t, e->row) : NULL));
+            if (has || mark.seen)
+                TD_TRY(each(arg, e->key, mark, has ? td_table_row(t, e->row) : NULL));
         }
     return t->tier.rows ? each_cold(t, each, arg) : TD_OK;
 }

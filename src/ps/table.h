@@ -88,8 +88,8 @@ void td_table_set_clock(td_table *table, uint32_t now);
  * rows cannot be taken out, which it logs, rows stay until a later call. */
 size_t td_table_evict(td_table *table, uint32_t least);
 
-/* Takes out rows and sightings whose keys `gone` says so of; returns how many rows. As td_table_evict
- * where cold rows cannot be taken out. */
+/* Takes out rows and sightings whose keys `gone` says so of; returns how many rows. As
+ * td_table_evict where cold rows cannot be taken out. */
 typedef bool td_table_gone_fn(void *arg, uint64_t key);
 size_t td_table_drop(td_table *table, td_table_gone_fn *gone, void *arg);
 

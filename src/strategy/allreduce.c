@@ -51,7 +51,7 @@ struct td_strategy {
     const float *gradient; /* of the last update, while it was the last thing done */
     float scale;
     int64_t compute_ns, update_ns;
-    int64_t wait_ns, move_ns;    /* of tree sums that have gone */
+    int64_t wait_ns, move_ns; /* of tree sums that have gone */
     td_slow slow;
     const char *mishaps;
 };

@@ -17,15 +17,15 @@ typedef struct td_sparse_leaf {
     const uint32_t *place; /* which row of `table` the entry's key has */
     const uint32_t *sum;   /* which row of `gradient` it has; not looked at where that is NULL */
     const float *value;
-    const uint16_t *field; /* what kind of feature it is (ffm, dlrm); from 0 */
-    const float *numbers;  /* [rows][numbers] features that have no key (dlrm), or NULL */
-    const float *target;   /* [rows] the number to predict, or the class; NULL: only scores */
-    const int32_t *label;  /* [rows] the class, or NULL */
-    const float *weight;   /* [rows] or NULL: all 1 */
+    const uint16_t *field;  /* what kind of feature it is (ffm, dlrm); from 0 */
+    const float *numbers;   /* [rows][numbers] features that have no key (dlrm), or NULL */
+    const float *target;    /* [rows] the number to predict, or the class; NULL: only scores */
+    const int32_t *label;   /* [rows] the class, or NULL */
+    const float *weight;    /* [rows] or NULL: all 1 */
     const uint64_t *sample; /* [rows] names each sample's random stream */
     uint64_t epoch;
-    const float *table;    /* [...][width] */
-    const float *params;   /* [params] dense ones, or NULL */
+    const float *table;  /* [...][width] */
+    const float *params; /* [params] dense ones, or NULL */
     /* to be written */
     float *gradient; /* [...][width] of the summed loss, added to; NULL: only scores, totals */
     float *dense_gradient; /* [params], added to; NULL with gradient */

@@ -217,8 +217,8 @@ static td_status read_state(const char *path, const td_job *job, const td_task *
     return TD_OK;
 }
 
-td_status td_checkpoint_open(const char *path, const td_job *job, const td_task *task,
-                             td_bundle *b, td_train_state *state)
+td_status td_checkpoint_open(const char *path, const td_job *job, const td_task *task, td_bundle *b,
+                             td_train_state *state)
 {
     TD_TRY(td_bundle_open(path, "checkpoint", TD_CHECKPOINT_FILE, b));
     return read_state(path, job, task, b->state, state);

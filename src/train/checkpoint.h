@@ -27,15 +27,15 @@ typedef struct td_train_state {
 td_status td_train_diverged(const td_job *job, const td_train_state *state, const char *what);
 bool td_all_finite(const float *x, size_t n);
 
-/* Whether the run goes on with the data that it began with; `here` knows this rank's. What an earlier
- * version has not kept is not compared. TD_ERR_DATA. */
+/* Whether the run goes on with the data that it began with; `here` knows this rank's. What an
+ * earlier version has not kept is not compared. TD_ERR_DATA. */
 TD_MUST_CHECK td_status td_train_check_data(const td_train_state *then, const td_train_state *here,
                                             const td_dataset *train);
 /* Whether this rank has the data that rank 0 has; collective. */
 TD_MUST_CHECK td_status td_train_compare_data(td_comm *comm, const td_train_state *state,
                                               const td_dataset *train);
-/* From here on, unless it is already, this rank's operations are recorded in the run's folder; a run
- * goes on without where that cannot be. */
+/* From here on, unless it is already, this rank's operations are recorded in the run's folder; a
+ * run goes on without where that cannot be. */
 void td_train_record(td_comm *comm, const td_job *job, bool *recorded);
 
 /* The arrays of a checkpoint and how they are cut; best: [params] or NULL. */

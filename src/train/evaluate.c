@@ -10,7 +10,12 @@
 
 #include <math.h>
 
-enum { STOP = TD_LEAF_VALUES, EXPECTED, POSITIVE, VALUES }; /* of clicks, say; and that there were */
+enum {
+    STOP = TD_LEAF_VALUES,
+    EXPECTED,
+    POSITIVE,
+    VALUES
+}; /* of clicks, say; and that there were */
 
 /* Scores of this rank's samples, NULL where nobody asks for the area under the curve. */
 typedef struct curve {

@@ -104,8 +104,8 @@ const td_option td_job_rows[] = {
      "adam, rmsprop: decay of the second moment; 0: the rule's", 0, 0.9999999, NULL, ALL},
     {"optimizer.epsilon", "epsilon", TD_OPT_NUMBER, AT(epsilon), "0", "E",
      "keeps divisions finite; 0: the rule's", 0, 1, NULL, ALL},
-    {"optimizer.l1", "l1", TD_OPT_NUMBER, AT(l1), "0", "L", "ftrl: keeps weights at 0", 0, 1e6, NULL,
-     ALL},
+    {"optimizer.l1", "l1", TD_OPT_NUMBER, AT(l1), "0", "L", "ftrl: keeps weights at 0", 0, 1e6,
+     NULL, ALL},
     {"optimizer.l2", "l2", TD_OPT_NUMBER, AT(l2), "0", "L", "ftrl: keeps weights small", 0, 1e6,
      NULL, ALL},
     {"optimizer.beta", "ftrl-beta", TD_OPT_NUMBER, AT(beta), "0", "B",
@@ -148,16 +148,20 @@ const td_option td_job_rows[] = {
     {"train.eval_every", "eval-every", TD_OPT_INT, AT(eval_every), "1", "EPOCHS",
      "epochs between evaluations; 0: only at the end", 0, 1000000, NULL, ALL},
     {"strategy.name", "strategy", TD_OPT_CHOICE, AT(strategy), "allreduce", "NAME",
-     "how gradients become updates: together; through parameter servers; by workers that move a copy "
-     "of their own and push and fetch now and then (downpour), or are drawn to a common centre (easgd); "
+     "how gradients become updates: together; through parameter servers; by workers that move a "
+     "copy "
+     "of their own and push and fetch now and then (downpour), or are drawn to a common centre "
+     "(easgd); "
      "in memory that the workers of one machine share (hogwild)",
      0, 0, strategies, ALL},
     {"strategy.servers", "servers", TD_OPT_INT, AT(servers), "0", "N",
-     "ps: ranks beyond the workers (under mpiexec: the last of its ranks) that hold the parameters; "
+     "ps: ranks beyond the workers (under mpiexec: the last of its ranks) that hold the "
+     "parameters; "
      "0: the workers do",
      0, 1023, NULL, ALL | TD_JOB_PLACE},
     {"strategy.data_servers", "data-servers", TD_OPT_INT, AT(data_servers), "0", "N",
-     "ps at a pace, hogwild: ranks beyond workers and servers that read and batch the samples and hand "
+     "ps at a pace, hogwild: ranks beyond workers and servers that read and batch the samples and "
+     "hand "
      "them to whoever is free; 0: each worker reads its own",
      0, 64, NULL, ALL | TD_JOB_PLACE},
     {"strategy.clock", "clock", TD_OPT_TEXT, AT(clock), "bsp", "CLOCK",

@@ -58,9 +58,9 @@ typedef struct td_job {
     double compensation;
     int push_every, fetch_every; /* steps; of downpour, and easgd */
     double elastic;
-    uint64_t table_memory; /* bytes of a server's rows in memory; 0: all */
+    uint64_t table_memory;  /* bytes of a server's rows in memory; 0: all */
     int admit, evict_after; /* sightings; steps, 0: never */
-    int bits; /* of hashed keys; 0: whole */
+    int bits;               /* of hashed keys; 0: whole */
     uint64_t hash_seed;
     int factors; /* 0: the model's default */
     char *bottom, *top;

@@ -180,8 +180,8 @@ static td_status begin_checkpoint(loop *l)
                         .file = TD_CHECKPOINT_FILE,
                         .state = state,
                         .states = true};
-    td_status status = l->first && !state ? td_fail(TD_ERR_NOMEM, "no memory for a checkpoint")
-                                          : TD_OK;
+    td_status status =
+        l->first && !state ? td_fail(TD_ERR_NOMEM, "no memory for a checkpoint") : TD_OK;
     status = td_comm_agree(l->comm, status);
     if (status == TD_OK) status = td_rows_collect(&l->tables);
     if (status != TD_OK) {
@@ -278,7 +278,10 @@ static td_status tell_epoch(loop *l)
              "\"epoch\":%llu,\"progressive_loss\":%.9g,\"weight\":%.9g,\"samples\":%llu,"
              "\"checksum\":\"%016llx\",\"each_once\":%s",
              epoch, all[0] / all[1], all[1], (unsigned long long)every[0],
-             (unsigned long long)every[1], l->recounted ? "null" : each_once(l, every) ? "true" : "false");
+             (unsigned long long)every[1],
+             l->recounted          ? "null"
+             : each_once(l, every) ? "true"
+                                   : "false");
     l->recounted = false;
     if (td_progress_event(l->progress, l->state.step, "epoch", fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
@@ -336,26 +339,28 @@ static bool out_of_patience(const loop *l)
 static td_status tell_tables(loop *l)
 {
     td_table *t = td_rows_table(&l->tables, TD_ROWS_KEYED);
-    td_sharded *paced = l->tables.sharded[l->tables.has[TD_ROWS_KEYED] ? TD_ROWS_KEYED : TD_ROWS_DENSE];
+    td_sharded *paced =
+        l->tables.sharded[l->tables.has[TD_ROWS_KEYED] ? TD_ROWS_KEYED : TD_ROWS_DENSE];
     td_table_stats own = {0};
     td_sharded_stats stats = {0};
     uint64_t mine[8 + TD_STALENESS_BINS], all[8 + TD_STALENESS_BINS];
     if (t) td_table_measure(t, &own);
     if (paced) td_sharded_stats_of(paced, &stats);
-    const uint64_t some[8] = {own.rows,   own.hits,        own.misses,   own.disk_bytes,
-                              own.bytes,  stats.pushes,    stats.dropped, stats.cached};
+    const uint64_t some[8] = {own.rows,  own.hits,     own.misses,    own.disk_bytes,
+                              own.bytes, stats.pushes, stats.dropped, stats.cached};
     memcpy(mine, some, sizeof some);
     memcpy(mine + 8, stats.reads.reads, sizeof stats.reads.reads);
     TD_TRY(td_comm_allreduce(l->comm, mine, all, 8 + TD_STALENESS_BINS, TD_I64, TD_SUM));
     if (!l->progress) return TD_OK;
     char fields[2048];
-    size_t n = (size_t)snprintf(
-        fields, sizeof fields,
-        "\"rows\":%llu,\"hits\":%llu,\"misses\":%llu,\"disk_bytes\":%llu,\"memory_bytes\":%llu,"
-        "\"pushes\":%llu,\"dropped\":%llu,\"cached\":%llu,\"staleness\":[",
-        (unsigned long long)all[0], (unsigned long long)all[1], (unsigned long long)all[2],
-        (unsigned long long)all[3], (unsigned long long)all[4], (unsigned long long)all[5],
-        (unsigned long long)all[6], (unsigned long long)all[7]);
+    size_t n = (size_t)snprintf(fields, sizeof fields,
+                                "\"rows\":%llu,\"hits\":%llu,\"misses\":%llu,\"disk_bytes\":%llu,"
+                                "\"memory_bytes\":%llu,"
+                                "\"pushes\":%llu,\"dropped\":%llu,\"cached\":%llu,\"staleness\":[",
+                                (unsigned long long)all[0], (unsigned long long)all[1],
+                                (unsigned long long)all[2], (unsigned long long)all[3],
+                                (unsigned long long)all[4], (unsigned long long)all[5],
+                                (unsigned long long)all[6], (unsigned long long)all[7]);
     int last = TD_STALENESS_BINS - 1;
     while (last > 0 && !all[8 + last]) last--;
     for (int k = 0; k <= last && paced; k++)
@@ -365,7 +370,8 @@ static td_status tell_tables(loop *l)
     if (td_progress_event(l->progress, l->state.step, "tables", fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
     if (l->job->table_memory)
-        td_progress_say(l->progress, "tables: %llu rows, %.1f %% of reads from memory, %.1f MB on disk",
+        td_progress_say(l->progress,
+                        "tables: %llu rows, %.1f %% of reads from memory, %.1f MB on disk",
                         (unsigned long long)all[0],
                         100.0 * (double)all[1] / (double)(all[1] + all[2] + !(all[1] + all[2])),
                         (double)all[3] * 1e-6);
@@ -459,9 +465,9 @@ td_status td_train_rows(td_comm *comm, const td_job *job, const td_train_data *d
         status = td_clock_parse(job->clock ? job->clock : "bsp", &l.clock);
     else
         l.clock.kind = TD_CLOCK_BSP;
-    l.mode = job->strategy == TD_STRATEGY_HOGWILD  ? TD_ROWS_SHARED
-             : job->strategy == TD_STRATEGY_DOWNPOUR ||
-                     job->strategy == TD_STRATEGY_EASGD || !td_clock_is_exact(&l.clock)
+    l.mode = job->strategy == TD_STRATEGY_HOGWILD ? TD_ROWS_SHARED
+             : job->strategy == TD_STRATEGY_DOWNPOUR || job->strategy == TD_STRATEGY_EASGD ||
+                     !td_clock_is_exact(&l.clock)
                  ? TD_ROWS_PACED
                  : TD_ROWS_EXACT;
     l.exact = l.mode == TD_ROWS_EXACT;

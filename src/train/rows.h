@@ -1,12 +1,13 @@
-/* Training of models whose parameters live in tables: rows under keys (hashed features, embeddings),
- * dense parameters, or both. The other loop (train.h) keeps all parameters at every rank.
+/* Training of models whose parameters live in tables: rows under keys (hashed features,
+ * embeddings), dense parameters, or both. The other loop (train.h) keeps all parameters at every
+ * rank.
  *
- * In step (the clock is bsp, or strategy allreduce): every step all ranks pull, compute their leaves
- * and push, and results do not depend on how many there are. At their own pace: workers go on as
- * their clock lets them, and meet where an epoch, or the run, ends or a checkpoint is due.
+ * In step (the clock is bsp, or strategy allreduce): every step all ranks pull, compute their
+ * leaves and push, and results do not depend on how many there are. At their own pace: workers go
+ * on as their clock lets them, and meet where an epoch, or the run, ends or a checkpoint is due.
  *
- * The training loss of an epoch is progressive validation: every batch is scored before it is learnt
- * from. */
+ * The training loss of an epoch is progressive validation: every batch is scored before it is
+ * learnt from. */
 #ifndef TD_TRAIN_ROWS_H
 #define TD_TRAIN_ROWS_H
 
@@ -29,8 +30,8 @@ typedef struct td_rows_task {
     json_t *(*manifest)(void *self, json_t *metrics);
 } td_rows_task;
 
-/* As td_train. `workers` of the group's ranks work, the last job->servers serve. TD_ERR_PEER when rows
- * are lost with the ranks that had them (--replicas 1 keeps a second copy). */
+/* As td_train. `workers` of the group's ranks work, the last job->servers serve. TD_ERR_PEER when
+ * rows are lost with the ranks that had them (--replicas 1 keeps a second copy). */
 TD_MUST_CHECK td_status td_train_rows(td_comm *comm, const td_job *job, const td_train_data *data,
                                       const td_rows_task *task, const volatile int *stop);
 

@@ -132,10 +132,10 @@ static td_status cut_units(td_rows_batch *b, const td_rows_shape *s, const td_ba
     for (int u = 0; u < count; u++) {
         size_t n = (size_t)count, k = (size_t)u;
         units[u] = by_leaf ? (td_rows_unit){.row_begin = from->leaf_row[u],
-                                               .row_end = from->leaf_row[u + 1],
-                                               .leaf = leaf_begin + u}
-                              : (td_rows_unit){.row_begin = b->rows * k / n,
-                                               .row_end = b->rows * (k + 1) / n};
+                                            .row_end = from->leaf_row[u + 1],
+                                            .leaf = leaf_begin + u}
+                           : (td_rows_unit){.row_begin = b->rows * k / n,
+                                            .row_end = b->rows * (k + 1) / n};
     }
     return TD_OK;
 }

@@ -13,35 +13,35 @@
 #include "strategy/sparse.h"
 
 typedef struct td_rows_unit {
-    size_t row_begin, row_end;  /* samples */
-    size_t sum_begin, sum_end;  /* rows of gradients */
-    int leaf;                   /* of the batch, where units are leaves */
+    size_t row_begin, row_end; /* samples */
+    size_t sum_begin, sum_end; /* rows of gradients */
+    int leaf;                  /* of the batch, where units are leaves */
 } td_rows_unit;
 
 typedef struct td_rows_batch {
     size_t rows, entries, global_rows;
     uint64_t epoch, step_in_epoch;
     bool last_in_epoch;
-    uint64_t *sample;         /* [rows] */
-    float *target, *weight;   /* [rows]; weight is used where has_weight, label where has_label */
+    uint64_t *sample;       /* [rows] */
+    float *target, *weight; /* [rows]; weight is used where has_weight, label where has_label */
     int32_t *label;
     bool has_weight, has_label;
-    size_t *start;            /* [rows + 1] */
-    uint64_t *key;            /* [entries] */
-    float *value;             /* [entries] */
-    uint16_t *field;          /* [entries] */
-    float *numbers;           /* [rows][numbers] */
-    td_unique unique;         /* keys, each once; place: [entries] */
-    uint32_t *sum;            /* [entries] row of gradients */
-    uint32_t *of_sum;         /* [sums] which unique key a row of gradients is of */
-    uint32_t *leaf_of_sum;    /* [sums] its unit's leaf */
+    size_t *start;         /* [rows + 1] */
+    uint64_t *key;         /* [entries] */
+    float *value;          /* [entries] */
+    uint16_t *field;       /* [entries] */
+    float *numbers;        /* [rows][numbers] */
+    td_unique unique;      /* keys, each once; place: [entries] */
+    uint32_t *sum;         /* [entries] row of gradients */
+    uint32_t *of_sum;      /* [sums] which unique key a row of gradients is of */
+    uint32_t *leaf_of_sum; /* [sums] its unit's leaf */
     size_t sums;
-    td_rows_unit *units;      /* [unit_count] */
+    td_rows_unit *units; /* [unit_count] */
     int unit_count;
-    float *table;             /* [unique.count][width] pulled */
-    float *gradient;          /* [sums][width] */
-    size_t rows_room, entries_room, keys_room, sums_room;  /* of the arrays, in items */
-    size_t numbers_room, table_room, gradient_room;        /* in floats */
+    float *table;                                         /* [unique.count][width] pulled */
+    float *gradient;                                      /* [sums][width] */
+    size_t rows_room, entries_room, keys_room, sums_room; /* of the arrays, in items */
+    size_t numbers_room, table_room, gradient_room;       /* in floats */
     uint32_t *seen_unit, *seen_sum; /* [keys_room] of a unique key: the newest unit, and its row */
 } td_rows_batch;
 
@@ -53,12 +53,14 @@ typedef struct td_rows_shape {
     td_pool *pool;         /* its lanes read samples */
 } td_rows_shape;
 
-/* From a batch of the loader (made with `sparse`, or dense where there are no features). leaf_begin:
- * number of its first leaf. Keeps its memory, and needs the loader's no more. TD_ERR_NOMEM. */
+/* From a batch of the loader (made with `sparse`, or dense where there are no features).
+ * leaf_begin: number of its first leaf. Keeps its memory, and needs the loader's no more.
+ * TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_rows_batch_fill(td_rows_batch *batch, const td_rows_shape *shape,
                                            const td_batch *from, int leaf_begin);
-/* The same in two parts, for samples that come otherwise: room for the arrays of samples and entries,
- * to be filled in by the caller with rows, entries and start; then units (one for each lane) and keys.
+/* The same in two parts, for samples that come otherwise: room for the arrays of samples and
+ * entries, to be filled in by the caller with rows, entries and start; then units (one for each
+ * lane) and keys.
  */
 TD_MUST_CHECK td_status td_rows_batch_room(td_rows_batch *batch, size_t rows, size_t entries,
                                            size_t numbers);

@@ -59,15 +59,18 @@ static td_status check_options(const loop *l, int size)
                        size);
     if (size > job->leaves)
         return td_fail(TD_ERR_ARG,
-                       "%d ranks, workers and servers, are more than the %d leaves of a batch; give "
+                       "%d ranks, workers and servers, are more than the %d leaves of a batch; "
+                       "give "
                        "more --leaves",
                        size, job->leaves);
     if (job->data_servers && (l->mode == TD_ROWS_EXACT || !l->task->features))
-        return td_fail(TD_ERR_ARG, "--data-servers hand samples to whoever is free: they go with models "
-                                   "over features at a clock other than bsp, or with hogwild");
+        return td_fail(TD_ERR_ARG,
+                       "--data-servers hand samples to whoever is free: they go with models "
+                       "over features at a clock other than bsp, or with hogwild");
     if (job->data_servers && job->checkpoint_every.steps)
-        return td_fail(TD_ERR_ARG, "--data-servers: checkpoints are written between epochs; leave out "
-                                   "--checkpoint-every");
+        return td_fail(TD_ERR_ARG,
+                       "--data-servers: checkpoints are written between epochs; leave out "
+                       "--checkpoint-every");
     int holders = servers - job->data_servers;
     if (job->replicas && (holders > 0 ? holders : size - job->data_servers) < 2)
         return td_fail(TD_ERR_ARG, "--replicas 1 needs two servers or more, and there is one");
@@ -81,8 +84,9 @@ static td_status check_options(const loop *l, int size)
     if (l->mode == TD_ROWS_SHARED && l->task->oracle.width && (job->bits < 1 || job->bits > 30))
         return td_fail(TD_ERR_ARG, "--strategy hogwild keeps 2^bits rows: give --bits 1 to 30");
     if (l->mode == TD_ROWS_SHARED && (job->replicas || job->table_memory))
-        return td_fail(TD_ERR_ARG, "--strategy hogwild has one copy of its rows, in memory: leave out "
-                                   "--replicas and --table-memory");
+        return td_fail(TD_ERR_ARG,
+                       "--strategy hogwild has one copy of its rows, in memory: leave out "
+                       "--replicas and --table-memory");
     if (job->keep == 2)
         return td_fail(TD_ERR_ARG, "--keep best: of parameters in tables only the last are kept");
     if (job->l1 > 0 && strcmp(job->rule, "ftrl") != 0)
@@ -183,8 +187,9 @@ static td_status restore(loop *l)
     l->state.samples = here.samples, l->state.per_epoch = here.per_epoch;
     l->state.data = here.data;
     if (status == TD_OK && l->last < l->state.step)
-        status = td_fail(TD_ERR_ARG, "the run has done %llu steps, more than the %llu that are asked "
-                                     "for; give more --epochs",
+        status = td_fail(TD_ERR_ARG,
+                         "the run has done %llu steps, more than the %llu that are asked "
+                         "for; give more --epochs",
                          (unsigned long long)l->state.step, (unsigned long long)l->last);
     l->first_step = l->state.step;
     for (int k = 0; k < TD_ROWS_TABLES; k++)
@@ -215,9 +220,11 @@ static td_status begin_run(loop *l)
     if (status == TD_OK) status = td_rows_create_progress(l);
     TD_TRY(td_comm_agree(l->comm, status));
     if (l->first && l->job->replicas && td_comm_can_recover(l->comm) != TD_OK) {
-        td_warn("--replicas 1 keeps second copies, but this job cannot go on without a rank that dies, "
-                "which takes Open MPI 5 and mpiexec --with-ft ulfm: it would have to be resumed from its "
-                "newest checkpoint");
+        td_warn(
+            "--replicas 1 keeps second copies, but this job cannot go on without a rank that dies, "
+            "which takes Open MPI 5 and mpiexec --with-ft ulfm: it would have to be resumed from "
+            "its "
+            "newest checkpoint");
         td_error_clear();
     }
     if (l->progress && l->job->resume)
@@ -240,7 +247,7 @@ td_status td_rows_start(loop *l)
     l->state.per_epoch = l->per_epoch;
     TD_TRY(td_comm_agree(l->comm, status));
     TD_TRY(td_train_compare_data(l->comm, &l->state, l->data->train));
-    status = l->job->resume ? restore(l)
+    status = l->job->resume                 ? restore(l)
              : l->tables.has[TD_ROWS_DENSE] ? td_rows_put_dense(&l->tables, l->task->params)
                                             : TD_OK;
     l->state.total = l->last;

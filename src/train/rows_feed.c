@@ -17,7 +17,7 @@ typedef struct ask { /* note of a request */
 } ask;
 
 typedef struct told { /* note of an answer */
-    uint64_t shard; /* + 1; 0: none */
+    uint64_t shard;   /* + 1; 0: none */
     uint64_t bytes;
     uint64_t left; /* shards of this server that are not done */
     char rest[TD_KEYED_NOTE - 24];
@@ -29,10 +29,10 @@ struct td_feed {
     td_keyed *keyed;
     int number; /* of this rank among the servers, -1: none */
     uint64_t shards, epoch;
-    uint8_t *state;     /* [shards] */
-    int32_t *holder;    /* [shards] worker */
-    uint64_t *clock;    /* [shards] of the lease */
-    uint64_t first;     /* no shard below is free */
+    uint8_t *state;  /* [shards] */
+    int32_t *holder; /* [shards] worker */
+    uint64_t *clock; /* [shards] of the lease */
+    uint64_t first;  /* no shard below is free */
     /* a server: */
     char *payload;
     size_t bytes, room;
@@ -68,7 +68,8 @@ static uint64_t rows_of(const td_feed *f, uint64_t shard)
     return td_shard_leaf_rows(&f->config.plan, shard, 0);
 }
 
-/* rows, entries of each | entries | numbers, target, label, weight | samples, each array in turn. */
+/* rows, entries of each | entries | numbers, target, label, weight | samples, each array in turn.
+ */
 static td_status pack(td_feed *f, uint64_t shard)
 {
     const td_feed_config *c = &f->config;

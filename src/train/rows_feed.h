@@ -6,8 +6,9 @@
  * workers. So a shard is learnt from once an epoch, but for one whose worker died between its last
  * push and the word of it.
  *
- *   lease   note: worker, epoch, what is done     answer: shard, bytes; or that none is left, or to wait
- *   fetch   key: shard, `bytes` to be filled      rows u64, entries u64, then the arrays of rows_batch.h
+ *   lease   note: worker, epoch, what is done     answer: shard, bytes; or that none is left, or to
+ * wait fetch   key: shard, `bytes` to be filled      rows u64, entries u64, then the arrays of
+ * rows_batch.h
  *
  * Source: parameter servers' "workload pool" (Li et al., OSDI 2014, section 4). */
 #ifndef TD_TRAIN_ROWS_FEED_H
@@ -23,9 +24,9 @@ typedef struct td_feed_config {
     const td_dataset *data;
     td_shard_plan plan; /* batch: rows of a shard; leaves 1 */
     size_t numbers;
-    int worker;         /* this rank's number among the workers, -1: none */
+    int worker; /* this rank's number among the workers, -1: none */
     int workers;
-    const int *server;  /* [server_count] ranks; borrowed while it opens */
+    const int *server; /* [server_count] ranks; borrowed while it opens */
     int server_count;
 } td_feed_config;
 
@@ -33,8 +34,8 @@ typedef struct td_feed_config {
 TD_MUST_CHECK td_status td_feed_open(td_comm *comm, const td_feed_config *config, td_feed **out);
 void td_feed_close(td_feed *feed); /* NULL is fine */
 
-/* A worker: the next shard to `batch` (its units still to be cut: td_rows_batch_index), or *none: all
- * of the epoch's are done. `clock`: of the step that it will be. */
+/* A worker: the next shard to `batch` (its units still to be cut: td_rows_batch_index), or *none:
+ * all of the epoch's are done. `clock`: of the step that it will be. */
 TD_MUST_CHECK td_status td_feed_next(td_feed *feed, uint64_t epoch, uint64_t clock,
                                      td_rows_batch *batch, bool *none);
 /* The shard is learnt from: its push has been acknowledged. */
@@ -43,8 +44,8 @@ void td_feed_done(td_feed *feed);
 /* The shard is given back: its step has come to nothing. NULL is fine. */
 void td_feed_give_back(td_feed *feed);
 
-/* In another group, from what is known there of the epoch under way. pushed: [workers] steps of each
- * that servers have; gone: [workers] whose rank is another now. Collective. */
+/* In another group, from what is known there of the epoch under way. pushed: [workers] steps of
+ * each that servers have; gone: [workers] whose rank is another now. Collective. */
 TD_MUST_CHECK td_status td_feed_move(td_feed *feed, td_comm *comm, const td_feed_config *config,
                                      const uint64_t *pushed, const bool *gone, td_feed **out);
 

@@ -25,10 +25,10 @@ typedef struct td_rows_bundle {
     const float *params;              /* [params] of rank 0 */
 } td_rows_bundle;
 
-/* Writes a bundle in two parts. The first copies one version of all tables, states with weights; it is
- * collective, while nobody moves rows, and behind it they may be moved: files are written by a thread
- * of their own. (Tables with a limit to their memory are written in the first part.) The second waits
- * for that, and seals the bundle; collective. `state` is taken; texts are copied. */
+/* Writes a bundle in two parts. The first copies one version of all tables, states with weights; it
+ * is collective, while nobody moves rows, and behind it they may be moved: files are written by a
+ * thread of their own. (Tables with a limit to their memory are written in the first part.) The
+ * second waits for that, and seals the bundle; collective. `state` is taken; texts are copied. */
 typedef struct td_rows_saving td_rows_saving;
 TD_MUST_CHECK td_status td_rows_save_begin(td_rows_tables *tables, const td_rows_bundle *bundle,
                                            td_rows_saving **out);

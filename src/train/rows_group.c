@@ -52,8 +52,7 @@ static td_status settle(loop *l, bool joined, uint64_t *made)
     TD_TRY(td_comm_allreduce(l->comm, &mine, made, 1, TD_I64, TD_MAX));
     if (joined || !l->exact) return TD_OK;
     if (mine < *made) td_rows_forget(l);
-    td_table_step step = {.step = *made ? *made - 1 + l->first_step : 0,
-                          .scale = (float)l->scale};
+    td_table_step step = {.step = *made ? *made - 1 + l->first_step : 0, .scale = (float)l->scale};
     step.rate_factor = (float)td_schedule_rate(&l->schedule, step.step);
     for (int k = 0; k < TD_ROWS_TABLES; k++)
         if (l->tables.bulk[k]) TD_TRY(td_bulk_settle(l->tables.bulk[k], *made, step));
@@ -88,8 +87,9 @@ static td_status share_memory(loop *l, uint64_t phase)
             from = r;
     td_free(all);
     TD_TRY(status);
-    memory m = {l->state, l->loss, l->weight, l->correct, l->epoch_loss, l->epoch_weight,
-                l->epoch_correct, l->since, l->samples_then, l->interval, l->score};
+    memory m = {l->state,        l->loss,         l->weight,        l->correct,
+                l->epoch_loss,   l->epoch_weight, l->epoch_correct, l->since,
+                l->samples_then, l->interval,     l->score};
     TD_TRY(td_comm_broadcast(l->comm, &m, sizeof m, from));
     uint64_t step = l->state.step;
     l->state = m.state;
@@ -136,8 +136,8 @@ static void tell(loop *l)
     if (!l->progress) goto out;
     if (td_path_join(recorder, l->job->run, "recorder") != TD_OK) *recorder = 0;
     td_news_fields(&l->news, td_comm_generation(l->comm), ranks, fields, sizeof fields);
-    if (td_progress_event(l->progress, l->state.step,
-                          l->news.was_resized ? "resized" : "recovered", fields) != TD_OK)
+    if (td_progress_event(l->progress, l->state.step, l->news.was_resized ? "resized" : "recovered",
+                          fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
     if (l->news.was_resized) {
         td_progress_say(l->progress, "the run goes on with %d rank%s from step %llu", ranks,
@@ -150,8 +150,8 @@ out:
     l->news = (td_news){.step = -1};
 }
 
-/* Rank 0, new or not: metrics as they are at this step. Of its lines the one before may have written
- * some, or none. */
+/* Rank 0, new or not: metrics as they are at this step. Of its lines the one before may have
+ * written some, or none. */
 static td_status go_back(loop *l)
 {
     char path[TD_PATH_MAX];

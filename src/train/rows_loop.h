@@ -9,7 +9,7 @@
 #include "train/rows.h"
 #include "train/rows_feed.h"
 
-typedef struct td_rows_interval { /* between lines of metrics */
+typedef struct td_rows_interval {  /* between lines of metrics */
     uint64_t step, steps, samples; /* it ended with; of it */
     double loss, weight, correct;
 } td_rows_interval;
@@ -37,47 +37,47 @@ typedef struct td_rows_loop {
     td_task as_task; /* for evaluation and checkpoints */
     bool looked;     /* dense parameters have been looked up for this evaluation */
     td_train_state state;
-    uint64_t end; /* the step at which all meet next, */
-    bool met;     /* and have met, but not done yet what follows */
-    bool done;    /* that was the last, or patience is out */
+    uint64_t end;                             /* the step at which all meet next, */
+    bool met;                                 /* and have met, but not done yet what follows */
+    bool done;                                /* that was the last, or patience is out */
     uint64_t per_epoch, last, next_in_loader; /* steps; that the loader gives next */
     /* of a step */
-    double *totals;       /* [leaves or lanes][TD_LEAF_VALUES] of this rank's units */
-    double *all_totals;   /* [leaves][TD_LEAF_VALUES] */
+    double *totals;        /* [leaves or lanes][TD_LEAF_VALUES] of this rank's units */
+    double *all_totals;    /* [leaves][TD_LEAF_VALUES] */
     float *dense_gradient; /* [units][dense_rows][width] */
     uint64_t *dense_keys;  /* [units][dense_rows] */
     uint32_t *dense_leaf;
     struct td_rows_own *own; /* of rows_own.c, NULL before its first step */
-    float *summed; /* paced: [unique][width] */
+    float *summed;           /* paced: [unique][width] */
     size_t summed_room;
     uint64_t *sum_keys; /* [sum_room] of rows of gradients */
     size_t sum_room;
-    double scale;  /* of the step that is on its way */
-    bool pushing;  /* paced: a step's pushes have begun and not ended */
-    bool stopping; /* all are to stop */
+    double scale;           /* of the step that is on its way */
+    bool pushing;           /* paced: a step's pushes have begun and not ended */
+    bool stopping;          /* all are to stop */
     td_rows_saving *saving; /* a checkpoint that is being written, or NULL */
-    bool saved;    /* nobody writes one any more (exact) */
-    bool resizing; /* another number of ranks is asked for (exact) */
-    int64_t looked_at; /* for such a request */
+    bool saved;             /* nobody writes one any more (exact) */
+    bool resizing;          /* another number of ranks is asked for (exact) */
+    int64_t looked_at;      /* for such a request */
     td_slow slow;
     /* progress */
     td_progress *progress;
     double loss, weight, correct; /* of the interval; of the epoch: */
     double epoch_loss, epoch_weight, epoch_correct;
     uint64_t epoch_samples, epoch_marks; /* learnt from, by this rank */
-    bool recounted; /* ranks have died in this epoch, and their counts with them */
+    bool recounted;            /* ranks have died in this epoch, and their counts with them */
     td_rows_interval interval; /* the last */
     uint64_t since, samples_then;
     int64_t interval_begin, input_ns, pull_ns, compute_ns, push_ns;
     td_score score;
     bool kept, recorded;
-    bool over; /* rows are lost: no recovery helps */
-    bool away; /* this rank is not needed any more */
+    bool over;  /* rows are lost: no recovery helps */
+    bool away;  /* this rank is not needed any more */
     bool ended; /* the run has, as others have found that did not wait for the rest */
     bool begun;
-    bool empty; /* this rank has come into the run, and has nothing of it yet */
-    int alarms; /* recoveries without a loss */
-    td_comm *former; /* the group before this one, until the tables have left it */
+    bool empty;          /* this rank has come into the run, and has nothing of it yet */
+    int alarms;          /* recoveries without a loss */
+    td_comm *former;     /* the group before this one, until the tables have left it */
     uint64_t first_step; /* at which the tables were opened: they count pushes from there */
     td_news news;
     int64_t noticed;
@@ -111,7 +111,8 @@ uint64_t td_rows_next_meeting(const td_rows_loop *l); /* the step at which all m
 TD_MUST_CHECK td_status td_rows_evaluate_pass(void *loop, const td_net_pass *pass);
 TD_MUST_CHECK td_status td_rows_look_up(void *loop, const uint64_t *keys, size_t count, float *out);
 
-/* rows_step.c: steps up to `end`, or until all are to stop; then all workers are at the same step. */
+/* rows_step.c: steps up to `end`, or until all are to stop; then all workers are at the same step.
+ */
 TD_MUST_CHECK td_status td_rows_steps(td_rows_loop *l, uint64_t end);
 /* exact: moves rows by what waits, at l->scale. Local. */
 TD_MUST_CHECK td_status td_rows_apply(td_rows_loop *l);
@@ -126,8 +127,8 @@ bool td_rows_saving_now(const td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_all_saved(td_rows_loop *l);
 /* What a step needs of this rank's share of the leaves. */
 TD_MUST_CHECK td_status td_rows_make_ready(td_rows_loop *l);
-/* rows_own.c (downpour, easgd): what the batch's step is computed at; moves by its gradients, one row
- * for each key and the dense ones. last: all meet behind it, so nothing may be left over. */
+/* rows_own.c (downpour, easgd): what the batch's step is computed at; moves by its gradients, one
+ * row for each key and the dense ones. last: all meet behind it, so nothing may be left over. */
 TD_MUST_CHECK td_status td_rows_own_read(td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_own_move(td_rows_loop *l, const float *gradient, bool last);
 void td_rows_own_free(struct td_rows_own *own);

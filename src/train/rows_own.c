@@ -51,8 +51,9 @@ static td_status make(loop *l)
     if (!n) return TD_OK;
     o->dense = td_alloc_aligned(n * sizeof *o->dense);
     o->dense_pending = td_calloc(n, sizeof *o->dense_pending);
-    return o->dense && o->dense_pending ? TD_OK
-                                        : td_fail(TD_ERR_NOMEM, "no memory for a copy of the model");
+    return o->dense && o->dense_pending
+               ? TD_OK
+               : td_fail(TD_ERR_NOMEM, "no memory for a copy of the model");
 }
 
 void td_rows_own_free(struct td_rows_own *o)
@@ -182,8 +183,8 @@ static td_status push_sums(loop *l, float scale, float rate)
     own *o = l->own;
     TD_TRY(take_pending(l));
     TD_TRY(push_one(l, TD_ROWS_KEYED, o->keys, o->count, o->rows, scale, rate));
-    TD_TRY(push_one(l, TD_ROWS_DENSE, l->tables.dense_keys, l->tables.dense_rows,
-                    o->dense_pending, scale, rate));
+    TD_TRY(push_one(l, TD_ROWS_DENSE, l->tables.dense_keys, l->tables.dense_rows, o->dense_pending,
+                    scale, rate));
     if (o->dense_pending) memset(o->dense_pending, 0, dense_floats(l) * sizeof(float));
     return TD_OK;
 }

@@ -1,6 +1,6 @@
-/* Parameters in memory that all workers of one machine share, read and moved without locks (Recht et
- * al., "Hogwild!", NIPS 2011): workers may lose each other's updates where they move one row at the
- * same moment, and results differ from run to run.
+/* Parameters in memory that all workers of one machine share, read and moved without locks (Recht
+ * et al., "Hogwild!", NIPS 2011): workers may lose each other's updates where they move one row at
+ * the same moment, and results differ from run to run.
  *
  * Rows under keys lie in an array of 2^bits, at their key: there is nothing to look up or to make
  * room for. Memory: 2^bits rows of weights and the update rule's state, and a byte each; dense

@@ -44,7 +44,8 @@ static td_status create_loader(loop *l)
                                .drop_last = job->drop_last,
                                .ahead = l->task->features ? -1 : 0, /* it gives numbers only */
                                .sparse = l->task->features != NULL};
-    if (begin == end) config.leaf_begin = 0, config.leaf_end = 1; /* it knows how long an epoch is */
+    if (begin == end)
+        config.leaf_begin = 0, config.leaf_end = 1; /* it knows how long an epoch is */
     if (!l->task->features) config.normalise = l->data->normalise;
     TD_TRY(td_loader_create(&config, &l->loader));
     l->per_epoch = td_loader_steps_per_epoch(l->loader);
@@ -117,8 +118,8 @@ static td_status next_batch(loop *l)
     int begin, end;
     int64_t began = td_clock_ns();
     if (l->next_in_loader != l->state.step)
-        TD_TRY(td_loader_seek(l->loader, l->state.step / l->per_epoch,
-                              l->state.step % l->per_epoch));
+        TD_TRY(
+            td_loader_seek(l->loader, l->state.step / l->per_epoch, l->state.step % l->per_epoch));
     TD_TRY(td_loader_next(l->loader, &b));
     l->next_in_loader = l->state.step + 1;
     td_rows_tables_leaves(&l->tables, l->job->leaves, &begin, &end);
@@ -488,7 +489,8 @@ static td_status meet(loop *l, uint64_t end)
     l->state.step = stopping && !l->feed ? most[0] : end;
     if (l->feed && stopping)
         return td_fail(TD_ERR_INTERRUPTED,
-                       "stopped within an epoch that data servers deal out; \"tandem train --run %s "
+                       "stopped within an epoch that data servers deal out; \"tandem train --run "
+                       "%s "
                        "--resume\" goes on from the epoch's beginning",
                        l->job->run);
     for (int k = 0; k < TD_ROWS_TABLES && l->feed; k++)

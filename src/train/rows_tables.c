@@ -12,7 +12,7 @@
 /* --- roles --- */
 
 typedef struct role { /* as ranks tell each other */
-    int32_t slot;  /* -1: none */
+    int32_t slot;     /* -1: none */
     int32_t serves, feeds;
     int32_t known; /* 0: it has just come */
 } role;
@@ -73,7 +73,8 @@ td_status td_roles_take(td_roles *roles, td_comm *comm, bool joined)
         bool dedicated = roles->servers > 0;
         roles->own_slot = me < roles->workers ? me : -1;
         roles->own_feeds = me >= roles->workers + roles->servers;
-        roles->own_serves = dedicated ? me >= roles->workers && !roles->own_feeds : me < roles->workers;
+        roles->own_serves =
+            dedicated ? me >= roles->workers && !roles->own_feeds : me < roles->workers;
         roles->known = true;
     }
     role own = {roles->own_slot, roles->own_serves, roles->own_feeds, roles->known};
@@ -316,8 +317,7 @@ td_status td_rows_pull_dense(td_rows_tables *t)
     return td_sharded_fetched(t->sharded[TD_ROWS_DENSE]);
 }
 
-td_status td_rows_look(td_rows_tables *t, int which, const uint64_t *keys, size_t count,
-                       float *out)
+td_status td_rows_look(td_rows_tables *t, int which, const uint64_t *keys, size_t count, float *out)
 {
     if (t->mode == TD_ROWS_EXACT) return td_bulk_pull(t->bulk[which], keys, count, out);
     if (t->mode == TD_ROWS_PACED) return td_sharded_look(t->sharded[which], keys, count, out);

@@ -31,8 +31,8 @@ typedef struct td_roles {
     int *server;          /* [server_count] ranks */
     int *feeder;          /* [feeder_count] ranks */
     int server_count, feeder_count, working; /* working: workers that there are */
-    int self, number;     /* this rank; its number among the working, -1: none */
-    int world;            /* of this rank, and what it is: kept over groups */
+    int self, number;                        /* this rank; its number among the working, -1: none */
+    int world;                               /* of this rank, and what it is: kept over groups */
     int own_slot;
     bool own_serves, own_feeds, known;
 } td_roles;
@@ -52,7 +52,8 @@ typedef struct td_rows_tables {
     char folder[TD_ROWS_TABLES][TD_PATH_MAX];
     td_bulk *bulk[TD_ROWS_TABLES];
     td_sharded *sharded[TD_ROWS_TABLES];
-    td_shared_rows shared[TD_ROWS_TABLES]; /* `bulk` then holds rows that are saved or read, at rank 0 */
+    td_shared_rows
+        shared[TD_ROWS_TABLES]; /* `bulk` then holds rows that are saved or read, at rank 0 */
     int bits;
     uint64_t *dense_keys; /* [dense_rows] */
     float *dense;         /* [dense_rows][width], pulled */
@@ -94,14 +95,15 @@ TD_MUST_CHECK td_status td_rows_pull_dense(td_rows_tables *tables);
 TD_MUST_CHECK td_status td_rows_look(td_rows_tables *tables, int which, const uint64_t *keys,
                                      size_t count, float *out);
 
-/* shared: rows of the shared memory to the tables that files are written from, and back. Collective. */
+/* shared: rows of the shared memory to the tables that files are written from, and back.
+ * Collective. */
 TD_MUST_CHECK td_status td_rows_collect(td_rows_tables *tables);
 TD_MUST_CHECK td_status td_rows_spread(td_rows_tables *tables);
 /* Until all ranks have come, however long they take (paced, shared). */
 TD_MUST_CHECK td_status td_rows_meet(td_rows_tables *tables);
 
-/* In another group: rows go to where they now belong. made: the steps that the run has made (exact).
- * *lost: TD_ERR_PEER because some are at no rank that is left. Collective. */
+/* In another group: rows go to where they now belong. made: the steps that the run has made
+ * (exact). *lost: TD_ERR_PEER because some are at no rank that is left. Collective. */
 TD_MUST_CHECK td_status td_rows_tables_move(td_rows_tables *tables, td_comm *comm, bool joined,
                                             uint64_t made, bool *lost);
 

@@ -68,7 +68,7 @@ TD_MUST_CHECK td_status td_train_give_way(td_comm *comm, td_status status);
 typedef struct td_score {
     double loss, accuracy, weight;
     double calibration; /* mean predicted probability of the second class / its share; NaN as auc */
-    double auc; /* math/auc.h, every sample as one; NaN where there are not two classes */
+    double auc;         /* math/auc.h, every sample as one; NaN where there are not two classes */
 } td_score;
 TD_MUST_CHECK td_status td_evaluate(td_comm *comm, const td_dataset *data,
                                     const td_normalise *normalise, size_t batch, int leaves,

@@ -32,7 +32,8 @@ static td_status lanes_make(const td_net *net, const td_job *job, size_t rows, l
     *out = (lanes){.net = net, .count = job->threads, .seed = job->seed};
     out->lane = td_calloc((size_t)job->threads, sizeof *out->lane);
     out->nodes = td_calloc((size_t)job->threads, sizeof *out->nodes);
-    if (!out->lane || !out->nodes) return td_fail(TD_ERR_NOMEM, "no memory for %d threads", out->count);
+    if (!out->lane || !out->nodes)
+        return td_fail(TD_ERR_NOMEM, "no memory for %d threads", out->count);
     for (int k = 0; k < out->count; k++) {
         TD_TRY(td_net_lane_create(net, rows, true, &out->lane[k]));
         if (!(out->nodes[k] = td_alloc_aligned(n * sizeof(float))))
@@ -102,11 +103,13 @@ td_status td_net_train_in_tables(td_comm *comm, const td_job *job, const td_trai
     size_t rows = exact ? leaf : (size_t)job->batch;
     bool joined = td_comm_joined(comm, td_comm_rank(comm));
     float *params = td_alloc_aligned(n * sizeof *params);
-    if (status == TD_OK && !params) status = td_fail(TD_ERR_NOMEM, "no memory for %zu parameters", n);
+    if (status == TD_OK && !params)
+        status = td_fail(TD_ERR_NOMEM, "no memory for %zu parameters", n);
     if (status == TD_OK) status = no_running_statistics(m->net);
     if (status == TD_OK && job->weight_decay > 0)
-        status = td_fail(TD_ERR_ARG, "--strategy ps: --weight-decay would decay biases, too; leave it "
-                                     "out, or use --strategy allreduce");
+        status =
+            td_fail(TD_ERR_ARG, "--strategy ps: --weight-decay would decay biases, too; leave it "
+                                "out, or use --strategy allreduce");
     if (status == TD_OK) status = lanes_make(m->net, job, rows < 512 ? 512 : rows, &l);
     if (status == TD_OK) status = td_net_init(m->net, job->init, job->seed, params);
     status = joined ? td_train_give_way(comm, status) : td_comm_agree(comm, status);

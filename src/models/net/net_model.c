@@ -203,15 +203,14 @@ static json_t *names_json(const td_net_model *m)
 json_t *td_net_model_manifest(const td_net_model *m, json_t *metrics)
 {
     const td_normalise *n = &m->normalise;
-    json_t *all = json_pack("{s:s, s:s, s:s, s:o, s:i, s:o, s:{s:s, s:o, s:o, s:o}, s:O, s:O, s:O}",
-                     "model", m->sparse ? "sparse" : "net", "arch",
-                     m->sparse ? m->sparse->arch : td_net_arch(m->net), "loss",
-                     td_loss_names[m->loss],
-                     "shape", shape_json(m), "classes", m->classes, "class_names", names_json(m),
-                     "normalise", "mode", td_normalise_names[n->mode], "mean",
-                     floats(n->mean, n->n), "scale", floats(n->scale, n->n), "fill",
-                     floats(n->fill, n->n), "data", m->data, "schema", m->schema, "metrics",
-                     metrics);
+    json_t *all =
+        json_pack("{s:s, s:s, s:s, s:o, s:i, s:o, s:{s:s, s:o, s:o, s:o}, s:O, s:O, s:O}", "model",
+                  m->sparse ? "sparse" : "net", "arch",
+                  m->sparse ? m->sparse->arch : td_net_arch(m->net), "loss", td_loss_names[m->loss],
+                  "shape", shape_json(m), "classes", m->classes, "class_names", names_json(m),
+                  "normalise", "mode", td_normalise_names[n->mode], "mean", floats(n->mean, n->n),
+                  "scale", floats(n->scale, n->n), "fill", floats(n->fill, n->n), "data", m->data,
+                  "schema", m->schema, "metrics", metrics);
     if (all && m->sparse &&
         json_object_set_new(all, "sparse", td_sparse_part_json(m->sparse)) != 0) {
         json_decref(all);
@@ -294,8 +293,8 @@ static td_status read_manifest(const char *folder, json_t *state, td_net_model *
     if (json_unpack(state, "{s:s, s:s, s:s, s:o, s:i, s:o, s:o, s:o, s:o}", "model", &kind, "arch",
                     &arch, "loss", &loss, "shape", &shape, "classes", &m->classes, "class_names",
                     &names, "normalise", &normalise, "data", &data, "metrics", &metrics) != 0 ||
-        (strcmp(kind, "net") != 0 && strcmp(kind, "sparse") != 0) || json_array_size(shape) < 1 || json_array_size(shape) > 4 ||
-        m->classes < 0)
+        (strcmp(kind, "net") != 0 && strcmp(kind, "sparse") != 0) || json_array_size(shape) < 1 ||
+        json_array_size(shape) > 4 || m->classes < 0)
         return td_fail(TD_ERR_CORRUPT, "%s/manifest.json does not describe a network", folder);
     m->rank = (int)json_array_size(shape);
     for (int d = 0; d < m->rank; d++)

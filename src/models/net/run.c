@@ -19,7 +19,7 @@ struct td_net_place {
     size_t leaf_rows; /* of a leaf of a batch, at most */
     td_net_lane **lane;
     double forward, backward; /* seconds of lanes that have gone, lane 0's */
-    td_sparse_oracle oracle; /* of a model over features */
+    td_sparse_oracle oracle;  /* of a model over features */
     td_rows_scorer scorer;
 };
 

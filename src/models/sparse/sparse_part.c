@@ -41,16 +41,16 @@ static td_status describe(td_sparse_part *p)
     snprintf(text, sizeof text,
              "%s factors=%zu fields=%zu numbers=%zu bits=%d hash-seed=%llu bottom=%.100s "
              "top=%.100s",
-             p->kind, p->factors, p->fields, p->numbers, p->bits,
-             (unsigned long long)p->hash_seed, p->bottom ? p->bottom : "",
-             p->top ? p->top : "");
+             p->kind, p->factors, p->fields, p->numbers, p->bits, (unsigned long long)p->hash_seed,
+             p->bottom ? p->bottom : "", p->top ? p->top : "");
     return copy_text(text, &p->arch);
 }
 
 static td_status plan_features(const td_sparse_part *p, const td_net_model *m,
                                const td_dataset *data, td_features **out)
 {
-    bool bias = strcmp(p->kind, "dlrm") != 0, has_fields = td_dataset_sparse_fields(data, 0) != NULL;
+    bool bias = strcmp(p->kind, "dlrm") != 0,
+         has_fields = td_dataset_sparse_fields(data, 0) != NULL;
     if (!strcmp(p->kind, "ffm") && td_dataset_info(data)->sparse && !has_fields)
         return td_fail(TD_ERR_ARG, "%s: ffm needs data with fields: libffm or a table",
                        td_dataset_info(data)->path);

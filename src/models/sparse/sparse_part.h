@@ -27,7 +27,8 @@ TD_MUST_CHECK td_status td_sparse_part_create(const td_job *job, const td_datase
                                               td_net_model *model);
 void td_sparse_part_destroy(td_sparse_part *part); /* NULL is fine */
 
-/* Its members of the model's manifest, and back. `like`: what new data must fit. NULL: no memory. */
+/* Its members of the model's manifest, and back. `like`: what new data must fit. NULL: no memory.
+ */
 json_t *td_sparse_part_json(const td_sparse_part *part);
 TD_MUST_CHECK td_status td_sparse_part_from_json(const char *folder, json_t *json,
                                                  td_net_model *model);
