@@ -462,7 +462,9 @@ td_status td_bulk_offer(td_bulk *b, const td_bulk_part *part)
     td_status status = fold_part(b, part, &made);
     bool replicas = b->place.slices.backup[0] >= 0;
     status = offer_as(b, part, AS_PRIMARY, made, status);
-    if (replicas) status = offer_as(b, part, AS_BACKUP, made, status);
+    /* Another failure than a loss goes along: the others wait for this rank. */
+    bool lost = status == TD_ERR_PEER || status == TD_ERR_TIMEOUT;
+    if (replicas && !lost) status = offer_as(b, part, AS_BACKUP, made, status);
     b->waits = status == TD_OK;
     return status;
 }
