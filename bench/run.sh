@@ -10,6 +10,12 @@ if [ ! -x .deps/torch/bin/python ]; then
     .deps/torch.part/bin/python -m pip install -q --disable-pip-version-check -r bench/requirements.txt
     mv .deps/torch.part .deps/torch
 fi
+if [ ! -x .deps/vw/bin/python ]; then
+    rm -rf .deps/vw.part
+    python3 -m venv .deps/vw.part
+    .deps/vw.part/bin/python -m pip install -q --disable-pip-version-check -r bench/requirements-vw.txt
+    mv .deps/vw.part .deps/vw
+fi
 python3 bench/train.py "$build/tandem" .deps/torch/bin/python "${ROUNDS:-5}"
 
 if [ -x "$build/bench/onednn_bench" ]; then
@@ -22,11 +28,31 @@ echo
 echo "# reading, one thread"
 "$build/bench/read_bench"
 
-if [ -n "${ADULT:-}" ]; then # a folder with a9a and a9a.t; KDD99: its 10 % file
+if [ -n "${ADULT:-}" ]; then # a folder with a9a, a9a.t, adult-train.csv, adult-test.csv; KDD99: its 10 % file
     echo
     echo "# logistic regression"
     python3 bench/linear.py "$build/tandem" .deps/torch/bin/python "$ADULT" ${KDD99:+"$KDD99"}
 fi
+
+if [ -n "${KDD99:-}" ]; then
+    echo
+    echo "# a linear model beside Vowpal Wabbit"
+    python3 bench/vw.py "$build/tandem" .deps/vw/bin/python "$KDD99" "${ROUNDS:-5}"
+fi
+if [ -n "${ADULT:-}" ] && [ -n "${KDD99:-}" ]; then
+    echo
+    echo "# what models over hashed features learn"
+    python3 bench/quality.py "$build/tandem" .deps/torch/bin/python "$ADULT" "$KDD99"
+fi
+
+echo
+echo "# DLRM beside PyTorch"
+python3 bench/dlrm.py "$build/tandem" .deps/torch/bin/python "${ROUNDS:-3}"
+
+echo
+echo "# clocks, with a slow worker; a second copy of every row"
+python3 bench/clocks.py "$build/tandem" "${ROUNDS:-3}"
+python3 bench/replicas.py "$build/tandem" "${ROUNDS:-5}"
 
 echo
 echo "# a server's sparse table, one core"
@@ -60,7 +86,8 @@ if [ "$mpiexec" != - ]; then
     echo "# collectives beside MPI's own"
     python3 bench/collectives.py "$build" "$mpiexec" "${ROUNDS:-5}"
     echo
-    echo "# a sparse table over servers: threads, processes"
+    echo "# dense values and a sparse table over servers: threads, processes"
+    "$build/bench/ps_bench" 1 1
     "$build/bench/ps_bench" 2 2
     "$mpiexec" --map-by :OVERSUBSCRIBE --mca osc ^ucx -n 4 "$build/bench/ps_bench" 2 2
     echo

@@ -245,7 +245,7 @@ class MakeTargets(unittest.TestCase):
 
     def test_parts_of_the_benchmark(self):
         quick = {"read_bench": "1", "work_bench": "2 0.01", "table_bench": "0.2 4",
-                 "ps_bench": "2 1 5000 500 4", "coll_bench": "all 4 1024", "onednn_bench": "1"}
+                 "ps_bench": "2 2 5000 500 4 1", "coll_bench": "all 4 1024", "onednn_bench": "1"}
         where = {"coll_bench": MPIEXEC,
                  "onednn_bench": os.path.exists(os.path.join(BUILD, "bench", "onednn_bench"))}
         text = read("bench/run.sh")
@@ -259,14 +259,15 @@ class MakeTargets(unittest.TestCase):
                 self.assertGreater(len(run(f"{program} {words}").splitlines()), 1)
         self.assertEqual(set(re.findall(r"bench/(\w+)\.py", text)),
                          {"train", "fresh", "linear", "footprint", "gloo", "transports", "hosts_bench", "checkpoint_bench", "death", "ready",
-                          "balance", "collectives"})
+                          "balance", "collectives", "dlrm", "vw", "quality", "clocks", "replicas"})
         run(f'{sys.executable} {ROOT}/bench/footprint.py "{TANDEM}" {SMALL}')
         run(f'{sys.executable} {ROOT}/bench/checkpoint_bench.py "{TANDEM}" {SMALL} - 64')
+        run(f'{sys.executable} {ROOT}/bench/replicas.py "{TANDEM}" 1 4000')
         if MPIEXEC:
             run(f'{sys.executable} {ROOT}/bench/transports.py "{TANDEM}" "{MPIEXEC}" 1 64 2')
             run(f'{sys.executable} {ROOT}/bench/collectives.py "{BUILD}" "{MPIEXEC}" 2 2 all-reduce 4 64')
         for name in ("train", "gloo", "gloo_ranks", "torch_train", "hosts_bench", "death", "death_torch", "ready",
-                     "balance"):  # need PyTorch, or hosts
+                     "balance", "dlrm", "dlrm_torch", "vw", "quality", "clocks"):  # need peers, hosts, or time
             compile(read(f"bench/{name}.py"), name, "exec")
 
     def test_install_and_the_example_in_c(self):
