@@ -199,7 +199,7 @@ static void a_limit_changes_no_bit(void **state)
 {
     (void)state;
     static const size_t widths[] = {1, 5, 16, 7, 31};
-    uint32_t rounds = getenv("TANDEM_TEST_SHORT") ? 600 : 900;
+    uint32_t rounds = getenv("TANDEM_TEST_SHORT") ? 250 : 600;
     for (int r = 0; td_table_rule_names[r]; r++) {
         td_table_config c = {.rule = td_table_rule_names[r],
                              .width = widths[r],
