@@ -407,6 +407,10 @@ td_status td_rows_save_end(td_rows_saving *w, td_comm *comm)
     status = td_comm_agree(comm, status);
     if (status == TD_OK)
         status = td_comm_allreduce(comm, w->files, w->files, 2 * w->count, TD_I64, TD_SUM);
+    if (status == TD_ERR_PEER || status == TD_ERR_TIMEOUT) { /* no more to agree on here */
+        td_rows_save_drop(w);
+        return status;
+    }
     if (status == TD_OK && td_comm_rank(comm) == 0)
         status = td_bundle_seal(w->folder, w->kind, w->state, w->name, w->files, w->count);
     td_rows_save_drop(w);

@@ -189,7 +189,7 @@ static td_status take_up(loop *l)
     }
     TD_TRY(status);
     l->scorer.source.params = l->tables.dense;
-    TD_TRY(td_comm_agree(l->comm, agree_on_step(l, joined, made)));
+    TD_TRY(agree_on_step(l, joined, made));
     TD_TRY(td_mishap(l->mishaps, l->comm, l->state.step, "handover"));
     TD_TRY(td_comm_agree(l->comm, td_rows_make_ready(l)));
     if (joined) TD_TRY(td_rows_choose_schedule(l));
