@@ -156,7 +156,7 @@ static td_status room_for_sums(td_rows_batch *b)
 /* Each unit's keys get rows of gradients in the order in which they appear. */
 static void number_sums(td_rows_batch *b)
 {
-    memset(b->seen_unit, 0, b->unique.count * sizeof *b->seen_unit);
+    if (b->unique.count) memset(b->seen_unit, 0, b->unique.count * sizeof *b->seen_unit);
     b->sums = 0;
     for (int u = 0; u < b->unit_count; u++) {
         td_rows_unit *unit = &b->units[u];
