@@ -8,7 +8,8 @@ log-uniform. Rows of 16 floats, 10M for PyTorch; bottom network 64-16, top 128-6
 2048. Ours: two workers of one thread each, samples as `tandem train` keeps them in memory (codes of
 categories, from which every step makes its keys), a row made when its key is first seen. PyTorch: samples
 prepared as tensors of ids, all rows there from the beginning, with 1 and 2 threads, EmbeddingBag(sparse=True)
-for each field; and all fields' rows as one EmbeddingBag, where `together`. The first epoch, in which our rows
+for each field; and all fields' rows as one EmbeddingBag, where `together`. Its threads spin while they wait,
+which is fastest where the cores are free; `passive`: they sleep, which is where others want them. The first epoch, in which our rows
 are made, is not counted. HOW is a clock, or allreduce.
 
 `core-second`: of processor time, of the process, which other programs on the machine do not change much: the
@@ -26,7 +27,7 @@ import tempfile
 TANDEM, PYTHON = sys.argv[1:3]
 ROUNDS = int(sys.argv[3]) if len(sys.argv) > 3 else 3
 ROWS = int(sys.argv[4]) if len(sys.argv) > 4 else 300000
-OURS = (sys.argv[5] if len(sys.argv) > 5 else "asp:2,bsp:2,allreduce:2").split(",")
+OURS = (sys.argv[5] if len(sys.argv) > 5 else "asp:2,asp:4,bsp:2,allreduce:2").split(",")
 HERE = os.path.dirname(os.path.abspath(__file__))
 CATEGORIES, LR, EPOCHS = 385000, "0.02", 3
 
@@ -74,8 +75,8 @@ def ours(folder, kind):
     return rows / seconds, rows / max(used - first, 1e-3), loss
 
 
-def theirs(folder, threads, *how):
-    environment = dict(os.environ, OMP_WAIT_POLICY="PASSIVE")  # waiting threads leave the cores to others
+def theirs(folder, threads, *how, passive=False):
+    environment = dict(os.environ, **({"OMP_WAIT_POLICY": "PASSIVE"} if passive else {}))
     text = subprocess.run([PYTHON, "-W", "ignore", os.path.join(HERE, "dlrm_torch.py"), folder + "/clicks.npz",
                            str(threads), str(EPOCHS), LR, *how], check=True, capture_output=True, text=True,
                           env=environment)
@@ -85,8 +86,9 @@ def theirs(folder, threads, *how):
 
 def main():
     rows = {f"tandem {kind}": (lambda folder, k=kind: ours(folder, k)) for kind in OURS}
-    peers = ["torch 1 thread", "torch 2 threads"]
+    peers = ["torch 1 thread", "torch 2 threads", "torch 2 threads, passive"]
     rows |= {"torch 1 thread": lambda folder: theirs(folder, 1), "torch 2 threads": lambda folder: theirs(folder, 2),
+             "torch 2 threads, passive": lambda folder: theirs(folder, 2, passive=True),
              "torch 1 thread, together": lambda folder: theirs(folder, 1, "together"),
              "torch 2 threads, together": lambda folder: theirs(folder, 2, "together")}
     seen = {name: [] for name in rows}
