@@ -125,9 +125,10 @@ typedef struct listing {
     size_t count, floats;
 } listing;
 
-static td_status list(void *arg, uint64_t key, const float *row)
+static td_status list(void *arg, uint64_t key, td_table_mark mark, const float *row)
 {
     listing *l = arg;
+    assert_int_equal(mark.seen, 0);
     assert_true(l->count < KEYS);
     l->keys[l->count] = key;
     memcpy(l->rows + l->count++ * l->floats, row, l->floats * sizeof *row);

@@ -14,13 +14,13 @@ enum { PASSES = 16, LEAST_ROOM = 4096 };
 
 typedef struct place {
     uint64_t key;
-    uint32_t row;
+    uint32_t row, used;
 } place;
 
 typedef struct walk {
     const td_table *table;
     uint64_t first, last; /* keys that are to come */
-    td_table_each_fn *each;
+    td_table_each_key_fn *each;
     void *arg;
     place *lowest; /* [room], a heap with the highest key on top while it is filled */
     size_t count, room;
@@ -76,7 +76,7 @@ static void take_lowest(walk *w)
         for (size_t at = 0; at <= p->mask; at++) {
             const td_entry *e = &p->entries[at];
             if (e->row < TD_TABLE_SIGHTED && e->key >= w->first && e->key <= w->last)
-                offer(w, (place){e->key, e->row});
+                offer(w, (place){e->key, e->row, e->used});
         }
     }
     if (w->count) qsort(w->lowest, w->count, sizeof *w->lowest, ascending);
@@ -86,7 +86,7 @@ static td_status emit_cold(walk *w, uint64_t last)
 {
     while (w->cold.there && w->cold.key <= last) {
         memcpy(w->row, w->cold.row, td_table_row_floats(w->table) * sizeof(float));
-        TD_TRY(w->each(w->arg, w->cold.key, w->row));
+        TD_TRY(w->each(w->arg, w->cold.key, (td_table_mark){.used = w->cold.used}, w->row));
         TD_TRY(td_tier_next(w->table, &w->cold));
     }
     return TD_OK;
@@ -100,15 +100,16 @@ static td_status go(walk *w)
         for (size_t i = 0; i < w->count; i++) {
             place p = w->lowest[i];
             TD_TRY(emit_cold(w, p.key));
-            TD_TRY(w->each(w->arg, p.key, td_table_row(w->table, p.row)));
+            TD_TRY(w->each(w->arg, p.key, (td_table_mark){.used = p.used},
+                           td_table_row(w->table, p.row)));
             w->first = p.key + 1;
         }
     } while (w->more);
     return emit_cold(w, w->last);
 }
 
-td_status td_table_range(const td_table *t, uint64_t first, uint64_t last, td_table_each_fn *each,
-                         void *arg)
+td_status td_table_range(const td_table *t, uint64_t first, uint64_t last,
+                         td_table_each_key_fn *each, void *arg)
 {
     if (first > last) return TD_OK;
     walk w = {.table = t, .first = first, .last = last, .each = each, .arg = arg};

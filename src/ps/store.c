@@ -131,11 +131,13 @@ static td_status apply(td_store *s, const td_slices *slices, const td_store_push
     return td_table_push(s->table, keys, count, values, step);
 }
 
-/* By the pace of all workers together. */
+/* By the mean of the workers' clocks, which resumptions and moves keep. */
 static void forget_old_rows(td_store *s)
 {
-    uint64_t after = s->config.evict_after, now = s->pushes / (uint64_t)s->config.workers;
+    uint64_t after = s->config.evict_after, now = 0;
     if (!after) return;
+    for (int w = 0; w < s->config.workers; w++) now += s->clocks.pushed[w];
+    now /= (uint64_t)s->config.workers;
     td_table_set_clock(s->table, (uint32_t)(now + 1));
     if (s->pushes % 64 == 0 && now > after) td_table_evict(s->table, (uint32_t)(now + 1 - after));
 }

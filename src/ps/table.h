@@ -125,10 +125,10 @@ TD_MUST_CHECK td_status td_table_each_key(const td_table *table, td_table_each_k
                                           void *arg);
 TD_MUST_CHECK td_status td_table_put_key(td_table *table, uint64_t key, td_table_mark mark,
                                          const float *row);
-/* Rows of keys first to last, both among them, in ascending order. In passes: it takes memory for a
- * 16th of the keys that there are. Also TD_ERR_NOMEM. */
+/* Rows of keys first to last, both among them, in ascending order, without keys that have none. In
+ * passes: it takes memory for a 16th of the keys that there are. Also TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_table_range(const td_table *table, uint64_t first, uint64_t last,
-                                       td_table_each_fn *each, void *arg);
+                                       td_table_each_key_fn *each, void *arg);
 /* Puts a whole row in, instead of what is there. TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_table_put(td_table *table, uint64_t key, const float *row);
 

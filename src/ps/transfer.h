@@ -21,11 +21,12 @@ TD_MUST_CHECK td_status td_transfer_export(const td_table *table, const char *pa
 /* Whether a key is meant; files may be of any number of servers. */
 typedef bool td_transfer_mine_fn(void *arg, uint64_t key);
 
-/* The rows that are `mine`, with states or without, to a .safetensors file; *out_hash is XXH64 of
- * all its bytes. Two walks through the table. The same errors. */
+/* The rows that are `mine`, with states or without, and, if asked for, when each was last used
+ * (used I64 [rows]; td_transfer_import does not take it), to a .safetensors file; *out_hash is
+ * XXH64 of all its bytes. Two walks through the table. The same errors. */
 TD_MUST_CHECK td_status td_transfer_export_some(const td_table *table, const char *path,
                                                 td_transfer_mine_fn *mine, void *arg, bool states,
-                                                uint64_t *out_hash, uint64_t *out_bytes);
+                                                bool used, uint64_t *out_hash, uint64_t *out_bytes);
 
 /* Puts those rows of the file that are `mine` (NULL: all) into the table, instead of what is there
  * under their keys; *out_rows (may be NULL) are their number. A file of weights alone gives rows

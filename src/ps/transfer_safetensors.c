@@ -13,7 +13,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { BUFFER_BYTES = 256 << 10, STREAMS = 1 + TD_TRANSFER_COLUMNS };
+enum { BUFFER_BYTES = 256 << 10, STREAMS = 2 + TD_TRANSFER_COLUMNS };
 
 /* --- out --- */
 
@@ -28,7 +28,8 @@ typedef struct writing {
     void *arg;
     td_columns columns;
     td_writer file;
-    stream streams[STREAMS]; /* keys, then the columns */
+    stream streams[STREAMS]; /* keys, the columns, and, where asked for, when rows were used */
+    bool used;
     char *buffers;
     size_t rows;
 } writing;
@@ -56,7 +57,7 @@ static td_status append(writing *w, stream *s, const void *bytes, size_t size)
     return TD_OK;
 }
 
-static td_status write_row(void *arg, uint64_t key, const float *row)
+static td_status write_row(void *arg, uint64_t key, td_table_mark mark, const float *row)
 {
     writing *w = arg;
     size_t width = w->columns.width;
@@ -65,7 +66,8 @@ static td_status write_row(void *arg, uint64_t key, const float *row)
     TD_TRY(append(w, &w->streams[0], &key, sizeof key));
     for (size_t k = 0; k < w->columns.count; k++)
         TD_TRY(append(w, &w->streams[1 + k], row + k * width, width * sizeof *row));
-    return TD_OK;
+    uint64_t used = mark.used;
+    return w->used ? append(w, &w->streams[1 + w->columns.count], &used, sizeof used) : TD_OK;
 }
 
 /* The header's text, and where each tensor lies behind it. */
@@ -81,6 +83,12 @@ static td_status describe(writing *w, size_t rows, char **out)
                                    "data_offsets", at, at + 4 * n * width);
         failed = json_object_set_new(root, w->columns.name[k], tensor) != 0;
         at += 4 * n * width;
+    }
+    if (w->used && !failed) {
+        w->streams[1 + w->columns.count].at = (uint64_t)at;
+        json_t *tensor = json_pack("{s:s, s:[I], s:[I, I]}", "dtype", "I64", "shape", n,
+                                   "data_offsets", at, at + 8 * n);
+        failed = json_object_set_new(root, "used", tensor) != 0;
     }
     td_status status = td_json_text(failed ? NULL : root, JSON_COMPACT, out);
     json_decref(root);
@@ -113,9 +121,9 @@ static td_status count_row(void *arg, uint64_t key, const float *row)
 }
 
 static td_status write_some(const td_table *t, const char *path, td_transfer_mine_fn *mine,
-                            void *arg, bool states)
+                            void *arg, bool states, bool used)
 {
-    writing w = {.mine = mine, .arg = arg, .file = {.fd = -1}};
+    writing w = {.mine = mine, .arg = arg, .used = used, .file = {.fd = -1}};
     td_status status = TD_OK;
     size_t rows = td_table_rows(t);
     td_columns_of(t, &w.columns);
@@ -141,14 +149,15 @@ out:
 
 static td_status write_file(const td_table *t, const char *path)
 {
-    return write_some(t, path, NULL, NULL, true);
+    return write_some(t, path, NULL, NULL, true, false);
 }
 
 td_status td_transfer_export_some(const td_table *t, const char *path, td_transfer_mine_fn *mine,
-                                  void *arg, bool states, uint64_t *out_hash, uint64_t *out_bytes)
+                                  void *arg, bool states, bool used, uint64_t *out_hash,
+                                  uint64_t *out_bytes)
 {
     td_mapping map;
-    TD_TRY(write_some(t, path, mine, arg, states));
+    TD_TRY(write_some(t, path, mine, arg, states, used));
     TD_TRY(td_map_file(path, &map));
     *out_hash = XXH64(map.data, map.size, 0);
     *out_bytes = map.size;

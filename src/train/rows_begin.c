@@ -179,7 +179,7 @@ static td_status restore(loop *l)
     }
     status = td_checkpoint_path(l->job, (uint64_t)found, path);
     if (status == TD_OK) status = td_checkpoint_open(path, l->job, &l->as_task, &b, &l->state);
-    if (status == TD_OK && td_rows_table(&l->tables, TD_ROWS_KEYED)) /* ages begin anew */
+    if (status == TD_OK && td_rows_table(&l->tables, TD_ROWS_KEYED))
         td_table_set_clock(td_rows_table(&l->tables, TD_ROWS_KEYED), (uint32_t)l->state.step);
     if (status == TD_OK) status = td_rows_read(&l->tables, &b);
     td_bundle_close(&b);

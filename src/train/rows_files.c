@@ -3,9 +3,9 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "ps/rule.h"
 #include "ps/transfer.h"
 #include "tandem/recover.h"
+#include "train/rows_gather.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -13,176 +13,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GROUPS = 16, NAME = 96, COLUMNS = 4 };
+enum { GROUPS = 16 };
 enum { FEW_BYTES = 256 << 20 }; /* of rows: one file */
 
-/* --- columns of a table --- */
-
-typedef struct columns { /* weights, then states */
-    char name[COLUMNS][NAME];
-    size_t count, width;
-} columns;
-
-static td_status columns_of(const td_table_config *config, int which, bool states, columns *out)
-{
-    td_rule rule;
-    const char *prefix = which == TD_ROWS_DENSE ? "dense." : "";
-    const char *name = config->rule ? config->rule : "sgd";
-    TD_TRY(td_rule_find(name, &rule));
-    *out = (columns){.count = 1, .width = config->width};
-    snprintf(out->name[0], NAME, "%sweights", prefix);
-    for (size_t k = 0; states && k < td_rule_state_count(rule); k++)
-        snprintf(out->name[out->count++], NAME, "%s%s.%s", prefix, name, td_rule_states(rule)[k]);
-    return TD_OK;
-}
-
-/* --- gathering a group of slices at its writer --- */
-
-typedef struct gather {
-    td_rows_tables *t;
-    int which, groups;
-    size_t row_floats, item, keep; /* keep: floats of a row that are written */
-    int *writer;                   /* [groups] ranks */
-    size_t *give, *take, *at;      /* [size] bytes */
-    char *out, *in;
-    size_t in_bytes;
-} gather;
-
-static int group_of(const gather *g, uint64_t key)
-{
-    return td_slice_of(&td_rows_place(g->t, g->which)->slices, key) * g->groups / TD_SLICES;
-}
-
-static td_status count_row(void *arg, uint64_t key, const float *row)
-{
-    gather *g = arg;
-    (void)row;
-    if (td_rows_speaks(g->t, g->which, key)) g->give[g->writer[group_of(g, key)]] += g->item;
-    return TD_OK;
-}
-
-static td_status pack_row(void *arg, uint64_t key, const float *row)
-{
-    gather *g = arg;
-    if (!td_rows_speaks(g->t, g->which, key)) return TD_OK;
-    size_t *at = &g->at[g->writer[group_of(g, key)]];
-    memcpy(g->out + *at, &key, sizeof key);
-    memcpy(g->out + *at + sizeof key, row, g->keep * sizeof *row);
-    *at += g->item;
-    return TD_OK;
-}
-
-static void gather_free(gather *g)
-{
-    td_free(g->writer), td_free(g->give), td_free(g->out), td_free(g->in);
-    *g = (gather){0};
-}
-
-static td_status exchange(gather *g)
-{
-    td_rows_tables *t = g->t;
-    td_table *table = td_rows_table(t, g->which);
-    td_status status = table ? td_table_each(table, count_row, g) : TD_OK;
-    int size = td_comm_size(t->comm);
-    TD_TRY(td_comm_agree(t->comm, status));
-    TD_TRY(td_comm_alltoall(t->comm, g->give, sizeof *g->give, g->take));
-    size_t out = 0;
-    for (int r = 0; r < size; r++) {
-        g->at[r] = out;
-        out += g->give[r];
-        g->in_bytes += g->take[r];
-    }
-    g->out = td_alloc_aligned(out + 1);
-    g->in = td_alloc_aligned(g->in_bytes + 1);
-    if (!g->out || !g->in)
-        status = td_fail(TD_ERR_NOMEM, "no memory to save %zu bytes of a table", out + g->in_bytes);
-    else if (table)
-        status = td_table_each(table, pack_row, g);
-    TD_TRY(td_comm_agree(t->comm, status));
-    TD_TRY(td_comm_alltoallv(t->comm, g->out, g->give, g->in, g->take));
-    td_free(g->out);
-    g->out = NULL;
-    return TD_OK;
-}
-
-/* Collective. */
-static td_status gather_rows(td_rows_tables *t, int which, int groups, size_t keep, gather *g)
-{
-    size_t n = (size_t)td_comm_size(t->comm);
-    *g = (gather){.t = t, .which = which, .groups = groups, .keep = keep};
-    g->item = sizeof(uint64_t) + keep * sizeof(float);
-    g->writer = td_calloc((size_t)groups, sizeof *g->writer);
-    g->give = td_calloc(3 * n, sizeof *g->give);
-    td_status status = g->writer && g->give ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to save");
-    TD_TRY(td_comm_agree(t->comm, status));
-    g->take = g->give + n, g->at = g->give + 2 * n;
-    for (int k = 0; k < groups; k++)
-        g->writer[k] = td_rows_place(t, which)->primary[(k * TD_SLICES + groups - 1) / groups];
-    return exchange(g);
-}
-
 /* --- writing --- */
-
-typedef struct place { /* of a row in what has come */
-    uint64_t key;
-    size_t at;
-} place;
-
-static int ascending(const void *a, const void *b)
-{
-    uint64_t x = ((const place *)a)->key, y = ((const place *)b)->key;
-    return (x > y) - (x < y);
-}
-
-typedef struct sorted { /* a file's rows */
-    uint64_t *keys;
-    float *column[COLUMNS]; /* [rows][width] each */
-    size_t rows;
-} sorted;
-
-static void sorted_free(sorted *s)
-{
-    td_free(s->keys);
-    for (int k = 0; k < COLUMNS; k++) td_free(s->column[k]);
-    *s = (sorted){0};
-}
-
-static td_status sort_group(const gather *g, int group, const columns *c, sorted *out)
-{
-    size_t n = 0, all = g->in_bytes / g->item;
-    place *order = td_reallocarray(NULL, all + 1, sizeof *order);
-    if (!order) return td_fail(TD_ERR_NOMEM, "no memory to save %zu rows", all);
-    for (size_t i = 0; i < all; i++) {
-        uint64_t key;
-        memcpy(&key, g->in + i * g->item, sizeof key);
-        if (group_of(g, key) == group) order[n++] = (place){key, i * g->item + sizeof key};
-    }
-    qsort(order, n, sizeof *order, ascending);
-    td_status status = TD_OK;
-    out->rows = n;
-    out->keys = td_reallocarray(NULL, n + 1, sizeof *out->keys);
-    bool made = out->keys != NULL;
-    for (size_t k = 0; k < c->count; k++) {
-        out->column[k] = td_reallocarray(NULL, n * c->width + 1, sizeof(float));
-        made = made && out->column[k];
-    }
-    if (!made) status = td_fail(TD_ERR_NOMEM, "no memory to save %zu rows", n);
-    for (size_t i = 0; i < n && made; i++) {
-        out->keys[i] = order[i].key;
-        for (size_t k = 0; k < c->count; k++)
-            memcpy(out->column[k] + i * c->width,
-                   g->in + order[i].at + k * c->width * sizeof(float), c->width * sizeof(float));
-    }
-    td_free(order);
-    return status;
-}
 
 /* A file whose rows have been copied. */
 typedef struct copied {
     size_t file;
-    columns c;
-    sorted s;
-    char keys[NAME];
+    td_rows_columns c;
+    td_rows_sorted s;
+    char keys[TD_ROWS_NAME];
 } copied;
 
 struct td_rows_saving {
@@ -210,24 +51,37 @@ static td_status file_path(const writing *w, size_t file, char path[TD_PATH_MAX]
     return td_path_join(path, w->part, name);
 }
 
+static td_tensor numbers(const char *name, const uint64_t *of, size_t count)
+{
+    return (td_tensor){.name = name, .rank = 1, .shape = {count}, .keys = of, .count = count};
+}
+
 static td_status write_copy(writing *w, const copied *k)
 {
     char path[TD_PATH_MAX];
-    td_tensor tensors[1 + COLUMNS];
-    tensors[0] = (td_tensor){.name = k->keys, .rank = 1, .shape = {k->s.rows}, .keys = k->s.keys};
-    tensors[0].count = k->s.rows;
+    const td_rows_sorted *s = &k->s;
+    td_tensor tensors[5 + TD_ROWS_COLUMNS];
+    size_t n = 0;
+    tensors[n++] = numbers(k->keys, s->keys, s->rows);
+    if (s->used) {
+        tensors[n++] = numbers("used", s->used, s->rows);
+        tensors[n++] = numbers("sighted.keys", s->sighted_keys, s->sighted);
+        tensors[n++] = numbers("sighted.used", s->sighted_used, s->sighted);
+        tensors[n++] = numbers("sighted.seen", s->sighted_seen, s->sighted);
+    }
     for (size_t i = 0; i < k->c.count; i++)
-        tensors[1 + i] = (td_tensor){.name = k->c.name[i],
-                                     .rank = 2,
-                                     .shape = {k->s.rows, k->c.width},
-                                     .data = k->s.column[i],
-                                     .count = k->s.rows * k->c.width};
+        tensors[n++] = (td_tensor){.name = k->c.name[i],
+                                   .rank = 2,
+                                   .shape = {s->rows, k->c.width},
+                                   .data = s->column[i],
+                                   .count = s->rows * k->c.width};
     TD_TRY(file_path(w, k->file, path));
-    return td_safetensors_write(path, tensors, 1 + k->c.count, &w->files[k->file].hash,
+    return td_safetensors_write(path, tensors, n, &w->files[k->file].hash,
                                 &w->files[k->file].bytes);
 }
 
-static td_status copy_group(writing *w, size_t file, const gather *g, int group, const columns *c)
+static td_status copy_group(writing *w, size_t file, const td_rows_gather *g, int group,
+                            const td_rows_columns *c)
 {
     if (w->copies == w->room) {
         size_t room = 2 * w->room + 4;
@@ -238,20 +92,26 @@ static td_status copy_group(writing *w, size_t file, const gather *g, int group,
     copied *k = &w->copy[w->copies++];
     *k = (copied){.file = file, .c = *c};
     snprintf(k->keys, sizeof k->keys, "%skeys", g->which == TD_ROWS_DENSE ? "dense." : "");
-    return sort_group(g, group, c, &k->s);
+    return td_rows_gather_sort(g, group, c, &k->s);
+}
+
+/* Model files have no use for what a table remembers of its keys. */
+static bool marks_of(const writing *w, int which)
+{
+    return which == TD_ROWS_KEYED && w->b->states && w->t->remembers;
 }
 
 /* Collective: groups of a table to files from `first` on. */
 static td_status copy_table(writing *w, int which, int groups, size_t first)
 {
-    columns c;
-    gather g;
+    td_rows_columns c;
+    td_rows_gather g;
     td_rows_tables *t = w->t;
-    TD_TRY(columns_of(&t->config[which], which, w->b->states, &c));
-    td_status status = gather_rows(t, which, groups, c.count * c.width, &g);
+    TD_TRY(td_rows_columns_of(&t->config[which], which, w->b->states, &c));
+    td_status status = td_rows_gather_open(t, which, groups, &c, marks_of(w, which), &g);
     for (int k = 0; k < groups && status == TD_OK; k++)
         if (g.writer[k] == t->roles.self) status = copy_group(w, first + (size_t)k, &g, k, &c);
-    gather_free(&g);
+    td_rows_gather_close(&g);
     return td_comm_agree(t->comm, status);
 }
 
@@ -272,7 +132,8 @@ static td_status write_in_place(writing *w, size_t first)
         status = file_path(w, first + (size_t)k, path);
         if (status == TD_OK)
             status = td_transfer_export_some(td_rows_table(t, TD_ROWS_KEYED), path, speaks, t,
-                                             w->b->states, &f->hash, &f->bytes);
+                                             w->b->states, marks_of(w, TD_ROWS_KEYED), &f->hash,
+                                             &f->bytes);
     }
     return td_comm_agree(t->comm, status);
 }
@@ -392,7 +253,7 @@ void td_rows_save_drop(td_rows_saving *w)
 {
     if (!w) return;
     if (w->threaded) pthread_join(w->thread, NULL);
-    for (size_t k = 0; k < w->copies; k++) sorted_free(&w->copy[k].s);
+    for (size_t k = 0; k < w->copies; k++) td_rows_sorted_free(&w->copy[k].s);
     json_decref(w->state);
     td_free(w->copy), td_free(w->files);
     td_free(w);
@@ -445,35 +306,91 @@ static td_status view_column(const td_safetensors *f, const char *name, size_t r
     return TD_OK;
 }
 
-/* A file's rows of one table; a column of a state that is missing reads as 0. */
+static td_status view_numbers(const td_safetensors *f, const char *name, size_t count,
+                              column_view *out)
+{
+    td_tensor_view v;
+    TD_TRY(td_safetensors_view(f, name, &v));
+    if (!strcmp(v.type, "F32") || v.rank != 1 || v.shape[0] != count)
+        return td_fail(TD_ERR_CORRUPT, "tensor %s of a table is not %zu whole numbers", name,
+                       count);
+    out->bytes = v.bytes;
+    return TD_OK;
+}
+
+static uint64_t number_at(column_view v, size_t i)
+{
+    uint64_t number = 0;
+    if (v.bytes) memcpy(&number, v.bytes + i * sizeof number, sizeof number);
+    return number;
+}
+
+/* Keys that were seen and have no row yet. */
+static td_status read_sighted(td_table *table, const td_safetensors *f, int which,
+                              wanted_fn *wanted, const void *arg)
+{
+    td_tensor_view keys;
+    column_view key = {0}, used = {0}, seen = {0};
+    if (which != TD_ROWS_KEYED || !td_safetensors_has(f, "sighted.keys")) return TD_OK;
+    TD_TRY(td_safetensors_view(f, "sighted.keys", &keys));
+    TD_TRY(view_numbers(f, "sighted.keys", keys.shape[0], &key));
+    TD_TRY(view_numbers(f, "sighted.used", keys.shape[0], &used));
+    TD_TRY(view_numbers(f, "sighted.seen", keys.shape[0], &seen));
+    for (size_t i = 0; i < keys.shape[0]; i++) {
+        td_table_mark mark = {(uint32_t)number_at(used, i), (uint32_t)number_at(seen, i)};
+        if (!wanted || wanted(arg, which, number_at(key, i)))
+            TD_TRY(td_table_put_key(table, number_at(key, i), mark, NULL));
+    }
+    return TD_OK;
+}
+
+typedef struct table_view {
+    size_t rows;
+    column_view key, used, column[TD_ROWS_COLUMNS];
+    td_rows_columns c;
+} table_view;
+
+/* A column of a state that is missing reads as 0. */
+static td_status view_table(const td_table_config *config, int which, const td_safetensors *f,
+                            table_view *v)
+{
+    td_tensor_view keys;
+    const char *name = which == TD_ROWS_DENSE ? "dense.keys" : "keys";
+    *v = (table_view){0};
+    if (!td_safetensors_has(f, name)) return TD_OK;
+    TD_TRY(td_safetensors_view(f, name, &keys));
+    TD_TRY(td_rows_columns_of(config, which, true, &v->c));
+    v->rows = keys.shape[0];
+    TD_TRY(view_numbers(f, name, v->rows, &v->key));
+    if (which == TD_ROWS_KEYED && td_safetensors_has(f, "used"))
+        TD_TRY(view_numbers(f, "used", v->rows, &v->used));
+    for (size_t k = 0; k < v->c.count; k++)
+        if (k == 0 || td_safetensors_has(f, v->c.name[k]))
+            TD_TRY(view_column(f, v->c.name[k], v->rows, v->c.width, &v->column[k]));
+    return TD_OK;
+}
+
+/* A file's rows of one table. */
 static td_status read_table(td_table *table, const td_table_config *config, int which,
                             const td_safetensors *f, wanted_fn *wanted, const void *arg)
 {
-    columns c;
-    column_view view[COLUMNS] = {{0}};
-    td_tensor_view keys;
-    char name[NAME];
+    table_view v;
+    TD_TRY(view_table(config, which, f, &v));
     td_status status = TD_OK;
-    snprintf(name, sizeof name, "%skeys", which == TD_ROWS_DENSE ? "dense." : "");
-    if (!td_safetensors_has(f, name)) return TD_OK;
-    TD_TRY(td_safetensors_view(f, name, &keys));
-    TD_TRY(columns_of(config, which, true, &c));
-    size_t rows = keys.shape[0], bytes = c.width * sizeof(float);
-    for (size_t k = 0; k < c.count; k++)
-        if (k == 0 || td_safetensors_has(f, c.name[k]))
-            TD_TRY(view_column(f, c.name[k], rows, c.width, &view[k]));
+    size_t width = v.c.width, bytes = width * sizeof(float);
     float *row = td_calloc(td_table_row_floats(table), sizeof *row);
     if (!row) return td_fail(TD_ERR_NOMEM, "no memory for a row");
-    for (size_t i = 0; i < rows && status == TD_OK; i++) {
-        uint64_t key;
-        memcpy(&key, keys.bytes + i * sizeof key, sizeof key);
+    for (size_t i = 0; i < v.rows && status == TD_OK; i++) {
+        uint64_t key = number_at(v.key, i);
+        td_table_mark mark = {.used = (uint32_t)number_at(v.used, i)};
         if (wanted && !wanted(arg, which, key)) continue;
-        for (size_t k = 0; k < c.count; k++)
-            if (view[k].bytes) memcpy(row + k * c.width, view[k].bytes + i * bytes, bytes);
-        status = td_table_put(table, key, row);
+        for (size_t k = 0; k < v.c.count; k++)
+            if (v.column[k].bytes) memcpy(row + k * width, v.column[k].bytes + i * bytes, bytes);
+        status =
+            v.used.bytes ? td_table_put_key(table, key, mark, row) : td_table_put(table, key, row);
     }
     td_free(row);
-    return status;
+    return status == TD_OK ? read_sighted(table, f, which, wanted, arg) : status;
 }
 
 static bool is_held(const void *arg, int which, uint64_t key)

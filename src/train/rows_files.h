@@ -4,10 +4,15 @@
  *
  *     keys I64 [n] | weights F32 [n][width] | each state F32 [n][width]
  *
- * ("dense.keys" and so on for the table of dense parameters). How many files there are follows from
+ * ("dense.keys" and so on for the table of dense parameters). With --admit or --evict-after a
+ * checkpoint also has when each row was last used, and keys that were seen and have no row yet:
+ *
+ *     used I64 [n] | sighted.keys I64 [m] | sighted.used I64 [m] | sighted.seen I64 [m]
+ *
+ * How many files there are follows from
  * the number of rows alone, so the bytes do not depend on ranks or servers; each is written by the
  * server that has its first slice, the others send it what they have of it. Rows of a table with a
- * limit to its memory are written where they are, a file a server.
+ * limit to its memory are written where they are, a file a server, without what was only sighted.
  *
  * Memory: a server holds a copy of the rows of its files (not with a limit). */
 #ifndef TD_TRAIN_ROWS_FILES_H

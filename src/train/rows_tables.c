@@ -218,7 +218,8 @@ td_status td_rows_tables_open(td_comm *comm, const td_rows_tables_config *c, boo
                           .replicas = c->job->replicas,
                           .by_staleness = c->job->staleness_rate,
                           .evict_after = (uint64_t)c->job->evict_after,
-                          .compensation = (float)c->job->compensation};
+                          .compensation = (float)c->job->compensation,
+                          .remembers = c->keyed.admit > 1 || c->job->evict_after > 0};
     t->roles.workers = c->workers, t->roles.servers = c->servers, t->roles.feeders = c->feeders;
     t->has[TD_ROWS_KEYED] = c->keyed.width > 0;
     t->has[TD_ROWS_DENSE] = c->params > 0;

@@ -60,6 +60,7 @@ typedef struct td_rows_tables {
     int replicas, leaves;
     bool by_staleness;
     uint64_t evict_after;
+    bool remembers; /* of keys: when they were used, how often they were seen without a row */
     float compensation;
 } td_rows_tables;
 

@@ -221,6 +221,18 @@ class Resumed(unittest.TestCase):
             tandem("train", "--run", run, "--resume", "--quiet", *place(3, servers=2))
             self.assertEqual(metrics(run)[-1]["step"], 60 * -(-ROWS // 64), clock)
 
+    def test_what_rows_remember(self):
+        """Ages and sightings lie in checkpoints, too."""
+        data = clicks(rows=3000)
+        less = ["--table-memory", "1m"]
+        for words, first, then in ((["--admit", "3"], ps(2, servers=1), place(3, "--replicas", "1", servers=2)),
+                                   (["--admit", "3", "--evict-after", "20"], ps(5), place(1)),
+                                   (["--evict-after", "20"], [*ps(1), *less], [*place(2), *less])):
+            want = train(*words, data=data, epochs=4)
+            run = train(*words, *first, data=data, epochs=2)
+            tandem("train", "--run", run, "--resume", "--epochs", "4", "--quiet", *then)
+            self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(want, "model")), words)
+
     def test_networks(self):
         how = {"model": "mlp", "data": DATA, "epochs": 30}
         want = train("--keep", "last", **how)
