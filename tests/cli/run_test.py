@@ -286,7 +286,8 @@ class Watching(unittest.TestCase):
 
     def test_what_a_launcher_left_is_ended(self):
         """A rank that was stopped, and one that takes its time."""
-        stray = f"{TANDEM} bench --steps 100000 --workers 1 > /dev/null 2>&1 & echo $!; "
+        stray = (f"{TANDEM} bench --steps 100000 --workers 1 > /dev/null 2>&1 & "
+                 "until grep -q bench /proc/$!/cmdline; do sleep 0.01; done; ")
         err, words = self.watch([f"{stray} kill -STOP $!; {stray} exit 1", "mkdir $run/model"], expect=0)
         self.assertEqual(len(words), 2)
         left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self.bench(pid)]
