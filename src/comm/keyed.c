@@ -1,5 +1,5 @@
 /* The asking side of push and pull. See tandem/keyed.h and keyed_impl.h. */
-#include "comm/keyed_impl.h"
+#include "comm/keyed_room.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -10,7 +10,7 @@
 enum { LOOK_NS = 1000000 };
 
 /* A request's part at one server. Values that lie together in the user's memory are moved from and
- * to there, others through a copy. */
+ * to there, others through a copy; in a room all are copied there and from there. */
 typedef struct share {
     int server;
     size_t first, last; /* of its keys in the request */
@@ -18,12 +18,16 @@ typedef struct share {
     bool together;
     td_keyed_head head;
     td_keyed_answer answer;
-    char *body;         /* keys, sizes, and values that go with them or do not lie together */
-    char *out;          /* where pulled values arrive */
+    td_keyed_pair *pair; /* NULL: no room */
+    td_keyed_slot *slot; /* of the pair, while it has one */
+    char *body;          /* keys, sizes, and values that go with them or do not lie together */
+    char *values;        /* those that are copied */
+    char *out;           /* where pulled values arrive */
+    bool own_body, own_out;
     size_t put, filled; /* keys and bytes, so far */
     td_request request[5];
     int requests;
-    bool put_off; /* by its desk */
+    bool put_off; /* by its desk, or for want of a slot */
 } share;
 
 typedef struct td_ticket {
@@ -50,8 +54,10 @@ static void ticket_free(td_ticket *t)
 {
     if (!t) return;
     for (int s = 0; s < t->share_count; s++) {
-        td_free(t->shares[s].body);
-        if (!t->shares[s].together) td_free(t->shares[s].out);
+        share *h = &t->shares[s];
+        if (h->own_body) td_free(h->body);
+        if (h->own_out) td_free(h->out);
+        if (h->slot) td_keyed_release(h->slot);
     }
     td_free(t->shares), td_free(t->share_of), td_free(t->owner), td_free(t->sizes);
     td_free(t);
@@ -106,7 +112,46 @@ static td_status deal(td_keyed *k, td_ticket *t)
     return TD_OK;
 }
 
-/* Heads and rooms. */
+static bool copies_in(const share *h)
+{
+    return h->head.in_bytes && (h->pair || !(h->together && h->head.apart));
+}
+
+static size_t key_bytes(const share *h)
+{
+    return h->head.count * (h->head.sized ? 16 : 8);
+}
+
+static void lie_in_slot(share *h)
+{
+    h->slot->head = h->head;
+    h->body = td_keyed_keys_in(h->pair, h->slot);
+    h->values = td_keyed_values_in(h->pair, h->slot);
+    if (h->head.out_bytes) h->out = td_keyed_out_in(h->pair, h->slot);
+}
+
+static bool is_behind(const td_keyed *k, const td_ticket *t, int server);
+
+/* Where the share's parts lie until they are sent or fetched, and where pulled ones arrive. */
+static bool make_places(td_keyed *k, const td_ticket *t, share *h)
+{
+    size_t keys = key_bytes(h), bytes = h->head.in_bytes + h->head.out_bytes;
+    h->pair = td_keyed_pair_with(k, h->server);
+    if (h->pair && !is_behind(k, NULL, h->server)) h->slot = td_keyed_take(h->pair);
+    if (h->slot) {
+        lie_in_slot(h);
+        return true;
+    }
+    h->body = td_alloc_aligned(keys + (copies_in(h) ? h->head.in_bytes : 0));
+    h->own_body = true;
+    h->values = h->body ? h->body + keys : NULL;
+    if (!h->head.out_bytes || h->pair) return h->body != NULL;
+    h->own_out = !h->together;
+    h->out = h->together ? (char *)t->parts.out + h->offset : td_alloc_aligned(bytes);
+    return h->body && h->out;
+}
+
+/* Heads and places. */
 static td_status seal(td_keyed *k, td_ticket *t)
 {
     const size_t most = (size_t)1 << 30;
@@ -126,26 +171,11 @@ static td_status seal(td_keyed *k, td_ticket *t)
         h->head.in_bytes = t->does & TD_PUSH ? bytes : 0;
         h->head.out_bytes = t->does & TD_PULL ? bytes : 0;
         h->head.apart = h->head.in_bytes > TD_KEYED_INLINE;
-        size_t keys = h->head.count * (t->sizes ? 16 : 8);
-        bool copied = h->head.in_bytes && !(h->together && h->head.apart);
-        h->body = td_alloc_aligned(keys + (copied ? bytes : 0));
-        if (h->head.out_bytes)
-            h->out = h->together ? (char *)t->parts.out + h->offset : td_alloc_aligned(bytes);
-        if (!h->body || (h->head.out_bytes && !h->out))
+        if (!make_places(k, t, h))
             return td_fail(TD_ERR_NOMEM, "no memory for a %s of %zu bytes", name_of(t->does),
                            bytes);
     }
     return TD_OK;
-}
-
-static bool copies_in(const share *h)
-{
-    return h->head.in_bytes && !(h->together && h->head.apart);
-}
-
-static char *values_of(const share *h)
-{
-    return h->body + h->head.count * (h->head.sized ? 16 : 8);
 }
 
 /* Keys, sizes and values to where they are sent from. */
@@ -158,10 +188,14 @@ static void fill(td_keyed *k, td_ticket *t)
         uint64_t *keys = (uint64_t *)(void *)h->body;
         keys[h->put] = t->parts.keys[i];
         if (h->head.sized) keys[h->head.count + h->put] = bytes;
-        if (copies_in(h)) memcpy(values_of(h) + h->filled, in + at, bytes);
+        if (copies_in(h) && !h->together) memcpy(h->values + h->filled, in + at, bytes);
         h->put++;
         h->filled += bytes;
         at += bytes;
+    }
+    for (int s = 0; s < t->share_count; s++) {
+        share *h = &t->shares[s];
+        if (copies_in(h) && h->together) memcpy(h->values, in + h->offset, h->head.in_bytes);
     }
 }
 
@@ -191,7 +225,7 @@ static td_status send_share(td_keyed *k, const td_ticket *t, share *h)
     if (td_keyed_body(head)) TD_TRY(post(k, h, true, h->body, td_keyed_body(head), 1));
     if (!head->apart) return TD_OK;
     const char *user = (const char *)t->parts.in + h->offset;
-    char *values = h->together ? (char *)(uintptr_t)user : values_of(h);
+    char *values = h->together ? (char *)(uintptr_t)user : h->values;
     return post(k, h, true, values, head->in_bytes, 2);
 }
 
@@ -208,11 +242,55 @@ static bool go_to_desk(td_keyed *k, const td_ticket *t, share *h)
         .keys = keys,
         .count = h->head.count,
         .sizes = h->head.sized ? (const size_t *)(keys + h->head.count) : NULL,
-        .in = push ? (copies_in(h) ? values_of(h) : user) : NULL,
+        .in = push ? (copies_in(h) ? h->values : user) : NULL,
         .out = pull ? h->out : NULL,
         .bytes = push ? h->head.in_bytes : h->head.out_bytes,
     };
     return td_keyed_call(k->desk_of[h->server], &request, &h->answer) == TD_KEYED_SERVED;
+}
+
+/* Pulled values to the user's memory, as far as they lie together; scatter does the rest. */
+static void collect(const td_ticket *t, share *h)
+{
+    h->answer = h->slot->answer;
+    if (h->head.out_bytes && h->together)
+        memcpy((char *)t->parts.out + h->offset, h->out, h->head.out_bytes);
+}
+
+/* What has been answered of requests that nobody waits for yet makes room: false, there is none. */
+static bool clear_a_slot(td_keyed *k, const td_keyed_pair *pair)
+{
+    for (td_ticket *t = k->first; t; t = t->next)
+        for (int s = 0; s < t->share_count; s++) {
+            share *h = &t->shares[s];
+            if (h->pair != pair || !h->slot || !td_keyed_answered(h->slot)) continue;
+            size_t bytes = h->head.out_bytes && !h->together ? h->head.out_bytes : 0;
+            char *out = bytes ? td_alloc_aligned(bytes) : NULL;
+            if (bytes && !out) continue;
+            if (bytes) memcpy(out, h->out, bytes);
+            collect(t, h);
+            td_keyed_release(h->slot);
+            h->slot = NULL, h->body = NULL;
+            h->out = out, h->own_out = out != NULL;
+            return true;
+        }
+    return false;
+}
+
+/* Into a slot that has become free; false: none has. */
+static bool go_to_room(td_keyed *k, share *h)
+{
+    char *body = h->body, *values = h->values;
+    h->slot = td_keyed_take(h->pair);
+    if (!h->slot && clear_a_slot(k, h->pair)) h->slot = td_keyed_take(h->pair);
+    if (!h->slot) return false;
+    lie_in_slot(h);
+    memcpy(h->body, body, key_bytes(h));
+    if (copies_in(h)) memcpy(h->values, values, h->head.in_bytes);
+    td_free(body);
+    h->own_body = false;
+    td_keyed_ask(k, h->server, h->slot);
+    return true;
 }
 
 static bool waits_at(const td_ticket *t, int server)
@@ -234,7 +312,8 @@ static void try_desks(td_keyed *k)
     for (td_ticket *t = k->first; t && k->put_off; t = t->next)
         for (int s = 0; s < t->share_count; s++) {
             share *h = &t->shares[s];
-            if (!h->put_off || is_behind(k, t, h->server) || !go_to_desk(k, t, h)) continue;
+            if (!h->put_off || is_behind(k, t, h->server)) continue;
+            if (!(h->pair ? go_to_room(k, h) : go_to_desk(k, t, h))) continue;
             h->put_off = false;
             k->put_off--;
         }
@@ -329,12 +408,19 @@ td_status td_keyed_start(td_keyed *k, td_keyed_does does, const td_parts *parts,
     TD_TRY(make(k, does, parts, &t));
     td_status status = TD_OK;
     for (int s = 0; s < t->share_count && status == TD_OK; s++)
-        if (!k->desk_of[t->shares[s].server]) status = send_share(k, t, &t->shares[s]);
+        if (!k->desk_of[t->shares[s].server] && !t->shares[s].pair)
+            status = send_share(k, t, &t->shares[s]);
     if (status != TD_OK) {
         cancel(k, t);
         ticket_free(t);
         k->broken = true;
         return status;
+    }
+    for (int s = 0; s < t->share_count; s++) {
+        share *h = &t->shares[s];
+        h->put_off = h->pair && !h->slot;
+        k->put_off += h->put_off;
+        if (h->slot) td_keyed_ask(k, h->server, h->slot);
     }
     for (int s = 0; s < t->share_count; s++) { /* while messages travel */
         share *h = &t->shares[s];
@@ -363,8 +449,9 @@ static td_status test_ticket(void *arg, bool *done)
     *done = true;
     try_desks(w->keyed);
     for (int s = 0; s < w->ticket->share_count; s++) {
-        if (w->ticket->shares[s].put_off) {
-            w->missing = w->keyed->servers[w->ticket->shares[s].server];
+        const share *h = &w->ticket->shares[s];
+        if (h->put_off || (h->slot && !td_keyed_answered(h->slot))) {
+            w->missing = w->keyed->servers[h->server];
             *done = false;
         }
         for (int r = 0; r < w->ticket->shares[s].requests; r++) {
@@ -397,6 +484,19 @@ static void scatter(const td_keyed *k, td_ticket *t)
     }
 }
 
+/* What rings when the ticket's servers have answered; NULL: nothing does. */
+static td_bell *bell_of(const td_keyed *k, const td_ticket *t)
+{
+    if (k->put_off) return NULL; /* desks ring no one's */
+    bool messages = false, rooms = false;
+    for (int s = 0; s < t->share_count; s++) {
+        messages = messages || t->shares[s].requests;
+        rooms = rooms || t->shares[s].slot;
+    }
+    if (messages && rooms) return NULL;
+    return rooms ? td_keyed_room_bell(k) : k->comm->ops->bell(k->comm);
+}
+
 static td_status verdict(const td_keyed *k, const td_ticket *t)
 {
     for (int s = 0; s < t->share_count; s++) {
@@ -415,12 +515,13 @@ static td_status wait_ticket(td_keyed *k, td_ticket **place)
     waiting w = {k, t, -1};
     td_note note = {TD_DOES_PUSH + (int)t->does - 1, t->bytes, -1, -1, -1};
     struct td_record *record = td_comm_begin(k->comm, note);
-    td_bell *bell = k->put_off ? NULL : k->comm->ops->bell(k->comm); /* desks ring no one's */
-    td_status status = td_comm_wait(k->comm, -1, bell, test_ticket, missing_server, &w);
+    td_status status = td_comm_wait(k->comm, -1, bell_of(k, t), test_ticket, missing_server, &w);
     if (status != TD_OK) {
         k->broken = true;
         cancel(k, t);
     } else {
+        for (int s = 0; s < t->share_count; s++)
+            if (t->shares[s].slot) collect(t, &t->shares[s]);
         if (t->does & TD_PULL) scatter(k, t);
         for (int s = 0; s < t->share_count && t->parts.answers; s++)
             memcpy((char *)t->parts.answers + t->shares[s].server * TD_KEYED_NOTE,

@@ -1,6 +1,6 @@
 /* Channels of keyed parts from their opening to their end, and the desks at which servers'
  * functions are called. See keyed_impl.h. */
-#include "comm/keyed_impl.h"
+#include "comm/keyed_room.h"
 
 #include "base/alloc.h"
 #include "base/error.h"
@@ -155,10 +155,11 @@ static td_status begin(td_keyed *k)
     c->beside = true;
     c->crowded = sysconf(_SC_NPROCESSORS_ONLN) < 2 * c->local_size;
     TD_TRY(open_desks(k));
+    TD_TRY(td_keyed_rooms_open(k));
     td_status status = TD_OK;
     if (k->self >= 0 && c->size > k->desk_count) {
         status = td_keyed_serve_begin(k);
-        if (status == TD_OK && k->config.ready) k->own->bell = c->ops->bell(c);
+        if (status == TD_OK && k->config.ready) k->own->bell = td_keyed_service_bell(k);
     }
     return td_comm_agree(c, status);
 }
@@ -182,8 +183,9 @@ td_status td_keyed_open(td_comm *comm, const td_keyed_config *config, td_keyed *
 static td_status say_goodbye(td_keyed *k)
 {
     td_keyed_head head = {0};
+    td_keyed_rooms_goodbye(k);
     for (int s = 0; s < k->config.server_count; s++)
-        if (!k->desk_of[s])
+        if (!k->desk_of[s] && !td_keyed_pair_with(k, s))
             TD_TRY(td_comm_exchange(k->comm, &head, sizeof head, k->servers[s], NULL, 0, -1,
                                     TD_TAG_KEYED));
     return TD_OK;
@@ -244,6 +246,7 @@ void td_keyed_destroy(td_keyed *k)
     td_keyed_give_up(k);
     if (td_keyed_serve_end(k, false) != TD_OK) td_error_clear();
     leave_desks(k);
+    td_keyed_rooms_close(k);
     td_comm_close(k->comm);
     td_free(k->servers), td_free(k->desk_of);
     td_free(k);

@@ -1,7 +1,8 @@
-/* What the files of push and pull share: keyed.c asks, keyed_serve.c answers messages, keyed_desk.c
- * opens and closes channels, and calls servers' functions.
+/* What the files of push and pull share: keyed.c asks, keyed_serve.c answers, keyed_room.c is where
+ * processes of one host do both, keyed_desk.c opens and closes channels, and calls servers'
+ * functions.
  *
- * A request to another rank is
+ * A request to another host's rank is
  *
  *   td_keyed_head | keys [count] u64, sizes [count] u64 if sized, values if at most INLINE | values
  *
@@ -58,8 +59,9 @@ struct td_keyed {
     td_keyed_desk *desks;      /* [desk_count] of this rank and of those in one memory with it */
     int desk_count;
     td_keyed_desk *own;
-    td_keyed_desk **desk_of;         /* [server_count] NULL: asked by messages */
-    int put_off;                     /* requests at desks that were not ready for them */
+    td_keyed_desk **desk_of;         /* [server_count] NULL: asked in a room, or by messages */
+    struct td_keyed_rooms *rooms;    /* NULL: none */
+    int put_off;                     /* requests at desks that were not ready, or without a slot */
     struct td_ticket *first, **last; /* requests under way, oldest first */
     uint64_t tickets;
     int64_t looked_at; /* ns: after the group, whether all of it lives */
@@ -82,6 +84,8 @@ bool td_keyed_at_hand(const td_keyed *k, int rank);
 /* Drops all requests under way. */
 void td_keyed_give_up(td_keyed *k);
 
+/* What wakes this rank's service, NULL: it looks now and then. */
+td_bell *td_keyed_service_bell(const td_keyed *k);
 /* Begins to serve this rank's keys. */
 TD_MUST_CHECK td_status td_keyed_serve_begin(td_keyed *k);
 /* `patiently`: when all other ranks have said that they will ask no more; else at once. */

@@ -1,8 +1,9 @@
-/* The serving side of push and pull: a thread that takes requests as they arrive.
+/* The serving side of push and pull: a thread that takes requests as they arrive, in rooms and as
+ * messages.
  *
  * Of each other rank one request is in hand at a time: its head, then the rest of it, then the
  * answer on its way back. Rooms grow to the largest request seen and are kept. */
-#include "comm/keyed_impl.h"
+#include "comm/keyed_room.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -20,6 +21,7 @@ typedef struct room {
 
 typedef struct client {
     int rank;
+    td_keyed_pair *pair; /* it asks here; NULL: by messages */
     client_state state;
     td_keyed_head head;
     td_keyed_answer answer;
@@ -122,8 +124,38 @@ static td_status answer(td_keyed_service *s, client *c, bool *served)
     return h->out_bytes ? send(s, c, c->out.data, h->out_bytes, TD_TAG_KEYED + 4) : TD_OK;
 }
 
+static void answer_in_room(td_keyed_service *s, client *c)
+{
+    bool gone = atomic_load(&c->pair->gone); /* before the look at what it has asked */
+    td_keyed_slot *slot = td_keyed_asked(c->pair);
+    if (!slot) {
+        if (gone) c->state = GONE, s->moved = true;
+        return;
+    }
+    const td_keyed_head *h = &slot->head;
+    const uint64_t *keys = (const uint64_t *)(const void *)td_keyed_keys_in(c->pair, slot);
+    td_keyed_request request = {
+        .from = c->rank,
+        .note = h->note,
+        .does = (td_keyed_does)h->does,
+        .keys = keys,
+        .count = h->count,
+        .sizes = h->sized ? (const size_t *)(keys + h->count) : NULL,
+        .in = h->does & TD_PUSH ? td_keyed_values_in(c->pair, slot) : NULL,
+        .out = h->does & TD_PULL ? td_keyed_out_in(c->pair, slot) : NULL,
+        .bytes = h->does & TD_PUSH ? h->in_bytes : h->out_bytes,
+    };
+    if (td_keyed_call(s->keyed->own, &request, &slot->answer) != TD_KEYED_SERVED) return;
+    td_keyed_reply(s->keyed, c->rank, slot);
+    s->moved = true;
+}
+
 static td_status advance(td_keyed_service *s, client *c)
 {
+    if (c->pair) {
+        answer_in_room(s, c);
+        return TD_OK;
+    }
     for (int k = 0; k < c->requests; k++) {
         bool done = false;
         TD_TRY(s->comm.ops->test(&s->comm, &c->request[k], &done));
@@ -175,15 +207,29 @@ static bool all_gone(const td_keyed_service *s)
     return true;
 }
 
+td_bell *td_keyed_service_bell(const td_keyed *k)
+{
+    bool messages = false, rooms = false;
+    for (int r = 0; r < k->comm->size; r++) {
+        bool at_hand = td_keyed_at_hand(k, r), pair = !at_hand && td_keyed_pair_of(k, r);
+        messages = messages || (!at_hand && !pair);
+        rooms = rooms || pair;
+    }
+    if (messages && rooms) return NULL;
+    return rooms ? td_keyed_room_bell(k) : k->comm->ops->bell(k->comm);
+}
+
 static void *serve_main(void *arg)
 {
     td_keyed_service *s = arg;
     td_status status = TD_OK;
-    for (int k = 0; k < s->count && status == TD_OK; k++) status = await_head(s, &s->clients[k]);
+    td_bell *bell = td_keyed_service_bell(s->keyed);
+    for (int k = 0; k < s->count && status == TD_OK; k++)
+        if (!s->clients[k].pair) status = await_head(s, &s->clients[k]);
     while (status == TD_OK) {
         int ending = atomic_load(&s->ending);
         if (ending == 2 || (ending && all_gone(s))) break;
-        status = td_comm_wait(&s->comm, -1, s->comm.ops->bell(&s->comm), test_clients, NULL, s);
+        status = td_comm_wait(&s->comm, -1, bell, test_clients, NULL, s);
     }
     for (int k = 0; k < s->count; k++)
         for (int r = 0; r < s->clients[k].requests; r++)
@@ -205,7 +251,8 @@ td_status td_keyed_serve_begin(td_keyed *k)
     s->keyed = k;
     s->clients = clients;
     for (int r = 0; r < k->comm->size; r++)
-        if (!td_keyed_at_hand(k, r)) clients[s->count++].rank = r;
+        if (!td_keyed_at_hand(k, r))
+            clients[s->count++] = (client){.rank = r, .pair = td_keyed_pair_of(k, r)};
     s->comm = *k->comm;
     s->comm.operation = "serving keyed parts";
     s->comm.record = NULL;
@@ -226,6 +273,7 @@ td_status td_keyed_serve_end(td_keyed *k, bool patiently)
     if (!s) return TD_OK;
     k->service = NULL;
     atomic_store(&s->ending, patiently ? 1 : 2);
+    if (td_keyed_service_bell(k)) td_bell_ring(td_keyed_service_bell(k));
     pthread_join(s->thread, NULL);
     td_status status = s->status == TD_OK ? TD_OK : td_fail_again(s->status, s->sentence);
     for (int c = 0; c < s->count; c++) {

@@ -465,6 +465,49 @@ static void requests_keep_their_order_behind_one_that_waits(void **state)
     on_all_sizes(queued, NULL);
 }
 
+/* More requests under way than there is room for, waited for in another order than they began. */
+static td_status many(td_comm *c, void *arg)
+{
+    const layout *l = arg;
+    enum { PULLS = 23 };
+    table mine = {0};
+    td_keyed *keyed;
+    double *in = td_calloc(l->keys * l->most + 1, sizeof *in);
+    uint64_t *keys = td_calloc(l->keys, sizeof *keys), ticket[PULLS];
+    size_t *sizes = td_calloc(l->keys, sizeof *sizes);
+    double *got[PULLS], *want;
+    TD_TRY(open_table(c, l, &mine, &keyed));
+    size_t values = make_push(l, 0, 0, keys, sizes, in);
+    td_parts first = {keys, l->keys, sizes, in, want = td_calloc(values + 1, sizeof *want)};
+    if (td_comm_rank(c) == 0) TD_TRY(td_keyed_push(keyed, &first));
+    TD_TRY(td_comm_barrier(c));
+    TD_TRY(td_keyed_pull(keyed, &first));
+    for (size_t v = 0; v < values; v++) in[v] = 0;
+    for (int k = 0; k < PULLS; k++) {
+        got[k] = td_calloc(values + 1, sizeof(double));
+        for (size_t v = 0; v < values; v++) got[k][v] = -1;
+        td_parts parts = {keys, l->keys, sizes, in, got[k]};
+        TD_TRY(td_keyed_start(keyed, TD_PUSH_PULL, &parts, &ticket[k]));
+    }
+    for (int k = 0; k < PULLS; k++) TD_TRY(td_keyed_wait(keyed, ticket[(7 * k + 22) % PULLS]));
+    for (int k = 0; k < PULLS; k++)
+        for (size_t v = 0; v < values; v++) CHECK(got[k][v] == want[v] && want[v] > 0);
+    TD_TRY(td_keyed_finish(keyed));
+    td_keyed_destroy(keyed);
+    for (int k = 0; k < PULLS; k++) td_free(got[k]);
+    td_free(in), td_free(keys), td_free(sizes), td_free(want);
+    table_free(&mine);
+    return TD_OK;
+}
+
+static void any_number_of_requests_may_be_under_way(void **state)
+{
+    (void)state;
+    layout scattered = {.most = 9, .keys = 60}, ranges = {.most = 9, .keys = 60, .range = true};
+    on_all_sizes(many, &scattered);
+    on_all_sizes(many, &ranges);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -476,6 +519,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(requests_can_be_given_up),
         cmocka_unit_test(a_request_waits_until_its_server_is_ready),
         cmocka_unit_test(requests_keep_their_order_behind_one_that_waits),
+        cmocka_unit_test(any_number_of_requests_may_be_under_way),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
 }

@@ -1,0 +1,78 @@
+/* Requests between processes of one host, through memory that both have mapped: who asks writes
+ * keys and values where the server reads them, and reads the answer where it was written.
+ *
+ * Each rank that asks has a file in memory (memfd_create(2)) with a *pair* for each server of its
+ * host, and each of those maps that part of it. A pair has SLOTS places for requests, as large as a
+ * request may be: addresses alone, until something is written there. The slot that is free and has
+ * the lowest number is taken, so that as few as can be hold memory; its pages stay until the
+ * channel goes. What happens is told by two bells, one at each side.
+ *
+ * Where one cannot open another's file (process numbers of another container, say) its host's ranks
+ * send messages instead. */
+#ifndef TD_COMM_KEYED_ROOM_H
+#define TD_COMM_KEYED_ROOM_H
+
+#include "comm/keyed_impl.h"
+
+enum { TD_KEYED_SLOTS = 4 };
+
+typedef enum td_slot_state {
+    TD_SLOT_FREE,
+    TD_SLOT_TAKEN,
+    TD_SLOT_ASKED,
+    TD_SLOT_ANSWERED
+} td_slot_state;
+
+typedef struct td_keyed_slot {
+    atomic_int state;
+    uint64_t number; /* of the pair's requests: the lowest is served first */
+    td_keyed_head head;
+    td_keyed_answer answer;
+} td_keyed_slot;
+
+/* At the head of a pair's memory. */
+typedef struct td_keyed_pair {
+    uint64_t mark;     /* whose file it is */
+    atomic_int gone;   /* asks no more */
+    uint64_t requests; /* of who asks */
+    td_keyed_slot slot[TD_KEYED_SLOTS];
+} td_keyed_pair;
+
+/* Collective. k->rooms stays NULL where no two ranks share a host, or are threads; and no pair is
+ * found (below) on hosts where files cannot be shared. */
+TD_MUST_CHECK td_status td_keyed_rooms_open(td_keyed *k);
+void td_keyed_rooms_close(td_keyed *k); /* NULL is fine */
+
+/* Of this rank with that server (a number), to ask; of that rank with this server, to answer. NULL:
+ * by messages. */
+td_keyed_pair *td_keyed_pair_with(const td_keyed *k, int server);
+td_keyed_pair *td_keyed_pair_of(const td_keyed *k, int rank);
+
+/* --- who asks --- */
+
+td_keyed_slot *td_keyed_take(td_keyed_pair *pair); /* NULL: all are in use */
+/* slot->head is filled in, and what lies there. */
+void td_keyed_ask(td_keyed *k, int server, td_keyed_slot *slot);
+static inline bool td_keyed_answered(td_keyed_slot *slot)
+{
+    return atomic_load_explicit(&slot->state, memory_order_acquire) == TD_SLOT_ANSWERED;
+}
+/* One that was asked and not answered stays in use. */
+void td_keyed_release(td_keyed_slot *slot);
+/* Its rank asks no more of any server that it has a pair with. */
+void td_keyed_rooms_goodbye(td_keyed *k);
+td_bell *td_keyed_room_bell(const td_keyed *k); /* this rank's; NULL: no rooms */
+
+/* --- who answers --- */
+
+/* The oldest request that waits; NULL: none. */
+td_keyed_slot *td_keyed_asked(td_keyed_pair *pair);
+void td_keyed_reply(td_keyed *k, int rank, td_keyed_slot *slot);
+
+/* --- what lies in a slot: keys, sizes if there are any | values | pulled values --- */
+
+char *td_keyed_keys_in(td_keyed_pair *pair, const td_keyed_slot *slot);
+char *td_keyed_values_in(td_keyed_pair *pair, const td_keyed_slot *slot);
+char *td_keyed_out_in(td_keyed_pair *pair, const td_keyed_slot *slot);
+
+#endif
