@@ -120,6 +120,42 @@ static td_status movements(td_comm *c, void *arg)
     return TD_OK;
 }
 
+/* Parts so long that ranks read them where they lie; memory may change at once behind a call. */
+static td_status long_movements(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { LONG = 300007 };
+    int n = td_comm_size(c), me = td_comm_rank(c);
+    size_t all = (size_t)LONG * (size_t)n;
+    uint8_t *in = td_malloc(all), *out = td_malloc(all);
+    for (int root = 0; root < n; root++) {
+        for (size_t i = 0; i < LONG; i++) in[i] = (uint8_t)(me * 3 + (int)(i % 251));
+        TD_TRY(td_comm_gather(c, in, LONG, out, root));
+        memset(in, 0xee, LONG);
+        for (size_t i = 0; i < all && me == root; i++)
+            CHECK(out[i] == (uint8_t)(i / LONG * 3 + i % LONG % 251));
+        for (size_t i = 0; i < LONG; i++) out[i] = (uint8_t)(me * 5 + (int)(i % 241));
+        TD_TRY(td_comm_broadcast(c, out, LONG, root));
+        for (size_t i = 0; i < LONG; i++) CHECK(out[i] == (uint8_t)(root * 5 + (int)(i % 241)));
+    }
+    for (int turn = 0; turn < 3; turn++) {
+        for (size_t i = 0; i < LONG; i++) in[i] = (uint8_t)(me * 3 + turn + (int)(i % 251));
+        TD_TRY(td_comm_allgather(c, in, LONG, out));
+        memset(in, 0xee, all);
+        for (size_t i = 0; i < all; i++)
+            CHECK(out[i] == (uint8_t)(i / LONG * 3 + (size_t)turn + i % LONG % 251));
+        for (size_t i = 0; i < all; i++)
+            in[i] = (uint8_t)((size_t)me * 7 + i / LONG * 11 + (size_t)turn + i % LONG % 251);
+        TD_TRY(td_comm_alltoall(c, in, LONG, out));
+        memset(in, 0xee, all);
+        for (size_t i = 0; i < all; i++)
+            CHECK(out[i] ==
+                  (uint8_t)(i / LONG * 7 + (size_t)me * 11 + (size_t)turn + i % LONG % 251));
+    }
+    td_free(in), td_free(out);
+    return TD_OK;
+}
+
 /* What rank a gives rank b. */
 static size_t dealt(int a, int b, size_t count)
 {
@@ -483,6 +519,7 @@ static void movements_bring_every_byte(void **state)
 {
     (void)state;
     on_all_sizes(movements, NULL);
+    on_all_sizes(long_movements, NULL);
 }
 
 static void parts_are_dealt_to_their_ranks(void **state)

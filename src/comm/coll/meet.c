@@ -6,6 +6,8 @@
 #include "math/kernels.h"
 
 #include <sched.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 enum { ARRIVED, REDUCED, DONE, STAGES };
 enum { SLOT = 4096, HEAD = 64, MOST_SLOTS = TD_MEET_BLOCK / SLOT + 1, SHOWN = 64 };
@@ -32,7 +34,8 @@ typedef struct line {
     int32_t looking, withdrawn;
     int32_t more; /* ns that 64 KiB cost it more when they were staged past the caches */
     int32_t core; /* it arrived on last */
-    char pad[128 - 8 * STAGES - 32];
+    int32_t pid, reaches;
+    char pad[128 - 8 * STAGES - 40];
 } line;
 _Static_assert(sizeof(line) == 128, "a line of counters");
 
@@ -71,7 +74,9 @@ struct td_meet {
     int64_t moved_at;     /* to another core */
     uint64_t wanted;
     trying trying;
-    char *draft; /* [TD_MEET_BLOCK / 2] or NULL */
+    char *draft;   /* [TD_MEET_BLOCK / 2] or NULL */
+    uint64_t mark; /* that others find at this address, if they can */
+    bool tried, reaches;
 };
 
 void td_meet_destroy(td_comm *comm)
@@ -397,6 +402,55 @@ td_status td_meet_all_done(td_meet *m)
     return wait_for(m, DONE, -1, m->round);
 }
 
+/* --- memory of other processes --- */
+
+static bool read_there(const td_meet *m, int rank, const void *from, void *to, size_t bytes)
+{
+    for (size_t at = 0; at < bytes;) {
+        struct iovec here = {(char *)to + at, bytes - at};
+        struct iovec there = {(char *)(uintptr_t)from + at, bytes - at};
+        ssize_t n = process_vm_readv(m->lines[rank].pid, &here, 1, &there, 1, 0);
+        if (n <= 0) return false;
+        at += (size_t)n;
+    }
+    return true;
+}
+
+/* Each rank reads each other's mark: where process numbers are another container's, they may be
+ * those of somebody else. */
+td_status td_meet_reaches(td_meet *m, bool *out)
+{
+    line *own = &m->lines[m->comm->rank];
+    *out = m->reaches;
+    if (m->tried) return TD_OK;
+    m->mark = (uint64_t)td_clock_ns() * 0x9e3779b97f4a7c15u ^ (uint64_t)getpid() << 32;
+    own->pid = (int32_t)getpid();
+    TD_TRY(td_meet_round(m, 0));
+    td_meet_arrive(m, &m->mark, (void *)(uintptr_t)m->mark);
+    TD_TRY(td_meet_arrived(m, -1));
+    own->reaches = 1;
+    for (int r = 0; r < m->comm->size; r++) {
+        uint64_t got = 0;
+        if (!read_there(m, r, m->lines[r].in, &got, sizeof got) ||
+            got != (uint64_t)(uintptr_t)m->lines[r].out)
+            own->reaches = 0;
+    }
+    td_meet_done(m);
+    TD_TRY(td_meet_all_done(m));
+    m->tried = m->reaches = true;
+    for (int r = 0; r < m->comm->size; r++) m->reaches = m->reaches && m->lines[r].reaches;
+    *out = m->reaches;
+    return TD_OK;
+}
+
+td_status td_meet_fetch(td_meet *m, int rank, const void *from, void *to, size_t bytes)
+{
+    bool got = read_there(m, rank, from, to, bytes);
+    if (got && !__atomic_load_n(&m->lines[rank].withdrawn, __ATOMIC_SEQ_CST)) return TD_OK;
+    return td_fail(TD_ERR_PEER, "rank %d failed while rank %d was in %s", m->comm->world[rank],
+                   m->comm->world[m->comm->rank], m->comm->operation);
+}
+
 td_status td_meet_look(td_meet *m)
 {
     __atomic_store_n(&m->lines[m->comm->rank].looking, 1, __ATOMIC_SEQ_CST);
@@ -417,6 +471,7 @@ void td_meet_look_away(td_meet *m)
 void td_meet_withdraw(td_meet *m)
 {
     __atomic_store_n(&m->lines[m->comm->rank].withdrawn, 1, __ATOMIC_SEQ_CST);
+    if (!m->comm->ops->one_memory) return;
     for (int r = 0; r < m->comm->size; r++)
         while (r != m->comm->rank && __atomic_load_n(&m->lines[r].looking, __ATOMIC_SEQ_CST))
             sched_yield();

@@ -51,7 +51,15 @@ void td_meet_done(td_meet *meet);
 void td_meet_leave(td_meet *meet);
 TD_MUST_CHECK td_status td_meet_all_done(td_meet *meet);
 
-/* What a rank shows (threads of one process only), to be used between td_meet_look and
+/* Whether processes can read each other's memory where it lies (process_vm_readv(2)), which the
+ * system may forbid; the same at all ranks. Behind td_meet_begin; its first call is a round. */
+TD_MUST_CHECK td_status td_meet_reaches(td_meet *meet, bool *out);
+/* Copies from what that rank has shown, `from` being an address there. TD_ERR_PEER: it has failed
+ * or died meanwhile. */
+TD_MUST_CHECK td_status td_meet_fetch(td_meet *meet, int rank, const void *from, void *to,
+                                      size_t bytes);
+
+/* What a rank shows (to threads of one process), to be used between td_meet_look and
  * td_meet_look_away: a rank that fails meanwhile withdraws what it has shown, but waits for those
  * who look. TD_ERR_PEER: some rank has withdrawn. */
 TD_MUST_CHECK td_status td_meet_look(td_meet *meet);

@@ -3,7 +3,9 @@
  * Staged: a rank copies what others need into its block, in windows; they read it from there. Bytes
  * are written once more than they must be, and a window costs one wait (all-reduce: two).
  * Direct, where ranks are threads of one process and the vector is long: ranks read each other's
- * buffers, so nothing is copied twice; an operation costs two waits (all-reduce: three).
+ * buffers, so nothing is copied twice; an operation costs two waits (all-reduce: three). Processes
+ * do so, too, through the system, where nothing is to be reduced and parts are so long that the way
+ * there costs less than a second copy.
  *
  * Reductions follow the tree with ranks as leaves: a slice's rank reads all parts of it and folds
  * them in one pass. So a rank reads n/n of the vector and writes 1/n; all-reduce then copies the
@@ -18,6 +20,7 @@
 
 enum {
     DIRECT_FROM = 16 << 10,
+    FETCH_FROM = 256 << 10, /* by processes */
     DIRECT_ONE_FROM =
         256 << 10, /* where one writes, or reads: staged, it need not wait for others */
     FOLD_ALL = 4 << 10,
@@ -99,6 +102,23 @@ static void keep_own(const place *p, const stream *s)
     if (to && to != s->in) copy(to, s->in, own);
 }
 
+/* From where that rank's memory lies. */
+static td_status fetch(place *p, int rank, const char *from, void *to, size_t bytes)
+{
+    if (!p->comm->ops->one_memory) return td_meet_fetch(p->meet, rank, from, to, bytes);
+    TD_TRY(td_meet_look(p->meet));
+    copy(to, from, bytes);
+    td_meet_look_away(p->meet);
+    return TD_OK;
+}
+
+/* Whether ranks read parts of `bytes` at most where they lie. */
+static td_status goes_directly(place *p, size_t bytes, size_t threads_from, bool *out)
+{
+    *out = p->comm->ops->one_memory ? bytes >= threads_from : bytes >= FETCH_FROM;
+    return *out && !p->comm->ops->one_memory ? td_meet_reaches(p->meet, out) : TD_OK;
+}
+
 static td_status spread_directly(place *p, const stream *s)
 {
     TD_TRY(td_meet_round(p->meet, 0));
@@ -109,9 +129,7 @@ static td_status spread_directly(place *p, const stream *s)
         size_t bytes = stream_bytes(s, r);
         if (s->writer >= 0 && r != s->writer) continue;
         TD_TRY(td_meet_arrived(p->meet, r));
-        TD_TRY(td_meet_look(p->meet));
-        if (bytes) copy(stream_to(s, r), td_meet_in(p->meet, r), bytes);
-        td_meet_look_away(p->meet);
+        if (bytes) TD_TRY(fetch(p, r, td_meet_in(p->meet, r), stream_to(s, r), bytes));
     }
     td_meet_done(p->meet);
     return stream_bytes(s, p->rank) ? td_meet_all_done(p->meet) : TD_OK;
@@ -143,8 +161,10 @@ static td_status spread(place *p, const stream *s)
     size_t most = 0;
     for (int r = 0; r < p->size; r++)
         if (stream_bytes(s, r) > most) most = stream_bytes(s, r);
-    size_t direct = p->call->pattern == TD_ALLGATHER ? DIRECT_FROM : DIRECT_ONE_FROM;
-    if (p->comm->ops->one_memory && most >= direct) return spread_directly(p, s);
+    bool directly;
+    TD_TRY(goes_directly(p, most, p->call->pattern == TD_ALLGATHER ? DIRECT_FROM : DIRECT_ONE_FROM,
+                         &directly));
+    if (directly) return spread_directly(p, s);
     keep_own(p, s);
     size_t window = window_of(p);
     for (size_t k = 0, n = rounds_of(most, window); k < n; k++)
@@ -305,8 +325,26 @@ static td_status reduce_scatter(place *p)
     return deal_out(p, &d, most_part(p), take_fold);
 }
 
+/* All-to-all of equal parts, read where they lie. */
+static td_status alltoall_directly(place *p)
+{
+    const td_call *c = p->call;
+    size_t bytes = c->bytes, at = bytes * (size_t)p->rank;
+    TD_TRY(td_meet_round(p->meet, 0));
+    td_meet_arrive(p->meet, c->in, NULL);
+    copy((char *)c->out + at, (const char *)c->in + at, bytes);
+    for (int k = 1; k < p->size; k++) {
+        int r = (p->rank + k) % p->size;
+        TD_TRY(td_meet_arrived(p->meet, r));
+        TD_TRY(fetch(p, r, (const char *)td_meet_in(p->meet, r) + at,
+                     (char *)c->out + (size_t)r * bytes, bytes));
+    }
+    td_meet_done(p->meet);
+    return td_meet_all_done(p->meet);
+}
+
 /* Threads read each other's parts where they lie. */
-static td_status deal_directly(place *p)
+static td_status fold_directly(place *p)
 {
     const td_call *c = p->call;
     const void *part[TD_MEET_RANKS];
@@ -318,10 +356,8 @@ static td_status deal_directly(place *p)
     for (int k = 0; k < p->size; k++) {
         int r = (p->rank + k) % p->size;
         part[r] = (const char *)td_meet_in(p->meet, r) + at;
-        if (c->pattern == TD_ALLTOALL) copy((char *)c->out + (size_t)r * own, part[r], own);
     }
-    if (c->pattern == TD_REDUCE_SCATTER)
-        td_reduction_fold(&c->how, part, p->size, own / c->how.width, c->out);
+    td_reduction_fold(&c->how, part, p->size, own / c->how.width, c->out);
     td_meet_look_away(p->meet);
     td_meet_done(p->meet);
     return td_meet_all_done(p->meet);
@@ -472,8 +508,7 @@ static td_status run(place *p)
 {
     td_comm *comm = p->comm;
     const td_call *call = p->call;
-    bool direct = comm->ops->one_memory && !call->parts && call->bytes >= DIRECT_FROM;
-    bool at_root = comm->rank == call->root;
+    bool directly = false, at_root = comm->rank == call->root;
     size_t all = call->parts ? call->bytes : call->bytes * (size_t)comm->size;
     switch (call->pattern) {
     case TD_BARRIER: return barrier(p);
@@ -484,9 +519,11 @@ static td_status run(place *p)
         return spread(p, &(stream){call->in, at_root ? call->out : NULL, call, -1, all});
     case TD_ALLGATHER: return spread(p, &(stream){call->in, call->out, call, -1, all});
     case TD_SCATTER: return scatter(p);
-    case TD_ALLTOALL: return direct ? deal_directly(p) : alltoall(p);
+    case TD_ALLTOALL:
+        if (!call->parts) TD_TRY(goes_directly(p, call->bytes, DIRECT_FROM, &directly));
+        return directly ? alltoall_directly(p) : alltoall(p);
     case TD_REDUCE_SCATTER:
-        return comm->ops->one_memory && most_part(p) >= DIRECT_FROM ? deal_directly(p)
+        return comm->ops->one_memory && most_part(p) >= DIRECT_FROM ? fold_directly(p)
                                                                     : reduce_scatter(p);
     case TD_REDUCE:
     case TD_ALLREDUCE: return reduce(p);
@@ -502,6 +539,6 @@ td_status td_shared_run(td_comm *comm, const td_call *call)
     TD_TRY(td_meet_of(comm, &p.meet));
     td_meet_begin(p.meet);
     td_status status = run(&p);
-    if (status != TD_OK && comm->ops->one_memory) td_meet_withdraw(p.meet);
+    if (status != TD_OK) td_meet_withdraw(p.meet);
     return status;
 }
