@@ -142,6 +142,10 @@ TD_MUST_CHECK td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_
 /* Until it is done; withdrawn on failure. */
 TD_MUST_CHECK td_status td_comm_wait_request(td_comm *comm, td_request *request);
 
+/* Whether another rank says within `ms` that it has failed, or is lost: td_last_error() then says
+ * how. */
+bool td_comm_hears_failure(td_comm *comm, int64_t ms);
+
 /* Operations beside the patterns of tandem/comm.h. */
 enum {
     TD_DOES_SEND = TD_PATTERNS,
