@@ -39,10 +39,12 @@ TD_MUST_CHECK td_status td_cli_data_config(const td_job *job, td_split split,
 /* Labels that were read by themselves as something that they are perhaps not. */
 void td_cli_warn_of_labels(const td_job *job, const td_dataset *train);
 /* Runs `fn` on the ranks that mpiexec started, or on `workers` threads. `prepared` is the result of
- * what this process has done for it before: where it failed on a rank, none runs. Mistakes (exit
- * code 2) are the same at all ranks of fn; under MPI they are told here and leave no last error. */
+ * what this process has done for it before: where it failed on a rank, none runs. Under MPI
+ * mistakes (exit code 2) of fn, at all ranks or at some, are told here and leave no last error. */
 TD_MUST_CHECK td_status td_cli_run(int workers, const td_comm_config *config, td_status prepared,
                                    td_rank_fn *fn, void *arg);
+/* The last error, by this rank, and to the others, whose fn ends by it; clears it. */
+void td_cli_tell_here(td_comm *comm, td_status status);
 /* This process's number among those that mpiexec started; 0 without it. */
 int td_cli_rank(void);
 

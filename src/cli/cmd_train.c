@@ -173,13 +173,13 @@ static td_status check_workers(const session *s, int workers)
     return TD_OK;
 }
 
-/* Under MPI one process tells what all know: td_cli_run leaves that to rank 0 of the beginning. */
+/* Under MPI one process tells what all know: td_cli_run leaves a mistake to rank 0 of the
+ * beginning, which may have died. */
 static td_status told_once(const session *s, td_comm *comm, td_status status)
 {
-    bool known = status == TD_ERR_INTERRUPTED || td_exit_code(status) == 2;
-    if (!td_comm_launched_by_mpi() || !known || td_comm_rank(comm) == 0) return status;
-    if (s->leads && status != TD_ERR_INTERRUPTED) fprintf(stderr, "tandem: %s\n", td_last_error());
-    if (!s->leads || status != TD_ERR_INTERRUPTED) td_error_clear();
+    if (!td_comm_launched_by_mpi() || td_comm_rank(comm) == 0) return status;
+    if (s->leads && td_exit_code(status) == 2) td_cli_tell_here(comm, status);
+    if (!s->leads && status == TD_ERR_INTERRUPTED) td_error_clear();
     return status;
 }
 

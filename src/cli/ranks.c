@@ -1,14 +1,17 @@
 /* Ranks of a command: threads of this process, or the processes that mpiexec started. Under MPI a
  * failure that all ranks know is told by rank 0, before the others end: mpiexec ends a job with its
- * first process. */
+ * first process. What a rank alone knows it tells itself. */
 #include "cli/cli.h"
 
 #include "base/error.h"
+#include "comm/transport.h"
 #include "tandem/recover.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { PATIENCE_MS = 2000, HEARD = 850 /* bytes of a sentence that ranks tell each other */ };
 
 typedef struct launch {
     td_rank_fn *fn;
@@ -36,6 +39,32 @@ static td_status tell(const td_comm *comm, td_status status)
     return status;
 }
 
+void td_cli_tell_here(td_comm *comm, td_status status)
+{
+    char sentence[1024];
+    snprintf(sentence, sizeof sentence, "%s", td_last_error());
+    fprintf(stderr, "tandem: %s\n", sentence);
+    fflush(stderr);
+    td_comm_fail(comm, status, sentence);
+    td_error_clear();
+}
+
+/* A user's mistake, which all ranks are likely to have met alike, or some of them alone. Who is not
+ * rank 0 waits a moment for another to have said the same. */
+static td_status tell_once(td_comm *comm, td_status status)
+{
+    char own[1024];
+    snprintf(own, sizeof own, "%s", td_last_error());
+    if (!*own) return status; /* told already */
+    bool others = td_comm_rank(comm) != 0 && td_comm_hears_failure(comm, PATIENCE_MS);
+    own[HEARD] = 0; /* as much as others hear */
+    if (others && strstr(td_last_error(), own))
+        td_error_clear();
+    else
+        td_cli_tell_here(comm, td_fail_again(status, own));
+    return status;
+}
+
 static td_status run_launched(td_comm *comm, void *arg)
 {
     launch *l = arg;
@@ -46,7 +75,7 @@ static td_status run_launched(td_comm *comm, void *arg)
     status = td_comm_agree(comm, status);
     if (status != TD_OK) return tell(comm, status);
     status = l->fn(comm, l->arg);
-    return td_exit_code(status) == 2 ? tell(comm, status) : status;
+    return td_exit_code(status) == 2 ? tell_once(comm, status) : status;
 }
 
 td_status td_cli_run(int workers, const td_comm_config *config, td_status prepared, td_rank_fn *fn,

@@ -2,6 +2,7 @@
 #include "comm/transport.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "comm/coll/coll.h"
 #include "comm/recover.h"
@@ -9,6 +10,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 size_t td_type_size(td_type type)
@@ -275,6 +277,17 @@ void td_comm_fail(td_comm *comm, td_status status, const char *sentence)
 {
     if (status == TD_OK) return;
     comm->ops->fail(comm, td_fail_again(status, sentence));
+}
+
+bool td_comm_hears_failure(td_comm *comm, int64_t ms)
+{
+    int64_t until = td_clock_ns() + ms * 1000000;
+    comm->operation = "its end";
+    while (comm->ops->check(comm, -1) == TD_OK) {
+        if (td_clock_ns() >= until) return false;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return true;
 }
 
 td_status td_comm_shared_create(td_comm *comm, size_t bytes, td_region *out)

@@ -82,11 +82,12 @@ struct td_comm {
     void *impl;
     int rank, size;
     int64_t deadline_ms;
-    bool one_thread; /* the transport is not to be called by two threads at once */
-    bool crowded;    /* more ranks than cores on this host: do not spin */
-    bool beside;     /* its threads serve ranks that compute: leave them the cores */
-    int *host;       /* [size] */
-    int *world;      /* [size] ranks in the whole run */
+    bool one_thread;     /* the transport is not to be called by two threads at once */
+    bool crowded;        /* more ranks than cores on this host: do not spin */
+    bool beside;         /* its threads serve ranks that compute: leave them the cores */
+    int64_t yields_from; /* ns: its waits sleep before, see wait.c */
+    int *host;           /* [size] */
+    int *world;          /* [size] ranks in the whole run */
     int hosts;
     int local_rank, local_size; /* among the ranks of this host */
     uint64_t sequence;          /* collective operations begun */
@@ -140,6 +141,10 @@ TD_MUST_CHECK td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_
 
 /* Until it is done; withdrawn on failure. */
 TD_MUST_CHECK td_status td_comm_wait_request(td_comm *comm, td_request *request);
+
+/* Whether another rank says within `ms` that it has failed, or is lost: td_last_error() then says
+ * how. */
+bool td_comm_hears_failure(td_comm *comm, int64_t ms);
 
 /* Operations beside the patterns of tandem/comm.h. */
 enum {

@@ -2,7 +2,7 @@
  * whom it waits for what that rank is doing:
  *
  *   at once      spin, then yield for longer than it takes to wake a thread (two that sleep in turn
- *                would do so for good), then sleep
+ *                would do so for good), then sleep; for a while behind a long yield, only sleep
  *   1 ms         ask the transport, every millisecond, for ranks that have failed or left
  *   20 ms        show this rank's card (header.h) to whom it waits for, and to whom that rank waits
  *                for, ...; judge the cards that came. Again after 20, 40, ... 1,280 ms
@@ -28,7 +28,9 @@ enum {
     YIELD_NS = 1000000,
     YIELD_CROWDED_NS = 200000,
     CHECK_NS = 1000000,
-    ASK_NS = 20000000
+    ASK_NS = 20000000,
+    LONG_YIELD_NS = 5000000,
+    YIELD_PAUSE = 32
 };
 enum { LEAST_NAP_NS = 10000, MOST_NAP_NS = 200000 };
 enum { MOST_ASK_NS = 64 * ASK_NS, HOPS = 8 };
@@ -138,6 +140,16 @@ static void nap(int64_t waited)
     if (slack > 0) prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0);
 }
 
+/* Where others want the core as well, of this job or not, a yield may last for as many of their
+ * slices as there are, and systems count it as if this thread had run: who yields in every wait
+ * gets next to nothing of a busy machine. Who sleeps is woken soon. */
+static void give_way(td_comm *comm, int64_t now)
+{
+    sched_yield();
+    int64_t after = td_clock_ns();
+    if (after - now > LONG_YIELD_NS) comm->yields_from = after + YIELD_PAUSE * (after - now);
+}
+
 /* One sleep: until the bell rings, but not for long, because a rank that dies rings nothing. */
 static td_status doze(td_bell *bell, int64_t waited, td_wait_test *test, void *arg, bool *done)
 {
@@ -202,8 +214,9 @@ static td_status wait_for(waiting *w)
             }
             w->checked = now;
         }
-        if (now - w->begin < (comm->crowded || comm->beside ? YIELD_CROWDED_NS : YIELD_NS))
-            sched_yield();
+        int64_t most = comm->crowded || comm->beside ? YIELD_CROWDED_NS : YIELD_NS;
+        if (now - w->begin < most && now >= comm->yields_from)
+            give_way(comm, now);
         else
             TD_TRY(doze(w->bell, now - w->begin, w->test, w->arg, &done));
         if (done) return TD_OK;

@@ -148,20 +148,29 @@ uint64_t td_clocks_slowest(const td_clocks *k)
     return least == UINT64_MAX ? 0 : least;
 }
 
-/* The largest clock that `count` workers have reached, or all that are left. */
-static uint64_t reached_by(const td_clocks *k, int count)
+/* The largest clock that `count` workers have reached, of all or of those that are left. */
+static uint64_t reached_of(const td_clocks *k, int count, bool all)
 {
     uint64_t best = 0;
-    int left = 0;
-    for (int w = 0; w < k->workers; w++) left += !k->gone[w];
-    if (count > left) count = left;
     for (int w = 0; w < k->workers; w++) {
         int there = 0;
-        if (k->gone[w] || k->pushed[w] <= best) continue;
-        for (int v = 0; v < k->workers; v++) there += !k->gone[v] && k->pushed[v] >= k->pushed[w];
+        if ((k->gone[w] && !all) || k->pushed[w] <= best) continue;
+        for (int v = 0; v < k->workers; v++)
+            there += (all || !k->gone[v]) && k->pushed[v] >= k->pushed[w];
         if (there >= count) best = k->pushed[w];
     }
     return best;
+}
+
+/* The same, or that all have reached that are left: it does not fall when one goes, as others may
+ * have gone on by it. */
+static uint64_t reached_by(const td_clocks *k, int count)
+{
+    int left = 0;
+    for (int w = 0; w < k->workers; w++) left += !k->gone[w];
+    uint64_t of_all = reached_of(k, count, true);
+    uint64_t of_left = reached_of(k, count < left ? count : left, false);
+    return of_all > of_left ? of_all : of_left;
 }
 
 uint64_t td_clocks_over(const td_clocks *k)

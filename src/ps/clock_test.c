@@ -119,6 +119,35 @@ static void late_pushes_are_dropped_or_applied(void **state)
     td_clocks_fini(&k);
 }
 
+/* Who holds the last shard of an epoch goes on without those who got none, and its push counts. */
+static void who_has_gone_is_not_waited_for(void **state)
+{
+    (void)state;
+    const char *const clocks[] = {"ssp:1", "backup:2", "groups:2:1:3"};
+    for (size_t c = 0; c < sizeof clocks / sizeof *clocks; c++) {
+        td_clock clock = parsed(clocks[c]);
+        td_clocks k;
+        assert_ok(td_clocks_init(&k, &clock, 4));
+        for (uint64_t at = 0; at < 5; at++) td_clocks_push(&k, 2, at, 0);
+        assert_false(td_clocks_may_pull(&k, 2, 5));
+        k.gone[0] = k.gone[1] = k.gone[3] = true;
+        assert_true(td_clocks_may_pull(&k, 2, 5));
+        assert_true(td_clocks_may_push(&k, 5));
+        assert_int_equal(td_clocks_over(&k), 5);
+        td_clocks_fini(&k);
+    }
+    /* What was over stays over for one that is late: it may have gone on by that. */
+    td_clock clock = parsed("backup:2");
+    td_clocks k;
+    assert_ok(td_clocks_init(&k, &clock, 4));
+    for (int w = 1; w < 4; w++) td_clocks_push(&k, w, 8, 0);
+    assert_int_equal(td_clocks_over(&k), 9);
+    k.gone[1] = k.gone[2] = true;
+    assert_int_equal(td_clocks_over(&k), 9);
+    assert_true(td_clocks_may_pull(&k, 0, 9));
+    td_clocks_fini(&k);
+}
+
 static void workers_are_grouped_by_pace(void **state)
 {
     (void)state;
@@ -220,6 +249,7 @@ int main(void)
         cmocka_unit_test(clocks_are_read_and_written),
         cmocka_unit_test(pulls_wait_as_their_clock_says),
         cmocka_unit_test(late_pushes_are_dropped_or_applied),
+        cmocka_unit_test(who_has_gone_is_not_waited_for),
         cmocka_unit_test(workers_are_grouped_by_pace),
         cmocka_unit_test(slices_survive_servers),
         cmocka_unit_test(keys_spread_over_slices),

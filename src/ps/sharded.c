@@ -25,7 +25,7 @@ td_status td_sharded_serve(void *user, const td_keyed_request *q)
     const td_ask *ask = q->note;
     td_told *told = q->answer;
     if (ask->stops == TD_ASKS_STOP) s->store.stops = true;
-    if (ask->stops == TD_RETIRES) s->store.clocks.pushed[ask->worker] = TD_RETIRED;
+    if (ask->stops == TD_RETIRES) s->store.clocks.gone[ask->worker] = true;
     if (q->does & TD_PUSH && !ask->stops) {
         td_store_push push = {.worker = ask->worker,
                               .clock = ask->clock,
@@ -317,7 +317,10 @@ td_status td_sharded_push_all(td_sharded *s, const uint64_t *keys, size_t count,
 void td_sharded_start_at(td_sharded *s, uint64_t clock)
 {
     s->clock = clock;
-    for (int w = 0; w < s->config.worker_count; w++) s->store.clocks.pushed[w] = clock;
+    for (int w = 0; w < s->config.worker_count; w++) {
+        s->store.clocks.pushed[w] = clock;
+        s->store.clocks.gone[w] = s->of_worker[w] < 0;
+    }
 }
 
 /* --- stopping --- */

@@ -14,13 +14,15 @@ const char *td_mishaps(void)
     return plan && *plan ? plan : NULL;
 }
 
-typedef enum kind { IS_LOST, STOPS, LACKS_MEMORY, ALARMED, KINDS } kind;
+typedef enum kind { IS_LOST, STOPS, LACKS_MEMORY, ALARMED, MISTAKEN, KINDS } kind;
 
 /* Whether "RANK:STEP:POINT", at the beginning of the text, is this. */
 static bool is_here(const char *text, int rank, uint64_t step, const char *point, kind *what)
 {
-    static const char *const behind[] =
-        {[STOPS] = ":stop", [LACKS_MEMORY] = ":memory", [ALARMED] = ":alarm"};
+    static const char *const behind[] = {[STOPS] = ":stop",
+                                         [LACKS_MEMORY] = ":memory",
+                                         [ALARMED] = ":alarm",
+                                         [MISTAKEN] = ":mistake"};
     char *at;
     size_t n = strlen(point);
     if (strtol(text, &at, 10) != rank || *at != ':') return false;
@@ -58,6 +60,8 @@ td_status td_mishap(const char *plan, td_comm *comm, uint64_t step, const char *
     if (what == LACKS_MEMORY)
         return td_fail(TD_ERR_NOMEM, "no memory in \"%s\", as TANDEM_FAKE_DEATH asks", point);
     if (what == ALARMED) return td_fail(TD_ERR_PEER, "a false alarm in \"%s\"", point);
+    if (what == MISTAKEN)
+        return td_fail(TD_ERR_DATA, "a mistake in \"%s\" of rank %d", point, rank);
     td_comm_die(comm);
     return td_fail(TD_ERR_PEER, "rank %d has died", rank);
 }

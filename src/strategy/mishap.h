@@ -15,7 +15,7 @@
  *
  * by td_comm_die. With ":stop" behind the point the process stops itself there (SIGSTOP), once, and
  * goes on when it is continued; with ":memory" the rank is refused memory there, with
- * ":alarm" it believes that another is lost. */
+ * ":alarm" it believes that another is lost, with ":mistake" it finds data that it cannot use. */
 #ifndef TD_STRATEGY_MISHAP_H
 #define TD_STRATEGY_MISHAP_H
 
@@ -23,7 +23,8 @@
 
 /* The plan, NULL where there is none: to be asked for when a run begins. */
 const char *td_mishaps(void);
-/* TD_ERR_PEER when this rank, a thread, is lost here; TD_ERR_NOMEM. Costs nothing without a plan.
+/* TD_ERR_PEER when this rank, a thread, is lost here; TD_ERR_NOMEM, TD_ERR_DATA. Costs nothing
+ * without a plan.
  */
 TD_MUST_CHECK td_status td_mishap(const char *plan, td_comm *comm, uint64_t step,
                                   const char *point);

@@ -5,7 +5,6 @@
 #include "base/error.h"
 
 #include <string.h>
-#include <time.h>
 
 enum { FREE, LEASED, DONE };
 enum { MOST_SERVERS = 64 };
@@ -19,8 +18,7 @@ typedef struct ask { /* note of a request */
 typedef struct told { /* note of an answer */
     uint64_t shard;   /* + 1; 0: none */
     uint64_t bytes;
-    uint64_t left; /* shards of this server that are not done */
-    char rest[TD_KEYED_NOTE - 24];
+    char rest[TD_KEYED_NOTE - 16];
 } told;
 _Static_assert(sizeof(ask) == TD_KEYED_NOTE && sizeof(told) == TD_KEYED_NOTE, "a note each");
 
@@ -167,14 +165,6 @@ static uint64_t lease(td_feed *f, const ask *a)
     return found;
 }
 
-static uint64_t not_done(const td_feed *f)
-{
-    uint64_t n = 0;
-    for (uint64_t k = (uint64_t)f->number; k < f->shards; k += (uint64_t)f->config.server_count)
-        n += f->state[k] != DONE;
-    return n;
-}
-
 static td_status serve(void *user, const td_keyed_request *q)
 {
     td_feed *f = user;
@@ -189,7 +179,6 @@ static td_status serve(void *user, const td_keyed_request *q)
     if (a->epoch > f->epoch || f->epoch == UINT64_MAX) begin_epoch(f, a->epoch);
     if (a->done) f->state[a->done - 1] = DONE;
     uint64_t shard = lease(f, a);
-    t->left = shard == UINT64_MAX ? not_done(f) : 1;
     if (shard == UINT64_MAX) return TD_OK;
     TD_TRY(pack(f, shard));
     t->shard = shard + 1, t->bytes = f->bytes;
@@ -233,25 +222,19 @@ static td_status fetch(td_feed *f, uint64_t shard, uint64_t bytes, td_rows_batch
 
 td_status td_feed_next(td_feed *f, uint64_t epoch, uint64_t clock, td_rows_batch *batch, bool *none)
 {
-    struct timespec moment = {.tv_nsec = 500000};
     if (epoch != f->epoch || f->epoch == UINT64_MAX) begin_epoch(f, epoch);
     *none = false;
-    for (;;) {
-        uint64_t left = 0;
-        for (int k = 0; k < f->config.server_count; k++) {
-            int server = (f->next + k) % f->config.server_count;
-            told t;
-            TD_TRY(ask_one(f, server, epoch, clock, &t));
-            left += t.left;
-            if (!t.shard) continue;
-            f->next = (server + 1) % f->config.server_count;
-            f->held = t.shard;
-            return fetch(f, t.shard - 1, t.bytes, batch);
-        }
-        *none = left == 0;
-        if (*none) return TD_OK;
-        nanosleep(&moment, NULL); /* others have leases, which may come back */
+    for (int k = 0; k < f->config.server_count; k++) {
+        int server = (f->next + k) % f->config.server_count;
+        told t;
+        TD_TRY(ask_one(f, server, epoch, clock, &t));
+        if (!t.shard) continue;
+        f->next = (server + 1) % f->config.server_count;
+        f->held = t.shard;
+        return fetch(f, t.shard - 1, t.bytes, batch);
     }
+    *none = true;
+    return TD_OK;
 }
 
 void td_feed_done(td_feed *f)

@@ -35,7 +35,9 @@ TD_MUST_CHECK td_status td_feed_open(td_comm *comm, const td_feed_config *config
 void td_feed_close(td_feed *feed); /* NULL is fine */
 
 /* A worker: the next shard to `batch` (its units still to be cut: td_rows_batch_index), or *none:
- * all of the epoch's are done. `clock`: of the step that it will be. */
+ * none of the epoch's is free. Who holds one may wait, with it, for the clocks of those who hold
+ * none: so they wait for none here, but retire. What a dead worker held is free in the next group.
+ * `clock`: of the step that it will be. */
 TD_MUST_CHECK td_status td_feed_next(td_feed *feed, uint64_t epoch, uint64_t clock,
                                      td_rows_batch *batch, bool *none);
 /* The shard is learnt from: its push has been acknowledged. */

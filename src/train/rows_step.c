@@ -448,7 +448,7 @@ static td_status step_alone(loop *l)
     return l->mode == TD_ROWS_SHARED ? step_shared(l) : step_paced(l);
 }
 
-/* All shards of the epoch are done: no other worker need wait for this one. */
+/* No shard of the epoch is free: no other worker may wait for this one. */
 static td_status retire(loop *l)
 {
     for (int k = 0; k < TD_ROWS_TABLES; k++)

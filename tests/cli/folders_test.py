@@ -78,6 +78,15 @@ class Folders(unittest.TestCase):
         self.assertIn("already holds a run", self.fails("--run", run, prefix=ranks(2)))
         self.assertEqual(listing(run), before)
 
+    @unittest.skipUnless(MPIEXEC, "no MPI")
+    def test_one_rank_alone_may_know_of_a_mistake(self):
+        for rank in (0, 2):
+            done = subprocess.run([*ranks(3), TANDEM, "train", "--data", DATA, "--run", new_run(), "--quiet"], text=True,
+                                  capture_output=True, timeout=100,
+                                  env=dict(os.environ, TANDEM_FAKE_DEATH=f"{rank}:2:update:mistake"))
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn(f'tandem: a mistake in "update" of rank {rank}\n', done.stderr)
+
     def test_what_is_not_a_run_is_not_replaced(self):
         for name in ("model", "checkpoints", "metrics.jsonl"):
             run = train()
