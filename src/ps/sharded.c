@@ -317,7 +317,7 @@ td_status td_sharded_push_all(td_sharded *s, const uint64_t *keys, size_t count,
 void td_sharded_start_at(td_sharded *s, uint64_t clock)
 {
     s->clock = clock;
-    for (int w = 0; w < s->config.worker_count; w++) s->store.clocks.pushed[w] = clock;
+    td_store_start_at(&s->store, clock);
 }
 
 /* --- stopping --- */

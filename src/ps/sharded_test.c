@@ -288,6 +288,36 @@ static void hot_slices_are_shared_out(void **state)
     on_all_sizes(cools_down, NULL);
 }
 
+/* The first worker has gone further than the others when all start again: what it pushes then is
+ * new. */
+static td_status starts_again(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_sharded_config config = {.table = {.width = 1, .lr = 1}};
+    td_sharded *s;
+    uint64_t key = 5;
+    float row, g = -1;
+    int size = td_comm_size(c), first = td_comm_rank(c) == 0;
+    TD_TRY(td_sharded_open(c, &config, &s));
+    for (int round = 0; round < 3; round++) {
+        for (int k = 0; k < (first ? 7 : 2); k++) TD_TRY(td_sharded_push_all(s, &key, 1, &g));
+        TD_TRY(td_sharded_meet(s));
+        td_sharded_start_at(s, 3 * (uint64_t)round + 3);
+        TD_TRY(td_sharded_meet(s));
+    }
+    TD_TRY(td_sharded_pull(s, &key, 1, &row));
+    CHECK(row == (float)(3 * (7 + 2 * (size - 1))));
+    TD_TRY(td_sharded_finish(s));
+    td_sharded_destroy(s);
+    return TD_OK;
+}
+
+static void clocks_start_again(void **state)
+{
+    (void)state;
+    on_all_sizes(starts_again, NULL);
+}
+
 /* --- deaths: counters --- */
 
 enum { RANKS = 5, COUNTERS = 40, LONG = 300 };
@@ -517,6 +547,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(stragglers_are_left_behind),
         cmocka_unit_test(delays_are_compensated),
         cmocka_unit_test(hot_slices_are_shared_out),
+        cmocka_unit_test(clocks_start_again),
         cmocka_unit_test(nothing_acknowledged_is_lost),
         cmocka_unit_test(mistakes_are_told_to_all),
         cmocka_unit_test(batches_hold_each_key_once),

@@ -160,3 +160,11 @@ td_status td_store_take_push(td_store *s, const td_slices *slices, const td_stor
     td_clocks_push(&s->clocks, p->worker, p->clock, td_clock_ns());
     return TD_OK;
 }
+
+void td_store_start_at(td_store *s, uint64_t clock)
+{
+    size_t n = (size_t)s->config.workers;
+    for (size_t w = 0; w < n; w++) s->clocks.pushed[w] = clock;
+    for (size_t i = 0; i < TD_SLICES * n; i++)
+        if (s->newest[i] > clock) s->newest[i] = clock;
+}

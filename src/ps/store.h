@@ -59,6 +59,9 @@ typedef struct td_store_push {
     size_t count;
     const float *values; /* [count][width] gradients; compensated: [count][2][width] with rows */
 } td_store_push;
+/* All workers have pushed so often: steps from there on are new, also where a worker had gone on
+ * beyond. */
+void td_store_start_at(td_store *store, uint64_t clock);
 /* *applied: false: it came too late, and was dropped. */
 TD_MUST_CHECK td_status td_store_take_push(td_store *store, const td_slices *slices,
                                            const td_store_push *push, bool *applied);
