@@ -41,8 +41,6 @@ TD_MUST_CHECK td_status td_sharded_open(td_comm *comm, const td_sharded_config *
 /* This rank's number among the workers, -1: none; and how many steps it has pushed. */
 int td_sharded_worker(const td_sharded *sharded);
 uint64_t td_sharded_clock(const td_sharded *sharded);
-/* How many of that worker servers had, when the clocks were last agreed on (td_sharded_move). */
-uint64_t td_sharded_pushed_by(const td_sharded *sharded, int worker);
 
 /* Rows of `count` keys, which may repeat, to out [count][width], as this worker's clock allows;
  * ranks that are no worker get what there is. Not collective, as the next four. */
@@ -69,6 +67,12 @@ typedef struct td_sharded_step {
     const float *gradients; /* [count][width] */
     const float *rows;      /* the same: what they were computed at, for compensation; else NULL */
     float scale, rate;      /* moves rows by gradient * scale, at the table's rate times `rate` */
+    /* The step that a worker which has died pushed at its clock `clock`, perhaps to some servers
+     * only, is made again in its name, with the same keys: slices that have it leave it out. This
+     * worker's own clock stays. */
+    bool again;
+    int worker;
+    uint64_t clock;
 } td_sharded_step;
 /* Returns when all servers concerned have it. The worker's clock goes on by one, or, where the
  * others have not waited for it, to theirs. After TD_ERR_PEER or TD_ERR_TIMEOUT the step is kept,

@@ -318,6 +318,47 @@ static void clocks_start_again(void **state)
     on_all_sizes(starts_again, NULL);
 }
 
+/* Rank 0's push has come to some slices only, and the last rank makes it again in its name. */
+static td_status makes_again(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { ALL = 64, SOME = 20 };
+    int size = td_comm_size(c), me = td_comm_rank(c);
+    td_sharded_config config = {.table = {.width = 1, .lr = 1}};
+    config.servers.replicas = size > 1;
+    td_sharded *s;
+    uint64_t keys[ALL];
+    float g[ALL], rows[ALL];
+    size_t n = 0;
+    bool taken[TD_SLICES] = {false};
+    TD_TRY(td_sharded_open(c, &config, &s));
+    const td_slices *map = &td_sharded_place(s)->slices;
+    for (uint64_t key = 0; n < ALL; key++) /* of as many slices */
+        if (!taken[td_slice_of(map, key)]) taken[td_slice_of(map, key)] = true, keys[n++] = key;
+    for (int k = 0; k < ALL; k++) g[k] = -1;
+    if (me == 0) TD_TRY(td_sharded_push_all(s, keys, SOME, g));
+    TD_TRY(td_sharded_meet(s));
+    td_sharded_step step = {.keys = keys, .count = ALL, .gradients = g, .scale = 1, .rate = 1};
+    step.again = true; /* worker 0's first */
+    for (int turn = 0; turn < 2 && me == size - 1; turn++) {
+        uint64_t before = td_sharded_clock(s);
+        TD_TRY(td_sharded_push(s, &step));
+        CHECK(td_sharded_clock(s) == before);
+    }
+    TD_TRY(td_sharded_meet(s));
+    TD_TRY(td_sharded_pull(s, keys, ALL, rows));
+    for (int k = 0; k < ALL; k++) CHECK(rows[k] == 1);
+    TD_TRY(td_sharded_finish(s));
+    td_sharded_destroy(s);
+    return TD_OK;
+}
+
+static void pushes_are_completed_by_others(void **state)
+{
+    (void)state;
+    on_all_sizes(makes_again, NULL);
+}
+
 /* --- deaths: counters --- */
 
 enum { RANKS = 5, COUNTERS = 40, LONG = 300 };
@@ -548,6 +589,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(delays_are_compensated),
         cmocka_unit_test(hot_slices_are_shared_out),
         cmocka_unit_test(clocks_start_again),
+        cmocka_unit_test(pushes_are_completed_by_others),
         cmocka_unit_test(nothing_acknowledged_is_lost),
         cmocka_unit_test(mistakes_are_told_to_all),
         cmocka_unit_test(batches_hold_each_key_once),

@@ -128,6 +128,8 @@ td_feed_config td_rows_feed_config(const loop *l)
                             .numbers = l->task->oracle.numbers,
                             .worker = roles->own_slot,
                             .workers = l->workers,
+                            .worker_rank = roles->worker,
+                            .by_name = l->job->strategy == TD_STRATEGY_PS,
                             .server = roles->feeder,
                             .server_count = roles->feeder_count};
 }

@@ -20,27 +20,21 @@ enum { SENTENCE = 1024, MOST_ALARMS = 2 };
 
 static td_status move_feed(loop *l)
 {
-    size_t n = (size_t)l->workers;
+    const td_roles *roles = &l->tables.roles;
     if (!l->job->data_servers) return TD_OK;
-    uint64_t *pushed = td_calloc(n, sizeof *pushed);
-    bool *gone = td_calloc(n, sizeof *gone);
-    td_status status = pushed && gone ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to feed workers");
-    const td_sharded *s = l->tables.sharded[TD_ROWS_KEYED];
-    for (size_t w = 0; w < n && status == TD_OK; w++) {
-        int r = l->tables.roles.worker[w];
-        gone[w] = r < 0 || td_comm_joined(l->comm, r);
-        pushed[w] = s ? td_sharded_pushed_by(s, (int)w) : 0;
-    }
-    status = td_comm_agree(l->comm, status);
-    if (status == TD_OK && l->tables.roles.feeder_count == 0) {
+    if (roles->feeder_count == 0) {
         l->over = true;
-        status = td_fail(TD_ERR_PEER, "no data server is left");
+        return td_fail(TD_ERR_PEER, "no data server is left");
     }
     td_feed_config config = td_rows_feed_config(l);
     if (!l->pushing) td_feed_give_back(l->feed); /* else its push is made again */
-    if (status == TD_OK) status = td_feed_move(l->feed, l->comm, &config, pushed, gone, &l->feed);
-    td_free(pushed), td_free(gone);
-    return status;
+    TD_TRY(td_feed_move(l->feed, l->comm, &config, &l->feed));
+    if (roles->own_slot < 0) return TD_OK;
+    uint64_t begin = td_feed_names(l->feed, roles->own_slot);
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (l->tables.has[k]) td_sharded_skip_to(l->tables.sharded[k], begin);
+    if (begin > l->state.step) l->state.step = begin;
+    return TD_OK;
 }
 
 static td_status settle(loop *l, bool joined, uint64_t *made)

@@ -90,6 +90,10 @@ def progressive(run):
     return event(run, "epoch")[-1]["progressive_loss"]
 
 
+def each_once(run):
+    return [(line["samples"], line["each_once"]) for line in event(run, "epoch")]
+
+
 def told(run):
     """What metrics say, but for times and for what depends on how many ranks there are."""
     keep = ("step", "epoch", "loss", "accuracy", "lr", "samples", "eval", "auc", "progressive_loss")
@@ -474,17 +478,31 @@ class ThreadDeaths(unittest.TestCase):
                                      spares=spares)
                     self.assertEqual(metrics(run)[-1]["step"], 10)
 
+    def test_data_servers(self):
+        """Every sample once an epoch, whoever dies; who asks nobody but data servers and servers apart hears of it."""
+        words = ps(3, "--data-servers", "2", "--replicas", "1", servers=2, clock="asp")
+        shards = 2 * -(-4000 // (64 // 3))
+        for model in ("fm",) if SHORT else ("fm", "linear"):
+            for plan in ("1:3:backward,0:50:update", "2:20:backward", "1:3:update,0:66:backward"):
+                for spares in (1,) if SHORT else (0, 1):
+                    run = self.lives(None, plan, *words, spares=spares, data=clicks(rows=4000), model=model)
+                    self.assertEqual(each_once(run), [(4000, True)] * 2, (plan, spares))
+                    # At both servers: none is made twice; of those that met a loss a server may count one less.
+                    pushes = event(run, "tables")[0]["pushes"]
+                    self.assertTrue(2 * shards - 12 <= pushes <= 2 * shards, (pushes, shards))
+
 
 @unittest.skipUnless(ULFM, "no MPI that recovers")
 class Kills(unittest.TestCase):
     """SIGKILL at any moment, of processes."""
 
-    def run_and_kill(self, victims, *words, n, spares=0, epochs=30):
+    def run_and_kill(self, victims, *words, n, spares=0, epochs=30, **how):
         chance, run = random.Random(repr((victims, words))), new_run()
         prefix = ranks(n + spares)
         at = prefix.index(MPIEXEC) + 1
         command = [*prefix[:at], "--with-ft", "ulfm", *prefix[at:], TANDEM,
-                   *job(*words, "--spares", str(spares), "--replicas", "1", "--holdout", "0.2", run=run, epochs=epochs)]
+                   *job(*words, "--spares", str(spares), "--replicas", "1", "--holdout", "0.2", run=run, epochs=epochs,
+                          **how)]
         process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    env=dict(os.environ, TANDEM_FAKE_SLOW="0:3"))
         end = time.monotonic() + 60
@@ -512,6 +530,17 @@ class Kills(unittest.TestCase):
         for clock in ("asp", "ssp:2"):
             run = self.run_and_kill([3, 0], *ps(1, servers=2, clock=clock), n=4, spares=1)
             self.assertEqual(metrics(run)[-1]["step"], 30 * 5)
+
+    def test_data_servers(self):
+        words = ps(1, "--data-servers", "2", servers=2, clock="asp")
+        for victims in [[0, 5]] if SHORT else [[1], [4], [5, 0], [0, 1]]:
+            run = self.run_and_kill(victims, *words, n=6, spares=1, data=clicks(rows=4000), epochs=8)
+            samples = 3200  # the rest is held out
+            for count, once in each_once(run):
+                # None: a worker and a data server died at once, and what both knew with them.
+                self.assertTrue(once or (once is None and len(victims) > 1), (victims, each_once(run)))
+                self.assertEqual(count if once else samples, samples)
+            self.assertEqual(len(each_once(run)), 8)
 
 
 if __name__ == "__main__":
