@@ -167,7 +167,8 @@ static td_status check_workers(const session *s, int workers)
                        "%d ranks are more than the %d leaves of a batch; start at most %d, or give "
                        "more --leaves",
                        workers, leaves, leaves);
-    if (workers < s->job.min_workers)
+    workers -= td_job_servers(&s->job);
+    if (workers > 0 && workers < s->job.min_workers)
         return td_fail(TD_ERR_ARG, "--min-workers %d is more than the %d workers of the job",
                        s->job.min_workers, workers);
     return TD_OK;

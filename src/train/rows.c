@@ -329,6 +329,7 @@ static td_status after_meeting(loop *l)
     if (end || stopped) TD_TRY(end_checkpoint(l));
     td_rows_begin_interval(l);
     if (!stopped) return TD_OK;
+    if (l->few) return td_rows_too_few(l);
     return td_fail(TD_ERR_INTERRUPTED,
                    "stopped after step %llu; \"tandem train --run %s --resume\" goes on",
                    (unsigned long long)l->state.step, l->job->run);

@@ -184,6 +184,8 @@ static td_status take_up(loop *l)
     TD_TRY(status);
     l->scorer.source.params = l->tables.dense;
     TD_TRY(agree_on_step(l, joined, made));
+    l->few = l->tables.roles.working < l->job->min_workers;
+    l->stopping = l->stopping || l->few;
     TD_TRY(td_mishap(l->mishaps, l->comm, l->state.step, "handover"));
     TD_TRY(td_comm_agree(l->comm, td_rows_make_ready(l)));
     if (joined) TD_TRY(td_rows_choose_schedule(l));
@@ -216,6 +218,22 @@ td_status td_rows_go_on(loop *l)
     TD_TRY(td_comm_allreduce(l->comm, &mine, &l->workers, 1, TD_I32, TD_MAX));
     if (l->empty && !l->shape.pool) TD_TRY(td_rows_open_all(l, true));
     return take_up(l);
+}
+
+td_status td_rows_too_few(loop *l)
+{
+    int workers = l->tables.roles.working;
+    l->over = true;
+    td_status status =
+        td_fail(TD_ERR_PEER,
+                "%d worker%s left, fewer than --min-workers %d: stopped after step %llu; "
+                "\"tandem train --run %s --resume\" goes on%s",
+                workers, workers == 1 ? " is" : "s are", l->job->min_workers,
+                (unsigned long long)l->state.step, l->job->run,
+                l->feed ? " from the epoch's beginning" : "");
+    bool processes = !strcmp(td_comm_transport(l->comm), "mpi");
+    if (processes && !l->first) td_error_clear(); /* one tells it */
+    return status;
 }
 
 /* --- another number of ranks --- */

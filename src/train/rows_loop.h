@@ -73,7 +73,8 @@ typedef struct td_rows_loop {
     int64_t interval_begin, input_ns, pull_ns, compute_ns, push_ns;
     td_score score;
     bool kept, recorded;
-    bool over;  /* rows are lost: no recovery helps */
+    bool over;  /* rows are lost, or too few workers left: no recovery helps */
+    bool few;   /* fewer workers are left than --min-workers: the run ends */
     bool away;  /* this rank is not needed any more */
     bool ended; /* the run has, as others have found that did not wait for the rest */
     bool begun;
@@ -104,6 +105,9 @@ TD_MUST_CHECK td_status td_rows_go_on(td_rows_loop *l);
 /* Another number of ranks, if it is asked for; look_for: at a meeting. Collective. */
 TD_MUST_CHECK td_status td_rows_resize(td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_look_for_resize(td_rows_loop *l);
+
+/* Why the run stops here, with too few workers. */
+TD_MUST_CHECK td_status td_rows_too_few(td_rows_loop *l);
 
 /* rows.c */
 void td_rows_begin_interval(td_rows_loop *l);

@@ -491,6 +491,7 @@ static td_status meet(loop *l, uint64_t end)
     }
     l->stopping = stopping;
     l->state.step = stopping && !l->feed ? most[0] : end;
+    if (l->feed && stopping && l->few) return td_rows_too_few(l);
     if (l->feed && stopping)
         return td_fail(TD_ERR_INTERRUPTED,
                        "stopped within an epoch that data servers deal out; \"tandem train --run "

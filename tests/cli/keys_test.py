@@ -478,6 +478,24 @@ class ThreadDeaths(unittest.TestCase):
                                      spares=spares)
                     self.assertEqual(metrics(run)[-1]["step"], 10)
 
+    def test_too_few_workers(self):
+        """They stop with a checkpoint."""
+        for clock, more in (("bsp", ["--optimizer", "adagrad"]), ("asp", []), ("ssp:2", [])):
+            want = train(*more, "--holdout", "0.2", epochs=4)
+            words = ps(3, "--replicas", "1", "--min-workers", "3", *more, "--holdout", "0.2", servers=2, clock=clock)
+            for spares in (0, 1):
+                run = new_run()
+                plan = "1:7:backward,0:8:backward" if spares else "1:7:backward"
+                done = subprocess.run([TANDEM, *job(*words, "--spares", str(spares), run=run, epochs=4)], text=True,
+                                      capture_output=True, timeout=60, env=dict(os.environ, TANDEM_FAKE_DEATH=plan))
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertIn("2 workers are left, fewer than --min-workers 3: stopped after step", done.stderr)
+                self.assertNotEqual(os.listdir(os.path.join(run, "checkpoints")), [])
+                tandem("train", "--run", run, "--resume", "--quiet", "--workers", "2", "--min-workers", "1")
+                self.assertEqual(metrics(run)[-1]["step"], 4 * 5)
+                if clock == "bsp":
+                    self.assertEqual(weights(run), weights(want))
+
     def test_data_servers(self):
         """Every sample once an epoch, whoever dies; who asks nobody but data servers and servers apart hears of it."""
         words = ps(3, "--data-servers", "2", "--replicas", "1", servers=2, clock="asp")
