@@ -91,6 +91,7 @@ td_status td_cli_read_train(int argc, char **argv, td_job *job)
         TD_TRY(td_options_parse(td_job_rows, job, argc, argv, &first));
     }
     if (td_net_model_is_sparse(job->model)) job->one_hot = false; /* categories are hashed */
+    if (!job->resume) TD_TRY(td_cli_check_effects(job)); /* its options are those of before */
     return td_job_check(job);
 }
 

@@ -89,8 +89,6 @@ static td_status check_options(const loop *l, int size)
                        "--replicas and --table-memory");
     if (job->keep == 2)
         return td_fail(TD_ERR_ARG, "--keep best: of parameters in tables only the last are kept");
-    if (job->l1 > 0 && strcmp(job->rule, "ftrl") != 0)
-        return td_fail(TD_ERR_ARG, "--l1 is for --optimizer ftrl");
     return TD_OK;
 }
 

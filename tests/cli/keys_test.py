@@ -343,7 +343,7 @@ class Mistakes(unittest.TestCase):
                 ("--clip: no rank knows the norm of all gradients", ps(2, "--clip", "1")),
                 ("--accumulate is not for parameters in tables; give a larger --batch", ps(2, "--accumulate", "2")),
                 ("--keep best: of parameters in tables only the last", ps(2, "--keep", "best", "--holdout", "0.2")),
-                ("--l1 is for --optimizer ftrl", ps(2, "--l1", "0.1")),
+                ("--l1 is for --optimizer ftrl; here it would do nothing", ps(2, "--l1", "0.1")),
                 ("no update rule of tables is called \"nesterov\"; there are sgd,", ps(2, "--optimizer", "nesterov")),
                 ("a memory limit of 1000 bytes is too small for rows of", ps(2, "--table-memory", "1000"))):
             self.says(text, *job(*words))
@@ -351,6 +351,34 @@ class Mistakes(unittest.TestCase):
         if MPIEXEC:
             done = tandem(*job(*ps(1, servers=2)), expect=2, prefix=ranks(2))
             self.assertIn("--servers 2 leaves no worker of the job's 2 ranks", done.stderr)
+
+    def test_what_would_do_nothing(self):
+        """Each such option is named, beside models and strategies that do not use it; at its default it is not."""
+        ssp = ["--strategy", "ps", "--clock", "ssp:2"]
+        for words, model, base in (
+                (["--clock", "asp"], "mlp", []), (["--clock", "asp"], "fm", ["--strategy", "downpour"]),
+                (["--servers", "1"], "fm", []), (["--servers", "1"], "mlp", ["--strategy", "hogwild"]),
+                (["--data-servers", "1"], "fm", []), (["--replicas", "1"], "mlp", ["--workers", "2"]),
+                (["--staleness-rate"], "fm", ["--strategy", "ps"]), (["--compensation", "1"], "fm", []),
+                (["--push-every", "2"], "fm", ssp), (["--fetch-every", "2"], "fm", ["--strategy", "easgd"]),
+                (["--elastic", "0.5"], "fm", ["--strategy", "downpour"]), (["--table-memory", "1g"], "mlp", ssp),
+                (["--admit", "2"], "mlp", []), (["--evict-after", "2"], "mlp", ssp), (["--bits", "9"], "mlp", []),
+                (["--hash-seed", "9"], "mlp", ssp), (["--factors", "9"], "linear", []), (["--top", "4-1"], "fm", []),
+                (["--bottom", "4-1"], "mlp", []), (["--balance"], "fm", []), (["--flip"], "mlp", ssp),
+                (["--shard-optimizer"], "fm", []), (["--optimizer", "adam"], "fm", ["--strategy", "easgd"]),
+                (["--momentum", "0.9"], "mlp", ["--optimizer", "adam"]), (["--beta1", "0.8"], "mlp", []),
+                (["--beta2", "0.8"], "fm", ["--optimizer", "adagrad"]), (["--epsilon", "0.8"], "fm", []),
+                (["--l2", "0.8"], "mlp", []), (["--ftrl-beta", "0.8"], "fm", ["--optimizer", "adagrad"]),
+                (["--gamma", "0.8"], "mlp", []), (["--step-every", "2"], "fm", ["--schedule", "cosine"]),
+                (["--final-lr", "0.001"], "mlp", ["--schedule", "step"])):
+            data = DATA if model == "mlp" else clicks()
+            self.says(f"{words[0]} is for ", *job(*base, *words, model=model, data=data))
+        run = train("--clock", "bsp", "--servers", "0", "--admit", "1", "--momentum", "0", "--l1", "0", "--gamma", "0.1",
+                    "--optimizer", "ftrl", "--l2", "0.1")
+        again = new_run()
+        tandem("train", os.path.join(run, "job.yaml"), "--run", again, "--quiet")
+        self.assertEqual(weights(run), weights(again))
+        tandem("train", "--run", run, "--resume", "--epochs", "3", "--quiet")
 
     def test_models(self):
         for text, words in (
