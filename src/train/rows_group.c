@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "data/dataset.h"
 #include "optim/schedule.h"
 #include "strategy/mishap.h"
 #include "tandem/recover.h"
@@ -164,12 +165,28 @@ static td_status go_back(loop *l)
     return TD_OK;
 }
 
+/* A rank that has just come and reads other data than the run: it is lost to the others, which go
+ * on without it, before it gets any rows. */
+static td_status check_data(loop *l, bool joined)
+{
+    const td_dataset *data = l->data->train;
+    int64_t mine = joined ? INT64_MIN : (int64_t)l->state.data, run;
+    TD_TRY(td_comm_allreduce(l->comm, &mine, &run, 1, TD_I64, TD_MAX));
+    if (!joined || run == INT64_MIN || !run || (uint64_t)run == td_dataset_fingerprint(data))
+        return TD_OK;
+    int rank = td_comm_rank_in_run(l->comm, td_comm_rank(l->comm));
+    td_train_warn_of_data(rank, data, (uint64_t)run);
+    td_comm_die(l->comm);
+    return td_fail(TD_ERR_PEER, "rank %d has left the run: it reads other data", rank);
+}
+
 /* Joined: behind open_all. Else behind a recovery. */
 static td_status take_up(loop *l)
 {
     bool lost = false, was_first = l->first, joined = l->empty;
     uint64_t made;
     l->first = td_comm_rank(l->comm) == 0;
+    TD_TRY(check_data(l, joined));
     td_status status = settle(l, joined, &made);
     if (status == TD_OK) status = td_rows_tables_move(&l->tables, l->comm, joined, made, &lost);
     l->over = lost;

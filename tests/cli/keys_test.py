@@ -544,11 +544,16 @@ class Kills(unittest.TestCase):
 
     def run_and_kill(self, victims, *words, n, spares=0, epochs=30, **how):
         chance, run = random.Random(repr((victims, words))), new_run()
+        other = how.pop("astray", None)  # (rank, data that it reads)
         prefix = ranks(n + spares)
         at = prefix.index(MPIEXEC) + 1
         command = [*prefix[:at], "--with-ft", "ulfm", *prefix[at:], TANDEM,
                    *job(*words, "--spares", str(spares), "--replicas", "1", "--holdout", "0.2", run=run, epochs=epochs,
-                          **how)]
+                        **how)]
+        if other:
+            dealt = f'[ "$OMPI_COMM_WORLD_RANK" != {other[0]} ] || set -- "$@" --data {other[1]}; exec "$@"'
+            program = command.index(TANDEM)
+            command[program:program] = ["sh", "-c", dealt, "sh"]
         process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    env=dict(os.environ, TANDEM_FAKE_SLOW="0:3"))
         end = time.monotonic() + 60
@@ -561,7 +566,20 @@ class Kills(unittest.TestCase):
                 os.kill(pid, signal.SIGKILL)
         out, err = process.communicate(timeout=100)
         self.assertEqual(process.returncode, 0, out + err)
+        if other:
+            self.assertEqual(err.count(f"rank {other[0]} leaves the run: it reads other training data in"), 1, err)
         return run
+
+    def test_a_spare_with_other_data(self):
+        """It leaves before it has any part in the run; the next one comes."""
+        with open(clicks()) as f:
+            lines = f.readlines()
+        other = write("strange.tsv", "".join([*lines[:7], "1" + lines[8][1:], "0" + lines[7][1:], *lines[9:]]))
+        for clock in ("bsp", "asp"):
+            run = self.run_and_kill([0], *ps(1, servers=2, clock=clock), n=4, spares=2, astray=(4, other))
+            self.assertEqual(metrics(run)[-1]["step"], 30 * 5)
+            if clock == "bsp":
+                self.assertEqual(weights(run), weights(train("--holdout", "0.2", epochs=30)))
 
     def test_in_step(self):
         want = train("--holdout", "0.2", epochs=30)
