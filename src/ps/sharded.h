@@ -107,9 +107,12 @@ const td_place *td_sharded_place(const td_sharded *sharded); /* borrowed */
 /* All ranks' pulls and pushes so far are done behind it. Waits for the others however long they
  * take. Collective. */
 TD_MUST_CHECK td_status td_sharded_meet(td_sharded *sharded);
-/* Moves hot slices, by what has been asked for since the last call. Collective, behind a meet.
- * *out_moved: how many. */
-TD_MUST_CHECK td_status td_sharded_balance(td_sharded *sharded, int *out_moved);
+typedef struct td_sharded_balanced {
+    int moved;            /* slices */
+    double before, after; /* what the server had that had most, of all that was asked for */
+} td_sharded_balanced;
+/* Moves hot slices, by what has been asked for since the last call. Collective, behind a meet. */
+TD_MUST_CHECK td_status td_sharded_balance(td_sharded *sharded, td_sharded_balanced *out);
 /* Collective: all pushes of all ranks are done behind it; nothing can be asked for any more. */
 TD_MUST_CHECK td_status td_sharded_finish(td_sharded *sharded);
 void td_sharded_destroy(td_sharded *sharded);

@@ -31,7 +31,8 @@ typedef struct td_store {
     uint64_t *pulled_at;      /* [workers][TD_STORE_AHEAD] pushes when it pulled at a clock */
     td_staleness reads,
         writes;             /* clocks behind of rows pulled; of pushes, others' since the pull */
-    double load[TD_SLICES]; /* rows asked for, of late */
+    double load[TD_SLICES]; /* an eighth of the rows asked for, of late */
+    uint64_t turn;          /* pulls */
     bool stops;             /* a worker has asked all to stop: no pull waits any more */
     float *scratch;         /* [scratch_room] compensated gradients */
     uint64_t *some_keys;    /* [keys_room] of a push that is applied in part */

@@ -297,15 +297,18 @@ static td_status tell_epoch(loop *l)
 /* Servers that are asked for more than others give slices away. */
 static td_status cool_down(loop *l)
 {
-    int moved = 0, all = 0;
-    char fields[64];
+    int all = 0;
+    td_sharded_balanced b, hot = {0}; /* of the first table that had a hot server */
+    char fields[128];
     for (int k = 0; k < TD_ROWS_TABLES; k++) {
         if (!l->tables.sharded[k]) continue;
-        TD_TRY(td_sharded_balance(l->tables.sharded[k], &moved));
-        all += moved;
+        TD_TRY(td_sharded_balance(l->tables.sharded[k], &b));
+        if (!hot.moved) hot = b;
+        all += b.moved;
     }
     if (!l->progress || !all) return TD_OK;
-    snprintf(fields, sizeof fields, "\"slices\":%d", all);
+    snprintf(fields, sizeof fields, "\"slices\":%d,\"hottest\":[%.4f,%.4f]", all, hot.before,
+             hot.after);
     if (td_progress_event(l->progress, l->state.step, "balanced", fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
     td_progress_say(l->progress, "%d slices of hot servers have moved", all);

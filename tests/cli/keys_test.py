@@ -263,6 +263,22 @@ class Clocks(unittest.TestCase):
                 if bound is not None:
                     self.assertLessEqual(len(tables["staleness"]), bound + 1, clock)
 
+    def test_hot_slices_are_shared_out(self):
+        """Of a server that is asked for more than others; by one worker with the same bytes as where nothing moves."""
+        data = clicks(rows=2000)
+        for more, model in ((["--replicas", "1"], "fm"), ([], "linear")):
+            words = [*more, "--optimizer", "adagrad", "--bits", "4"]  # 16 keys in 256 slices, and not evenly
+            want = train(*ps(1, *words, servers=3, clock="asp"), data=data, model=model, epochs=4)
+            self.assertEqual(event(want, "balanced"), [])
+            run = train(*ps(1, *words, "--balance", servers=3, clock="asp"), data=data, model=model, epochs=4)
+            moves = event(run, "balanced")
+            self.assertGreater(moves[0]["slices"], 0)
+            before, after = moves[0]["hottest"]
+            self.assertTrue(1 / 3 <= after < before, moves)
+            self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(want, "model")))
+            shared = train(*ps(3, *words, "--balance", servers=3, clock="asp"), data=data, model=model, epochs=4)
+            self.assertAlmostEqual(progressive(shared), progressive(want), delta=0.05)
+
     def test_options_against_staleness(self):
         want = progressive(train())
         for words in (["--staleness-rate"], ["--compensation", "0.1"]):
