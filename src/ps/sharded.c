@@ -25,7 +25,7 @@ td_status td_sharded_serve(void *user, const td_keyed_request *q)
     const td_ask *ask = q->note;
     td_told *told = q->answer;
     if (ask->stops == TD_ASKS_STOP) s->store.stops = true;
-    if (ask->stops == TD_RETIRES) s->store.clocks.pushed[ask->worker] = TD_RETIRED;
+    if (ask->stops == TD_RETIRES) s->store.clocks.gone[ask->worker] = true;
     if (q->does & TD_PUSH && !ask->stops) {
         td_store_push push = {.worker = ask->worker,
                               .clock = ask->clock,
@@ -41,7 +41,9 @@ td_status td_sharded_serve(void *user, const td_keyed_request *q)
     }
     if (q->does & TD_PULL && ask->worker < 0)
         TD_TRY(td_table_peek(s->store.table, q->keys, q->count, q->out));
-    else if (q->does & TD_PULL)
+    else if (q->does == TD_PULL)
+        s->store.clocks.gone[ask->worker] = false;
+    if (q->does & TD_PULL && ask->worker >= 0)
         TD_TRY(td_store_pull(&s->store, &s->place.slices, ask->worker, ask->clock, q->keys,
                              q->count, q->out));
     told->slowest = td_clocks_slowest(&s->store.clocks);
@@ -320,6 +322,8 @@ void td_sharded_start_at(td_sharded *s, uint64_t clock)
 {
     s->clock = clock;
     td_store_start_at(&s->store, clock);
+    td_cache_clear(&s->cache); /* of clocks that may be higher, and without who had retired */
+    for (int w = 0; w < s->config.worker_count; w++) s->store.clocks.gone[w] = s->of_worker[w] < 0;
 }
 
 /* --- stopping --- */

@@ -84,7 +84,8 @@ TD_MUST_CHECK td_status td_sharded_push_all(td_sharded *sharded, const uint64_t 
 
 /* All workers have pushed so often, now. Local, at all ranks, while nobody pulls or pushes. */
 void td_sharded_start_at(td_sharded *sharded, uint64_t clock);
-/* This worker pushes no more for now: nobody waits for it, until the clocks start again. */
+/* This worker pushes no more for now: nobody waits for it, until it pulls or the clocks start
+ * again. */
 TD_MUST_CHECK td_status td_sharded_retire(td_sharded *sharded);
 /* Asks all workers to stop at their next step: their pulls wait no more, so that all can come to
  * the same clock. For good, as for this table. */

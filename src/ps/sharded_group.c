@@ -227,7 +227,7 @@ static td_status agree_on_clocks(td_sharded *s, bool joined)
     td_status status = mine ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %zu workers", n);
     status = td_comm_agree(s->comm, status);
     for (size_t w = 0; w < n && status == TD_OK; w++)
-        if (!joined && s->store.clocks.pushed[w] < TD_RETIRED) mine[w] = s->store.clocks.pushed[w];
+        if (!joined) mine[w] = s->store.clocks.pushed[w];
     if (status == TD_OK && s->worker >= 0 && !joined && s->clock > mine[s->worker])
         mine[s->worker] = s->clock;
     if (status == TD_OK) status = td_comm_allreduce(s->comm, mine, all, n, TD_I64, TD_MAX);

@@ -10,7 +10,6 @@
 
 enum { TD_AS_PRIMARY, TD_AS_BACKUP };
 enum { TD_ASKS_STOP = 1, TD_RETIRES = 2 };
-#define TD_RETIRED ((uint64_t)1 << 60) /* of its clock, at servers */
 
 typedef struct td_ask {   /* note of a request */
     int32_t worker, role; /* worker -1: none, which only looks */

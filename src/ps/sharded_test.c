@@ -361,6 +361,43 @@ static void pushes_are_completed_by_others(void **state)
     on_all_sizes(makes_again, NULL);
 }
 
+/* Rank 0 has nothing to do for a while: the others go on without it, and it comes back. */
+static td_status retires(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_sharded_config config = {.table = {.width = 1, .lr = 1}};
+    td_sharded *s;
+    uint64_t key = 5;
+    float row, g = -1;
+    int size = td_comm_size(c), first = td_comm_rank(c) == 0;
+    TD_TRY(td_clock_parse("ssp:1", &config.clock));
+    TD_TRY(td_sharded_open(c, &config, &s));
+    if (first) TD_TRY(td_sharded_retire(s));
+    for (int round = 0; round < (first ? 0 : 9); round++) {
+        TD_TRY(td_sharded_pull(s, &key, 1, &row));
+        TD_TRY(td_sharded_push_all(s, &key, 1, &g));
+    }
+    TD_TRY(td_sharded_meet(s));
+    for (int round = 0; round < (first ? 9 : 0); round++) {
+        TD_TRY(td_sharded_pull(s, &key, 1, &row));
+        TD_TRY(td_sharded_push_all(s, &key, 1, &g));
+    }
+    TD_TRY(td_sharded_meet(s));
+    td_sharded_start_at(s, 9);
+    TD_TRY(td_sharded_meet(s));
+    TD_TRY(td_sharded_pull(s, &key, 1, &row));
+    CHECK(row == (float)(9 * size));
+    TD_TRY(td_sharded_finish(s));
+    td_sharded_destroy(s);
+    return TD_OK;
+}
+
+static void nobody_waits_for_who_has_nothing_to_do(void **state)
+{
+    (void)state;
+    on_all_sizes(retires, NULL);
+}
+
 /* --- deaths: counters --- */
 
 enum { RANKS = 5, COUNTERS = 40, LONG = 300 };
@@ -591,6 +628,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(delays_are_compensated),
         cmocka_unit_test(hot_slices_are_shared_out),
         cmocka_unit_test(clocks_start_again),
+        cmocka_unit_test(nobody_waits_for_who_has_nothing_to_do),
         cmocka_unit_test(pushes_are_completed_by_others),
         cmocka_unit_test(nothing_acknowledged_is_lost),
         cmocka_unit_test(mistakes_are_told_to_all),

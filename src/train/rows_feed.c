@@ -292,28 +292,25 @@ td_status td_feed_next(td_feed *f, uint64_t epoch, uint64_t clock, td_rows_batch
     struct timespec moment = {.tv_nsec = 500000};
     if (epoch != f->epoch || f->epoch == UINT64_MAX) begin_epoch(f, epoch);
     *out = (td_feed_lease){0};
-    for (;;) {
-        uint64_t left = 0;
-        for (int k = 0; k < f->config.server_count; k++) {
-            int server = (f->next + k) % f->config.server_count;
-            told t;
-            TD_TRY(ask_one(f, server, epoch, clock, &t));
-            left += t.left;
-            if (!t.shard) continue;
-            /* The same is asked next: what is done is told before anything else is begun. */
-            f->next = server;
-            *out = (td_feed_lease){.owed = t.worker > 0, .clock = t.clock};
-            out->worker = (int)t.worker - 1;
-            f->held = t.shard;
-            f->held_owed = out->owed;
-            f->held_name =
-                out->owed ? name_of(out->worker, t.clock) : name_of(f->config.worker, clock);
-            return fetch(f, t.shard - 1, t.bytes, batch);
-        }
-        out->none = left == 0;
-        if (out->none) return TD_OK;
-        nanosleep(&moment, NULL); /* others have leases, which may come back */
+    uint64_t left = 0;
+    for (int k = 0; k < f->config.server_count; k++) {
+        int server = (f->next + k) % f->config.server_count;
+        told t;
+        TD_TRY(ask_one(f, server, epoch, clock, &t));
+        left += t.left;
+        if (!t.shard) continue;
+        /* The same is asked next: what is done is told before anything else is begun. */
+        f->next = server;
+        *out = (td_feed_lease){.owed = t.worker > 0, .clock = t.clock};
+        out->worker = (int)t.worker - 1;
+        f->held = t.shard;
+        f->held_owed = out->owed;
+        f->held_name = out->owed ? name_of(out->worker, t.clock) : name_of(f->config.worker, clock);
+        return fetch(f, t.shard - 1, t.bytes, batch);
     }
+    out->none = left == 0, out->wait = left > 0;
+    if (out->wait) nanosleep(&moment, NULL);
+    return TD_OK;
 }
 
 void td_feed_done(td_feed *f, const td_rows_batch *batch)

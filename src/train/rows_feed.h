@@ -43,6 +43,7 @@ void td_feed_close(td_feed *feed); /* NULL is fine */
 
 typedef struct td_feed_lease {
     bool none; /* all of the epoch's shards are done */
+    bool wait; /* others have those that are not, which may come back: ask again */
     bool owed; /* the push is one that another began: of worker `worker` at `clock` */
     int worker;
     uint64_t clock;

@@ -87,12 +87,26 @@ td_status td_rows_make_ready(loop *l)
 
 /* --- computing --- */
 
-/* From whoever reads for this worker. */
+/* No other worker need wait for this one. */
+static td_status retire(loop *l)
+{
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (l->tables.sharded[k]) TD_TRY(td_sharded_retire(l->tables.sharded[k]));
+    return TD_OK;
+}
+
+/* From whoever reads for this worker. One that waits whether others' shards come back is not waited
+ * for: those others may be ahead of it, and the clock would stop them. */
 static td_status next_shard(loop *l)
 {
     int64_t began = td_clock_ns();
     uint64_t epoch = (l->end - 1) / l->per_epoch;
-    TD_TRY(td_feed_next(l->feed, epoch, l->state.step, &l->batch, &l->lease));
+    bool retired = false;
+    do {
+        TD_TRY(td_feed_next(l->feed, epoch, l->state.step, &l->batch, &l->lease));
+        if (l->lease.wait && !retired) TD_TRY(retire(l));
+        retired = l->lease.wait;
+    } while (l->lease.wait);
     td_status status = TD_OK;
     if (!l->lease.none) status = td_rows_batch_index(&l->batch, &l->shape);
     l->batch.global_rows = (size_t)l->job->batch;
@@ -450,14 +464,6 @@ static td_status step_alone(loop *l)
     bool copies = l->job->strategy == TD_STRATEGY_DOWNPOUR || l->job->strategy == TD_STRATEGY_EASGD;
     if (copies) return step_own(l);
     return l->mode == TD_ROWS_SHARED ? step_shared(l) : step_paced(l);
-}
-
-/* All shards of the epoch are done: no other worker need wait for this one. */
-static td_status retire(loop *l)
-{
-    for (int k = 0; k < TD_ROWS_TABLES; k++)
-        if (l->tables.sharded[k]) TD_TRY(td_sharded_retire(l->tables.sharded[k]));
-    return TD_OK;
 }
 
 static td_status up_to(loop *l, uint64_t end)
