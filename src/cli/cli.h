@@ -33,6 +33,8 @@ td_status td_cmd_help(int argc, char **argv);
 /* The options of "tandem train": job file, flags, the job of a run that is resumed. Release with
  * td_options_fini(td_job_rows, job), also after a failure. */
 TD_MUST_CHECK td_status td_cli_read_train(int argc, char **argv, td_job *job);
+/* TD_ERR_ARG: an option has been given that would do nothing in this job. */
+TD_MUST_CHECK td_status td_cli_check_effects(const td_job *job);
 /* The job's data options as a data configuration; borrows the job's texts. */
 TD_MUST_CHECK td_status td_cli_data_config(const td_job *job, td_split split,
                                            const td_dataset *like, td_data_config *out);

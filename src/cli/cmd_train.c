@@ -91,6 +91,7 @@ td_status td_cli_read_train(int argc, char **argv, td_job *job)
         TD_TRY(td_options_parse(td_job_rows, job, argc, argv, &first));
     }
     if (td_net_model_is_sparse(job->model)) job->one_hot = false; /* categories are hashed */
+    if (!job->resume) TD_TRY(td_cli_check_effects(job)); /* its options are those of before */
     return td_job_check(job);
 }
 
@@ -167,7 +168,8 @@ static td_status check_workers(const session *s, int workers)
                        "%d ranks are more than the %d leaves of a batch; start at most %d, or give "
                        "more --leaves",
                        workers, leaves, leaves);
-    if (workers < s->job.min_workers)
+    workers -= td_job_servers(&s->job);
+    if (workers > 0 && workers < s->job.min_workers)
         return td_fail(TD_ERR_ARG, "--min-workers %d is more than the %d workers of the job",
                        s->job.min_workers, workers);
     return TD_OK;

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 
+#include <sched.h>
 #include <stdatomic.h>
 
 enum { BARRIERS = 200, AWAY_NS = 20000000 };

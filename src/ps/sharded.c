@@ -41,7 +41,9 @@ td_status td_sharded_serve(void *user, const td_keyed_request *q)
     }
     if (q->does & TD_PULL && ask->worker < 0)
         TD_TRY(td_table_peek(s->store.table, q->keys, q->count, q->out));
-    else if (q->does & TD_PULL)
+    else if (q->does == TD_PULL)
+        s->store.clocks.gone[ask->worker] = false;
+    if (q->does & TD_PULL && ask->worker >= 0)
         TD_TRY(td_store_pull(&s->store, &s->place.slices, ask->worker, ask->clock, q->keys,
                              q->count, q->out));
     told->slowest = td_clocks_slowest(&s->store.clocks);
@@ -226,10 +228,11 @@ static td_status send(td_sharded *s, const uint64_t *keys, size_t count, const s
 }
 
 /* What servers have told of a step that is over. */
-static void go_on(td_sharded *s, const uint64_t *keys, size_t count)
+static void go_on(td_sharded *s, const td_ask *ask, const uint64_t *keys, size_t count)
 {
-    s->clock++;
-    for (int k = 0; k < s->server_count; k++) {
+    bool own = ask->worker == s->worker && ask->clock == s->clock;
+    s->clock += own;
+    for (int k = 0; k < s->server_count && own; k++) {
         if (s->config.clock.kind == TD_CLOCK_BACKUP && s->told[k].over > s->clock)
             s->clock = s->told[k].over;
         s->late += !s->told[k].applied && s->config.clock.kind == TD_CLOCK_BACKUP;
@@ -275,8 +278,9 @@ td_status td_sharded_push(td_sharded *s, const td_sharded_step *step)
     const float *in = pairs ? s->push.rows : step->gradients;
     td_ask ask = ask_of(s, s->clock, TD_AS_PRIMARY);
     ask.scale = step->scale, ask.rate = step->rate;
+    if (step->again) ask.worker = step->worker, ask.clock = step->clock;
     td_status status = send(s, step->keys, step->count, sizes, in, ask);
-    if (status == TD_OK) go_on(s, step->keys, step->count);
+    if (status == TD_OK) go_on(s, &ask, step->keys, step->count);
     if (!is_loss(status)) return status;
     strncpy(sentence, td_last_error(), sizeof sentence - 1);
     sentence[sizeof sentence - 1] = 0;
@@ -296,7 +300,7 @@ td_status td_sharded_push_again(td_sharded *s)
     }
     TD_TRY(send(s, k->keys, k->count, sizes, k->values, k->ask));
     k->waits = false;
-    go_on(s, k->keys, k->count);
+    go_on(s, &k->ask, k->keys, k->count);
     return TD_OK;
 }
 
@@ -317,10 +321,9 @@ td_status td_sharded_push_all(td_sharded *s, const uint64_t *keys, size_t count,
 void td_sharded_start_at(td_sharded *s, uint64_t clock)
 {
     s->clock = clock;
-    for (int w = 0; w < s->config.worker_count; w++) {
-        s->store.clocks.pushed[w] = clock;
-        s->store.clocks.gone[w] = s->of_worker[w] < 0;
-    }
+    td_store_start_at(&s->store, clock);
+    td_cache_clear(&s->cache); /* of clocks that may be higher, and without who had retired */
+    for (int w = 0; w < s->config.worker_count; w++) s->store.clocks.gone[w] = s->of_worker[w] < 0;
 }
 
 /* --- stopping --- */
@@ -360,11 +363,6 @@ int td_sharded_worker(const td_sharded *s)
 uint64_t td_sharded_clock(const td_sharded *s)
 {
     return s->clock;
-}
-
-uint64_t td_sharded_pushed_by(const td_sharded *s, int worker)
-{
-    return s->store.clocks.pushed[worker];
 }
 
 td_table *td_sharded_table(td_sharded *s)

@@ -41,8 +41,6 @@ TD_MUST_CHECK td_status td_sharded_open(td_comm *comm, const td_sharded_config *
 /* This rank's number among the workers, -1: none; and how many steps it has pushed. */
 int td_sharded_worker(const td_sharded *sharded);
 uint64_t td_sharded_clock(const td_sharded *sharded);
-/* How many of that worker servers had, when the clocks were last agreed on (td_sharded_move). */
-uint64_t td_sharded_pushed_by(const td_sharded *sharded, int worker);
 
 /* Rows of `count` keys, which may repeat, to out [count][width], as this worker's clock allows;
  * ranks that are no worker get what there is. Not collective, as the next four. */
@@ -69,6 +67,12 @@ typedef struct td_sharded_step {
     const float *gradients; /* [count][width] */
     const float *rows;      /* the same: what they were computed at, for compensation; else NULL */
     float scale, rate;      /* moves rows by gradient * scale, at the table's rate times `rate` */
+    /* The step that a worker which has died pushed at its clock `clock`, perhaps to some servers
+     * only, is made again in its name, with the same keys: slices that have it leave it out. This
+     * worker's own clock stays. */
+    bool again;
+    int worker;
+    uint64_t clock;
 } td_sharded_step;
 /* Returns when all servers concerned have it. The worker's clock goes on by one, or, where the
  * others have not waited for it, to theirs. After TD_ERR_PEER or TD_ERR_TIMEOUT the step is kept,
@@ -80,8 +84,8 @@ TD_MUST_CHECK td_status td_sharded_push_all(td_sharded *sharded, const uint64_t 
 
 /* All workers have pushed so often, now. Local, at all ranks, while nobody pulls or pushes. */
 void td_sharded_start_at(td_sharded *sharded, uint64_t clock);
-/* This worker pushes no more for now: nobody waits for it, until the clocks start again
- * or the table moves. */
+/* This worker pushes no more for now: nobody waits for it, until it pulls or the clocks start
+ * again. */
 TD_MUST_CHECK td_status td_sharded_retire(td_sharded *sharded);
 /* Asks all workers to stop at their next step: their pulls wait no more, so that all can come to
  * the same clock. For good, as for this table. */
@@ -104,9 +108,12 @@ const td_place *td_sharded_place(const td_sharded *sharded); /* borrowed */
 /* All ranks' pulls and pushes so far are done behind it. Waits for the others however long they
  * take. Collective. */
 TD_MUST_CHECK td_status td_sharded_meet(td_sharded *sharded);
-/* Moves hot slices, by what has been asked for since the last call. Collective, behind a meet.
- * *out_moved: how many. */
-TD_MUST_CHECK td_status td_sharded_balance(td_sharded *sharded, int *out_moved);
+typedef struct td_sharded_balanced {
+    int moved;            /* slices */
+    double before, after; /* what the server had that had most, of all that was asked for */
+} td_sharded_balanced;
+/* Moves hot slices, by what has been asked for since the last call. Collective, behind a meet. */
+TD_MUST_CHECK td_status td_sharded_balance(td_sharded *sharded, td_sharded_balanced *out);
 /* Collective: all pushes of all ranks are done behind it; nothing can be asked for any more. */
 TD_MUST_CHECK td_status td_sharded_finish(td_sharded *sharded);
 void td_sharded_destroy(td_sharded *sharded);

@@ -202,15 +202,20 @@ static td_status carry_memory(td_sharded *s, td_comm *comm, const td_slices *bef
     return status;
 }
 
-td_status td_sharded_balance(td_sharded *s, int *out_moved)
+td_status td_sharded_balance(td_sharded *s, td_sharded_balanced *out)
 {
     double load[TD_SLICES];
+    td_sharded_balanced b = {0};
     td_slices before = s->place.slices;
     TD_TRY(td_comm_allreduce(s->comm, s->store.load, load, TD_SLICES, TD_F64, TD_SUM));
     memset(s->store.load, 0, sizeof s->store.load);
     td_servers servers = {.rank = s->serving, .count = s->server_count, .replicas = s->replicas};
-    TD_TRY(td_servers_balance(s->comm, &servers, load, &s->place, s->store.table, out_moved));
-    return *out_moved ? carry_memory(s, s->comm, &before, s->store.newest) : TD_OK;
+    TD_TRY(td_servers_balance(s->comm, &servers, load, &s->place, s->store.table, &b.moved));
+    if (b.moved) TD_TRY(carry_memory(s, s->comm, &before, s->store.newest));
+    b.before = td_slices_hottest(&before, load);
+    b.after = td_slices_hottest(&s->place.slices, load);
+    *out = b;
+    return TD_OK;
 }
 
 /* Workers' clocks as they know them; of one that has joined, what servers know of its predecessor.

@@ -247,7 +247,8 @@ static void delays_are_compensated(void **state)
 static td_status cools_down(td_comm *c, void *arg)
 {
     (void)arg;
-    int size = td_comm_size(c), moved;
+    int size = td_comm_size(c);
+    td_sharded_balanced b;
     enum { HOT = 64 };
     td_sharded_config config = {.table = {.width = 2, .lr = 1, .rule = "momentum"}};
     config.servers.replicas = size > 1;
@@ -269,8 +270,9 @@ static td_status cools_down(td_comm *c, void *arg)
     TD_TRY(td_sharded_meet(s));
     TD_TRY(td_sharded_pull(s, keys, HOT, rows));
     TD_TRY(td_sharded_meet(s));
-    TD_TRY(td_sharded_balance(s, &moved));
-    CHECK(!moved == (size == 1));
+    TD_TRY(td_sharded_balance(s, &b));
+    CHECK(!b.moved == (size == 1));
+    CHECK(b.before == 1 && (size == 1 || b.after < 0.8));
     TD_TRY(td_sharded_pull(s, keys, HOT, again));
     CHECK(!memcmp(rows, again, sizeof rows));
     int mine = 0;
@@ -286,6 +288,114 @@ static void hot_slices_are_shared_out(void **state)
 {
     (void)state;
     on_all_sizes(cools_down, NULL);
+}
+
+/* The first worker has gone further than the others when all start again: what it pushes then is
+ * new. */
+static td_status starts_again(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_sharded_config config = {.table = {.width = 1, .lr = 1}};
+    td_sharded *s;
+    uint64_t key = 5;
+    float row, g = -1;
+    int size = td_comm_size(c), first = td_comm_rank(c) == 0;
+    TD_TRY(td_sharded_open(c, &config, &s));
+    for (int round = 0; round < 3; round++) {
+        for (int k = 0; k < (first ? 7 : 2); k++) TD_TRY(td_sharded_push_all(s, &key, 1, &g));
+        TD_TRY(td_sharded_meet(s));
+        td_sharded_start_at(s, 3 * (uint64_t)round + 3);
+        TD_TRY(td_sharded_meet(s));
+    }
+    TD_TRY(td_sharded_pull(s, &key, 1, &row));
+    CHECK(row == (float)(3 * (7 + 2 * (size - 1))));
+    TD_TRY(td_sharded_finish(s));
+    td_sharded_destroy(s);
+    return TD_OK;
+}
+
+static void clocks_start_again(void **state)
+{
+    (void)state;
+    on_all_sizes(starts_again, NULL);
+}
+
+/* Rank 0's push has come to some slices only, and the last rank makes it again in its name. */
+static td_status makes_again(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { ALL = 64, SOME = 20 };
+    int size = td_comm_size(c), me = td_comm_rank(c);
+    td_sharded_config config = {.table = {.width = 1, .lr = 1}};
+    config.servers.replicas = size > 1;
+    td_sharded *s;
+    uint64_t keys[ALL];
+    float g[ALL], rows[ALL];
+    size_t n = 0;
+    bool taken[TD_SLICES] = {false};
+    TD_TRY(td_sharded_open(c, &config, &s));
+    const td_slices *map = &td_sharded_place(s)->slices;
+    for (uint64_t key = 0; n < ALL; key++) /* of as many slices */
+        if (!taken[td_slice_of(map, key)]) taken[td_slice_of(map, key)] = true, keys[n++] = key;
+    for (int k = 0; k < ALL; k++) g[k] = -1;
+    if (me == 0) TD_TRY(td_sharded_push_all(s, keys, SOME, g));
+    TD_TRY(td_sharded_meet(s));
+    td_sharded_step step = {.keys = keys, .count = ALL, .gradients = g, .scale = 1, .rate = 1};
+    step.again = true; /* worker 0's first */
+    for (int turn = 0; turn < 2 && me == size - 1; turn++) {
+        uint64_t before = td_sharded_clock(s);
+        TD_TRY(td_sharded_push(s, &step));
+        CHECK(td_sharded_clock(s) == before);
+    }
+    TD_TRY(td_sharded_meet(s));
+    TD_TRY(td_sharded_pull(s, keys, ALL, rows));
+    for (int k = 0; k < ALL; k++) CHECK(rows[k] == 1);
+    TD_TRY(td_sharded_finish(s));
+    td_sharded_destroy(s);
+    return TD_OK;
+}
+
+static void pushes_are_completed_by_others(void **state)
+{
+    (void)state;
+    on_all_sizes(makes_again, NULL);
+}
+
+/* Rank 0 has nothing to do for a while: the others go on without it, and it comes back. */
+static td_status retires(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_sharded_config config = {.table = {.width = 1, .lr = 1}};
+    td_sharded *s;
+    uint64_t key = 5;
+    float row, g = -1;
+    int size = td_comm_size(c), first = td_comm_rank(c) == 0;
+    TD_TRY(td_clock_parse("ssp:1", &config.clock));
+    TD_TRY(td_sharded_open(c, &config, &s));
+    if (first) TD_TRY(td_sharded_retire(s));
+    for (int round = 0; round < (first ? 0 : 9); round++) {
+        TD_TRY(td_sharded_pull(s, &key, 1, &row));
+        TD_TRY(td_sharded_push_all(s, &key, 1, &g));
+    }
+    TD_TRY(td_sharded_meet(s));
+    for (int round = 0; round < (first ? 9 : 0); round++) {
+        TD_TRY(td_sharded_pull(s, &key, 1, &row));
+        TD_TRY(td_sharded_push_all(s, &key, 1, &g));
+    }
+    TD_TRY(td_sharded_meet(s));
+    td_sharded_start_at(s, 9);
+    TD_TRY(td_sharded_meet(s));
+    TD_TRY(td_sharded_pull(s, &key, 1, &row));
+    CHECK(row == (float)(9 * size));
+    TD_TRY(td_sharded_finish(s));
+    td_sharded_destroy(s);
+    return TD_OK;
+}
+
+static void nobody_waits_for_who_has_nothing_to_do(void **state)
+{
+    (void)state;
+    on_all_sizes(retires, NULL);
 }
 
 /* --- deaths: counters --- */
@@ -517,6 +627,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(stragglers_are_left_behind),
         cmocka_unit_test(delays_are_compensated),
         cmocka_unit_test(hot_slices_are_shared_out),
+        cmocka_unit_test(clocks_start_again),
+        cmocka_unit_test(nobody_waits_for_who_has_nothing_to_do),
+        cmocka_unit_test(pushes_are_completed_by_others),
         cmocka_unit_test(nothing_acknowledged_is_lost),
         cmocka_unit_test(mistakes_are_told_to_all),
         cmocka_unit_test(batches_hold_each_key_once),

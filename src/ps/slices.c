@@ -136,3 +136,15 @@ int td_slices_balance(const td_slices *before, const double load[TD_SLICES], con
     }
     return moved;
 }
+
+double td_slices_hottest(const td_slices *s, const double load[TD_SLICES])
+{
+    double all = 0, most = 0;
+    for (int k = 0; k < TD_SLICES; k++) {
+        double has = 0;
+        for (int j = 0; j < TD_SLICES; j++) has += s->primary[j] == s->primary[k] ? load[j] : 0;
+        if (has > most) most = has;
+        all += load[k];
+    }
+    return all > 0 ? most / all : 0;
+}

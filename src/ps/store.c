@@ -43,7 +43,7 @@ td_status td_store_pull(td_store *s, const td_slices *slices, int worker, uint64
 {
     td_staleness_add(&s->reads, td_clocks_staleness(&s->clocks, clock), count);
     *pulled_at(s, worker, clock) = s->pushes;
-    for (size_t i = 0; i < count; i += 8) /* one of eight tells enough of where keys are hot */
+    for (size_t i = s->turn++ % 8; i < count; i += 8) /* another eighth of the keys each time */
         s->load[td_slice_of(slices, keys[i])]++;
     return td_table_pull(s->table, keys, count, out);
 }
@@ -159,4 +159,12 @@ td_status td_store_take_push(td_store *s, const td_slices *slices, const td_stor
     forget_old_rows(s);
     td_clocks_push(&s->clocks, p->worker, p->clock, td_clock_ns());
     return TD_OK;
+}
+
+void td_store_start_at(td_store *s, uint64_t clock)
+{
+    size_t n = (size_t)s->config.workers;
+    for (size_t w = 0; w < n; w++) s->clocks.pushed[w] = clock;
+    for (size_t i = 0; i < TD_SLICES * n; i++)
+        if (s->newest[i] > clock) s->newest[i] = clock;
 }

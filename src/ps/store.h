@@ -31,7 +31,8 @@ typedef struct td_store {
     uint64_t *pulled_at;      /* [workers][TD_STORE_AHEAD] pushes when it pulled at a clock */
     td_staleness reads,
         writes;             /* clocks behind of rows pulled; of pushes, others' since the pull */
-    double load[TD_SLICES]; /* rows asked for, of late */
+    double load[TD_SLICES]; /* an eighth of the rows asked for, of late */
+    uint64_t turn;          /* pulls */
     bool stops;             /* a worker has asked all to stop: no pull waits any more */
     float *scratch;         /* [scratch_room] compensated gradients */
     uint64_t *some_keys;    /* [keys_room] of a push that is applied in part */
@@ -59,6 +60,9 @@ typedef struct td_store_push {
     size_t count;
     const float *values; /* [count][width] gradients; compensated: [count][2][width] with rows */
 } td_store_push;
+/* All workers have pushed so often: steps from there on are new, also where a worker had gone on
+ * beyond. */
+void td_store_start_at(td_store *store, uint64_t clock);
 /* *applied: false: it came too late, and was dropped. */
 TD_MUST_CHECK td_status td_store_take_push(td_store *store, const td_slices *slices,
                                            const td_store_push *push, bool *applied);

@@ -34,6 +34,8 @@ TD_MUST_CHECK td_status td_train_check_data(const td_train_state *then, const td
 /* Whether this rank has the data that rank 0 has; collective. */
 TD_MUST_CHECK td_status td_train_compare_data(td_comm *comm, const td_train_state *state,
                                               const td_dataset *train);
+/* That a rank which has come into a run reads other data than those with that fingerprint. */
+void td_train_warn_of_data(int rank, const td_dataset *train, uint64_t wanted);
 /* From here on, unless it is already, this rank's operations are recorded in the run's folder; a
  * run goes on without where that cannot be. */
 void td_train_record(td_comm *comm, const td_job *job, bool *recorded);

@@ -15,7 +15,6 @@
 #include "strategy/mishap.h"
 #include "train/resize.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -172,9 +171,7 @@ static td_status check_data(td_loop *t)
     int rank = td_comm_rank_in_run(t->comm, td_comm_rank(t->comm));
     uint64_t own = td_dataset_fingerprint(t->data->train);
     if (!t->state.data || own == t->state.data) return TD_OK;
-    td_warn("rank %d leaves the run: it reads other training data in %.300s (fingerprint "
-            "%016" PRIx64 ", not %016" PRIx64 "); give all the same",
-            rank, td_dataset_info(t->data->train)->path, own, t->state.data);
+    td_train_warn_of_data(rank, t->data->train, t->state.data);
     td_comm_die(t->comm);
     return td_fail(TD_ERR_PEER, "rank %d has left the run: it reads other data", rank);
 }

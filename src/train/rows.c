@@ -261,16 +261,22 @@ static bool each_once(const loop *l, const uint64_t seen[2])
     return seen[0] == n && seen[1] == marks;
 }
 
-/* Progressive validation: over all workers. */
+/* Progressive validation: over all workers. Counts outlive deaths where data servers keep them and
+ * no worker moves a copy of its own, whose last steps would die with it or be made twice. */
 static td_status tell_epoch(loop *l)
 {
     double mine[3] = {l->epoch_loss, l->epoch_weight, l->epoch_correct}, all[3];
-    uint64_t seen[2] = {l->epoch_samples, l->epoch_marks}, every[2];
+    uint64_t seen[3] = {l->epoch_samples, l->epoch_marks, l->recounted}, every[3];
     char fields[320];
     memcpy(all, mine, sizeof all);
-    l->epoch_samples = l->epoch_marks = 0;
-    TD_TRY(td_comm_allreduce(l->comm, seen, every, 2, TD_I64, TD_SUM));
+    TD_TRY(td_comm_allreduce(l->comm, seen, every, 3, TD_I64, TD_SUM));
+    bool known = every[2] == 0;
+    if (l->feed && (known || l->job->strategy == TD_STRATEGY_PS))
+        TD_TRY(td_feed_learnt(l->feed, l->comm, (l->state.step - 1) / l->per_epoch, &every[0],
+                              &every[1], &known));
     if (!l->exact) TD_TRY(td_comm_allreduce(l->comm, mine, all, 3, TD_F64, TD_SUM));
+    l->epoch_samples = l->epoch_marks = 0;
+    l->recounted = false;
     l->epoch_loss = l->epoch_weight = l->epoch_correct = 0;
     if (!l->progress || !(all[1] > 0)) return TD_OK;
     unsigned long long epoch = (l->state.step + l->per_epoch - 1) / l->per_epoch;
@@ -279,10 +285,9 @@ static td_status tell_epoch(loop *l)
              "\"checksum\":\"%016llx\",\"each_once\":%s",
              epoch, all[0] / all[1], all[1], (unsigned long long)every[0],
              (unsigned long long)every[1],
-             l->recounted          ? "null"
+             !known                ? "null"
              : each_once(l, every) ? "true"
                                    : "false");
-    l->recounted = false;
     if (td_progress_event(l->progress, l->state.step, "epoch", fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
     td_progress_say(l->progress, "epoch %llu: progressive loss %.6f", epoch, all[0] / all[1]);
@@ -292,15 +297,18 @@ static td_status tell_epoch(loop *l)
 /* Servers that are asked for more than others give slices away. */
 static td_status cool_down(loop *l)
 {
-    int moved = 0, all = 0;
-    char fields[64];
+    int all = 0;
+    td_sharded_balanced b, hot = {0}; /* of the first table that had a hot server */
+    char fields[128];
     for (int k = 0; k < TD_ROWS_TABLES; k++) {
         if (!l->tables.sharded[k]) continue;
-        TD_TRY(td_sharded_balance(l->tables.sharded[k], &moved));
-        all += moved;
+        TD_TRY(td_sharded_balance(l->tables.sharded[k], &b));
+        if (!hot.moved) hot = b;
+        all += b.moved;
     }
     if (!l->progress || !all) return TD_OK;
-    snprintf(fields, sizeof fields, "\"slices\":%d", all);
+    snprintf(fields, sizeof fields, "\"slices\":%d,\"hottest\":[%.4f,%.4f]", all, hot.before,
+             hot.after);
     if (td_progress_event(l->progress, l->state.step, "balanced", fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
     td_progress_say(l->progress, "%d slices of hot servers have moved", all);
@@ -324,6 +332,7 @@ static td_status after_meeting(loop *l)
     if (end || stopped) TD_TRY(end_checkpoint(l));
     td_rows_begin_interval(l);
     if (!stopped) return TD_OK;
+    if (l->few) return td_rows_too_few(l);
     return td_fail(TD_ERR_INTERRUPTED,
                    "stopped after step %llu; \"tandem train --run %s --resume\" goes on",
                    (unsigned long long)l->state.step, l->job->run);

@@ -89,8 +89,6 @@ static td_status check_options(const loop *l, int size)
                        "--replicas and --table-memory");
     if (job->keep == 2)
         return td_fail(TD_ERR_ARG, "--keep best: of parameters in tables only the last are kept");
-    if (job->l1 > 0 && strcmp(job->rule, "ftrl") != 0)
-        return td_fail(TD_ERR_ARG, "--l1 is for --optimizer ftrl");
     return TD_OK;
 }
 
@@ -128,6 +126,8 @@ td_feed_config td_rows_feed_config(const loop *l)
                             .numbers = l->task->oracle.numbers,
                             .worker = roles->own_slot,
                             .workers = l->workers,
+                            .worker_rank = roles->worker,
+                            .by_name = l->job->strategy == TD_STRATEGY_PS,
                             .server = roles->feeder,
                             .server_count = roles->feeder_count};
 }

@@ -3,22 +3,34 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "tandem/recover.h"
 
 #include <string.h>
+#include <time.h>
 
-enum { FREE, LEASED, DONE };
+/* OWED: its worker died with it, perhaps in the midst of the push, which is to be made again;
+ * REPAID: leased for that. */
+enum { FREE, OWED, LEASED, REPAID, DONE };
 enum { MOST_SERVERS = 64 };
+
+typedef struct tally { /* of an epoch's samples, as one rank has learnt from them */
+    uint64_t samples, marks;
+} tally;
 
 typedef struct ask { /* note of a request */
     uint64_t epoch, clock;
     uint64_t done; /* shard + 1 that is; 0: none */
-    int32_t worker, rest[9];
+    tally learnt;  /* by this worker in this epoch, that shard among it */
+    int32_t worker, rank, rest[4];
 } ask;
 
 typedef struct told { /* note of an answer */
     uint64_t shard;   /* + 1; 0: none */
     uint64_t bytes;
-    char rest[TD_KEYED_NOTE - 16];
+    uint64_t left;   /* shards of this server that are not done */
+    uint64_t clock;  /* owed: of the push that is to be made again, */
+    uint64_t worker; /* + 1, and whose; 0: a step of the asker's own */
+    char rest[TD_KEYED_NOTE - 40];
 } told;
 _Static_assert(sizeof(ask) == TD_KEYED_NOTE && sizeof(told) == TD_KEYED_NOTE, "a note each");
 
@@ -28,9 +40,14 @@ struct td_feed {
     int number; /* of this rank among the servers, -1: none */
     uint64_t shards, epoch;
     uint8_t *state;  /* [shards] */
-    int32_t *holder; /* [shards] worker */
-    uint64_t *clock; /* [shards] of the lease */
-    uint64_t first;  /* no shard below is free */
+    int32_t *holder; /* [shards] rank in the run */
+    uint64_t *name;  /* [shards] of the push, by name_of: of the lease, or that is owed */
+    uint64_t first;  /* no shard below is free or owed */
+    bool unknown;    /* what has been learnt from: who knew has died */
+    tally *learnt;   /* [ranks] as far as this rank knows, by rank in the run */
+    size_t ranks;
+    int rank; /* in the run, as the next two */
+    int *workers, *servers;
     /* a server: */
     char *payload;
     size_t bytes, room;
@@ -39,12 +56,29 @@ struct td_feed {
     uint16_t *field;
     size_t most;
     /* a worker: */
-    uint64_t held;                   /* shard + 1 that it has */
-    uint64_t finished[MOST_SERVERS]; /* shard + 1 that each is to be told is done */
+    uint64_t held, held_name; /* shard + 1 that it has, and the name of its push, */
+    bool held_owed;           /* which another has begun */
+    uint64_t finished;        /* shard + 1 that its server is to be told is done */
     char *in;
     size_t in_room;
     int next; /* server to be asked first */
 };
+
+/* Who pushes, and at which clock; 0: nobody. */
+static uint64_t name_of(int worker, uint64_t clock)
+{
+    return (uint64_t)(worker + 1) << 48 | clock;
+}
+
+static int worker_of(uint64_t name)
+{
+    return (int)(name >> 48) - 1;
+}
+
+static uint64_t clock_of(uint64_t name)
+{
+    return name & (((uint64_t)1 << 48) - 1);
+}
 
 /* --- a shard's samples as bytes --- */
 
@@ -140,29 +174,58 @@ static td_status unpack(td_feed *f, td_rows_batch *b)
 
 /* --- a server --- */
 
+static int owner_of(const td_feed *f, uint64_t shard)
+{
+    return (int)(shard % (uint64_t)f->config.server_count);
+}
+
 static bool is_mine(const td_feed *f, uint64_t shard)
 {
-    return (int)(shard % (uint64_t)f->config.server_count) == f->number;
+    return owner_of(f, shard) == f->number;
 }
 
 static void begin_epoch(td_feed *f, uint64_t epoch)
 {
     memset(f->state, FREE, f->shards);
-    f->epoch = epoch, f->first = 0;
+    memset(f->learnt, 0, f->ranks * sizeof *f->learnt);
+    f->epoch = epoch, f->first = 0, f->finished = 0;
+    f->unknown = false;
 }
 
-/* What the worker has already, or the next that is free. */
-static uint64_t lease(td_feed *f, const ask *a)
+/* The next that waits. */
+static uint64_t lease(td_feed *f, const ask *a, told *t)
 {
-    uint64_t found = UINT64_MAX;
-    for (uint64_t k = f->first; k < f->shards && found == UINT64_MAX; k++) {
-        if (!is_mine(f, k) || f->state[k] != FREE) continue;
-        found = k;
+    uint64_t found = f->first;
+    while (found < f->shards && (!is_mine(f, found) || f->state[found] > OWED)) found++;
+    f->first = found + (found < f->shards);
+    if (found == f->shards) return UINT64_MAX;
+    f->holder[found] = a->rank;
+    if (f->state[found] == OWED) {
+        t->worker = (uint64_t)worker_of(f->name[found]) + 1;
+        t->clock = clock_of(f->name[found]);
+        f->state[found] = REPAID;
+        return found;
     }
-    f->first = found == UINT64_MAX ? f->shards : found + 1;
-    if (found == UINT64_MAX) return found;
-    f->state[found] = LEASED, f->holder[found] = a->worker, f->clock[found] = a->clock;
+    f->state[found] = LEASED;
+    f->name[found] = name_of(a->worker, a->clock);
     return found;
+}
+
+/* What a worker has learnt from grows, so the larger count is the newer. */
+static void newer(void *into, const void *from, size_t count, void *user)
+{
+    (void)user;
+    for (size_t k = 0; k < count; k++)
+        if (((const tally *)from)[k].samples > ((tally *)into)[k].samples)
+            ((tally *)into)[k] = ((const tally *)from)[k];
+}
+
+static uint64_t not_done(const td_feed *f)
+{
+    uint64_t n = 0;
+    for (uint64_t k = (uint64_t)f->number; k < f->shards; k += (uint64_t)f->config.server_count)
+        n += f->state[k] != DONE;
+    return n;
 }
 
 static td_status serve(void *user, const td_keyed_request *q)
@@ -178,7 +241,9 @@ static td_status serve(void *user, const td_keyed_request *q)
     }
     if (a->epoch > f->epoch || f->epoch == UINT64_MAX) begin_epoch(f, a->epoch);
     if (a->done) f->state[a->done - 1] = DONE;
-    uint64_t shard = lease(f, a);
+    if (a->epoch == f->epoch) newer(&f->learnt[a->rank], &a->learnt, 1, NULL);
+    uint64_t shard = lease(f, a, t);
+    t->left = shard == UINT64_MAX ? not_done(f) : 1;
     if (shard == UINT64_MAX) return TD_OK;
     TD_TRY(pack(f, shard));
     t->shard = shard + 1, t->bytes = f->bytes;
@@ -192,12 +257,13 @@ static td_status ask_one(td_feed *f, int server, uint64_t epoch, uint64_t clock,
 {
     told all[MOST_SERVERS];
     uint64_t ticket;
-    ask a = {.epoch = epoch, .clock = clock, .worker = f->config.worker};
-    a.done = f->finished[server];
+    ask a = {.epoch = epoch, .clock = clock, .worker = f->config.worker, .rank = f->rank};
+    a.learnt = f->learnt[f->rank];
+    if (f->finished && owner_of(f, f->finished - 1) == server) a.done = f->finished;
     td_parts parts = {.everywhere = true, .note = &a, .answers = all, .only = server + 1};
     TD_TRY(td_keyed_start(f->keyed, TD_PULL, &parts, &ticket));
     TD_TRY(td_keyed_wait(f->keyed, ticket));
-    f->finished[server] = 0;
+    if (a.done) f->finished = 0;
     *out = all[server];
     return TD_OK;
 }
@@ -205,7 +271,7 @@ static td_status ask_one(td_feed *f, int server, uint64_t epoch, uint64_t clock,
 static td_status fetch(td_feed *f, uint64_t shard, uint64_t bytes, td_rows_batch *batch)
 {
     size_t size = bytes;
-    int owner = (int)(shard % (uint64_t)f->config.server_count);
+    int owner = owner_of(f, shard);
     uint64_t ticket;
     if (bytes > f->in_room) {
         td_free(f->in);
@@ -220,28 +286,41 @@ static td_status fetch(td_feed *f, uint64_t shard, uint64_t bytes, td_rows_batch
     return unpack(f, batch);
 }
 
-td_status td_feed_next(td_feed *f, uint64_t epoch, uint64_t clock, td_rows_batch *batch, bool *none)
+td_status td_feed_next(td_feed *f, uint64_t epoch, uint64_t clock, td_rows_batch *batch,
+                       td_feed_lease *out)
 {
+    struct timespec moment = {.tv_nsec = 500000};
     if (epoch != f->epoch || f->epoch == UINT64_MAX) begin_epoch(f, epoch);
-    *none = false;
+    *out = (td_feed_lease){0};
+    uint64_t left = 0;
     for (int k = 0; k < f->config.server_count; k++) {
         int server = (f->next + k) % f->config.server_count;
         told t;
         TD_TRY(ask_one(f, server, epoch, clock, &t));
+        left += t.left;
         if (!t.shard) continue;
-        f->next = (server + 1) % f->config.server_count;
+        /* The same is asked next: what is done is told before anything else is begun. */
+        f->next = server;
+        *out = (td_feed_lease){.owed = t.worker > 0, .clock = t.clock};
+        out->worker = (int)t.worker - 1;
         f->held = t.shard;
+        f->held_owed = out->owed;
+        f->held_name = out->owed ? name_of(out->worker, t.clock) : name_of(f->config.worker, clock);
         return fetch(f, t.shard - 1, t.bytes, batch);
     }
-    *none = true;
+    out->none = left == 0, out->wait = left > 0;
+    if (out->wait) nanosleep(&moment, NULL);
     return TD_OK;
 }
 
-void td_feed_done(td_feed *f)
+void td_feed_done(td_feed *f, const td_rows_batch *batch)
 {
     if (!f->held) return;
+    tally *mine = &f->learnt[f->rank];
+    mine->samples += batch->rows;
+    for (size_t r = 0; r < batch->rows; r++) mine->marks += td_feed_mark(batch->sample[r]);
     f->state[f->held - 1] = DONE;
-    f->finished[(f->held - 1) % (uint64_t)f->config.server_count] = f->held;
+    f->finished = f->held;
     f->held = 0;
 }
 
@@ -252,7 +331,16 @@ void td_feed_give_back(td_feed *f)
 
 /* --- opening --- */
 
-static td_status create(td_comm *comm, const td_feed_config *c, td_feed **out)
+static size_t ranks_of(td_comm *comm)
+{
+    int most = 0;
+    for (int r = 0; r < td_comm_size(comm); r++)
+        if (td_comm_rank_in_run(comm, r) > most) most = td_comm_rank_in_run(comm, r);
+    return (size_t)most + 1;
+}
+
+/* ranks: that the run has had so far. */
+static td_status create(td_comm *comm, const td_feed_config *c, size_t ranks, td_feed **out)
 {
     if (c->server_count < 1 || c->server_count > MOST_SERVERS)
         return td_fail(TD_ERR_ARG, "--data-servers must be 1 to %d", MOST_SERVERS);
@@ -265,13 +353,22 @@ static td_status create(td_comm *comm, const td_feed_config *c, td_feed **out)
     f->shards = td_shard_steps(&c->plan);
     f->epoch = UINT64_MAX;
     f->next = c->worker >= 0 ? c->worker % c->server_count : 0;
+    f->rank = td_comm_rank_in_run(comm, td_comm_rank(comm));
+    f->ranks = ranks;
     f->most = td_features_most_of(c->features, c->data);
     size_t rows = c->plan.batch, entries;
     bool fits = td_mul(rows, f->most, &entries);
     f->state = td_calloc(f->shards, 1);
     f->holder = td_calloc(f->shards, sizeof *f->holder);
-    f->clock = td_calloc(f->shards, sizeof *f->clock);
-    bool made = f->state && f->holder && f->clock;
+    f->name = td_calloc(f->shards, sizeof *f->name);
+    f->learnt = td_calloc(ranks, sizeof *f->learnt);
+    f->workers = td_calloc((size_t)c->workers, sizeof *f->workers);
+    f->servers = td_calloc((size_t)c->server_count, sizeof *f->servers);
+    bool made = f->state && f->holder && f->name && f->learnt && f->workers && f->servers;
+    for (int k = 0; k < c->server_count && made; k++)
+        f->servers[k] = td_comm_rank_in_run(comm, c->server[k]);
+    for (int w = 0; w < c->workers && made; w++)
+        f->workers[w] = c->worker_rank[w] < 0 ? -1 : td_comm_rank_in_run(comm, c->worker_rank[w]);
     if (made && fits && f->number >= 0) {
         f->sample = td_calloc(2 * rows, sizeof *f->sample);
         f->key = td_calloc(entries + 1, sizeof *f->key);
@@ -290,14 +387,14 @@ static td_status open_channel(td_comm *comm, const td_feed_config *c, td_feed *f
                              .server_count = c->server_count,
                              .serve = serve,
                              .user = f};
-    f->config.server = NULL;
+    f->config.server = f->config.worker_rank = NULL;
     return td_keyed_open(comm, &keyed, &f->keyed);
 }
 
 td_status td_feed_open(td_comm *comm, const td_feed_config *config, td_feed **out)
 {
     td_feed *f = NULL;
-    td_status status = td_comm_agree(comm, create(comm, config, &f));
+    td_status status = td_comm_agree(comm, create(comm, config, ranks_of(comm), &f));
     if (status == TD_OK) status = open_channel(comm, config, f);
     if (status != TD_OK) {
         td_feed_close(f);
@@ -311,7 +408,8 @@ void td_feed_close(td_feed *f)
 {
     if (!f) return;
     td_keyed_destroy(f->keyed);
-    td_free(f->state), td_free(f->holder), td_free(f->clock), td_free(f->payload);
+    td_free(f->state), td_free(f->holder), td_free(f->name), td_free(f->payload);
+    td_free(f->learnt), td_free(f->workers), td_free(f->servers);
     td_free(f->key), td_free(f->sample), td_free(f->value), td_free(f->numbers), td_free(f->field);
     td_free(f->in);
     td_free(f);
@@ -319,39 +417,106 @@ void td_feed_close(td_feed *f)
 
 /* --- in another group --- */
 
-td_status td_feed_move(td_feed *old, td_comm *comm, const td_feed_config *config,
-                       const uint64_t *pushed, const bool *gone, td_feed **out)
+static bool is_here(td_comm *comm, int rank)
+{
+    for (int r = 0; r < td_comm_size(comm); r++)
+        if (td_comm_rank_in_run(comm, r) == rank) return true;
+    return false;
+}
+
+static bool all_here(td_comm *comm, const int *ranks, int count)
+{
+    for (int k = 0; k < count; k++)
+        if (ranks[k] >= 0 && !is_here(comm, ranks[k])) return false;
+    return true;
+}
+
+static const uint64_t is_done = (uint64_t)1 << 62; /* above all names */
+
+/* What this rank knows of a shard: is_done, the name of the push that is owed, or 0. Only its
+ * server knows of a lease; one that comes to nothing at a living worker is free again. */
+static uint64_t knows(const td_feed *old, td_comm *comm, uint64_t shard)
+{
+    bool mine = old->number >= 0 && is_mine(old, shard);
+    switch (old->state[shard]) {
+    case DONE: return is_done;
+    case OWED: return old->name[shard];
+    case REPAID: return mine ? old->name[shard] : 0;
+    case LEASED:
+        if (!mine || !old->config.by_name || is_here(comm, old->holder[shard])) return 0;
+        return old->name[shard];
+    default: return 0;
+    }
+}
+
+/* Shards and counts of the epoch, from all that know of them. */
+static td_status share(td_feed *f, const td_feed *old, td_comm *comm)
+{
+    uint64_t *known = td_calloc(f->shards, sizeof *known);
+    td_status status = known ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to feed workers");
+    status = td_comm_agree(comm, status);
+    for (uint64_t k = 0; k < f->shards && status == TD_OK && old; k++)
+        known[k] = knows(old, comm, k);
+    if (old) memcpy(f->learnt, old->learnt, old->ranks * sizeof *f->learnt);
+    if (status == TD_OK) status = td_comm_allreduce(comm, known, known, f->shards, TD_I64, TD_MAX);
+    if (status == TD_OK)
+        status = td_comm_allreduce_by(comm, f->learnt, f->learnt, f->ranks, sizeof *f->learnt,
+                                      newer, NULL);
+    for (uint64_t k = 0; k < f->shards && status == TD_OK; k++) {
+        f->state[k] = known[k] == is_done ? DONE : known[k] ? OWED : FREE;
+        f->name[k] = known[k] == is_done ? 0 : known[k];
+    }
+    td_free(known);
+    return status;
+}
+
+/* A worker in the middle of a push goes on with it: nobody else may get the shard. */
+static td_status keep_held(td_feed *f, const td_feed *old, td_comm *comm)
+{
+    typedef struct holding {
+        uint64_t shard, name; /* + 1 */
+        int32_t rank, owed;
+    } holding;
+    holding own = {.rank = f->rank};
+    size_t n = (size_t)td_comm_size(comm);
+    holding *all = td_calloc(n, sizeof *all);
+    td_status status = all ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to feed workers");
+    status = td_comm_agree(comm, status);
+    if (old) own.shard = old->held, own.name = old->held_name, own.owed = old->held_owed;
+    if (status == TD_OK) status = td_comm_allgather(comm, &own, sizeof own, all);
+    for (size_t r = 0; r < n && status == TD_OK; r++) {
+        uint64_t k = all[r].shard - 1;
+        if (!all[r].shard || f->state[k] == DONE) continue;
+        f->state[k] = all[r].owed ? REPAID : LEASED;
+        f->name[k] = all[r].name, f->holder[k] = all[r].rank;
+    }
+    f->held = own.shard, f->held_name = own.name, f->held_owed = own.owed;
+    if (f->held) f->next = owner_of(f, f->held - 1); /* as td_feed_next has it */
+    td_free(all);
+    return status;
+}
+
+td_status td_feed_move(td_feed *old, td_comm *comm, const td_feed_config *config, td_feed **out)
 {
     td_feed *f = NULL;
-    td_status status = create(comm, config, &f);
-    uint64_t mine = old && old->epoch != UINT64_MAX ? old->epoch + 1 : 0, epoch = 0;
-    TD_TRY(td_comm_allreduce(comm, &mine, &epoch, 1, TD_I64, TD_MAX));
-    status = td_comm_agree(comm, status);
-    if (status == TD_OK && epoch) begin_epoch(f, epoch - 1);
+    uint64_t mine[3] = {0, ranks_of(comm), 0}, all[3];
+    bool begun = old && old->epoch != UINT64_MAX;
+    if (begun) mine[0] = old->epoch + 1;
+    if (old && old->ranks > mine[1]) mine[1] = old->ranks;
+    if (old) /* what a server knew of a worker's shards, or the worker itself */
+        mine[2] = old->unknown || (!all_here(comm, old->workers, old->config.workers) &&
+                                   !all_here(comm, old->servers, old->config.server_count));
+    TD_TRY(td_comm_allreduce(comm, mine, all, 3, TD_I64, TD_MAX));
+    td_status status = td_comm_agree(comm, create(comm, config, all[1], &f));
+    if (status == TD_OK && all[0]) begin_epoch(f, all[0] - 1);
     if (old && old->keyed) {
         td_keyed_destroy(old->keyed);
         old->keyed = NULL;
     }
-    for (uint64_t k = 0; status == TD_OK && old && old->epoch + 1 == epoch && k < f->shards; k++) {
-        bool leased = old->state[k] == LEASED && old->number >= 0;
-        bool was_pushed = leased && gone[old->holder[k]] && pushed[old->holder[k]] > old->clock[k];
-        if (old->state[k] == DONE || was_pushed) f->state[k] = DONE;
-    }
-    if (status == TD_OK && epoch)
-        status = td_comm_allreduce(comm, f->state, f->state, f->shards, TD_U8, TD_MAX);
-    /* A worker in the middle of a shard goes on with it: nobody else may get it. */
-    uint64_t held = old ? old->held : 0, own[2] = {held, (uint64_t)config->worker};
-    size_t n = (size_t)td_comm_size(comm);
-    uint64_t *all = td_calloc(2 * n, sizeof *all);
-    if (status == TD_OK) status = all ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to feed workers");
-    if (status == TD_OK) status = td_comm_allgather(comm, own, sizeof own, all);
-    for (size_t r = 0; r < n && status == TD_OK; r++)
-        if (all[2 * r] && f->state[all[2 * r] - 1] != DONE) {
-            f->state[all[2 * r] - 1] = LEASED;
-            f->holder[all[2 * r] - 1] = (int32_t)all[2 * r + 1];
-        }
-    td_free(all);
-    if (status == TD_OK) f->held = held;
+    const td_feed *current = begun && old->epoch + 1 == all[0] ? old : NULL;
+    if (status == TD_OK) f->unknown = all[2];
+    if (status == TD_OK && all[0]) status = share(f, current, comm);
+    if (status == TD_OK && all[0]) status = keep_held(f, current, comm);
     if (status == TD_OK) status = open_channel(comm, config, f);
     if (status != TD_OK) {
         td_feed_close(f);
@@ -360,4 +525,32 @@ td_status td_feed_move(td_feed *old, td_comm *comm, const td_feed_config *config
     td_feed_close(old);
     *out = f;
     return TD_OK;
+}
+
+uint64_t td_feed_names(const td_feed *f, int worker)
+{
+    uint64_t most = 0;
+    for (uint64_t k = 0; k < f->shards; k++) {
+        bool owed = f->state[k] == OWED || f->state[k] == REPAID;
+        if (owed && worker_of(f->name[k]) == worker && clock_of(f->name[k]) + 1 > most)
+            most = clock_of(f->name[k]) + 1;
+    }
+    return most;
+}
+
+td_status td_feed_learnt(const td_feed *f, td_comm *comm, uint64_t epoch, uint64_t *samples,
+                         uint64_t *marks, bool *known)
+{
+    tally *all = td_calloc(f->ranks, sizeof *all);
+    td_status status = all ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to count samples");
+    status = td_comm_agree(comm, status);
+    if (status == TD_OK)
+        if (f->epoch == epoch) memcpy(all, f->learnt, f->ranks * sizeof *all);
+    if (status == TD_OK)
+        status = td_comm_allreduce_by(comm, all, all, f->ranks, sizeof *all, newer, NULL);
+    if (status == TD_OK) *samples = *marks = 0, *known = !f->unknown;
+    for (size_t r = 0; r < f->ranks && status == TD_OK; r++)
+        *samples += all[r].samples, *marks += all[r].marks;
+    td_free(all);
+    return status;
 }

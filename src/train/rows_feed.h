@@ -2,13 +2,18 @@
  *
  * An epoch's order is cut into shards. A worker leases the next one, gets its samples as entries,
  * learns from them, and says that it is done when it asks for the next: so fast workers get more. A
- * dead worker's leases are dealt out again; what a dead data server knew, the others know from the
- * workers. So a shard is learnt from once an epoch, but for one whose worker died between its last
- * push and the word of it.
+ * dead worker's lease is dealt out again, and as its push may have reached some servers, it is made
+ * again under the dead one's name and clock: whatever slice has it already leaves it out (store.h).
+ * What a dead data server knew, the others know from the workers, and what a dead worker had learnt
+ * from, its data servers; each group that follows another begins by telling all. So a shard is
+ * learnt from once an epoch, which counts prove, unless a worker and a data server die at once:
+ * what the one had done of the other's shards nobody knows then, they are dealt out again, and the
+ * run says that it does not know.
  *
- *   lease   note: worker, epoch, what is done     answer: shard, bytes; or that none is left, or to
- * wait fetch   key: shard, `bytes` to be filled      rows u64, entries u64, then the arrays of
- * rows_batch.h
+ *   lease   note: worker, epoch, what is done     answer: shard, bytes; whose push is to be made
+ *                                                 again; or that none is left, or to wait
+ *   fetch   key: shard, `bytes` to be filled      rows u64, entries u64, then the arrays of
+ *                                                 rows_batch.h
  *
  * Source: parameter servers' "workload pool" (Li et al., OSDI 2014, section 4). */
 #ifndef TD_TRAIN_ROWS_FEED_H
@@ -26,6 +31,8 @@ typedef struct td_feed_config {
     size_t numbers;
     int worker; /* this rank's number among the workers, -1: none */
     int workers;
+    const int *worker_rank; /* [workers] -1: gone for good; borrowed while it opens */
+    bool by_name; /* pushes can be made under a dead worker's name; else its shards begin anew */
     const int *server; /* [server_count] ranks; borrowed while it opens */
     int server_count;
 } td_feed_config;
@@ -34,22 +41,34 @@ typedef struct td_feed_config {
 TD_MUST_CHECK td_status td_feed_open(td_comm *comm, const td_feed_config *config, td_feed **out);
 void td_feed_close(td_feed *feed); /* NULL is fine */
 
-/* A worker: the next shard to `batch` (its units still to be cut: td_rows_batch_index), or *none:
- * none of the epoch's is free. Who holds one may wait, with it, for the clocks of those who hold
- * none: so they wait for none here, but retire. What a dead worker held is free in the next group.
- * `clock`: of the step that it will be. */
+typedef struct td_feed_lease {
+    bool none; /* all of the epoch's shards are done */
+    bool wait; /* others have those that are not, which may come back: ask again */
+    bool owed; /* the push is one that another began: of worker `worker` at `clock` */
+    int worker;
+    uint64_t clock;
+} td_feed_lease;
+
+/* A worker: the next shard to `batch` (its units still to be cut: td_rows_batch_index). `clock`: of
+ * the step that it will be. */
 TD_MUST_CHECK td_status td_feed_next(td_feed *feed, uint64_t epoch, uint64_t clock,
-                                     td_rows_batch *batch, bool *none);
+                                     td_rows_batch *batch, td_feed_lease *out);
 /* The shard is learnt from: its push has been acknowledged. */
-void td_feed_done(td_feed *feed);
+void td_feed_done(td_feed *feed, const td_rows_batch *batch);
 
 /* The shard is given back: its step has come to nothing. NULL is fine. */
 void td_feed_give_back(td_feed *feed);
 
-/* In another group, from what is known there of the epoch under way. pushed: [workers] steps of
- * each that servers have; gone: [workers] whose rank is another now. Collective. */
+/* In another group, from what is known there of the epoch under way. Collective. */
 TD_MUST_CHECK td_status td_feed_move(td_feed *feed, td_comm *comm, const td_feed_config *config,
-                                     const uint64_t *pushed, const bool *gone, td_feed **out);
+                                     td_feed **out);
+/* The clock at which a worker's own pushes may begin: behind those that are owed under its name. */
+uint64_t td_feed_names(const td_feed *feed, int worker);
+
+/* A count and a checksum of that epoch's samples, as all ranks have learnt from them, the dead too;
+ * *known: false: some that died may have learnt from more. Collective. */
+TD_MUST_CHECK td_status td_feed_learnt(const td_feed *feed, td_comm *comm, uint64_t epoch,
+                                       uint64_t *samples, uint64_t *marks, bool *known);
 
 /* What a sample adds to an epoch's checksum. */
 static inline uint64_t td_feed_mark(uint64_t sample)

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "data/dataset.h"
 #include "optim/schedule.h"
 #include "strategy/mishap.h"
 #include "tandem/recover.h"
@@ -20,27 +21,21 @@ enum { SENTENCE = 1024, MOST_ALARMS = 2 };
 
 static td_status move_feed(loop *l)
 {
-    size_t n = (size_t)l->workers;
+    const td_roles *roles = &l->tables.roles;
     if (!l->job->data_servers) return TD_OK;
-    uint64_t *pushed = td_calloc(n, sizeof *pushed);
-    bool *gone = td_calloc(n, sizeof *gone);
-    td_status status = pushed && gone ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to feed workers");
-    const td_sharded *s = l->tables.sharded[TD_ROWS_KEYED];
-    for (size_t w = 0; w < n && status == TD_OK; w++) {
-        int r = l->tables.roles.worker[w];
-        gone[w] = r < 0 || td_comm_joined(l->comm, r);
-        pushed[w] = s ? td_sharded_pushed_by(s, (int)w) : 0;
-    }
-    status = td_comm_agree(l->comm, status);
-    if (status == TD_OK && l->tables.roles.feeder_count == 0) {
+    if (roles->feeder_count == 0) {
         l->over = true;
-        status = td_fail(TD_ERR_PEER, "no data server is left");
+        return td_fail(TD_ERR_PEER, "no data server is left");
     }
     td_feed_config config = td_rows_feed_config(l);
     if (!l->pushing) td_feed_give_back(l->feed); /* else its push is made again */
-    if (status == TD_OK) status = td_feed_move(l->feed, l->comm, &config, pushed, gone, &l->feed);
-    td_free(pushed), td_free(gone);
-    return status;
+    TD_TRY(td_feed_move(l->feed, l->comm, &config, &l->feed));
+    if (roles->own_slot < 0) return TD_OK;
+    uint64_t begin = td_feed_names(l->feed, roles->own_slot);
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (l->tables.has[k]) td_sharded_skip_to(l->tables.sharded[k], begin);
+    if (begin > l->state.step) l->state.step = begin;
+    return TD_OK;
 }
 
 static td_status settle(loop *l, bool joined, uint64_t *made)
@@ -170,12 +165,28 @@ static td_status go_back(loop *l)
     return TD_OK;
 }
 
+/* A rank that has just come and reads other data than the run: it is lost to the others, which go
+ * on without it, before it gets any rows. */
+static td_status check_data(loop *l, bool joined)
+{
+    const td_dataset *data = l->data->train;
+    int64_t mine = joined ? INT64_MIN : (int64_t)l->state.data, run;
+    TD_TRY(td_comm_allreduce(l->comm, &mine, &run, 1, TD_I64, TD_MAX));
+    if (!joined || run == INT64_MIN || !run || (uint64_t)run == td_dataset_fingerprint(data))
+        return TD_OK;
+    int rank = td_comm_rank_in_run(l->comm, td_comm_rank(l->comm));
+    td_train_warn_of_data(rank, data, (uint64_t)run);
+    td_comm_die(l->comm);
+    return td_fail(TD_ERR_PEER, "rank %d has left the run: it reads other data", rank);
+}
+
 /* Joined: behind open_all. Else behind a recovery. */
 static td_status take_up(loop *l)
 {
     bool lost = false, was_first = l->first, joined = l->empty;
     uint64_t made;
     l->first = td_comm_rank(l->comm) == 0;
+    TD_TRY(check_data(l, joined));
     td_status status = settle(l, joined, &made);
     if (status == TD_OK) status = td_rows_tables_move(&l->tables, l->comm, joined, made, &lost);
     l->over = lost;
@@ -190,6 +201,8 @@ static td_status take_up(loop *l)
     TD_TRY(status);
     l->scorer.source.params = l->tables.dense;
     TD_TRY(agree_on_step(l, joined, made));
+    l->few = l->tables.roles.working < l->job->min_workers;
+    l->stopping = l->stopping || l->few;
     TD_TRY(td_mishap(l->mishaps, l->comm, l->state.step, "handover"));
     TD_TRY(td_comm_agree(l->comm, td_rows_make_ready(l)));
     if (joined) TD_TRY(td_rows_choose_schedule(l));
@@ -222,6 +235,22 @@ td_status td_rows_go_on(loop *l)
     TD_TRY(td_comm_allreduce(l->comm, &mine, &l->workers, 1, TD_I32, TD_MAX));
     if (l->empty && !l->shape.pool) TD_TRY(td_rows_open_all(l, true));
     return take_up(l);
+}
+
+td_status td_rows_too_few(loop *l)
+{
+    int workers = l->tables.roles.working;
+    l->over = true;
+    td_status status =
+        td_fail(TD_ERR_PEER,
+                "%d worker%s left, fewer than --min-workers %d: stopped after step %llu; "
+                "\"tandem train --run %s --resume\" goes on%s",
+                workers, workers == 1 ? " is" : "s are", l->job->min_workers,
+                (unsigned long long)l->state.step, l->job->run,
+                l->feed ? " from the epoch's beginning" : "");
+    bool processes = !strcmp(td_comm_transport(l->comm), "mpi");
+    if (processes && !l->first) td_error_clear(); /* one tells it */
+    return status;
 }
 
 /* --- another number of ranks --- */

@@ -33,6 +33,7 @@ typedef struct td_rows_loop {
     td_rows_batch batch;
     td_loader *loader;
     td_feed *feed; /* NULL: each worker reads its own samples */
+    td_feed_lease lease;
     td_rows_scorer scorer;
     td_task as_task; /* for evaluation and checkpoints */
     bool looked;     /* dense parameters have been looked up for this evaluation */
@@ -54,6 +55,7 @@ typedef struct td_rows_loop {
     size_t sum_room;
     double scale;           /* of the step that is on its way */
     bool pushing;           /* paced: a step's pushes have begun and not ended */
+    uint64_t pushing_at;    /* the step, which a recovery between two of them must not change */
     bool stopping;          /* all are to stop */
     td_rows_saving *saving; /* a checkpoint that is being written, or NULL */
     bool saved;             /* nobody writes one any more (exact) */
@@ -65,13 +67,14 @@ typedef struct td_rows_loop {
     double loss, weight, correct; /* of the interval; of the epoch: */
     double epoch_loss, epoch_weight, epoch_correct;
     uint64_t epoch_samples, epoch_marks; /* learnt from, by this rank */
-    bool recounted;            /* ranks have died in this epoch, and their counts with them */
+    bool recounted; /* ranks have died in this epoch, and perhaps their counts with them */
     td_rows_interval interval; /* the last */
     uint64_t since, samples_then;
     int64_t interval_begin, input_ns, pull_ns, compute_ns, push_ns;
     td_score score;
     bool kept, recorded;
-    bool over;  /* rows are lost: no recovery helps */
+    bool over;  /* rows are lost, or too few workers left: no recovery helps */
+    bool few;   /* fewer workers are left than --min-workers: the run ends */
     bool away;  /* this rank is not needed any more */
     bool ended; /* the run has, as others have found that did not wait for the rest */
     bool begun;
@@ -102,6 +105,9 @@ TD_MUST_CHECK td_status td_rows_go_on(td_rows_loop *l);
 /* Another number of ranks, if it is asked for; look_for: at a meeting. Collective. */
 TD_MUST_CHECK td_status td_rows_resize(td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_look_for_resize(td_rows_loop *l);
+
+/* Why the run stops here, with too few workers. */
+TD_MUST_CHECK td_status td_rows_too_few(td_rows_loop *l);
 
 /* rows.c */
 void td_rows_begin_interval(td_rows_loop *l);

@@ -87,14 +87,28 @@ td_status td_rows_make_ready(loop *l)
 
 /* --- computing --- */
 
-/* From whoever reads for this worker; *none: the epoch is over. */
-static td_status next_shard(loop *l, bool *none)
+/* No other worker need wait for this one. */
+static td_status retire(loop *l)
+{
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (l->tables.sharded[k]) TD_TRY(td_sharded_retire(l->tables.sharded[k]));
+    return TD_OK;
+}
+
+/* From whoever reads for this worker. One that waits whether others' shards come back is not waited
+ * for: those others may be ahead of it, and the clock would stop them. */
+static td_status next_shard(loop *l)
 {
     int64_t began = td_clock_ns();
     uint64_t epoch = (l->end - 1) / l->per_epoch;
-    TD_TRY(td_feed_next(l->feed, epoch, l->state.step, &l->batch, none));
+    bool retired = false;
+    do {
+        TD_TRY(td_feed_next(l->feed, epoch, l->state.step, &l->batch, &l->lease));
+        if (l->lease.wait && !retired) TD_TRY(retire(l));
+        retired = l->lease.wait;
+    } while (l->lease.wait);
     td_status status = TD_OK;
-    if (!*none) status = td_rows_batch_index(&l->batch, &l->shape);
+    if (!l->lease.none) status = td_rows_batch_index(&l->batch, &l->shape);
     l->batch.global_rows = (size_t)l->job->batch;
     l->batch.epoch = epoch;
     l->input_ns += td_clock_ns() - began;
@@ -108,7 +122,7 @@ static void count_samples(loop *l)
     for (size_t r = 0; r < b->rows; r++) l->epoch_marks += td_feed_mark(b->sample[r]);
     l->epoch_samples += b->rows;
     l->state.samples_seen += l->feed ? b->rows : b->global_rows;
-    if (l->feed) td_feed_done(l->feed);
+    if (l->feed) td_feed_done(l->feed, b);
 }
 
 static td_status next_batch(loop *l)
@@ -347,15 +361,18 @@ td_status td_rows_push_paced(loop *l)
 {
     td_rows_tables *t = &l->tables;
     td_rows_batch *b = &l->batch;
+    uint64_t number = l->pushing_at, clock = 0;
+    bool owed = l->feed && l->lease.owed; /* what servers have of it they leave out */
+    l->state.step = number;               /* which clocks that have gone on may have moved */
     td_table_step s = table_step(l, 1 / (double)(b->global_rows ? b->global_rows : 1));
     td_sharded_step step = {.scale = s.scale, .rate = s.rate_factor};
-    uint64_t number = l->state.step, clock = 0;
-    if (t->has[TD_ROWS_KEYED] && td_sharded_clock(t->sharded[TD_ROWS_KEYED]) == number) {
+    if (owed) step.again = true, step.worker = l->lease.worker, step.clock = l->lease.clock;
+    if (t->has[TD_ROWS_KEYED] && (owed || td_sharded_clock(t->sharded[TD_ROWS_KEYED]) == number)) {
         step.keys = b->unique.keys, step.count = b->unique.count, step.rows = b->table;
         TD_TRY(join_units(l, &step.gradients));
         TD_TRY(td_sharded_push(t->sharded[TD_ROWS_KEYED], &step));
     }
-    if (t->has[TD_ROWS_DENSE] && td_sharded_clock(t->sharded[TD_ROWS_DENSE]) == number) {
+    if (t->has[TD_ROWS_DENSE] && (owed || td_sharded_clock(t->sharded[TD_ROWS_DENSE]) == number)) {
         step.keys = t->dense_keys, step.count = t->dense_rows, step.rows = t->dense;
         step.gradients = l->dense_gradient;
         TD_TRY(td_sharded_push(t->sharded[TD_ROWS_DENSE], &step));
@@ -384,6 +401,7 @@ static td_status step_paced(loop *l)
     if (l->tables.has[TD_ROWS_DENSE]) join_dense(l);
     int64_t began = td_clock_ns();
     l->pushing = true;
+    l->pushing_at = l->state.step;
     TD_TRY(td_rows_push_paced(l));
     l->push_ns += td_clock_ns() - began;
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
@@ -448,20 +466,12 @@ static td_status step_alone(loop *l)
     return l->mode == TD_ROWS_SHARED ? step_shared(l) : step_paced(l);
 }
 
-/* No shard of the epoch is free: no other worker may wait for this one. */
-static td_status retire(loop *l)
-{
-    for (int k = 0; k < TD_ROWS_TABLES; k++)
-        if (l->tables.sharded[k]) TD_TRY(td_sharded_retire(l->tables.sharded[k]));
-    return TD_OK;
-}
-
 static td_status up_to(loop *l, uint64_t end)
 {
-    bool works = l->tables.roles.number >= 0, none = false;
+    bool works = l->tables.roles.number >= 0;
     while (works && (l->feed || l->state.step < end) && !l->stopping) {
-        if (l->feed) TD_TRY(next_shard(l, &none));
-        if (none) return retire(l);
+        if (l->feed) TD_TRY(next_shard(l));
+        if (l->feed && l->lease.none) return retire(l);
         TD_TRY(step_alone(l));
         bool asked = l->stop && *l->stop;
         for (int k = 0; k < TD_ROWS_TABLES; k++) {
@@ -487,6 +497,7 @@ static td_status meet(loop *l, uint64_t end)
     }
     l->stopping = stopping;
     l->state.step = stopping && !l->feed ? most[0] : end;
+    if (l->feed && stopping && l->few) return td_rows_too_few(l);
     if (l->feed && stopping)
         return td_fail(TD_ERR_INTERRUPTED,
                        "stopped within an epoch that data servers deal out; \"tandem train --run "

@@ -2,6 +2,8 @@
 #include "train/train.h"
 
 #include "base/error.h"
+#include "base/log.h"
+#include "data/dataset.h"
 #include "train/checkpoint.h"
 #include "tandem/recover.h"
 
@@ -52,4 +54,11 @@ td_status td_train_compare_data(td_comm *comm, const td_train_state *state, cons
                     td_comm_rank(comm), td_dataset_info(train)->path, (unsigned long long)own[0],
                     own[1], (unsigned long long)first[0], first[1]);
     return td_comm_agree(comm, status);
+}
+
+void td_train_warn_of_data(int rank, const td_dataset *train, uint64_t wanted)
+{
+    td_warn("rank %d leaves the run: it reads other training data in %.300s (fingerprint "
+            "%016" PRIx64 ", not %016" PRIx64 "); give all the same",
+            rank, td_dataset_info(train)->path, td_dataset_fingerprint(train), wanted);
 }

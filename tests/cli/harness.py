@@ -53,8 +53,9 @@ def new_run():
 
 def train(*words, run=None, prefix=(), model="mlp", epochs=2):
     run = run or new_run()
+    momentum = [] if "--optimizer" in words else ["--momentum", "0.9"]
     tandem("train", "--data", DATA, "--model", model, "--epochs", str(epochs), "--batch", "32",
-           "--lr", "0.05", "--momentum", "0.9", "--run", run, "--quiet", *words, prefix=prefix)
+           "--lr", "0.05", *momentum, "--run", run, "--quiet", *words, prefix=prefix)
     return run
 
 

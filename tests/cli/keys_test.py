@@ -90,6 +90,10 @@ def progressive(run):
     return event(run, "epoch")[-1]["progressive_loss"]
 
 
+def each_once(run):
+    return [(line["samples"], line["each_once"]) for line in event(run, "epoch")]
+
+
 def told(run):
     """What metrics say, but for times and for what depends on how many ranks there are."""
     keep = ("step", "epoch", "loss", "accuracy", "lr", "samples", "eval", "auc", "progressive_loss")
@@ -259,6 +263,22 @@ class Clocks(unittest.TestCase):
                 if bound is not None:
                     self.assertLessEqual(len(tables["staleness"]), bound + 1, clock)
 
+    def test_hot_slices_are_shared_out(self):
+        """Of a server that is asked for more than others; by one worker with the same bytes as where nothing moves."""
+        data = clicks(rows=2000)
+        for more, model in ((["--replicas", "1"], "fm"), ([], "linear")):
+            words = [*more, "--optimizer", "adagrad", "--bits", "4"]  # 16 keys in 256 slices, and not evenly
+            want = train(*ps(1, *words, servers=3, clock="asp"), data=data, model=model, epochs=4)
+            self.assertEqual(event(want, "balanced"), [])
+            run = train(*ps(1, *words, "--balance", servers=3, clock="asp"), data=data, model=model, epochs=4)
+            moves = event(run, "balanced")
+            self.assertGreater(moves[0]["slices"], 0)
+            before, after = moves[0]["hottest"]
+            self.assertTrue(1 / 3 <= after < before, moves)
+            self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(want, "model")))
+            shared = train(*ps(3, *words, "--balance", servers=3, clock="asp"), data=data, model=model, epochs=4)
+            self.assertAlmostEqual(progressive(shared), progressive(want), delta=0.05)
+
     def test_options_against_staleness(self):
         want = progressive(train())
         for words in (["--staleness-rate"], ["--compensation", "0.1"]):
@@ -339,7 +359,7 @@ class Mistakes(unittest.TestCase):
                 ("--clip: no rank knows the norm of all gradients", ps(2, "--clip", "1")),
                 ("--accumulate is not for parameters in tables; give a larger --batch", ps(2, "--accumulate", "2")),
                 ("--keep best: of parameters in tables only the last", ps(2, "--keep", "best", "--holdout", "0.2")),
-                ("--l1 is for --optimizer ftrl", ps(2, "--l1", "0.1")),
+                ("--l1 is for --optimizer ftrl; here it would do nothing", ps(2, "--l1", "0.1")),
                 ("no update rule of tables is called \"nesterov\"; there are sgd,", ps(2, "--optimizer", "nesterov")),
                 ("a memory limit of 1000 bytes is too small for rows of", ps(2, "--table-memory", "1000"))):
             self.says(text, *job(*words))
@@ -347,6 +367,34 @@ class Mistakes(unittest.TestCase):
         if MPIEXEC:
             done = tandem(*job(*ps(1, servers=2)), expect=2, prefix=ranks(2))
             self.assertIn("--servers 2 leaves no worker of the job's 2 ranks", done.stderr)
+
+    def test_what_would_do_nothing(self):
+        """Each such option is named, beside models and strategies that do not use it; at its default it is not."""
+        ssp = ["--strategy", "ps", "--clock", "ssp:2"]
+        for words, model, base in (
+                (["--clock", "asp"], "mlp", []), (["--clock", "asp"], "fm", ["--strategy", "downpour"]),
+                (["--servers", "1"], "fm", []), (["--servers", "1"], "mlp", ["--strategy", "hogwild"]),
+                (["--data-servers", "1"], "fm", []), (["--replicas", "1"], "mlp", ["--workers", "2"]),
+                (["--staleness-rate"], "fm", ["--strategy", "ps"]), (["--compensation", "1"], "fm", []),
+                (["--push-every", "2"], "fm", ssp), (["--fetch-every", "2"], "fm", ["--strategy", "easgd"]),
+                (["--elastic", "0.5"], "fm", ["--strategy", "downpour"]), (["--table-memory", "1g"], "mlp", ssp),
+                (["--admit", "2"], "mlp", []), (["--evict-after", "2"], "mlp", ssp), (["--bits", "9"], "mlp", []),
+                (["--hash-seed", "9"], "mlp", ssp), (["--factors", "9"], "linear", []), (["--top", "4-1"], "fm", []),
+                (["--bottom", "4-1"], "mlp", []), (["--balance"], "fm", []), (["--flip"], "mlp", ssp),
+                (["--shard-optimizer"], "fm", []), (["--optimizer", "adam"], "fm", ["--strategy", "easgd"]),
+                (["--momentum", "0.9"], "mlp", ["--optimizer", "adam"]), (["--beta1", "0.8"], "mlp", []),
+                (["--beta2", "0.8"], "fm", ["--optimizer", "adagrad"]), (["--epsilon", "0.8"], "fm", []),
+                (["--l2", "0.8"], "mlp", []), (["--ftrl-beta", "0.8"], "fm", ["--optimizer", "adagrad"]),
+                (["--gamma", "0.8"], "mlp", []), (["--step-every", "2"], "fm", ["--schedule", "cosine"]),
+                (["--final-lr", "0.001"], "mlp", ["--schedule", "step"])):
+            data = DATA if model == "mlp" else clicks()
+            self.says(f"{words[0]} is for ", *job(*base, *words, model=model, data=data))
+        run = train("--clock", "bsp", "--servers", "0", "--admit", "1", "--momentum", "0", "--l1", "0", "--gamma", "0.1",
+                    "--optimizer", "ftrl", "--l2", "0.1")
+        again = new_run()
+        tandem("train", os.path.join(run, "job.yaml"), "--run", again, "--quiet")
+        self.assertEqual(weights(run), weights(again))
+        tandem("train", "--run", run, "--resume", "--epochs", "3", "--quiet")
 
     def test_models(self):
         for text, words in (
@@ -474,17 +522,54 @@ class ThreadDeaths(unittest.TestCase):
                                      spares=spares)
                     self.assertEqual(metrics(run)[-1]["step"], 10)
 
+    def test_too_few_workers(self):
+        """They stop with a checkpoint."""
+        for clock, more in (("bsp", ["--optimizer", "adagrad"]), ("asp", []), ("ssp:2", [])):
+            want = train(*more, "--holdout", "0.2", epochs=4)
+            words = ps(3, "--replicas", "1", "--min-workers", "3", *more, "--holdout", "0.2", servers=2, clock=clock)
+            for spares in (0, 1):
+                run = new_run()
+                plan = "1:7:backward,0:8:backward" if spares else "1:7:backward"
+                done = subprocess.run([TANDEM, *job(*words, "--spares", str(spares), run=run, epochs=4)], text=True,
+                                      capture_output=True, timeout=60, env=dict(os.environ, TANDEM_FAKE_DEATH=plan))
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertIn("2 workers are left, fewer than --min-workers 3: stopped after step", done.stderr)
+                self.assertNotEqual(os.listdir(os.path.join(run, "checkpoints")), [])
+                tandem("train", "--run", run, "--resume", "--quiet", "--workers", "2", "--min-workers", "1")
+                self.assertEqual(metrics(run)[-1]["step"], 4 * 5)
+                if clock == "bsp":
+                    self.assertEqual(weights(run), weights(want))
+
+    def test_data_servers(self):
+        """Every sample once an epoch, whoever dies; who asks nobody but data servers and servers apart hears of it."""
+        shards = 2 * -(-4000 // (64 // 3))
+        for model, clock in (("fm", "asp"),) if SHORT else (("fm", "asp"), ("linear", "ssp:2")):
+            words = ps(3, "--data-servers", "2", "--replicas", "1", servers=2, clock=clock)
+            for plan in ("1:3:backward,0:50:update", "2:20:backward", "1:3:update,0:66:backward"):
+                for spares in (1,) if SHORT else (0, 1):
+                    run = self.lives(None, plan, *words, spares=spares, data=clicks(rows=4000), model=model)
+                    self.assertEqual(each_once(run), [(4000, True)] * 2, (plan, spares))
+                    # At both servers: none is made twice; of those that met a loss a server may count one less.
+                    pushes = event(run, "tables")[0]["pushes"]
+                    self.assertTrue(2 * shards - 12 <= pushes <= 2 * shards, (pushes, shards))
+
 
 @unittest.skipUnless(ULFM, "no MPI that recovers")
 class Kills(unittest.TestCase):
     """SIGKILL at any moment, of processes."""
 
-    def run_and_kill(self, victims, *words, n, spares=0, epochs=30):
+    def run_and_kill(self, victims, *words, n, spares=0, epochs=30, **how):
         chance, run = random.Random(repr((victims, words))), new_run()
+        other = how.pop("astray", None)  # (rank, data that it reads)
         prefix = ranks(n + spares)
         at = prefix.index(MPIEXEC) + 1
         command = [*prefix[:at], "--with-ft", "ulfm", *prefix[at:], TANDEM,
-                   *job(*words, "--spares", str(spares), "--replicas", "1", "--holdout", "0.2", run=run, epochs=epochs)]
+                   *job(*words, "--spares", str(spares), "--replicas", "1", "--holdout", "0.2", run=run, epochs=epochs,
+                        **how)]
+        if other:
+            dealt = f'[ "$OMPI_COMM_WORLD_RANK" != {other[0]} ] || set -- "$@" --data {other[1]}; exec "$@"'
+            program = command.index(TANDEM)
+            command[program:program] = ["sh", "-c", dealt, "sh"]
         process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    env=dict(os.environ, TANDEM_FAKE_SLOW="0:3"))
         end = time.monotonic() + 60
@@ -497,7 +582,20 @@ class Kills(unittest.TestCase):
                 os.kill(pid, signal.SIGKILL)
         out, err = process.communicate(timeout=100)
         self.assertEqual(process.returncode, 0, out + err)
+        if other:
+            self.assertEqual(err.count(f"rank {other[0]} leaves the run: it reads other training data in"), 1, err)
         return run
+
+    def test_a_spare_with_other_data(self):
+        """It leaves before it has any part in the run; the next one comes."""
+        with open(clicks()) as f:
+            lines = f.readlines()
+        other = write("strange.tsv", "".join([*lines[:7], "1" + lines[8][1:], "0" + lines[7][1:], *lines[9:]]))
+        for clock in ("bsp", "asp"):
+            run = self.run_and_kill([0], *ps(1, servers=2, clock=clock), n=4, spares=2, astray=(4, other))
+            self.assertEqual(metrics(run)[-1]["step"], 30 * 5)
+            if clock == "bsp":
+                self.assertEqual(weights(run), weights(train("--holdout", "0.2", epochs=30)))
 
     def test_in_step(self):
         want = train("--holdout", "0.2", epochs=30)
@@ -512,6 +610,17 @@ class Kills(unittest.TestCase):
         for clock in ("asp", "ssp:2"):
             run = self.run_and_kill([3, 0], *ps(1, servers=2, clock=clock), n=4, spares=1)
             self.assertEqual(metrics(run)[-1]["step"], 30 * 5)
+
+    def test_data_servers(self):
+        words = ps(1, "--data-servers", "2", servers=2, clock="asp")
+        for victims in [[0, 5]] if SHORT else [[1], [4], [5, 0], [0, 1]]:
+            run = self.run_and_kill(victims, *words, n=6, spares=1, data=clicks(rows=4000), epochs=8)
+            samples = 3200  # the rest is held out
+            for count, once in each_once(run):
+                # None: a worker and a data server died at once, and what both knew with them.
+                self.assertTrue(once or (once is None and len(victims) > 1), (victims, each_once(run)))
+                self.assertEqual(count if once else samples, samples)
+            self.assertEqual(len(each_once(run)), 8)
 
 
 if __name__ == "__main__":

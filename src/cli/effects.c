@@ -1,0 +1,222 @@
+/* Options that would do nothing: each is said to be so in a sentence, where it has been given a
+ * value other than its default. A resolved job file holds all options at their values, so it is
+ * values that are looked at, not what was typed. */
+#include "cli/cli.h"
+
+#include "base/error.h"
+#include "models/net/net_model.h"
+#include "ps/clock.h"
+
+#include <string.h>
+
+typedef struct effect {
+    const char *flag;
+    bool (*has)(const td_job *job);
+    const char *with;
+} effect;
+
+static bool one_of(const char *name, const char *const *names)
+{
+    while (*names && strcmp(name, *names) != 0) names++;
+    return *names;
+}
+
+static bool is_model(const td_job *j, const char *name)
+{
+    return !strcmp(j->model, name);
+}
+
+static bool sparse(const td_job *j)
+{
+    return td_net_model_is_sparse(j->model);
+}
+
+static bool tables(const td_job *j)
+{
+    return sparse(j) || j->strategy != TD_STRATEGY_ALLREDUCE;
+}
+
+static bool ps(const td_job *j)
+{
+    return j->strategy == TD_STRATEGY_PS;
+}
+
+static bool copies(const td_job *j)
+{
+    return j->strategy == TD_STRATEGY_DOWNPOUR || j->strategy == TD_STRATEGY_EASGD;
+}
+
+static bool downpour(const td_job *j)
+{
+    return j->strategy == TD_STRATEGY_DOWNPOUR;
+}
+
+static bool easgd(const td_job *j)
+{
+    return j->strategy == TD_STRATEGY_EASGD;
+}
+
+static bool served(const td_job *j)
+{
+    return ps(j) || copies(j);
+}
+
+static bool not_together(const td_job *j)
+{
+    return j->strategy != TD_STRATEGY_ALLREDUCE;
+}
+
+static bool ps_paced(const td_job *j)
+{
+    td_clock clock;
+    bool read = td_clock_parse(j->clock ? j->clock : "bsp", &clock) == TD_OK;
+    if (!read) td_error_clear(); /* what is wrong with it is told later */
+    return ps(j) && (!read || !td_clock_is_exact(&clock));
+}
+
+static bool paced(const td_job *j)
+{
+    return ps_paced(j) || copies(j);
+}
+
+static bool may_balance(const td_job *j)
+{
+    return !tables(j) || paced(j);
+}
+
+static bool keyed(const td_job *j)
+{
+    return sparse(j) && j->strategy != TD_STRATEGY_HOGWILD;
+}
+
+static bool factors(const td_job *j)
+{
+    return sparse(j) && !is_model(j, "linear");
+}
+
+static bool dlrm(const td_job *j)
+{
+    return is_model(j, "dlrm");
+}
+
+static bool together(const td_job *j)
+{
+    return !tables(j);
+}
+
+static bool rule_of(const td_job *j, const char *const *in_nets, const char *const *in_tables)
+{
+    return easgd(j) ? false : one_of(j->rule, tables(j) ? in_tables : in_nets);
+}
+
+static bool momentum(const td_job *j)
+{
+    static const char *const nets[] = {"sgd", "nesterov", "rmsprop", NULL};
+    static const char *const tables_[] = {"sgd", "nesterov", NULL}; /* the latter is refused */
+    return rule_of(j, nets, tables_);
+}
+
+static bool beta1(const td_job *j)
+{
+    static const char *const names[] = {"adam", "adamw", NULL};
+    return rule_of(j, names, names);
+}
+
+static bool beta2(const td_job *j)
+{
+    static const char *const names[] = {"adam", "adamw", "rmsprop", NULL};
+    return rule_of(j, names, names);
+}
+
+static bool epsilon(const td_job *j)
+{
+    static const char *const names[] = {"adam", "adamw", "adagrad", "rmsprop", NULL};
+    return rule_of(j, names, names);
+}
+
+static bool ftrl(const td_job *j)
+{
+    return !easgd(j) && !strcmp(j->rule, "ftrl");
+}
+
+static bool any_rule(const td_job *j)
+{
+    return !easgd(j);
+}
+
+static bool in_steps(const td_job *j)
+{
+    return !strcmp(td_optim_schedule_names[j->schedule], "step");
+}
+
+static bool to_final(const td_job *j)
+{
+    const char *name = td_optim_schedule_names[j->schedule];
+    return !strcmp(name, "cosine") || !strcmp(name, "linear");
+}
+
+static const effect effects[] = {
+    {"clock", ps, "--strategy ps"},
+    {"servers", served, "--strategy ps, downpour or easgd"},
+    {"data-servers", not_together, "--strategy ps, downpour, easgd or hogwild"},
+    {"replicas", tables, "parameters in tables: --strategy ps, or a model over hashed features"},
+    {"staleness-rate", paced, "--strategy ps at a --clock other than bsp"},
+    {"compensation", ps_paced, "--strategy ps at a --clock other than bsp"},
+    {"push-every", copies, "--strategy downpour or easgd"},
+    {"fetch-every", downpour, "--strategy downpour"},
+    {"elastic", easgd, "--strategy easgd"},
+    {"table-memory", sparse, "models over hashed features: linear, fm, ffm, dlrm"},
+    {"admit", keyed, "models over hashed features whose rows lie in tables, not hogwild's memory"},
+    {"evict-after", keyed,
+     "models over hashed features whose rows lie in tables, not hogwild's memory"},
+    {"bits", sparse, "models over hashed features: linear, fm, ffm, dlrm"},
+    {"hash-seed", sparse, "models over hashed features: linear, fm, ffm, dlrm"},
+    {"factors", factors, "--model fm, ffm or dlrm"},
+    {"bottom", dlrm, "--model dlrm"},
+    {"top", dlrm, "--model dlrm"},
+    {"balance", may_balance,
+     "--strategy allreduce of networks, or tables at a --clock other than bsp"},
+    {"shift", together, "networks with --strategy allreduce"},
+    {"flip", together, "networks with --strategy allreduce"},
+    {"crop", together, "networks with --strategy allreduce"},
+    {"shard-optimizer", together, "networks with --strategy allreduce"},
+    {"optimizer", any_rule, "strategies other than easgd, which moves by plain sgd"},
+    {"momentum", momentum, "--optimizer sgd, or networks' nesterov and rmsprop"},
+    {"beta1", beta1, "--optimizer adam or adamw"},
+    {"beta2", beta2, "--optimizer adam, adamw or rmsprop"},
+    {"epsilon", epsilon, "--optimizer adam, adamw, adagrad or rmsprop"},
+    {"l1", ftrl, "--optimizer ftrl"},
+    {"l2", ftrl, "--optimizer ftrl"},
+    {"ftrl-beta", ftrl, "--optimizer ftrl"},
+    {"step-every", in_steps, "--schedule step"},
+    {"gamma", in_steps, "--schedule step"},
+    {"final-lr", to_final, "--schedule cosine or linear"},
+};
+
+static const td_option *row_of(const char *flag)
+{
+    const td_option *row = td_job_rows;
+    while (row->name &&
+           !((row->where & TD_JOB_TRAIN) && !strcmp(row->flag ? row->flag : row->name, flag)))
+        row++;
+    return row;
+}
+
+td_status td_cli_check_effects(const td_job *job)
+{
+    td_job usual;
+    char text[256], first[256];
+    td_status status = td_job_init(&usual);
+    for (size_t k = 0; k < sizeof effects / sizeof *effects && status == TD_OK; k++) {
+        const effect *e = &effects[k];
+        const td_option *row = row_of(e->flag);
+        if (!row->name || e->has(job)) continue;
+        td_option_text(row, job, text, sizeof text);
+        td_option_text(row, &usual, first, sizeof first);
+        if (strcmp(text, first) != 0)
+            status = td_fail(TD_ERR_ARG, "--%s is for %s; here it would do nothing: leave it out",
+                             e->flag, e->with);
+    }
+    td_options_fini(td_job_rows, &usual);
+    return status;
+}
