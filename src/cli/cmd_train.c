@@ -199,7 +199,10 @@ static td_status run_rank(td_comm *comm, void *arg)
         td_cli_warn_of_labels(&s->job, s->train);
     td_status status = td_net_model_train(comm, &s->job, &data, &s->model, &stop_signal);
     /* mpiexec ends a job with its first process; threads end together. */
-    if (td_comm_launched_by_mpi()) status = td_run_folder_failed(&s->folder, status);
+    if (td_comm_launched_by_mpi()) {
+        status = td_run_folder_failed(&s->folder, status);
+        if (status != TD_OK) td_run_folder_close(&s->folder);
+    }
     return told_once(s, comm, status);
 }
 

@@ -571,7 +571,7 @@ class Kills(unittest.TestCase):
             program = command.index(TANDEM)
             command[program:program] = ["sh", "-c", dealt, "sh"]
         process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   env=dict(os.environ, TANDEM_FAKE_SLOW="0:3"))
+                                   env=dict(os.environ, TANDEM_FAKE_SLOW="0:8"))
         end = time.monotonic() + 60
         while not os.path.exists(os.path.join(run, "metrics.jsonl")) and time.monotonic() < end:
             time.sleep(0.01)
