@@ -43,7 +43,7 @@ class Job(unittest.TestCase):
     def test_a_stopped_rank(self):
         self.all_say("stopped", [0, 2, 3],
                      r"waited more than 1000 ms for rank . in barrier \(operation 2\).*; "
-                     r"rank 1 (was last heard of in barrier \(operation 1\)|has not answered)")
+                     r"rank 1 (was last (heard of|seen) in barrier \(operation 1\)|has not answered)")
 
     def test_a_rank_that_fails(self):
         texts = self.all_say("failing", [0, 2, 3],

@@ -201,7 +201,6 @@ td_keyed_slot *td_keyed_take(td_keyed_pair *pair)
         td_keyed_slot *slot = &pair->slot[s];
         if (atomic_load_explicit(&slot->state, memory_order_acquire) != TD_SLOT_FREE) continue;
         atomic_store_explicit(&slot->state, TD_SLOT_TAKEN, memory_order_relaxed);
-        slot->number = ++pair->requests;
         return slot;
     }
     return NULL;
@@ -209,6 +208,7 @@ td_keyed_slot *td_keyed_take(td_keyed_pair *pair)
 
 void td_keyed_ask(td_keyed *k, int server, td_keyed_slot *slot)
 {
+    slot->number = ++td_keyed_pair_with(k, server)->asked;
     atomic_store_explicit(&slot->state, TD_SLOT_ASKED, memory_order_release);
     td_bell_ring(&k->rooms->lines[k->rooms->number[k->servers[server]]].bell);
 }
@@ -233,18 +233,18 @@ void td_keyed_rooms_goodbye(td_keyed *k)
 
 td_keyed_slot *td_keyed_asked(td_keyed_pair *pair)
 {
-    td_keyed_slot *oldest = NULL;
     for (int s = 0; s < TD_KEYED_SLOTS; s++) {
         td_keyed_slot *slot = &pair->slot[s];
         if (atomic_load_explicit(&slot->state, memory_order_acquire) == TD_SLOT_ASKED &&
-            (!oldest || slot->number < oldest->number))
-            oldest = slot;
+            slot->number == pair->served + 1)
+            return slot;
     }
-    return oldest;
+    return NULL;
 }
 
 void td_keyed_reply(td_keyed *k, int rank, td_keyed_slot *slot)
 {
+    td_keyed_pair_of(k, rank)->served++;
     atomic_store_explicit(&slot->state, TD_SLOT_ANSWERED, memory_order_release);
     td_bell_ring(&k->rooms->lines[k->rooms->number[rank]].bell);
 }

@@ -25,16 +25,17 @@ typedef enum td_slot_state {
 
 typedef struct td_keyed_slot {
     atomic_int state;
-    uint64_t number; /* of the pair's requests: the lowest is served first */
+    uint64_t number; /* of the pair's requests, from 1, which are served in turn */
     td_keyed_head head;
     td_keyed_answer answer;
 } td_keyed_slot;
 
 /* At the head of a pair's memory. */
 typedef struct td_keyed_pair {
-    uint64_t mark;     /* whose file it is */
-    atomic_int gone;   /* asks no more */
-    uint64_t requests; /* of who asks */
+    uint64_t mark;   /* whose file it is */
+    atomic_int gone; /* asks no more */
+    uint64_t asked;  /* requests, by who asks; */
+    uint64_t served; /* by who answers */
     td_keyed_slot slot[TD_KEYED_SLOTS];
 } td_keyed_pair;
 
@@ -65,7 +66,7 @@ td_bell *td_keyed_room_bell(const td_keyed *k); /* this rank's; NULL: no rooms *
 
 /* --- who answers --- */
 
-/* The oldest request that waits; NULL: none. */
+/* The next request in turn; NULL: it has not come. */
 td_keyed_slot *td_keyed_asked(td_keyed_pair *pair);
 void td_keyed_reply(td_keyed *k, int rank, td_keyed_slot *slot);
 
