@@ -122,8 +122,9 @@ static void check_slot(const fixture *f, const td_net_pass *pass, const td_slot 
                        double *params, const char *what)
 {
     const double step = 1e-6;
-    double error = 0, size = 0.2, margin; /* some gradients are 0 */
-    for (size_t i = slot->offset; i < slot->offset + slot->count; i++) {
+    double error = 0, size = 0.2, margin;                /* some gradients are 0 */
+    size_t stride = getenv("TANDEM_TEST_SHORT") ? 5 : 1; /* sanitizers look at the code */
+    for (size_t i = slot->offset; i < slot->offset + slot->count; i += stride) {
         double keep = params[i];
         params[i] = keep + step;
         double up = reference_loss(f->net, pass, params, &margin);

@@ -200,8 +200,9 @@ static void a_limit_changes_no_bit(void **state)
 {
     (void)state;
     static const size_t widths[] = {1, 5, 16, 7, 31};
-    uint32_t rounds = getenv("TANDEM_TEST_SHORT") ? 250 : 600;
-    for (int r = 0; td_table_rule_names[r]; r++) {
+    bool some = getenv("TANDEM_TEST_SHORT") != NULL;
+    uint32_t rounds = some ? 250 : 600;
+    for (int r = some; td_table_rule_names[r]; r += some ? 2 : 1) {
         td_table_config c = {.rule = td_table_rule_names[r],
                              .width = widths[r],
                              .init = r % 2 ? TD_TABLE_NORMAL : TD_TABLE_UNIFORM,
