@@ -4,8 +4,9 @@
  * are written once more than they must be, and a window costs one wait (all-reduce: two).
  * Direct, where ranks are threads of one process and the vector is long: ranks read each other's
  * buffers, so nothing is copied twice; an operation costs two waits (all-reduce: three). Processes
- * do so, too, through the system, where nothing is to be reduced and parts are so long that the way
- * there costs less than a second copy.
+ * do so, too, through the system, where nothing is to be reduced, parts are so long that the way
+ * there costs less than a second copy, and the result stays in the caches. (Reductions won nothing
+ * by it: what they move between cores is the same.)
  *
  * Reductions follow the tree with ranks as leaves: a slice's rank reads all parts of it and folds
  * them in one pass. So a rank reads n/n of the vector and writes 1/n; all-reduce then copies the
@@ -20,7 +21,8 @@
 
 enum {
     DIRECT_FROM = 16 << 10,
-    FETCH_FROM = 256 << 10, /* by processes */
+    FETCH_FROM = 32 << 10, /* by processes, up to THROUGH_FROM */
+    FETCH_ONE_FROM = 64 << 10,
     DIRECT_ONE_FROM =
         256 << 10, /* where one writes, or reads: staged, it need not wait for others */
     FOLD_ALL = 4 << 10,
@@ -64,6 +66,15 @@ static void give(const place *p, size_t all, void *to, const void *from, size_t 
         copy(to, from, bytes);
 }
 
+/* A rank's own part, which nobody else touches meanwhile: as the system's library finds best. */
+static void keep(const place *p, size_t all, void *to, const void *from, size_t bytes)
+{
+    if (all * (size_t)p->size >= THROUGH_FROM)
+        td_kernels_best()->copy_through(bytes, from, to);
+    else
+        memcpy(to, from, bytes);
+}
+
 static size_t smaller(size_t a, size_t b)
 {
     return a < b ? a : b;
@@ -99,7 +110,7 @@ static void keep_own(const place *p, const stream *s)
 {
     size_t own = stream_bytes(s, p->rank);
     char *to = s->out && own ? stream_to(s, p->rank) : NULL;
-    if (to && to != s->in) copy(to, s->in, own);
+    if (to && to != s->in) keep(p, s->all, to, s->in, own);
 }
 
 /* From where that rank's memory lies. */
@@ -112,11 +123,26 @@ static td_status fetch(place *p, int rank, const char *from, void *to, size_t by
     return TD_OK;
 }
 
-/* Whether ranks read parts of `bytes` at most where they lie. */
-static td_status goes_directly(place *p, size_t bytes, size_t threads_from, bool *out)
+/* From how long a part on it may be read where it lies. Several processes that fetch from one get
+ * in each other's way. */
+static size_t direct_from(const place *p)
 {
-    *out = p->comm->ops->one_memory ? bytes >= threads_from : bytes >= FETCH_FROM;
-    return *out && !p->comm->ops->one_memory ? td_meet_reaches(p->meet, out) : TD_OK;
+    bool one = p->call->pattern == TD_BROADCAST || p->call->pattern == TD_GATHER;
+    if (p->comm->ops->one_memory) return one ? DIRECT_ONE_FROM : DIRECT_FROM;
+    return !one ? FETCH_FROM : p->size == 2 ? FETCH_ONE_FROM : SIZE_MAX;
+}
+
+/* Whether ranks read parts of `bytes` at most where they lie, for a result of `all`: processes only
+ * while that stays in the caches, because the system copies through them, and brings a line there
+ * before it writes it. */
+static td_status goes_directly(place *p, size_t bytes, size_t all, bool *out)
+{
+    if (p->comm->ops->one_memory) {
+        *out = bytes >= direct_from(p);
+        return TD_OK;
+    }
+    *out = bytes >= direct_from(p) && all * (size_t)p->size < THROUGH_FROM;
+    return *out ? td_meet_reaches(p->meet, out) : TD_OK;
 }
 
 static td_status spread_directly(place *p, const stream *s)
@@ -162,8 +188,7 @@ static td_status spread(place *p, const stream *s)
     for (int r = 0; r < p->size; r++)
         if (stream_bytes(s, r) > most) most = stream_bytes(s, r);
     bool directly;
-    TD_TRY(goes_directly(p, most, p->call->pattern == TD_ALLGATHER ? DIRECT_FROM : DIRECT_ONE_FROM,
-                         &directly));
+    TD_TRY(goes_directly(p, most, s->all, &directly));
     if (directly) return spread_directly(p, s);
     keep_own(p, s);
     size_t window = window_of(p);
@@ -315,7 +340,7 @@ static td_status alltoall(place *p)
     size_t most = c->bytes, from = td_call_offset(c, p->rank), to = 0;
     if (c->parts) TD_TRY(tell_parts(p, &most));
     for (int r = 0; r < p->rank; r++) to += taken(p, r);
-    if (given(p, p->rank)) copy((char *)c->out + to, d.in + from, given(p, p->rank));
+    if (given(p, p->rank)) keep(p, d.all, (char *)c->out + to, d.in + from, given(p, p->rank));
     return deal_out(p, &d, most, take_copies);
 }
 
@@ -332,7 +357,7 @@ static td_status alltoall_directly(place *p)
     size_t bytes = c->bytes, at = bytes * (size_t)p->rank;
     TD_TRY(td_meet_round(p->meet, 0));
     td_meet_arrive(p->meet, c->in, NULL);
-    copy((char *)c->out + at, (const char *)c->in + at, bytes);
+    keep(p, bytes * (size_t)p->size, (char *)c->out + at, (const char *)c->in + at, bytes);
     for (int k = 1; k < p->size; k++) {
         int r = (p->rank + k) % p->size;
         TD_TRY(td_meet_arrived(p->meet, r));
@@ -520,7 +545,7 @@ static td_status run(place *p)
     case TD_ALLGATHER: return spread(p, &(stream){call->in, call->out, call, -1, all});
     case TD_SCATTER: return scatter(p);
     case TD_ALLTOALL:
-        if (!call->parts) TD_TRY(goes_directly(p, call->bytes, DIRECT_FROM, &directly));
+        if (!call->parts) TD_TRY(goes_directly(p, call->bytes, all, &directly));
         return directly ? alltoall_directly(p) : alltoall(p);
     case TD_REDUCE_SCATTER:
         return comm->ops->one_memory && most_part(p) >= DIRECT_FROM ? fold_directly(p)
