@@ -28,6 +28,7 @@ typedef struct share {
     td_request request[5];
     int requests;
     bool put_off; /* by its desk, or for want of a slot */
+    bool busy;    /* its desk, at the first try */
 } share;
 
 typedef struct td_ticket {
@@ -229,8 +230,8 @@ static td_status send_share(td_keyed *k, const td_ticket *t, share *h)
     return post(k, h, true, values, head->in_bytes, 2);
 }
 
-/* At the desk of a rank at hand; false: it was not ready, or has gone. */
-static bool go_to_desk(td_keyed *k, const td_ticket *t, share *h)
+/* At the desk of a rank at hand. */
+static td_keyed_turn go_to_desk(td_keyed *k, const td_ticket *t, share *h, bool waits)
 {
     const uint64_t *keys = (const uint64_t *)(const void *)h->body;
     const char *user = (const char *)t->parts.in + (t->parts.in ? h->offset : 0);
@@ -246,7 +247,7 @@ static bool go_to_desk(td_keyed *k, const td_ticket *t, share *h)
         .out = pull ? h->out : NULL,
         .bytes = push ? h->head.in_bytes : h->head.out_bytes,
     };
-    return td_keyed_call(k->desk_of[h->server], &request, &h->answer) == TD_KEYED_SERVED;
+    return td_keyed_call(k->desk_of[h->server], waits, &request, &h->answer);
 }
 
 /* Pulled values to the user's memory, as far as they lie together; scatter does the rest. */
@@ -293,6 +294,25 @@ static bool go_to_room(td_keyed *k, share *h)
     return true;
 }
 
+/* First to those where nobody is: two that want the same ones would else meet at each. */
+static void go_to_desks(td_keyed *k, td_ticket *t)
+{
+    int busy = 0;
+    for (int waits = 0; waits < 2; waits++) {
+        for (int s = 0; s < t->share_count; s++) {
+            share *h = &t->shares[s];
+            if (!k->desk_of[h->server] || (waits && !h->busy)) continue;
+            td_keyed_turn turn =
+                is_behind(k, NULL, h->server) ? TD_KEYED_PUT_OFF : go_to_desk(k, t, h, waits);
+            h->busy = turn == TD_KEYED_BUSY;
+            busy += h->busy;
+            h->put_off = !h->busy && turn != TD_KEYED_SERVED;
+            k->put_off += h->put_off;
+        }
+        if (!busy) return;
+    }
+}
+
 static bool waits_at(const td_ticket *t, int server)
 {
     int s = t->share_of[server];
@@ -313,7 +333,8 @@ static void try_desks(td_keyed *k)
         for (int s = 0; s < t->share_count; s++) {
             share *h = &t->shares[s];
             if (!h->put_off || is_behind(k, t, h->server)) continue;
-            if (!(h->pair ? go_to_room(k, h) : go_to_desk(k, t, h))) continue;
+            if (h->pair ? !go_to_room(k, h) : go_to_desk(k, t, h, true) != TD_KEYED_SERVED)
+                continue;
             h->put_off = false;
             k->put_off--;
         }
@@ -422,12 +443,7 @@ td_status td_keyed_start(td_keyed *k, td_keyed_does does, const td_parts *parts,
         k->put_off += h->put_off;
         if (h->slot) td_keyed_ask(k, h->server, h->slot);
     }
-    for (int s = 0; s < t->share_count; s++) { /* while messages travel */
-        share *h = &t->shares[s];
-        if (!k->desk_of[h->server]) continue;
-        h->put_off = is_behind(k, NULL, h->server) || !go_to_desk(k, t, h);
-        k->put_off += h->put_off;
-    }
+    go_to_desks(k, t); /* while messages travel */
     t->number = *ticket = ++k->tickets;
     *k->last = t;
     k->last = &t->next;

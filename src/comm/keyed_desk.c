@@ -16,13 +16,17 @@ bool td_keyed_at_hand(const td_keyed *k, int rank)
     return rank == c->rank || (c->ops->one_memory && c->host[rank] == c->host[c->rank]);
 }
 
-td_keyed_turn td_keyed_call(td_keyed_desk *desk, td_keyed_request *request, td_keyed_answer *answer)
+td_keyed_turn td_keyed_call(td_keyed_desk *desk, bool waits, td_keyed_request *request,
+                            td_keyed_answer *answer)
 {
     td_keyed_turn turn = TD_KEYED_GONE;
     td_status status = TD_OK;
     *answer = (td_keyed_answer){0};
     request->answer = answer->note;
-    pthread_mutex_lock(&desk->lock);
+    if (pthread_mutex_trylock(&desk->lock) != 0) {
+        if (!waits) return TD_KEYED_BUSY;
+        pthread_mutex_lock(&desk->lock);
+    }
     td_keyed *k = desk->keyed;
     if (k) {
         td_keyed_ready_fn *ready = k->config.ready;
@@ -52,6 +56,19 @@ static td_keyed_desk *desk_at_hand(const td_keyed *k, int rank)
     return &k->desks[number];
 }
 
+/* Who finds it taken spins a little, since most requests take less than going to sleep and waking.
+ */
+static void init_lock(pthread_mutex_t *lock)
+{
+    pthread_mutexattr_t kind;
+    pthread_mutexattr_init(&kind);
+#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
+    pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_ADAPTIVE_NP);
+#endif
+    pthread_mutex_init(lock, &kind);
+    pthread_mutexattr_destroy(&kind);
+}
+
 /* Ranks of one memory have theirs in a common place, which outlives each of them. Collective. */
 static td_status open_desks(td_keyed *k)
 {
@@ -67,7 +84,7 @@ static td_status open_desks(td_keyed *k)
         TD_TRY(td_comm_agree(c, k->desks ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a desk")));
     }
     k->own = desk_at_hand(k, c->rank);
-    pthread_mutex_init(&k->own->lock, NULL);
+    init_lock(&k->own->lock);
     atomic_init(&k->own->finished, false);
     k->own->keyed = k;
     for (int s = 0; s < k->config.server_count; s++) k->desk_of[s] = desk_at_hand(k, k->servers[s]);

@@ -73,10 +73,15 @@ static inline size_t td_keyed_body(const td_keyed_head *head)
     return head->count * (head->sized ? 16 : 8) + (head->apart ? 0 : head->in_bytes);
 }
 
-typedef enum td_keyed_turn { TD_KEYED_SERVED, TD_KEYED_PUT_OFF, TD_KEYED_GONE } td_keyed_turn;
+typedef enum td_keyed_turn {
+    TD_KEYED_SERVED,
+    TD_KEYED_PUT_OFF,
+    TD_KEYED_GONE,
+    TD_KEYED_BUSY
+} td_keyed_turn;
 /* Calls the server's function, in whatever thread; the status goes into the answer, which is
- * zeroed. `out` is zeroed first where the request has any. */
-td_keyed_turn td_keyed_call(td_keyed_desk *desk, td_keyed_request *request,
+ * zeroed. TD_KEYED_BUSY, unless `waits`: another is at the desk. */
+td_keyed_turn td_keyed_call(td_keyed_desk *desk, bool waits, td_keyed_request *request,
                             td_keyed_answer *answer);
 /* Whether the rank is asked by calls. */
 bool td_keyed_at_hand(const td_keyed *k, int rank);

@@ -117,7 +117,7 @@ static td_status answer(td_keyed_service *s, client *c, bool *served)
         .bytes = h->does & TD_PUSH ? h->in_bytes : h->out_bytes,
     };
     c->requests = 0;
-    *served = td_keyed_call(s->keyed->own, &request, &c->answer) == TD_KEYED_SERVED;
+    *served = td_keyed_call(s->keyed->own, true, &request, &c->answer) == TD_KEYED_SERVED;
     c->state = *served ? ANSWERING : PUT_OFF;
     if (!*served) return TD_OK;
     TD_TRY(send(s, c, &c->answer, sizeof c->answer, TD_TAG_KEYED + 3));
@@ -145,7 +145,7 @@ static void answer_in_room(td_keyed_service *s, client *c)
         .out = h->does & TD_PULL ? td_keyed_out_in(c->pair, slot) : NULL,
         .bytes = h->does & TD_PUSH ? h->in_bytes : h->out_bytes,
     };
-    if (td_keyed_call(s->keyed->own, &request, &slot->answer) != TD_KEYED_SERVED) return;
+    if (td_keyed_call(s->keyed->own, true, &request, &slot->answer) != TD_KEYED_SERVED) return;
     td_keyed_reply(s->keyed, c->rank, slot);
     s->moved = true;
 }
