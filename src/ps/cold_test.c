@@ -147,6 +147,25 @@ static listing list_of(const td_table *t, uint64_t first, uint64_t last)
     return l;
 }
 
+/* The same by a few rows at a time. */
+static void compare_some(const td_table *t, uint64_t first, uint64_t last, size_t most)
+{
+    listing whole = list_of(t, first, last), l = whole;
+    l.keys = malloc(KEYS * sizeof *l.keys), l.rows = malloc(KEYS * l.floats * sizeof *l.rows);
+    l.count = 0;
+    for (size_t got = most; got == most && first <= last && (!l.count || first);) {
+        size_t before = l.count;
+        assert_ok(td_table_range_some(t, first, last, most, list, &l));
+        got = l.count - before;
+        assert_true(got <= most);
+        if (l.count) first = l.keys[l.count - 1] + 1;
+    }
+    assert_int_equal(l.count, whole.count);
+    assert_memory_equal(l.keys, whole.keys, l.count * sizeof *l.keys);
+    assert_memory_equal(l.rows, whole.rows, l.count * l.floats * sizeof *l.rows);
+    free(l.keys), free(l.rows), free(whole.keys), free(whole.rows);
+}
+
 static void compare_range(pair *p, uint64_t first, uint64_t last)
 {
     listing a = list_of(p->free, first, last), b = list_of(p->limited, first, last);
@@ -172,6 +191,9 @@ static void compare_each(pair *p, td_table_config c)
     assert_ok(td_table_each(p->free, put_into, copies.free));
     assert_ok(td_table_each(p->limited, put_into, copies.limited));
     compare_range(&copies, 0, UINT64_MAX);
+    compare_some(p->free, 0, UINT64_MAX, 1000);
+    compare_some(p->limited, 0, UINT64_MAX, 1000);
+    compare_some(p->limited, key_of(3), key_of(3) + ((uint64_t)1 << 61), 37);
     td_table_destroy(copies.free), td_table_destroy(copies.limited);
 }
 

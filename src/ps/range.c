@@ -24,7 +24,8 @@ typedef struct walk {
     void *arg;
     place *lowest; /* [room], a heap with the highest key on top while it is filled */
     size_t count, room;
-    bool more; /* keys that had no room */
+    bool more;   /* keys that had no room */
+    size_t left; /* rows that may still be given */
     td_cold_cursor cold;
     float *row;
 } walk;
@@ -82,11 +83,17 @@ static void take_lowest(walk *w)
     if (w->count) qsort(w->lowest, w->count, sizeof *w->lowest, ascending);
 }
 
+static td_status give(walk *w, uint64_t key, uint32_t used, const float *row)
+{
+    w->left--;
+    return w->each(w->arg, key, (td_table_mark){.used = used}, row);
+}
+
 static td_status emit_cold(walk *w, uint64_t last)
 {
-    while (w->cold.there && w->cold.key <= last) {
+    while (w->left && w->cold.there && w->cold.key <= last) {
         memcpy(w->row, w->cold.row, td_table_row_floats(w->table) * sizeof(float));
-        TD_TRY(w->each(w->arg, w->cold.key, (td_table_mark){.used = w->cold.used}, w->row));
+        TD_TRY(give(w, w->cold.key, w->cold.used, w->row));
         TD_TRY(td_tier_next(w->table, &w->cold));
     }
     return TD_OK;
@@ -100,20 +107,21 @@ static td_status go(walk *w)
         for (size_t i = 0; i < w->count; i++) {
             place p = w->lowest[i];
             TD_TRY(emit_cold(w, p.key));
-            TD_TRY(w->each(w->arg, p.key, (td_table_mark){.used = p.used},
-                           td_table_row(w->table, p.row)));
+            if (!w->left) return TD_OK;
+            TD_TRY(give(w, p.key, p.used, td_table_row(w->table, p.row)));
             w->first = p.key + 1;
         }
-    } while (w->more);
+    } while (w->left && w->more);
     return emit_cold(w, w->last);
 }
 
-td_status td_table_range(const td_table *t, uint64_t first, uint64_t last,
-                         td_table_each_key_fn *each, void *arg)
+td_status td_table_range_some(const td_table *t, uint64_t first, uint64_t last, size_t most,
+                              td_table_each_key_fn *each, void *arg)
 {
-    if (first > last) return TD_OK;
-    walk w = {.table = t, .first = first, .last = last, .each = each, .arg = arg};
+    if (first > last || !most) return TD_OK;
+    walk w = {.table = t, .first = first, .last = last, .each = each, .arg = arg, .left = most};
     w.room = t->rows / PASSES + LEAST_ROOM;
+    if (w.room > most) w.room = most;
     w.lowest = td_reallocarray(NULL, w.room, sizeof *w.lowest);
     w.row = td_reallocarray(NULL, td_table_row_floats(t), sizeof *w.row);
     td_status status = w.lowest && w.row
@@ -122,4 +130,10 @@ td_status td_table_range(const td_table *t, uint64_t first, uint64_t last,
     td_cold_leave(&w.cold);
     td_free(w.lowest), td_free(w.row);
     return status;
+}
+
+td_status td_table_range(const td_table *t, uint64_t first, uint64_t last,
+                         td_table_each_key_fn *each, void *arg)
+{
+    return td_table_range_some(t, first, last, SIZE_MAX, each, arg);
 }

@@ -18,15 +18,39 @@ bool td_sharded_ready(void *user, const td_keyed_request *q)
     return td_store_may_pull(&s->store, ask->worker, ask->clock);
 }
 
-/* The keys of a request that are of one kind of part. */
-td_status td_sharded_serve(void *user, const td_keyed_request *q)
+typedef struct called {
+    td_sharded_function function;
+    const void *argument;
+} called;
+
+static td_status call(void *arg, uint64_t key, float *row)
 {
-    td_sharded *s = user;
+    const called *c = arg;
+    return c->function.fn(c->function.user, c->argument, key, row);
+}
+
+/* What is neither push nor pull of rows. */
+static td_status serve_other(td_sharded *s, const td_keyed_request *q)
+{
+    const td_ask *ask = q->note;
+    switch ((td_asks)ask->asks) {
+    case TD_ASKS_PARTS: break;
+    case TD_ASKS_STOP: s->store.stops = true; break;
+    case TD_RETIRES: s->store.clocks.gone[ask->worker] = true; break;
+    case TD_ASKS_RANGE: return td_sharded_serve_range(s, ask, q->out, q->answer);
+    case TD_APPLIES:
+        return td_table_apply(s->store.table, q->keys, q->count, call,
+                              &(called){s->functions[ask->function], ask->argument});
+    }
+    return TD_OK;
+}
+
+/* The keys of a request that are of one kind of part. */
+static td_status serve_parts(td_sharded *s, const td_keyed_request *q)
+{
     const td_ask *ask = q->note;
     td_told *told = q->answer;
-    if (ask->stops == TD_ASKS_STOP) s->store.stops = true;
-    if (ask->stops == TD_RETIRES) s->store.clocks.gone[ask->worker] = true;
-    if (q->does & TD_PUSH && !ask->stops) {
+    if (q->does & TD_PUSH) {
         td_store_push push = {.worker = ask->worker,
                               .clock = ask->clock,
                               .ticks = ask->role == TD_AS_PRIMARY,
@@ -46,6 +70,15 @@ td_status td_sharded_serve(void *user, const td_keyed_request *q)
     if (q->does & TD_PULL && ask->worker >= 0)
         TD_TRY(td_store_pull(&s->store, &s->place.slices, ask->worker, ask->clock, q->keys,
                              q->count, q->out));
+    return TD_OK;
+}
+
+td_status td_sharded_serve(void *user, const td_keyed_request *q)
+{
+    td_sharded *s = user;
+    const td_ask *ask = q->note;
+    td_told *told = q->answer;
+    TD_TRY(ask->asks == TD_ASKS_PARTS ? serve_parts(s, q) : serve_other(s, q));
     told->slowest = td_clocks_slowest(&s->store.clocks);
     told->over = td_clocks_over(&s->store.clocks);
     told->stops = s->store.stops;
@@ -318,6 +351,35 @@ td_status td_sharded_push_all(td_sharded *s, const uint64_t *keys, size_t count,
     return td_sharded_push(s, &step);
 }
 
+/* --- functions --- */
+
+td_status td_sharded_apply(td_sharded *s, int number, const uint64_t *keys, size_t count,
+                           const void *argument, size_t argument_bytes)
+{
+    td_asked *a = &s->push; /* its memory: no push is under way */
+    td_ask ask = {.worker = -1, .asks = TD_APPLIES, .function = number};
+    uint64_t tickets[2] = {0};
+    if (number < 0 || number >= s->config.function_count)
+        return td_fail(TD_ERR_ARG, "apply: there is no function %d among %d", number,
+                       s->config.function_count);
+    if (argument_bytes > TD_SHARDED_ARGUMENT)
+        return td_fail(TD_ERR_ARG, "apply: an argument has up to %d bytes, not %zu",
+                       TD_SHARDED_ARGUMENT, argument_bytes);
+    if (argument_bytes) memcpy(ask.argument, argument, argument_bytes);
+    TD_TRY(reserve((void **)&a->sizes, &a->sizes_room, count, sizeof *a->sizes));
+    if (count) memset(a->sizes, 0, count * sizeof *a->sizes);
+    td_parts parts = {.keys = keys, .count = count, .sizes = a->sizes, .note = &ask};
+    td_cache_clear(&s->cache);
+    for (int role = 0; role <= (int)s->replicas; role++) {
+        TD_TRY(find_owners(s, a, role, keys, count));
+        parts.owner = a->owner;
+        TD_TRY(td_keyed_start(s->keyed, TD_PUSH, &parts, &tickets[role]));
+    }
+    td_status second = s->replicas ? td_keyed_wait(s->keyed, tickets[1]) : TD_OK;
+    TD_TRY(td_keyed_wait(s->keyed, tickets[0]));
+    return second;
+}
+
 void td_sharded_start_at(td_sharded *s, uint64_t clock)
 {
     s->clock = clock;
@@ -328,11 +390,11 @@ void td_sharded_start_at(td_sharded *s, uint64_t clock)
 
 /* --- stopping --- */
 
-static td_status tell_servers(td_sharded *s, uint64_t what)
+static td_status tell_servers(td_sharded *s, td_asks what)
 {
     td_ask ask = ask_of(s, s->clock, TD_AS_BACKUP);
     td_parts parts = {.everywhere = true, .note = &ask, .answers = s->told};
-    ask.stops = what;
+    ask.asks = what;
     return td_keyed_push(s->keyed, &parts);
 }
 

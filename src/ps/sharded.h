@@ -19,6 +19,16 @@
 #include "ps/clock.h"
 #include "ps/servers.h"
 
+/* A function of the user's on a row [td_table_row_floats]: its weights, then each state of the
+ * rule, to be changed. Servers call it for td_sharded_apply, one row at a time, perhaps in a thread
+ * other than their rank's; it may not ask the table for anything. */
+enum { TD_SHARDED_ARGUMENT = 32 };
+typedef td_status td_sharded_fn(void *user, const void *argument, uint64_t key, float *row);
+typedef struct td_sharded_function {
+    td_sharded_fn *fn;
+    void *user;
+} td_sharded_function;
+
 typedef struct td_sharded_config {
     td_table_config table; /* the same at all ranks; its strings are borrowed */
     td_servers servers;
@@ -29,6 +39,9 @@ typedef struct td_sharded_config {
     float compensation;   /* 0: none */
     uint64_t evict_after; /* see store.h */
     size_t cache_rows;    /* a worker keeps, where the clock has a bound; 0: 65536 */
+    const td_sharded_function *functions; /* [function_count] the same at all ranks; read while it
+                                             opens */
+    int function_count;
 } td_sharded_config;
 
 typedef struct td_sharded td_sharded;
@@ -81,6 +94,36 @@ TD_MUST_CHECK td_status td_sharded_push(td_sharded *sharded, const td_sharded_st
 /* The same with keys that may repeat: gradients of one are added up. Scale and rate 1. */
 TD_MUST_CHECK td_status td_sharded_push_all(td_sharded *sharded, const uint64_t *keys, size_t count,
                                             const float *gradients);
+
+/* Calls `each` with the weights [width] of the rows of keys first to last, both among them, in
+ * ascending order, each key once, wherever its row lies; ends with what `each` fails with. Any rank
+ * may ask, whatever the clocks; a fetch that it has begun goes first. Not collective.
+ *
+ * Every push that was acknowledged before the call is in what it gives. A row is whole, as it was
+ * at one moment of the call; of pushes made meanwhile some rows may have their part and others not,
+ * and a row that is made or forgotten meanwhile may come or not.
+ *
+ * Cost: rows of each server come by 4096 (wide ones: by 1 MiB), for which it walks through its
+ * index once and serves nobody else meanwhile; so much of each server is in memory here.
+ * TD_ERR_NOMEM, and what td_keyed_wait fails with. */
+TD_MUST_CHECK td_status td_sharded_range(td_sharded *sharded, uint64_t first, uint64_t last,
+                                         td_table_each_fn *each, void *arg);
+
+/* Servers call the function of that number with the rows of `count` keys, in the order of the keys
+ * at each server, as often as a key is there; rows are made as by a push. argument: up to
+ * TD_SHARDED_ARGUMENT bytes, which it gets with zeros behind them, 8-byte aligned. Any rank may
+ * ask, whatever the clocks. Not collective; returns when all servers concerned are done.
+ *
+ * With a replica both servers of a row call it: it must do the same at both, from its arguments and
+ * the row alone. Where others push to the same rows meanwhile, the two may have it and a push in
+ * different order. Workers that keep rows read them as they were until they fetch them again; this
+ * rank forgets those it keeps.
+ *
+ * What fn fails with: rows before that one have been changed. After TD_ERR_PEER or TD_ERR_TIMEOUT
+ * it has been called for some rows perhaps, at one server or both, and is not called again: only
+ * pushes are made exactly once. TD_ERR_ARG, TD_ERR_NOMEM. */
+TD_MUST_CHECK td_status td_sharded_apply(td_sharded *sharded, int number, const uint64_t *keys,
+                                         size_t count, const void *argument, size_t argument_bytes);
 
 /* All workers have pushed so often, now. Local, at all ranks, while nobody pulls or pushes. */
 void td_sharded_start_at(td_sharded *sharded, uint64_t clock);

@@ -18,17 +18,21 @@ static td_status same_clocks(td_comm *comm, const td_sharded_config *c)
 {
     struct said {
         char clock[TD_CLOCK_TEXT];
-        int workers;
+        int workers, functions;
         bool by_staleness;
         float compensation;
     } mine, first;
     memset(&mine, 0, sizeof mine);
     td_clock_text(&c->clock, mine.clock);
-    mine.workers = c->worker ? c->worker_count : 0;
+    mine.workers = c->worker ? c->worker_count : 0, mine.functions = c->function_count;
     mine.by_staleness = c->by_staleness, mine.compensation = c->compensation;
     first = mine;
     TD_TRY(td_comm_broadcast(comm, &first, sizeof first, 0));
     if (!memcmp(&first, &mine, sizeof mine)) return td_comm_agree(comm, TD_OK);
+    if (first.functions != mine.functions)
+        return td_comm_agree(comm, td_fail(TD_ERR_ARG,
+                                           "rank %d has %d functions on rows where rank 0 has %d",
+                                           td_comm_rank(comm), mine.functions, first.functions));
     return td_comm_agree(comm, td_fail(TD_ERR_ARG,
                                        "rank %d has %d workers at --clock %s where rank 0 has %d "
                                        "at %s",
@@ -38,6 +42,16 @@ static td_status same_clocks(td_comm *comm, const td_sharded_config *c)
 
 /* --- in a group --- */
 
+static td_status copy_functions(td_sharded *s, const td_sharded_config *config)
+{
+    size_t n = (size_t)config->function_count;
+    if (!n) return TD_OK;
+    s->functions = td_calloc(n, sizeof *s->functions);
+    if (!s->functions) return td_fail(TD_ERR_NOMEM, "no memory for %zu functions", n);
+    memcpy(s->functions, config->functions, n * sizeof *s->functions);
+    return TD_OK;
+}
+
 static td_status create(const td_sharded_config *config, int workers, td_sharded **out)
 {
     td_sharded *s = td_calloc(1, sizeof *s);
@@ -45,12 +59,14 @@ static td_status create(const td_sharded_config *config, int workers, td_sharded
     s->config = *config;
     s->config.worker = NULL, s->config.worker_count = workers;
     s->config.servers = (td_servers){0}; /* the caller's arrays may go */
+    s->config.functions = NULL;
     s->width = config->table.width, s->row_bytes = s->width * sizeof(float);
     bool bounded = config->clock.kind == TD_CLOCK_SSP || config->clock.kind == TD_CLOCK_GROUPS;
     s->bound = config->clock.bound;
     s->of_worker = td_calloc((size_t)workers, sizeof *s->of_worker);
     td_status status =
         s->of_worker ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %d workers", workers);
+    if (status == TD_OK) status = copy_functions(s, config);
     size_t keep = config->cache_rows ? config->cache_rows : CACHE_ROWS;
     if (status == TD_OK && bounded && s->bound && config->compensation == 0)
         status = td_cache_init(&s->cache, keep, s->width);
@@ -164,7 +180,7 @@ void td_sharded_destroy(td_sharded *s)
     td_free(s->kept.keys), td_free(s->kept.values);
     td_unique_free(&s->batch);
     td_free(s->unique), td_free(s->of_worker), td_free(s->server_of), td_free(s->told);
-    td_free(s->serving);
+    td_free(s->serving), td_free(s->functions);
     td_free(s);
 }
 

@@ -9,20 +9,27 @@
 #include "tandem/keyed.h"
 
 enum { TD_AS_PRIMARY, TD_AS_BACKUP };
-enum { TD_ASKS_STOP = 1, TD_RETIRES = 2 };
+typedef enum td_asks { TD_ASKS_PARTS, TD_ASKS_STOP, TD_RETIRES, TD_ASKS_RANGE, TD_APPLIES } td_asks;
 
 typedef struct td_ask {   /* note of a request */
     int32_t worker, role; /* worker -1: none, which only looks */
     uint64_t clock;
     float scale, rate;
-    uint64_t stops; /* 0, or one of the words below: no push */
-    char rest[TD_KEYED_NOTE - 32];
+    int32_t asks;     /* a td_asks; not TD_ASKS_PARTS: no push */
+    int32_t function; /* its number */
+    union {
+        struct {
+            uint64_t first, last, most; /* keys; rows that there is room for */
+        } range;
+        char argument[TD_SHARDED_ARGUMENT];
+    };
 } td_ask;
 
 typedef struct td_told { /* note of an answer */
     uint64_t slowest, over;
     uint64_t applied, stops;
-    char rest[TD_KEYED_NOTE - 32];
+    uint64_t rows, more, reached; /* of a range: how many; whether there are others behind a key */
+    char rest[TD_KEYED_NOTE - 56];
 } td_told;
 _Static_assert(sizeof(td_ask) == TD_KEYED_NOTE && sizeof(td_told) == TD_KEYED_NOTE, "a note each");
 
@@ -48,8 +55,9 @@ typedef struct td_kept { /* a step that was not acknowledged */
 } td_kept;
 
 struct td_sharded {
-    td_comm *comm, *meeting; /* meeting: its own group, without deadline */
-    td_sharded_config config;
+    td_comm *comm, *meeting;        /* meeting: its own group, without deadline */
+    td_sharded_config config;       /* without what was borrowed */
+    td_sharded_function *functions; /* [config.function_count] */
     td_place place;
     td_store store;
     td_keyed *keyed;
@@ -74,6 +82,9 @@ struct td_sharded {
 
 td_keyed_serve_fn td_sharded_serve;
 td_keyed_ready_fn td_sharded_ready;
+/* sharded_range.c: a server's rows of a range, to `out`. */
+TD_MUST_CHECK td_status td_sharded_serve_range(const td_sharded *sharded, const td_ask *ask,
+                                               void *out, td_told *told);
 /* Makes the kept step again, if there is one. */
 TD_MUST_CHECK td_status td_sharded_push_again(td_sharded *sharded);
 

@@ -503,6 +503,41 @@ static td_status check_counters(losses *x, life *l)
     return TD_OK;
 }
 
+typedef struct ranged {
+    losses *x;
+    td_comm *c;
+    uint64_t rows, next;
+} ranged;
+
+static td_status counts(void *arg, uint64_t key, const float *row)
+{
+    ranged *q = arg;
+    td_comm *c = q->c;
+    int least = 0, most = 0;
+    CHECK(key >= q->next && key < COUNTERS);
+    for (int r = 0; r < RANKS + 2; r++)
+        least += q->x->acknowledged[r][key], most += q->x->tried[r][key];
+    CHECK(*row >= (float)least && *row <= (float)most);
+    q->next = key + 1, q->rows++;
+    return TD_OK;
+}
+
+/* All rows are there, whoever has them now. */
+static td_status check_range(losses *x, life *l)
+{
+    ranged q = {.x = x, .c = l->comm};
+    uint64_t keys = 0;
+    td_comm *c = l->comm;
+    TD_TRY(td_sharded_range(l->s, 0, UINT64_MAX, counts, &q));
+    for (int key = 0; key < COUNTERS; key++) {
+        bool any = false;
+        for (int r = 0; r < RANKS + 2; r++) any = any || x->acknowledged[r][key];
+        keys += any;
+    }
+    CHECK(q.rows >= keys);
+    return TD_OK;
+}
+
 static td_status live(td_comm *c, void *arg)
 {
     losses *x = arg;
@@ -530,6 +565,7 @@ static td_status live(td_comm *c, void *arg)
         status = count_on(x, &l, &dead);
         if (status == TD_OK && ends) break;
     }
+    if (status == TD_OK) status = check_range(x, &l);
     if (status == TD_OK) status = td_sharded_finish(l.s);
     if (status == TD_OK) status = td_comm_barrier(l.comm);
     if (status == TD_OK) status = check_counters(x, &l);

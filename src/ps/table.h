@@ -129,6 +129,9 @@ TD_MUST_CHECK td_status td_table_put_key(td_table *table, uint64_t key, td_table
  * passes: it takes memory for a 16th of the keys that there are. Also TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_table_range(const td_table *table, uint64_t first, uint64_t last,
                                        td_table_each_key_fn *each, void *arg);
+/* The `most` lowest of them: one pass, in memory for as many keys. */
+TD_MUST_CHECK td_status td_table_range_some(const td_table *table, uint64_t first, uint64_t last,
+                                            size_t most, td_table_each_key_fn *each, void *arg);
 /* Puts a whole row in, instead of what is there. TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_table_put(td_table *table, uint64_t key, const float *row);
 
