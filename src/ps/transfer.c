@@ -22,6 +22,12 @@ static td_status find_format(const char *path, const td_format **out)
     return td_fail(TD_ERR_ARG, "%s: a table's file ends in .safetensors or .tsv", path);
 }
 
+td_status td_transfer_check(const char *path)
+{
+    const td_format *format;
+    return find_format(path, &format);
+}
+
 void td_columns_of(const td_table *t, td_columns *out)
 {
     const td_table_config *config = td_table_config_of(t);
@@ -44,6 +50,16 @@ td_status td_intake_put(td_intake *in, uint64_t key)
     if (in->mine && !in->mine(in->arg, key)) return TD_OK;
     in->rows++;
     return td_table_put(in->table, key, in->row);
+}
+
+td_status td_intake_lacks_states(const td_intake *in, const char *path)
+{
+    const char *rule = td_table_config_of(in->table)->rule;
+    if (strcmp(rule, td_table_rule_names[TD_RULE_FTRL]) != 0) return TD_OK;
+    return td_fail(TD_ERR_DATA,
+                   "%s: rows have weights alone; under ftrl these are a function of %s and %s, "
+                   "which the file must have, too",
+                   path, in->columns.name[1], in->columns.name[2]);
 }
 
 td_status td_transfer_import(td_table *t, const char *path, td_transfer_mine_fn *mine, void *arg,

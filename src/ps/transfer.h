@@ -15,6 +15,9 @@
 
 #include "ps/table.h"
 
+/* TD_ERR_ARG: the ending says no format. */
+TD_MUST_CHECK td_status td_transfer_check(const char *path);
+
 /* Writes the file as a whole or not at all. TD_ERR_ARG (the ending), TD_ERR_IO, TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_transfer_export(const td_table *table, const char *path);
 
@@ -30,7 +33,7 @@ TD_MUST_CHECK td_status td_transfer_export_some(const td_table *table, const cha
 
 /* Puts those rows of the file that are `mine` (NULL: all) into the table, instead of what is there
  * under their keys; *out_rows (may be NULL) are their number. A file of weights alone gives rows
- * whose states are 0.
+ * whose states are 0; not under ftrl, whose weights are a function of its states.
  * TD_ERR_DATA, TD_ERR_CORRUPT: cut off, damaged, of another width or rule, keys not in ascending
  * order, with line or byte. What td_table_put fails with. A .safetensors file is checked first; of
  * a .tsv file the rows before the fault are in the table then. */

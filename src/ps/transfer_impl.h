@@ -23,6 +23,8 @@ typedef struct td_intake {
     size_t rows;
 } td_intake;
 TD_MUST_CHECK td_status td_intake_put(td_intake *intake, uint64_t key);
+/* Whether a file of weights alone will do. TD_ERR_DATA. */
+TD_MUST_CHECK td_status td_intake_lacks_states(const td_intake *intake, const char *path);
 
 typedef struct td_format {
     const char *ending;

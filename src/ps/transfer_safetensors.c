@@ -215,7 +215,8 @@ static td_status find_tensors(reading *r)
             return td_fail(TD_ERR_DATA, "%s: rows of tensor %s have %zu floats, the table's %zu",
                            r->path, c->name[k], v->shape[1], c->width);
     }
-    return check_names(r);
+    TD_TRY(check_names(r));
+    return states || c->count == 1 ? TD_OK : td_intake_lacks_states(r->in, r->path);
 }
 
 static td_status check_order(const reading *r)

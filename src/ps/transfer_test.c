@@ -228,6 +228,10 @@ static void weights_alone_will_do(void **state)
         assert_ok(td_transfer_import(t, path, NULL, NULL, NULL));
         assert_int_equal(td_table_rows(t), 100);
         assert_ok(td_table_each(t, is_bare, NULL));
+        td_table_destroy(t);
+        t = make("ftrl", 3);
+        assert_fails(TD_ERR_DATA, "under ftrl these are a function of ftrl.z and ftrl.n",
+                     td_transfer_import(t, path, NULL, NULL, NULL));
         td_table_destroy(plain), td_table_destroy(t);
     }
 }

@@ -143,7 +143,7 @@ static td_status read_names(reading *r)
     if (!skip_word(&at, "key")) return wrong(r, "the first column must be called key");
     for (size_t k = 0; k < c->count; k++)
         for (size_t i = 0; i < c->width; i++) {
-            if (!*at && k == 1 && i == 0) return TD_OK; /* weights alone */
+            if (!*at && k == 1 && i == 0) return td_intake_lacks_states(r->in, r->path);
             snprintf(word, sizeof word, "%s.%zu", c->name[k], i);
             if (!skip_word(&at, word))
                 return td_fail(TD_ERR_DATA,
