@@ -20,6 +20,7 @@ td_status td_cmd_train(int argc, char **argv);
 td_status td_cmd_run(int argc, char **argv);
 td_status td_cmd_eval(int argc, char **argv);
 td_status td_cmd_predict(int argc, char **argv);
+td_status td_cmd_export(int argc, char **argv);
 td_status td_cmd_inspect(int argc, char **argv);
 td_status td_cmd_diagnose(int argc, char **argv);
 td_status td_cmd_resize(int argc, char **argv);

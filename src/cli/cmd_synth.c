@@ -92,7 +92,7 @@ static td_status write_file(synth *s, const td_job *job)
     td_pool *pool = NULL;
     TD_TRY(make_lanes(s, job->threads));
     TD_TRY(td_pool_create(job->threads, &pool));
-    td_status status = td_writer_open(&w, job->synth_out);
+    td_status status = td_writer_open(&w, job->out);
     if (status == TD_OK) {
         status = write_rows(s, pool, &w);
         if (status == TD_OK)
@@ -103,9 +103,9 @@ static td_status write_file(synth *s, const td_job *job)
     td_pool_destroy(pool);
     if (status != TD_OK || job->quiet) return status;
     double rows = (double)s->rows;
-    printf("%s: %llu rows, %.1f %% clicked; the planted model: AUC %.4f logloss %.4f\n",
-           job->synth_out, (unsigned long long)s->rows, 100 * s->clicks / rows,
-           td_auc_value(s->auc), s->loss / rows);
+    printf("%s: %llu rows, %.1f %% clicked; the planted model: AUC %.4f logloss %.4f\n", job->out,
+           (unsigned long long)s->rows, 100 * s->clicks / rows, td_auc_value(s->auc),
+           s->loss / rows);
     return TD_OK;
 }
 
@@ -118,7 +118,7 @@ td_status td_cmd_synth(int argc, char **argv)
     td_status status = td_options_parse(td_job_rows, &job, argc, argv, &words);
     if (status == TD_OK && (words.rest_count != 1 || strcmp(what[0], "clicks") != 0))
         status = td_fail(TD_ERR_ARG, "say what to make up: tandem synth clicks --out FILE");
-    else if (status == TD_OK && !job.synth_out)
+    else if (status == TD_OK && !job.out)
         status = td_fail(TD_ERR_ARG, "--out is missing: the file to write");
     else if (status == TD_OK && job.synth_format == TD_CLICK_LIBSVM &&
              job.synth_categories > (INT32_MAX - TD_CLICK_COUNTS) / TD_CLICK_FIELDS)

@@ -169,6 +169,7 @@ static const effect effects[] = {
     {"admit", keyed, "models over hashed features whose rows lie in tables, not hogwild's memory"},
     {"evict-after", keyed,
      "models over hashed features whose rows lie in tables, not hogwild's memory"},
+    {"rows-from", sparse, "models over hashed features: linear, fm, ffm, dlrm"},
     {"bits", sparse, "models over hashed features: linear, fm, ffm, dlrm"},
     {"hash-seed", sparse, "models over hashed features: linear, fm, ffm, dlrm"},
     {"factors", factors, "--model fm, ffm or dlrm"},

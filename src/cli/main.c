@@ -15,6 +15,8 @@ const td_command td_commands[] = {
      td_cmd_eval, true},
     {"predict", TD_JOB_PREDICT, "predict --run RUN --data PATH [--proba]",
      "a line per sample: the class or value", td_cmd_predict, true},
+    {"export", TD_JOB_EXPORT, "export --run RUN --out FILE",
+     "rows of a model over features, as .tsv or .safetensors", td_cmd_export, false},
     {"inspect", TD_JOB_INSPECT, "inspect RUN", "a model's tensors and a run's curve",
      td_cmd_inspect, false},
     {"diagnose", 0, "diagnose RUN", "what each rank of a run is doing, or did last; who is missing",

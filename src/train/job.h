@@ -66,10 +66,14 @@ typedef struct td_job {
     char *bottom, *top;
     double l1, l2, beta;
 
-    char *synth_out; /* of synth */
+    char *rows_from; /* file of the rows that a run over tables begins with, or NULL */
+
+    char *out; /* of synth and export */
     uint64_t synth_rows;
     int synth_categories, synth_format;
     double synth_zipf;
+    bool states; /* of export, as the next */
+    uint64_t from_key, to_key;
 
     bool proba;
     int split; /* predict and eval: which part of a folder */
@@ -86,7 +90,8 @@ enum {
     TD_JOB_PLACE = 64,   /* may differ when a run is resumed: changes nothing of the result */
     TD_JOB_LENGTH = 128, /* may differ then, too: how long the run lasts */
     TD_JOB_RUN = 256,
-    TD_JOB_SYNTH = 512
+    TD_JOB_SYNTH = 512,
+    TD_JOB_EXPORT = 1024
 };
 
 typedef enum td_job_strategy {

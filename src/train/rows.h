@@ -35,6 +35,9 @@ typedef struct td_rows_task {
 TD_MUST_CHECK td_status td_train_rows(td_comm *comm, const td_job *job, const td_train_data *data,
                                       const td_rows_task *task, const volatile int *stop);
 
+/* The update rule of a job's tables, by its name there. */
+const char *td_rows_rule(const td_job *job);
+
 /* Where rows come from when a model is scored. `rows` may be collective. */
 typedef struct td_rows_source {
     void *self;

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "data/dataset.h"
 #include "optim/schedule.h"
+#include "ps/transfer.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -29,15 +30,19 @@ td_status td_rows_choose_schedule(loop *l)
     return td_schedule_check(&l->schedule);
 }
 
+const char *td_rows_rule(const td_job *job)
+{
+    if (job->strategy == TD_STRATEGY_EASGD) return "sgd"; /* of the centre */
+    return !strcmp(job->rule, "sgd") && job->momentum > 0 ? "momentum" : job->rule;
+}
+
 /* The rate is the schedule's, by td_table_step.rate_factor. */
 static td_table_config keyed_config(const loop *l)
 {
     const td_job *job = l->job;
     td_table_config t = l->task->keyed;
-    bool momentum = !strcmp(job->rule, "sgd") && job->momentum > 0;
     t.width = l->task->oracle.width;
-    t.rule = momentum ? "momentum" : job->rule;
-    if (job->strategy == TD_STRATEGY_EASGD) t.rule = "sgd"; /* of the centre */
+    t.rule = td_rows_rule(job);
     t.lr = 1;
     t.momentum = (float)job->momentum;
     t.beta1 = (float)job->beta1, t.beta2 = (float)job->beta2;
@@ -164,6 +169,24 @@ td_status td_rows_open_all(loop *l, bool joined)
     return feeders && !joined ? td_feed_open(l->comm, &feed, &l->feed) : TD_OK;
 }
 
+static bool is_held(void *tables, uint64_t key)
+{
+    return td_rows_holds(tables, TD_ROWS_KEYED, key);
+}
+
+/* What tables hold before the first step. Local: each server reads what is its own. */
+static td_status fill_tables(loop *l)
+{
+    const char *path = l->job->rows_from;
+    td_table *keyed =
+        l->tables.has[TD_ROWS_KEYED] ? td_rows_table(&l->tables, TD_ROWS_KEYED) : NULL;
+    if (l->tables.has[TD_ROWS_DENSE]) TD_TRY(td_rows_put_dense(&l->tables, l->task->params));
+    if (!path || !*path || !keyed) return TD_OK;
+    TD_TRY(td_transfer_check(path));
+    if (!td_path_exists(path)) return td_fail(TD_ERR_ARG, "--rows-from: there is no file %s", path);
+    return td_transfer_import(keyed, path, is_held, &l->tables, NULL);
+}
+
 static td_status restore(loop *l)
 {
     int64_t found = TD_CHECKPOINT_NONE;
@@ -173,10 +196,7 @@ static td_status restore(loop *l)
     td_status status = l->first ? td_checkpoint_find(l->job, &l->as_task, &found) : TD_OK;
     TD_TRY(td_comm_agree(l->comm, status));
     TD_TRY(td_comm_broadcast(l->comm, &found, sizeof found, 0));
-    if (found == TD_CHECKPOINT_NONE) {
-        TD_TRY(td_rows_put_dense(&l->tables, l->task->params));
-        return TD_OK;
-    }
+    if (found == TD_CHECKPOINT_NONE) return fill_tables(l);
     status = td_checkpoint_path(l->job, (uint64_t)found, path);
     if (status == TD_OK) status = td_checkpoint_open(path, l->job, &l->as_task, &b, &l->state);
     if (status == TD_OK && td_rows_table(&l->tables, TD_ROWS_KEYED))
@@ -247,9 +267,7 @@ td_status td_rows_start(loop *l)
     l->state.per_epoch = l->per_epoch;
     TD_TRY(td_comm_agree(l->comm, status));
     TD_TRY(td_train_compare_data(l->comm, &l->state, l->data->train));
-    status = l->job->resume                 ? restore(l)
-             : l->tables.has[TD_ROWS_DENSE] ? td_rows_put_dense(&l->tables, l->task->params)
-                                            : TD_OK;
+    status = l->job->resume ? restore(l) : fill_tables(l);
     l->state.total = l->last;
     TD_TRY(td_comm_agree(l->comm, status));
     TD_TRY(td_rows_spread(&l->tables));

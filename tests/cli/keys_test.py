@@ -294,6 +294,115 @@ class Clocks(unittest.TestCase):
                 self.assertAlmostEqual(progressive(run), want, delta=0.1, msg=clock)
 
 
+def export(run, *words, form="tsv"):
+    path = os.path.join(TOP, f"rows-{os.path.basename(run)}{''.join(words)}.{form}")
+    tandem("export", "--run", run, "--out", path, "--overwrite", "--quiet", *words)
+    return path
+
+
+def text_rows(path):
+    """{key: numbers} of a .tsv file, and its columns."""
+    with open(path) as f:
+        head, *lines, last = f.read().splitlines()
+    assert last == f"# {len(lines)} rows", last
+    rows = [line.split("\t") for line in lines]
+    keys = [int(row[0]) for row in rows]
+    assert keys == sorted(set(keys))
+    return {key: list(map(float, row[1:])) for key, row in zip(keys, rows)}, head.split("\t")
+
+
+def floats(row):
+    return list(struct.unpack(f"<{len(row) // 4}f", row))
+
+
+class Files(unittest.TestCase):
+    """Rows to files for other tools, and runs that begin with them."""
+
+    def test_all_rows_are_there(self):
+        for model in SOME if SHORT else KINDS:
+            run = train(*ps(2, servers=1), "--optimizer", "adam", "--lr", "0.01", model=model)
+            kept = rows_of(os.path.join(run, "model"))
+            want = {key: floats(row) for (name, key), row in kept.items() if name == "weights"}
+            got, columns = text_rows(export(run))
+            self.assertEqual({key: floats(struct.pack(f"<{len(row)}f", *row)) for key, row in got.items()}, want)
+            self.assertEqual(columns, ["key"] + [f"weights.{i}" for i in range(len(columns) - 1)])
+            path = export(run, form="safetensors")
+            folder = new_run()
+            os.makedirs(folder)
+            shutil.copy(path, folder)
+            rows = rows_of(folder)
+            self.assertEqual(rows, {at: row for at, row in kept.items() if at[0] == "weights"})
+            both, columns = text_rows(export(run, "--states"))
+            width = len(columns) // 3
+            self.assertEqual(columns[1 + width], "adam.exp_avg.0")
+            self.assertEqual({key: row[:width] for key, row in both.items()}, got)
+            keys = sorted(got)
+            some, _ = text_rows(export(run, "--from", str(keys[3]), "--to", str(keys[-5])))
+            self.assertEqual(some, {key: got[key] for key in keys[3:-4]})
+            said = tandem("export", "--run", run, "--out", path, "--overwrite").stdout
+            self.assertEqual(said, f"{path}: {len(got)} rows of {width} weights\n")
+
+    def test_there_and_back(self):
+        """Rows that a run does not need, as keys are hashed in another way, stay as they are."""
+        for model in SOME:
+            run = train("--optimizer", "adagrad", model=model)
+            needed, _ = text_rows(export(train("--optimizer", "adagrad", "--hash-seed", "9", model=model, epochs=1)))
+            for form in ("tsv", "safetensors"):
+                for words in ([], ["--states"]):
+                    path = export(run, *words, form=form)
+                    want, _ = text_rows(export(run, *words))
+                    for way in (["--workers", "2"], ps(3, "--replicas", "1", servers=2), ps(2, servers=1, clock="asp")):
+                        other = train("--optimizer", "adagrad", "--hash-seed", "9", "--rows-from", path, *way, model=model,
+                                      epochs=1)
+                        got, _ = text_rows(export(other, "--states"))
+                        idle = want.keys() - needed.keys()
+                        self.assertGreater(len(idle), len(want) / 2)
+                        self.assertEqual(got.keys(), want.keys() | needed.keys())
+                        for key in idle:
+                            zeros = [0] * (len(got[key]) - len(want[key]))
+                            self.assertEqual(got[key], want[key] + zeros, (model, form, words, way))
+
+    def test_the_same_bits_from_there_on(self):
+        for model in SOME:
+            more = ["--optimizer", "adagrad", "--holdout", "0.2"]
+            first = train(*more, model=model)
+            found = [weights(train(*more, model=model))]
+            for words in ([], ["--states"]):
+                begin = ["--rows-from", export(first, *words, form="safetensors")]
+                want = train(*begin, *more, model=model)
+                ways = [ps(3, servers=2), ["--workers", "3"], ps(2, "--threads", "2", "--replicas", "1", servers=3)]
+                for way in ways[:1] if SHORT else ways:
+                    run = train(*begin, *way, *more, model=model)
+                    self.assertEqual(weights(run), weights(want), (model, way))
+                    self.assertEqual(told(run), told(want), (model, way))
+                if MPIEXEC and words:
+                    run = train(*begin, *ps(1, servers=1), *more, model=model, prefix=ranks(3))
+                    self.assertEqual(weights(run), weights(want))
+                if model == "fm":  # without a network that begins anew
+                    self.assertLess(*(event(r, "epoch")[0]["progressive_loss"] for r in (want, first)))
+                found.append(weights(want))
+            self.assertEqual(len(set(found)), 3)  # from nothing, from weights, from weights and states
+        less = train(*begin, *more, *ps(1, "--table-memory", "524288", servers=2), model=model)
+        self.assertEqual(rows_of(os.path.join(less, "model")), rows_of(os.path.join(want, "model")))
+
+    def test_a_run_that_goes_on_needs_the_file_no_more(self):
+        first = export(train())
+        want = train("--rows-from", first, epochs=3)
+        run = train("--rows-from", first, epochs=2)
+        os.remove(first)
+        tandem("train", "--run", run, "--resume", "--epochs", "3", "--quiet", *place(3))
+        self.assertEqual(weights(run), weights(want))
+
+    def test_every_strategy(self):
+        words = ["--bits", "10"]
+        cold = train(*words)
+        path = export(cold)
+        for way in (ps(2, servers=1, clock="ssp:2"), ["--strategy", "downpour", *place(2)],
+                    ["--strategy", "easgd", *place(2)], ["--strategy", "hogwild", "--workers", "2"]):
+            warm = train("--rows-from", path, *words, *way)
+            self.assertLess(event(warm, "epoch")[0]["progressive_loss"], event(cold, "epoch")[0]["progressive_loss"] - 0.01)
+
+
 class Answers(unittest.TestCase):
     def ask(self, run, data, *words):
         said = tandem("eval", "--run", run, "--data", data, "--json", *words).stdout
@@ -418,6 +527,60 @@ class Mistakes(unittest.TestCase):
                            ("1 0:1:2 99999999:3:4", ":2: \"99999999:3:4\" has a field beyond 65535")):
             torn = write("torn.libffm", "0 0:1:1\n" + line + "\n")
             self.says(text, *job("--format", "libffm", data=torn, model="ffm"))
+
+    def test_rows_to_files(self):
+        run, net, path = train(), train(model="mlp", data=DATA), os.path.join(TOP, "out.tsv")
+        for text, words in (("--run is missing", ["--out", path]),
+                            ("--out is missing", ["--run", run]),
+                            ("out.csv: a table's file ends in .safetensors or .tsv", ["--run", run, "--out", "out.csv"]),
+                            ("--from 7 is above --to 6", ["--run", run, "--out", path, "--from", "7", "--to", "6"]),
+                            ("holds a network; export is for models whose rows lie under keys", ["--run", net, "--out", path]),
+                            ("holds no model yet", ["--run", TOP, "--out", path]),
+                            ("did you mean --states?", ["--run", run, "--out", path, "--state"])):
+            self.says(text, "export", *words)
+            self.assertFalse(os.path.exists(path))
+        write("out.tsv", "mine")
+        self.says("out.tsv exists already; --overwrite replaces it", "export", "--run", run, "--out", path)
+        with open(path) as f:
+            self.assertEqual(f.read(), "mine")
+        shutil.rmtree(os.path.join(run, "checkpoints"))
+        self.says("has no checkpoint of step 14, of which its model is", "export", "--run", run, "--out", path, "--states",
+                  "--overwrite")
+
+    def test_rows_from_files(self):
+        """One sentence, whatever ranks there are, and no folder."""
+        first = train("--optimizer", "adagrad")
+        plain, tensors = export(first), export(first, form="safetensors")
+        stated, stated_tensors = export(first, "--states"), export(first, "--states", form="safetensors")
+        with open(plain) as f:
+            torn = write("torn.tsv", f.read()[:-3])
+        for text, words in (
+                ("--rows-from: there is no file /no/such.tsv", ["--rows-from", "/no/such.tsv"]),
+                ("rows.csv: a table's file ends in .safetensors or .tsv", ["--rows-from", "rows.csv"]),
+                ("torn.tsv:", ["--rows-from", torn]),
+                (".tsv:1: column 7 must be called weights.5, as of a table with 9 weights a row under sgd",
+                 ["--rows-from", plain, "--factors", "8"]),
+                ("rows of tensor weights have 5 floats, the table's 9", ["--rows-from", tensors, "--factors", "8"]),
+                (".tsv:1: columns from adagrad.sum.0", ["--rows-from", stated]),
+                ("tensor adagrad.sum does not belong to a table under adam",
+                 ["--rows-from", stated_tensors, "--optimizer", "adam"]),
+                ("rows have weights alone; under ftrl these are a function of ftrl.z and ftrl.n, which the file must have",
+                 ["--rows-from", tensors, "--optimizer", "ftrl"]),
+                ("a row's key lies beyond --bits", ["--rows-from", plain, "--strategy", "hogwild", "--bits", "8"])):
+            for way in ([], ["--workers", "3"]) if "hogwild" in words else ([], ps(3, "--replicas", "1", servers=2)):
+                run = new_run()
+                self.says(text, *job(*words, *way, run=run))
+                self.assertFalse(os.path.exists(run), (text, way))
+        if MPIEXEC:
+            run = new_run()
+            done = tandem(*job("--rows-from", tensors, "--factors", "8", *ps(1, servers=2), run=run), expect=2,
+                          prefix=ranks(3))
+            self.assertEqual(done.stderr.count("tandem: "), 1, done.stderr)
+            self.assertIn("rows of tensor weights have 5 floats, the table's 9", done.stderr)
+            self.assertFalse(os.path.exists(run))
+        self.says("--rows-from is for models over hashed features", *job("--rows-from", plain, model="mlp", data=DATA))
+        self.says("--rows-from cannot be changed when a run is resumed", "train", "--run", first, "--resume", "--rows-from",
+                  plain)
 
     def test_a_checkpoint_of_another_run(self):
         run = train()

@@ -50,6 +50,13 @@ const td_slot *td_net_model_slots(const td_net_model *model, size_t *out_count);
 size_t td_net_model_rows(const td_net_model *model);
 size_t td_net_model_width(const td_net_model *model);
 
+/* Writes an opened model's rows under keys job->from_key to job->to_key to job->out, for other
+ * tools (ps/transfer.h), and keeps those alone. job->states: with the update rule's states, from
+ * the newest checkpoint of job->run, which must be of the model's step. TD_ERR_ARG: it is a
+ * network, or there are no such states. */
+TD_MUST_CHECK td_status td_net_model_export(td_net_model *model, const td_job *job,
+                                            size_t *out_rows);
+
 /* A rank's place to compute in: lanes for `leaves` of batches of `batch` samples. */
 typedef struct td_net_place td_net_place;
 TD_MUST_CHECK td_status td_net_place_create(const td_net_model *model, int lanes, size_t rows,
