@@ -151,6 +151,16 @@ static td_status long_movements(td_comm *c, void *arg)
             CHECK(out[i] ==
                   (uint8_t)(i / LONG * 7 + (size_t)me * 11 + (size_t)turn + i % LONG % 251));
     }
+    int32_t *x = (int32_t *)(void *)in,
+            *y = (int32_t *)(void *)out; /* in place, at one or at all */
+    size_t count = LONG / 4;
+    for (int turn = 0; turn < 2; turn++) {
+        for (size_t i = 0; i < count; i++) x[i] = (int32_t)i * (me + 1) + turn;
+        bool apart = turn == 0 && me == 0;
+        TD_TRY(td_comm_allreduce(c, x, apart ? y : x, count, TD_I32, TD_SUM));
+        for (size_t i = 0; i < count; i++)
+            CHECK((apart ? y : x)[i] == (int32_t)i * (n * (n + 1) / 2) + turn * n);
+    }
     td_free(in), td_free(out);
     return TD_OK;
 }

@@ -74,7 +74,9 @@ struct td_meet {
     int64_t moved_at;     /* to another core */
     uint64_t wanted;
     trying trying;
-    char *draft;   /* [TD_MEET_BLOCK / 2] or NULL */
+    char *draft; /* [TD_MEET_BLOCK / 2] or NULL */
+    char *scratch;
+    size_t scratch_bytes;
     uint64_t mark; /* that others find at this address, if they can */
     bool tried, reaches;
 };
@@ -83,7 +85,7 @@ void td_meet_destroy(td_comm *comm)
 {
     if (!comm->meet) return;
     td_comm_shared_destroy(comm, &comm->meet->region);
-    td_free(comm->meet->draft);
+    td_free(comm->meet->draft), td_free(comm->meet->scratch);
     td_free(comm->meet);
     comm->meet = NULL;
 }
@@ -441,6 +443,15 @@ td_status td_meet_reaches(td_meet *m, bool *out)
     for (int r = 0; r < m->comm->size; r++) m->reaches = m->reaches && m->lines[r].reaches;
     *out = m->reaches;
     return TD_OK;
+}
+
+char *td_meet_scratch(td_meet *m, size_t bytes)
+{
+    if (bytes <= m->scratch_bytes) return m->scratch;
+    td_free(m->scratch);
+    m->scratch = td_alloc_aligned(bytes);
+    m->scratch_bytes = m->scratch ? bytes : 0;
+    return m->scratch;
 }
 
 td_status td_meet_fetch(td_meet *m, int rank, const void *from, void *to, size_t bytes)

@@ -54,6 +54,8 @@ TD_MUST_CHECK td_status td_meet_all_done(td_meet *meet);
 /* Whether processes can read each other's memory where it lies (process_vm_readv(2)), which the
  * system may forbid; the same at all ranks. Behind td_meet_begin; its first call is a round. */
 TD_MUST_CHECK td_status td_meet_reaches(td_meet *meet, bool *out);
+/* Memory of this rank's own, kept for later calls. NULL: there is none. */
+char *td_meet_scratch(td_meet *meet, size_t bytes);
 /* Copies from what that rank has shown, `from` being an address there. TD_ERR_PEER: it has failed
  * or died meanwhile. */
 TD_MUST_CHECK td_status td_meet_fetch(td_meet *meet, int rank, const void *from, void *to,

@@ -4,9 +4,9 @@
  * are written once more than they must be, and a window costs one wait (all-reduce: two).
  * Direct, where ranks are threads of one process and the vector is long: ranks read each other's
  * buffers, so nothing is copied twice; an operation costs two waits (all-reduce: three). Processes
- * do so, too, through the system, where nothing is to be reduced, parts are so long that the way
- * there costs less than a second copy, and the result stays in the caches. (Reductions won nothing
- * by it: what they move between cores is the same.)
+ * do so, too, through the system, where nothing is to be reduced, or by two, parts are so long that
+ * the way there costs less than a second copy, and the result stays in the caches. (Of more than
+ * two, or by slices, reductions won nothing by it.)
  *
  * Reductions follow the tree with ranks as leaves: a slice's rank reads all parts of it and folds
  * them in one pass. So a rank reads n/n of the vector and writes 1/n; all-reduce then copies the
@@ -23,6 +23,7 @@ enum {
     DIRECT_FROM = 16 << 10,
     FETCH_FROM = 32 << 10, /* by processes, up to THROUGH_FROM */
     FETCH_ONE_FROM = 64 << 10,
+    PIECE = 64 << 10, /* fetched at a time, for a reduction */
     DIRECT_ONE_FROM =
         256 << 10, /* where one writes, or reads: staged, it need not wait for others */
     FOLD_ALL = 4 << 10,
@@ -486,12 +487,48 @@ static td_status reduce_directly(place *p)
     return td_meet_all_done(p->meet);
 }
 
+/* Of two processes each fetches all that the other has, piece by piece, and folds it: what one has
+ * written the other only reads, so no line changes hands twice. `shown`: what the other fetches. */
+static td_status fetch_and_fold(place *p, const char *shown, char *piece)
+{
+    const td_call *c = p->call;
+    int other = 1 - p->rank;
+    size_t width = c->how.width, most = PIECE / width;
+    TD_TRY(td_meet_round(p->meet, 0));
+    td_meet_arrive(p->meet, shown, NULL);
+    TD_TRY(td_meet_arrived(p->meet, other));
+    const char *theirs = td_meet_in(p->meet, other);
+    for (size_t at = 0; at < c->count; at += most) {
+        size_t count = smaller(c->count - at, most), offset = at * width;
+        const void *part[2] = {piece, piece};
+        TD_TRY(td_meet_fetch(p->meet, other, theirs + offset, piece, count * width));
+        part[p->rank] = shown + offset;
+        td_reduction_fold(&c->how, part, 2, count, (char *)c->out + offset);
+    }
+    td_meet_done(p->meet);
+    return td_meet_all_done(p->meet);
+}
+
+static td_status allreduce_of_two(place *p)
+{
+    const td_call *c = p->call;
+    bool apart = c->in != c->out; /* else the other fetches a copy */
+    char *room = td_meet_scratch(p->meet, PIECE + (apart ? 0 : c->bytes));
+    if (!room) return td_fail(TD_ERR_NOMEM, "no memory for an all-reduce of %zu bytes", c->bytes);
+    if (!apart) memcpy(room + PIECE, c->in, c->bytes);
+    return fetch_and_fold(p, apart ? c->in : room + PIECE, room);
+}
+
 static td_status reduce(place *p)
 {
     const td_call *c = p->call;
+    bool fetches = false;
     size_t most = window_of(p) / c->how.width;
     bool folds_all = c->bytes <= FOLD_ALL || (p->size == 2 && c->bytes <= FOLD_TWO);
     if (p->comm->ops->one_memory && c->bytes >= DIRECT_FROM) return reduce_directly(p);
+    if (!p->comm->ops->one_memory && p->size == 2 && c->pattern == TD_ALLREDUCE)
+        TD_TRY(goes_directly(p, c->bytes, c->bytes, &fetches));
+    if (fetches) return allreduce_of_two(p);
     for (size_t at = 0; at == 0 || at < c->count; at += most) {
         size_t count = smaller(c->count - at, most);
         TD_TRY(folds_all ? fold_window(p, at, count) : reduce_window(p, at, count));
