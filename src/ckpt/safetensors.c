@@ -216,6 +216,11 @@ bool td_safetensors_has(const td_safetensors *f, const char *name)
     return json_object_get(f->header, name) != NULL;
 }
 
+const char *td_safetensors_metadata(const td_safetensors *f, const char *name)
+{
+    return json_string_value(json_object_get(json_object_get(f->header, "__metadata__"), name));
+}
+
 const char *td_safetensors_next(const td_safetensors *f, void **at)
 {
     *at = *at ? json_object_iter_next(f->header, *at) : json_object_iter(f->header);

@@ -30,6 +30,8 @@ uint64_t td_safetensors_hash(const td_safetensors *file);
 uint64_t td_safetensors_bytes(const td_safetensors *file);
 
 bool td_safetensors_has(const td_safetensors *file, const char *name);
+/* What __metadata__ says under a name; NULL: nothing. The file's. */
+const char *td_safetensors_metadata(const td_safetensors *file, const char *name);
 /* The name of the first tensor (*at NULL) or of the one behind the last call's; NULL at the end. */
 const char *td_safetensors_next(const td_safetensors *file, void **at);
 

@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <xxhash.h>
 
 static const td_format *const formats[] = {&td_format_safetensors, &td_format_tsv};
 
@@ -38,41 +39,57 @@ void td_columns_of(const td_table *t, td_columns *out)
         snprintf(out->name[out->count++], TD_TRANSFER_NAME, "%s.%s", config->rule, *state);
 }
 
-td_status td_transfer_export(const td_table *t, const char *path)
+td_status td_transfer_export(const td_table *t, const char *path, const char *meaning)
 {
     const td_format *format = NULL;
     TD_TRY(find_format(path, &format));
-    return format->write(t, path);
+    return format->write(t, path, meaning);
 }
 
 td_status td_intake_put(td_intake *in, uint64_t key)
 {
-    if (in->mine && !in->mine(in->arg, key)) return TD_OK;
-    in->rows++;
+    const td_transfer_want *want = &in->want;
+    size_t bytes = td_table_row_floats(in->table) * sizeof *in->row;
+    if (want->bits && want->bits < 64 && key >> want->bits)
+        return td_fail(TD_ERR_DATA,
+                       "%s: key %llu has more bits than the %d that keys are hashed to", in->path,
+                       (unsigned long long)key, want->bits);
+    in->taken.hash = XXH64(in->row, bytes, XXH64(&key, sizeof key, in->taken.hash));
+    if (want->mine && !want->mine(want->arg, key)) return TD_OK;
+    in->taken.rows++;
     return td_table_put(in->table, key, in->row);
 }
 
-td_status td_intake_lacks_states(const td_intake *in, const char *path)
+td_status td_intake_means(const td_intake *in, const char *meaning)
+{
+    const char *wanted = in->want.meaning;
+    if (!meaning || !wanted || !strcmp(meaning, wanted)) return TD_OK;
+    return td_fail(TD_ERR_DATA, "%s has rows of \"%.200s\", and they are to be of \"%s\"", in->path,
+                   meaning, wanted);
+}
+
+td_status td_intake_lacks_states(const td_intake *in)
 {
     const char *rule = td_table_config_of(in->table)->rule;
     if (strcmp(rule, td_table_rule_names[TD_RULE_FTRL]) != 0) return TD_OK;
     return td_fail(TD_ERR_DATA,
                    "%s: rows have weights alone; under ftrl these are a function of %s and %s, "
                    "which the file must have, too",
-                   path, in->columns.name[1], in->columns.name[2]);
+                   in->path, in->columns.name[1], in->columns.name[2]);
 }
 
-td_status td_transfer_import(td_table *t, const char *path, td_transfer_mine_fn *mine, void *arg,
-                             size_t *out_rows)
+td_status td_transfer_import(td_table *t, const char *path, const td_transfer_want *want,
+                             td_transfer_taken *out)
 {
     const td_format *format = NULL;
-    td_intake in = {.table = t, .mine = mine, .arg = arg};
+    td_intake in = {.table = t, .path = path};
+    if (want) in.want = *want;
     TD_TRY(find_format(path, &format));
     td_columns_of(t, &in.columns);
     in.row = td_calloc(td_table_row_floats(t), sizeof *in.row);
     if (!in.row) return td_fail(TD_ERR_NOMEM, "no memory to read %s", path);
-    td_status status = format->read(&in, path);
-    if (status == TD_OK && out_rows) *out_rows = in.rows;
+    td_status status = format->read(&in);
+    if (status == TD_OK && out) *out = in.taken;
     td_free(in.row);
     return status;
 }

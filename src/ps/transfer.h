@@ -2,10 +2,11 @@
  *
  *   .safetensors   keys I64 [rows] | weights F32 [rows][width] | each state F32 [rows][width]
  *                  states are called "adagrad.sum", "momentum.velocity", "adam.exp_avg",
- *                  "adam.exp_avg_sq", "ftrl.z", "ftrl.n"; keys of 2^63 and above look negative
+ *                  "adam.exp_avg_sq", "ftrl.z", "ftrl.n"; keys of 2^63 and above look negative;
+ *                  __metadata__ has, as "rows_of", what the rows mean
  *   .tsv           key weights.0 weights.1 ... adagrad.sum.0 ...     names of columns
  *                  a row a line, numbers with as many digits as it takes to read the same back
- *                  # 2 rows                                          at the end
+ *                  # 2 rows of fm bits=20 hash-seed=1                at the end
  *
  * Rows are in ascending order of keys without a sign, so that the same rows are the same bytes
  * whatever made the table. Memory is bounded whatever its size, one byte a row aside
@@ -18,8 +19,11 @@
 /* TD_ERR_ARG: the ending says no format. */
 TD_MUST_CHECK td_status td_transfer_check(const char *path);
 
-/* Writes the file as a whole or not at all. TD_ERR_ARG (the ending), TD_ERR_IO, TD_ERR_NOMEM. */
-TD_MUST_CHECK td_status td_transfer_export(const td_table *table, const char *path);
+/* Writes the file as a whole or not at all. meaning: a line of text that tells what keys and
+ * weights mean, for whoever imports them; NULL: the file does not say.
+ * TD_ERR_ARG (the ending), TD_ERR_IO, TD_ERR_NOMEM. */
+TD_MUST_CHECK td_status td_transfer_export(const td_table *table, const char *path,
+                                           const char *meaning);
 
 /* Whether a key is meant; files may be of any number of servers. */
 typedef bool td_transfer_mine_fn(void *arg, uint64_t key);
@@ -31,13 +35,27 @@ TD_MUST_CHECK td_status td_transfer_export_some(const td_table *table, const cha
                                                 td_transfer_mine_fn *mine, void *arg, bool states,
                                                 bool used, uint64_t *out_hash, uint64_t *out_bytes);
 
-/* Puts those rows of the file that are `mine` (NULL: all) into the table, instead of what is there
- * under their keys; *out_rows (may be NULL) are their number. A file of weights alone gives rows
- * whose states are 0; not under ftrl, whose weights are a function of its states.
- * TD_ERR_DATA, TD_ERR_CORRUPT: cut off, damaged, of another width or rule, keys not in ascending
- * order, with line or byte. What td_table_put fails with. A .safetensors file is checked first; of
- * a .tsv file the rows before the fault are in the table then. */
+/* What is taken of a file, and what it must be. Zeroed: all of it, whatever it is. */
+typedef struct td_transfer_want {
+    td_transfer_mine_fn *mine; /* NULL: all rows */
+    void *arg;
+    const char *meaning; /* a file that says another is refused; NULL: none is */
+    int bits;            /* keys have no more; 0: 64 */
+} td_transfer_want;
+
+typedef struct td_transfer_taken {
+    size_t rows;   /* put into the table */
+    uint64_t hash; /* of all rows of the file: who else reads it can compare */
+} td_transfer_taken;
+
+/* Puts rows of the file into the table, instead of what is there under their keys. A file of
+ * weights alone gives rows whose states are 0; not under ftrl, whose weights are a function of its
+ * states. want (NULL is as zeroed), out (may be NULL).
+ * TD_ERR_DATA, TD_ERR_CORRUPT: cut off, damaged, of another width, rule or meaning, keys not in
+ * ascending order or of too many bits, with line or byte. What td_table_put fails with. A
+ * .safetensors file is checked first; of a .tsv file the rows before the fault are in the table
+ * then. */
 TD_MUST_CHECK td_status td_transfer_import(td_table *table, const char *path,
-                                           td_transfer_mine_fn *mine, void *arg, size_t *out_rows);
+                                           const td_transfer_want *want, td_transfer_taken *out);
 
 #endif

@@ -16,20 +16,22 @@ void td_columns_of(const td_table *table, td_columns *out);
 /* A row on its way into a table. */
 typedef struct td_intake {
     td_table *table;
-    td_transfer_mine_fn *mine;
-    void *arg;
+    const char *path;
+    td_transfer_want want;
     td_columns columns;
     float *row; /* [td_table_row_floats] */
-    size_t rows;
+    td_transfer_taken taken;
 } td_intake;
 TD_MUST_CHECK td_status td_intake_put(td_intake *intake, uint64_t key);
+/* Whether the file may say that its rows mean this; NULL: it does not say. TD_ERR_DATA. */
+TD_MUST_CHECK td_status td_intake_means(const td_intake *intake, const char *meaning);
 /* Whether a file of weights alone will do. TD_ERR_DATA. */
-TD_MUST_CHECK td_status td_intake_lacks_states(const td_intake *intake, const char *path);
+TD_MUST_CHECK td_status td_intake_lacks_states(const td_intake *intake);
 
 typedef struct td_format {
     const char *ending;
-    td_status (*write)(const td_table *table, const char *path);
-    td_status (*read)(td_intake *intake, const char *path);
+    td_status (*write)(const td_table *table, const char *path, const char *meaning);
+    td_status (*read)(td_intake *intake);
 } td_format;
 extern const td_format td_format_safetensors, td_format_tsv;
 

@@ -14,6 +14,7 @@
 #include <xxhash.h>
 
 enum { BUFFER_BYTES = 256 << 10, STREAMS = 2 + TD_TRANSFER_COLUMNS };
+static const char MEANING[] = "rows_of"; /* in __metadata__ */
 
 /* --- out --- */
 
@@ -26,6 +27,7 @@ typedef struct stream {
 typedef struct writing {
     td_transfer_mine_fn *mine; /* NULL: all rows */
     void *arg;
+    const char *meaning; /* or NULL */
     td_columns columns;
     td_writer file;
     stream streams[STREAMS]; /* keys, the columns, and, where asked for, when rows were used */
@@ -74,8 +76,9 @@ static td_status write_row(void *arg, uint64_t key, td_table_mark mark, const fl
 static td_status describe(writing *w, size_t rows, char **out)
 {
     json_int_t n = (json_int_t)rows, width = (json_int_t)w->columns.width, at = 8 * n;
-    json_t *root = json_pack("{s:{s:s}, s:{s:s, s:[I], s:[I, I]}}", "__metadata__", "format", "pt",
-                             "keys", "dtype", "I64", "shape", n, "data_offsets", (json_int_t)0, at);
+    json_t *root = json_pack("{s:{s:s, s:s*}, s:{s:s, s:[I], s:[I, I]}}", "__metadata__", "format",
+                             "pt", MEANING, w->meaning, "keys", "dtype", "I64", "shape", n,
+                             "data_offsets", (json_int_t)0, at);
     bool failed = !root;
     for (size_t k = 0; k < w->columns.count && !failed; k++) {
         w->streams[1 + k].at = (uint64_t)at;
@@ -121,9 +124,9 @@ static td_status count_row(void *arg, uint64_t key, const float *row)
 }
 
 static td_status write_some(const td_table *t, const char *path, td_transfer_mine_fn *mine,
-                            void *arg, bool states, bool used)
+                            void *arg, bool states, bool used, const char *meaning)
 {
-    writing w = {.mine = mine, .arg = arg, .used = used, .file = {.fd = -1}};
+    writing w = {.mine = mine, .arg = arg, .used = used, .meaning = meaning, .file = {.fd = -1}};
     td_status status = TD_OK;
     size_t rows = td_table_rows(t);
     td_columns_of(t, &w.columns);
@@ -147,9 +150,9 @@ out:
     return status;
 }
 
-static td_status write_file(const td_table *t, const char *path)
+static td_status write_file(const td_table *t, const char *path, const char *meaning)
 {
-    return write_some(t, path, NULL, NULL, true, false);
+    return write_some(t, path, NULL, NULL, true, false, meaning);
 }
 
 td_status td_transfer_export_some(const td_table *t, const char *path, td_transfer_mine_fn *mine,
@@ -157,7 +160,7 @@ td_status td_transfer_export_some(const td_table *t, const char *path, td_transf
                                   uint64_t *out_bytes)
 {
     td_mapping map;
-    TD_TRY(write_some(t, path, mine, arg, states, used));
+    TD_TRY(write_some(t, path, mine, arg, states, used, NULL));
     TD_TRY(td_map_file(path, &map));
     *out_hash = XXH64(map.data, map.size, 0);
     *out_bytes = map.size;
@@ -169,7 +172,6 @@ td_status td_transfer_export_some(const td_table *t, const char *path, td_transf
 
 typedef struct reading {
     td_intake *in;
-    const char *path;
     td_safetensors *file;
     td_tensor_view keys, column[TD_TRANSFER_COLUMNS];
     size_t columns; /* that the file has */
@@ -192,7 +194,7 @@ static td_status check_names(const reading *r)
         for (size_t k = 0; k < c->count; k++) known |= !strcmp(name, c->name[k]);
         if (!known)
             return td_fail(TD_ERR_DATA, "%s: tensor %s does not belong to a table under %s",
-                           r->path, name, td_table_config_of(r->in->table)->rule);
+                           r->in->path, name, td_table_config_of(r->in->table)->rule);
     }
     return TD_OK;
 }
@@ -202,7 +204,7 @@ static td_status find_tensors(reading *r)
     const td_columns *c = &r->in->columns;
     TD_TRY(td_safetensors_view(r->file, "keys", &r->keys));
     if (!strcmp(r->keys.type, "F32") || r->keys.rank != 1)
-        return td_fail(TD_ERR_DATA, "%s: keys must be I64 or U64, one of each row", r->path);
+        return td_fail(TD_ERR_DATA, "%s: keys must be I64 or U64, one of each row", r->in->path);
     bool states = c->count > 1 && td_safetensors_has(r->file, c->name[1]);
     r->columns = states ? c->count : 1;
     for (size_t k = 0; k < r->columns; k++) {
@@ -210,13 +212,14 @@ static td_status find_tensors(reading *r)
         TD_TRY(td_safetensors_view(r->file, c->name[k], v));
         if (strcmp(v->type, "F32") != 0 || v->rank != 2 || v->shape[0] != r->keys.shape[0])
             return td_fail(TD_ERR_DATA, "%s: tensor %s must be F32, a row for each of %zu keys",
-                           r->path, c->name[k], r->keys.shape[0]);
+                           r->in->path, c->name[k], r->keys.shape[0]);
         if (v->shape[1] != c->width)
             return td_fail(TD_ERR_DATA, "%s: rows of tensor %s have %zu floats, the table's %zu",
-                           r->path, c->name[k], v->shape[1], c->width);
+                           r->in->path, c->name[k], v->shape[1], c->width);
     }
     TD_TRY(check_names(r));
-    return states || c->count == 1 ? TD_OK : td_intake_lacks_states(r->in, r->path);
+    TD_TRY(td_intake_means(r->in, td_safetensors_metadata(r->file, MEANING)));
+    return states || c->count == 1 ? TD_OK : td_intake_lacks_states(r->in);
 }
 
 static td_status check_order(const reading *r)
@@ -226,7 +229,7 @@ static td_status check_order(const reading *r)
             return td_fail(TD_ERR_DATA,
                            "%s: at byte %llu key %llu comes after %llu; keys must ascend, taken "
                            "without a sign",
-                           r->path,
+                           r->in->path,
                            (unsigned long long)td_safetensors_offset(r->file,
                                                                      r->keys.bytes + 8 * i),
                            (unsigned long long)key_at(r, i), (unsigned long long)key_at(r, i - 1));
@@ -246,10 +249,10 @@ static td_status take_rows(reading *r)
     return TD_OK;
 }
 
-static td_status read_file(td_intake *in, const char *path)
+static td_status read_file(td_intake *in)
 {
-    reading r = {.in = in, .path = path};
-    TD_TRY(td_safetensors_open(path, &r.file));
+    reading r = {.in = in};
+    TD_TRY(td_safetensors_open(in->path, &r.file));
     td_status status = take_rows(&r);
     td_safetensors_close(r.file);
     return status;

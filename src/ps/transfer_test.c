@@ -75,16 +75,17 @@ static void what_is_written_reads_back_to_the_bit(void **state)
     static const uint64_t counts[] = {1000, 0, 1, 11, 9000};
     for (int e = 0; e < 2; e++)
         for (int r = 0; td_table_rule_names[r]; r++) {
-            size_t width = (size_t)(1 + 4 * r), rows = 0;
+            size_t width = (size_t)(1 + 4 * r);
             td_table *a = make(td_table_rule_names[r], width),
                      *b = make(td_table_rule_names[r], width);
+            td_transfer_taken taken;
             choose(endings[e]);
             put_rows(a, 0, 1, counts[r]);
-            assert_ok(td_transfer_export(a, path));
-            assert_ok(td_transfer_import(b, path, NULL, NULL, &rows));
-            assert_int_equal(rows, counts[r]);
+            assert_ok(td_transfer_export(a, path, NULL));
+            assert_ok(td_transfer_import(b, path, NULL, &taken));
+            assert_int_equal(taken.rows, counts[r]);
             assert_int_equal(td_table_rows(b), counts[r]);
-            assert_ok(td_transfer_export(b, other));
+            assert_ok(td_transfer_export(b, other, NULL));
             assert_same_files(path, other);
             for (uint64_t i = 0; i < counts[r]; i++) {
                 float x[32], y[32];
@@ -110,17 +111,17 @@ static void the_same_rows_are_the_same_bytes(void **state)
         choose(endings[e]);
         put_rows(a, 0, 1, ROWS);
         for (uint64_t k = 7; k-- > 0;) put_rows(b, k, 7, ROWS);
-        assert_ok(td_transfer_export(a, path));
-        assert_ok(td_transfer_export(b, other));
+        assert_ok(td_transfer_export(a, path, NULL));
+        assert_ok(td_transfer_export(b, other, NULL));
         assert_same_files(path, other);
         td_table_config c = {.width = 5, .rule = "adagrad", .lr = 1, .memory_bytes = 1 << 20};
         c.folder = cold;
         td_status status = td_table_create(&c, &limited);
         if (status != TD_ERR_UNSUPPORTED) {
             assert_ok(status);
-            assert_ok(td_transfer_import(limited, path, NULL, NULL, NULL));
+            assert_ok(td_transfer_import(limited, path, NULL, NULL));
             assert_int_equal(td_table_rows(limited), ROWS);
-            assert_ok(td_transfer_export(limited, other));
+            assert_ok(td_transfer_export(limited, other, NULL));
             assert_same_files(path, other);
             td_table_destroy(limited);
         }
@@ -140,7 +141,7 @@ static void other_tools_find_tensors_by_name(void **state)
     td_tensor_view view;
     choose(".safetensors");
     for (int k = 1; k >= 0; k--) assert_ok(td_table_put(t, keys[k], rows[k]));
-    assert_ok(td_transfer_export(t, path));
+    assert_ok(td_transfer_export(t, path, NULL));
     assert_ok(td_safetensors_open(path, &file));
     assert_ok(td_safetensors_view(file, "keys", &view));
     assert_string_equal(view.type, "I64");
@@ -172,7 +173,7 @@ static void text_is_as_described(void **state)
     choose(".tsv");
     assert_ok(td_table_put(t, UINT64_MAX, (const float[]){INFINITY, -2.5f, 0, 1e30f}));
     assert_ok(td_table_put(t, 4, (const float[]){.1f, -0.f, 3, 1e-45f}));
-    assert_ok(td_transfer_export(t, path));
+    assert_ok(td_transfer_export(t, path, NULL));
     assert_ok(td_read_file(path, &text, &size));
     assert_string_equal(text, want);
     td_free(text);
@@ -184,26 +185,63 @@ static bool mine(void *arg, uint64_t key)
     return key % 3 == *(uint64_t *)arg;
 }
 
+/* Files that say what their rows mean go to tables of the same alone, others to any. */
+static void files_say_what_they_mean(void **state)
+{
+    (void)state;
+    static const td_transfer_want nothing = {0}, same = {.meaning = "fm bits=9"},
+                                  other_bits = {.meaning = "fm bits=8"}, few_bits = {.bits = 9},
+                                  fewer_bits = {.bits = 8};
+    for (int e = 0; e < 2; e++) {
+        td_table *t = make("sgd", 2), *into = make("sgd", 2);
+        float row[2] = {1, -2};
+        td_transfer_taken taken[2];
+        assert_ok(td_table_put(t, 300, row));
+        choose(endings[e]);
+        assert_ok(td_transfer_export(t, path, NULL));
+        assert_ok(td_transfer_import(into, path, &same, NULL));
+        assert_ok(td_transfer_import(into, path, &few_bits, &taken[0]));
+        assert_fails(TD_ERR_DATA, ": key 300 has more bits than the 8 that keys are hashed to",
+                     td_transfer_import(into, path, &fewer_bits, NULL));
+        assert_ok(td_transfer_export(t, path, "fm bits=9"));
+        assert_ok(td_transfer_import(into, path, &same, NULL));
+        assert_ok(td_transfer_import(into, path, &nothing, &taken[1]));
+        assert_fails(TD_ERR_DATA, " has rows of \"fm bits=9\", and they are to be of \"fm bits=8\"",
+                     td_transfer_import(into, path, &other_bits, NULL));
+        assert_true(taken[0].hash == taken[1].hash);
+        row[1] = 2;
+        assert_ok(td_table_put(t, 300, row));
+        assert_ok(td_transfer_export(t, path, NULL));
+        assert_ok(td_transfer_import(into, path, NULL, &taken[1]));
+        assert_true(taken[0].hash != taken[1].hash);
+        td_table_destroy(t), td_table_destroy(into);
+    }
+}
+
 static void servers_take_what_is_theirs(void **state)
 {
     (void)state;
     for (int e = 0; e < 2; e++) {
-        size_t rows, all = 0;
+        uint64_t hash = 0;
+        size_t all = 0;
         td_table *whole = make("ftrl", 3), *again = make("ftrl", 3);
         choose(endings[e]);
         put_rows(whole, 0, 1, 2000);
-        assert_ok(td_transfer_export(whole, path));
+        assert_ok(td_transfer_export(whole, path, NULL));
         for (uint64_t server = 0; server < 3; server++) {
             td_table *share = make("ftrl", 3);
-            assert_ok(td_transfer_import(share, path, mine, &server, &rows));
-            assert_true(rows == td_table_rows(share) && rows > 500);
-            all += rows;
-            assert_ok(td_transfer_export(share, other));
-            assert_ok(td_transfer_import(again, other, NULL, NULL, NULL));
+            td_transfer_want want = {.mine = mine, .arg = &server};
+            td_transfer_taken taken;
+            assert_ok(td_transfer_import(share, path, &want, &taken));
+            assert_true(taken.rows == td_table_rows(share) && taken.rows > 500);
+            assert_true(server == 0 || taken.hash == hash); /* whatever is theirs */
+            all += taken.rows, hash = taken.hash;
+            assert_ok(td_transfer_export(share, other, NULL));
+            assert_ok(td_transfer_import(again, other, NULL, NULL));
             td_table_destroy(share);
         }
         assert_int_equal(all, 2000);
-        assert_ok(td_transfer_export(again, other));
+        assert_ok(td_transfer_export(again, other, NULL));
         assert_same_files(path, other);
         td_table_destroy(whole), td_table_destroy(again);
     }
@@ -224,14 +262,14 @@ static void weights_alone_will_do(void **state)
         choose(endings[e]);
         put_rows(plain, 0, 1, 100);
         put_rows(t, 0, 1, 50); /* to be replaced */
-        assert_ok(td_transfer_export(plain, path));
-        assert_ok(td_transfer_import(t, path, NULL, NULL, NULL));
+        assert_ok(td_transfer_export(plain, path, NULL));
+        assert_ok(td_transfer_import(t, path, NULL, NULL));
         assert_int_equal(td_table_rows(t), 100);
         assert_ok(td_table_each(t, is_bare, NULL));
         td_table_destroy(t);
         t = make("ftrl", 3);
         assert_fails(TD_ERR_DATA, "under ftrl these are a function of ftrl.z and ftrl.n",
-                     td_transfer_import(t, path, NULL, NULL, NULL));
+                     td_transfer_import(t, path, NULL, NULL));
         td_table_destroy(plain), td_table_destroy(t);
     }
 }
@@ -277,14 +315,13 @@ static void mistakes_in_text_have_a_line(void **state)
         int n = snprintf(text, sizeof text, "%s%s", cases[k].head ? cases[k].head : head,
                          cases[k].text);
         assert_ok(td_write_file(path, text, (size_t)n));
-        assert_fails(TD_ERR_DATA, cases[k].says, td_transfer_import(t, path, NULL, NULL, NULL));
+        assert_fails(TD_ERR_DATA, cases[k].says, td_transfer_import(t, path, NULL, NULL));
         assert_non_null(strstr(td_last_error(), path));
         td_table_destroy(t);
     }
     td_table *t = make("adagrad", 2);
     assert_ok(td_write_file(path, "key\tweights.0\tweights.1\n5\t0\0\t1\n", 31));
-    assert_fails(TD_ERR_DATA, ":2: there is a 0 byte",
-                 td_transfer_import(t, path, NULL, NULL, NULL));
+    assert_fails(TD_ERR_DATA, ":2: there is a 0 byte", td_transfer_import(t, path, NULL, NULL));
     td_table_destroy(t);
 }
 
@@ -343,7 +380,7 @@ static void mistakes_in_tensors_have_a_name_or_a_byte(void **state)
         char bytes[32] = {0};
         memcpy(bytes, cases[k].keys, 16);
         write_tensors(cases[k].header, bytes, sizeof bytes);
-        td_status status = td_transfer_import(t, path, NULL, NULL, NULL);
+        td_status status = td_transfer_import(t, path, NULL, NULL);
         assert_true(status == TD_ERR_DATA || status == TD_ERR_CORRUPT);
         if (!strstr(td_last_error(), cases[k].says) || !strstr(td_last_error(), path))
             fail_msg("\"%s\" does not say \"%s\"", td_last_error(), cases[k].says);
@@ -352,7 +389,7 @@ static void mistakes_in_tensors_have_a_name_or_a_byte(void **state)
     char bytes[32] = {0};
     memcpy(bytes, (const uint64_t[]){1, UINT64_MAX}, 16);
     write_tensors(KEYS WEIGHTS "}", bytes, sizeof bytes);
-    assert_ok(td_transfer_import(t, path, NULL, NULL, NULL));
+    assert_ok(td_transfer_import(t, path, NULL, NULL));
     assert_int_equal(td_table_rows(t), 2);
     td_table_destroy(t);
 }
@@ -366,12 +403,12 @@ static void no_cut_passes(void **state)
         size_t size;
         choose(endings[e]);
         put_rows(t, 0, 1, 9);
-        assert_ok(td_transfer_export(t, path));
+        assert_ok(td_transfer_export(t, path, NULL));
         assert_ok(td_read_file(path, &whole, &size));
         for (size_t n = 0; n < size; n++) {
             td_table *into = make("momentum", 3);
             assert_ok(td_write_file(other, whole, n));
-            td_status status = td_transfer_import(into, other, NULL, NULL, NULL);
+            td_status status = td_transfer_import(into, other, NULL, NULL);
             assert_true(status == TD_ERR_CORRUPT || status == TD_ERR_DATA);
             assert_non_null(strstr(td_last_error(), other));
             td_table_destroy(into);
@@ -387,9 +424,9 @@ static td_status there_and_back(void *arg)
 {
     td_table *t = arg, *into = NULL;
     td_table_config c = {.width = 3, .rule = "adagrad", .lr = 1};
-    td_status status = td_transfer_export(t, other);
+    td_status status = td_transfer_export(t, other, NULL);
     if (status == TD_OK) status = td_table_create(&c, &into);
-    if (status == TD_OK) status = td_transfer_import(into, other, NULL, NULL, NULL);
+    if (status == TD_OK) status = td_transfer_import(into, other, NULL, NULL);
     td_table_destroy(into);
     return status;
 }
@@ -417,11 +454,11 @@ static void a_disk_that_refuses_leaves_the_older_file(void **state)
         td_table *t = make("adagrad", 3);
         choose(endings[e]);
         put_rows(t, 0, 1, 300);
-        assert_ok(td_transfer_export(t, path));
-        assert_ok(td_transfer_export(t, other));
+        assert_ok(td_transfer_export(t, path, NULL));
+        assert_ok(td_transfer_export(t, other, NULL));
         put_rows(t, 0, 1, 30000);
         setrlimit(RLIMIT_FSIZE, &small);
-        assert_fails(TD_ERR_IO, path, td_transfer_export(t, path));
+        assert_fails(TD_ERR_IO, path, td_transfer_export(t, path, NULL));
         setrlimit(RLIMIT_FSIZE, &before);
         assert_same_files(path, other);
         td_table_destroy(t);
@@ -432,12 +469,12 @@ static void the_ending_says_how(void **state)
 {
     (void)state;
     td_table *t = make("sgd", 1);
-    assert_fails(TD_ERR_ARG, "x.csv: a table's file ends in", td_transfer_export(t, "x.csv"));
+    assert_fails(TD_ERR_ARG, "x.csv: a table's file ends in", td_transfer_export(t, "x.csv", NULL));
     assert_fails(TD_ERR_ARG, "ends in .safetensors or .tsv",
-                 td_transfer_import(t, "tsv", NULL, NULL, NULL));
-    assert_fails(TD_ERR_IO, "/no/such", td_transfer_export(t, "/no/such/x.tsv"));
-    assert_fails(TD_ERR_IO, "/no/such", td_transfer_import(t, "/no/such/x.tsv", NULL, NULL, NULL));
-    assert_fails(TD_ERR_IO, "/no/such", td_transfer_export(t, "/no/such/x.safetensors"));
+                 td_transfer_import(t, "tsv", NULL, NULL));
+    assert_fails(TD_ERR_IO, "/no/such", td_transfer_export(t, "/no/such/x.tsv", NULL));
+    assert_fails(TD_ERR_IO, "/no/such", td_transfer_import(t, "/no/such/x.tsv", NULL, NULL));
+    assert_fails(TD_ERR_IO, "/no/such", td_transfer_export(t, "/no/such/x.safetensors", NULL));
     td_table_destroy(t);
 }
 
@@ -460,6 +497,7 @@ int main(void)
         cmocka_unit_test(the_same_rows_are_the_same_bytes),
         cmocka_unit_test(other_tools_find_tensors_by_name),
         cmocka_unit_test(text_is_as_described),
+        cmocka_unit_test(files_say_what_they_mean),
         cmocka_unit_test(servers_take_what_is_theirs),
         cmocka_unit_test(weights_alone_will_do),
         cmocka_unit_test(mistakes_in_text_have_a_line),

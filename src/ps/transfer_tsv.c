@@ -70,7 +70,7 @@ static td_status write_row(void *arg, uint64_t key, td_table_mark mark, const fl
     return TD_OK;
 }
 
-static td_status write_file(const td_table *t, const char *path)
+static td_status write_file(const td_table *t, const char *path, const char *meaning)
 {
     writing w = {.file = {.fd = -1}};
     td_status status = TD_OK;
@@ -82,8 +82,10 @@ static td_status write_file(const td_table *t, const char *path)
     TD_GOTO(write_names(&w));
     TD_GOTO(td_table_range(t, 0, UINT64_MAX, write_row, &w));
     TD_GOTO(room(&w, &at));
-    w.used += (size_t)sprintf(at, "# %zu rows\n", w.rows);
+    w.used += (size_t)sprintf(at, "# %zu rows%s", w.rows, meaning ? " of " : "");
     TD_GOTO(flush(&w));
+    if (meaning) TD_GOTO(td_writer_put(&w.file, meaning, strlen(meaning)));
+    TD_GOTO(td_writer_put(&w.file, "\n", 1));
     status = td_writer_commit(&w.file);
 out:
     td_writer_abandon(&w.file);
@@ -95,7 +97,6 @@ out:
 
 typedef struct reading {
     td_intake *in;
-    const char *path;
     FILE *file;
     char *line; /* of getline */
     size_t line_room, number;
@@ -106,7 +107,7 @@ typedef struct reading {
 
 static td_status wrong(const reading *r, const char *what)
 {
-    return td_fail(TD_ERR_DATA, "%s:%zu: %s", r->path, r->number, what);
+    return td_fail(TD_ERR_DATA, "%s:%zu: %s", r->in->path, r->number, what);
 }
 
 /* The next line without its end. */
@@ -115,8 +116,9 @@ static td_status next_line(reading *r)
     r->number++;
     errno = 0;
     ssize_t length = getline(&r->line, &r->line_room, r->file);
-    if (length < 0 && errno == ENOMEM) return td_fail(TD_ERR_NOMEM, "no memory for %s", r->path);
-    if (length < 0 && ferror(r->file)) return td_fail_errno("cannot read %s", r->path);
+    if (length < 0 && errno == ENOMEM)
+        return td_fail(TD_ERR_NOMEM, "no memory for %s", r->in->path);
+    if (length < 0 && ferror(r->file)) return td_fail_errno("cannot read %s", r->in->path);
     if (length < 0) return wrong(r, "the file is cut off: it must end with \"# N rows\"");
     if (r->line[length - 1] != '\n') return wrong(r, "the file is cut off within this line");
     if (strlen(r->line) != (size_t)length) return wrong(r, "there is a 0 byte in this line");
@@ -143,13 +145,13 @@ static td_status read_names(reading *r)
     if (!skip_word(&at, "key")) return wrong(r, "the first column must be called key");
     for (size_t k = 0; k < c->count; k++)
         for (size_t i = 0; i < c->width; i++) {
-            if (!*at && k == 1 && i == 0) return td_intake_lacks_states(r->in, r->path);
+            if (!*at && k == 1 && i == 0) return td_intake_lacks_states(r->in);
             snprintf(word, sizeof word, "%s.%zu", c->name[k], i);
             if (!skip_word(&at, word))
                 return td_fail(TD_ERR_DATA,
                                "%s:1: column %zu must be called %s, as of a table with %zu weights "
                                "a row under %s",
-                               r->path, r->floats + 2, word, c->width,
+                               r->in->path, r->floats + 2, word, c->width,
                                td_table_config_of(r->in->table)->rule);
             r->floats++;
         }
@@ -157,7 +159,7 @@ static td_status read_names(reading *r)
         return td_fail(TD_ERR_DATA,
                        "%s:1: columns from %.40s on are more than a table's with %zu "
                        "weights a row under %s",
-                       r->path, at, c->width, td_table_config_of(r->in->table)->rule);
+                       r->in->path, at, c->width, td_table_config_of(r->in->table)->rule);
     return TD_OK;
 }
 
@@ -168,14 +170,14 @@ static td_status read_number(const reading *r, size_t column, char **at)
     bool blank = **at == ' ' || **at == '\t' || **at == 0;
     *x = strtof(*at, &end);
     if (blank || end == *at || (*end != '\t' && *end != 0))
-        return td_fail(TD_ERR_DATA, "%s:%zu: column %zu is not a number: %.40s", r->path, r->number,
-                       column + 2, *at);
+        return td_fail(TD_ERR_DATA, "%s:%zu: column %zu is not a number: %.40s", r->in->path,
+                       r->number, column + 2, *at);
     if (isinf(*x) && strcspn(*at, "iI") > (size_t)(end - *at))
-        return td_fail(TD_ERR_DATA, "%s:%zu: column %zu is beyond a float: %.40s", r->path,
+        return td_fail(TD_ERR_DATA, "%s:%zu: column %zu is beyond a float: %.40s", r->in->path,
                        r->number, column + 2, *at);
     if ((*end == 0) != (column + 1 == r->floats))
         return td_fail(TD_ERR_DATA, "%s:%zu: a row has %zu numbers behind its key, this line %s",
-                       r->path, r->number, r->floats, *end ? "more" : "fewer");
+                       r->in->path, r->number, r->floats, *end ? "more" : "fewer");
     *at = end + (*end != 0);
     return TD_OK;
 }
@@ -186,11 +188,12 @@ static td_status read_row(reading *r)
     errno = 0;
     uint64_t key = strtoull(r->line, &at, 10);
     if (r->line[0] < '0' || r->line[0] > '9' || *at != '\t' || errno)
-        return td_fail(TD_ERR_DATA, "%s:%zu: a key must be a number below 2^64, not %.40s", r->path,
-                       r->number, r->line);
+        return td_fail(TD_ERR_DATA, "%s:%zu: a key must be a number below 2^64, not %.40s",
+                       r->in->path, r->number, r->line);
     if (r->rows++ && key <= r->last)
-        return td_fail(TD_ERR_DATA, "%s:%zu: key %llu comes after %llu; keys must ascend", r->path,
-                       r->number, (unsigned long long)key, (unsigned long long)r->last);
+        return td_fail(TD_ERR_DATA, "%s:%zu: key %llu comes after %llu; keys must ascend",
+                       r->in->path, r->number, (unsigned long long)key,
+                       (unsigned long long)r->last);
     r->last = key, at++;
     for (size_t i = 0; i < r->floats; i++) TD_TRY(read_number(r, i, &at));
     return td_intake_put(r->in, key);
@@ -205,19 +208,23 @@ static td_status read_rows(reading *r)
         if (r->line[0] == '#') break;
         TD_TRY(read_row(r));
     }
-    snprintf(last, sizeof last, "# %zu rows", r->rows);
-    if (strcmp(r->line, last) != 0)
-        return td_fail(TD_ERR_DATA, "%s:%zu: the file has %zu rows, but says \"%.40s\"", r->path,
-                       r->number, r->rows, r->line);
+    int length = snprintf(last, sizeof last, "# %zu rows", r->rows);
+    const char *behind = r->line + length;
+    bool says = !strncmp(r->line, last, (size_t)length);
+    if (says && *behind) says = !strncmp(behind, " of ", 4);
+    if (!says)
+        return td_fail(TD_ERR_DATA, "%s:%zu: the file has %zu rows, but says \"%.40s\"",
+                       r->in->path, r->number, r->rows, r->line);
+    TD_TRY(td_intake_means(r->in, *behind ? behind + 4 : NULL));
     if (getc(r->file) == EOF) return TD_OK;
     r->number++;
     return wrong(r, "nothing may come behind the number of rows");
 }
 
-static td_status read_file(td_intake *in, const char *path)
+static td_status read_file(td_intake *in)
 {
-    reading r = {.in = in, .path = path, .file = fopen(path, "re")};
-    if (!r.file) return td_fail_errno("cannot open %s", path);
+    reading r = {.in = in, .file = fopen(in->path, "re")};
+    if (!r.file) return td_fail_errno("cannot open %s", in->path);
     td_status status = read_rows(&r);
     fclose(r.file);
     free(r.line);

@@ -23,8 +23,9 @@ typedef struct td_rows_task {
     td_table_config keyed;       /* of rows under keys: init and scale; the job says the rest */
     const float *params;         /* [oracle.params] first dense parameters */
     bool classes, two;
-    const char *arch; /* what a checkpoint must agree with */
-    const char *file; /* of the model: "model.safetensors" */
+    const char *arch;    /* what a checkpoint must agree with */
+    const char *meaning; /* of rows under keys, which --rows-from must agree with; NULL: none */
+    const char *file;    /* of the model: "model.safetensors" */
     void *self;
     /* What the model's manifest says; rank 0 only. NULL: no memory. metrics is borrowed. */
     json_t *(*manifest)(void *self, json_t *metrics);

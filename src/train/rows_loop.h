@@ -3,6 +3,7 @@
 #define TD_TRAIN_ROWS_LOOP_H
 
 #include "monitor/progress.h"
+#include "ps/transfer.h"
 #include "strategy/slow.h"
 #include "train/checkpoint.h"
 #include "train/revive.h"
@@ -78,10 +79,12 @@ typedef struct td_rows_loop {
     bool away;  /* this rank is not needed any more */
     bool ended; /* the run has, as others have found that did not wait for the rest */
     bool begun;
-    bool empty;          /* this rank has come into the run, and has nothing of it yet */
-    int alarms;          /* recoveries without a loss */
-    td_comm *former;     /* the group before this one, until the tables have left it */
-    uint64_t first_step; /* at which the tables were opened: they count pushes from there */
+    bool filled;             /* this rank has read --rows-from: */
+    td_transfer_taken taken; /* of it */
+    bool empty;              /* this rank has come into the run, and has nothing of it yet */
+    int alarms;              /* recoveries without a loss */
+    td_comm *former;         /* the group before this one, until the tables have left it */
+    uint64_t first_step;     /* at which the tables were opened: they count pushes from there */
     td_news news;
     int64_t noticed;
 } td_rows_loop;

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import struct
@@ -304,11 +305,27 @@ def text_rows(path):
     """{key: numbers} of a .tsv file, and its columns."""
     with open(path) as f:
         head, *lines, last = f.read().splitlines()
-    assert last == f"# {len(lines)} rows", last
+    assert re.match(rf"# {len(lines)} rows of \w+ .*bits=\d+ hash-seed=\d+$", last), last
     rows = [line.split("\t") for line in lines]
     keys = [int(row[0]) for row in rows]
     assert keys == sorted(set(keys))
     return {key: list(map(float, row[1:])) for key, row in zip(keys, rows)}, head.split("\t")
+
+
+def as_of_another_tool(path):
+    """The file without a word of what its rows mean."""
+    with open(path, "rb") as f:
+        content = f.read()
+    if path.endswith(".tsv"):
+        content = re.sub(rb" of [^\n]*\n\Z", b"\n", content)
+    else:
+        n, = struct.unpack("<Q", content[:8])
+        head = json.loads(content[8:8 + n])
+        head["__metadata__"].pop("rows_of")
+        content = content[:8] + json.dumps(head, separators=(",", ":")).encode().ljust(n) + content[8 + n:]
+    with open(path, "wb") as f:
+        f.write(content)
+    return path
 
 
 def floats(row):
@@ -349,8 +366,8 @@ class Files(unittest.TestCase):
             needed, _ = text_rows(export(train("--optimizer", "adagrad", "--hash-seed", "9", model=model, epochs=1)))
             for form in ("tsv", "safetensors"):
                 for words in ([], ["--states"]):
-                    path = export(run, *words, form=form)
                     want, _ = text_rows(export(run, *words))
+                    path = as_of_another_tool(export(run, *words, form=form))
                     for way in (["--workers", "2"], ps(3, "--replicas", "1", servers=2), ps(2, servers=1, clock="asp")):
                         other = train("--optimizer", "adagrad", "--hash-seed", "9", "--rows-from", path, *way, model=model,
                                       epochs=1)
@@ -566,7 +583,15 @@ class Mistakes(unittest.TestCase):
                  ["--rows-from", stated_tensors, "--optimizer", "adam"]),
                 ("rows have weights alone; under ftrl these are a function of ftrl.z and ftrl.n, which the file must have",
                  ["--rows-from", tensors, "--optimizer", "ftrl"]),
-                ("a row's key lies beyond --bits", ["--rows-from", plain, "--strategy", "hogwild", "--bits", "8"])):
+                ("has rows of \"fm factors=4 bits=0 hash-seed=0\", and they are to be of "
+                 "\"fm factors=4 bits=0 hash-seed=2\"", ["--rows-from", tensors, "--hash-seed", "2"]),
+                ("and they are to be of \"fm factors=4 bits=20 hash-seed=0\"", ["--rows-from", tensors, "--bits", "20"]),
+                ("and they are to be of \"fm factors=4 bits=0 hash-seed=3\"", ["--rows-from", plain, "--hash-seed", "3"]),
+                ("and they are to be of \"dlrm factors=5 bits=0 hash-seed=0\"",
+                 ["--rows-from", plain, "--model", "dlrm", "--factors", "5"]),
+                ("has more bits than the 8 that keys are hashed to", ["--rows-from", plain, "--bits", "8"]),
+                ("has more bits than the 8 that keys are hashed to",
+                 ["--rows-from", plain, "--strategy", "hogwild", "--bits", "8"])):
             for way in ([], ["--workers", "3"]) if "hogwild" in words else ([], ps(3, "--replicas", "1", servers=2)):
                 run = new_run()
                 self.says(text, *job(*words, *way, run=run))
@@ -577,6 +602,15 @@ class Mistakes(unittest.TestCase):
                           prefix=ranks(3))
             self.assertEqual(done.stderr.count("tandem: "), 1, done.stderr)
             self.assertIn("rows of tensor weights have 5 floats, the table's 9", done.stderr)
+            self.assertFalse(os.path.exists(run))
+            other = export(train("--optimizer", "adagrad", "--seed", "9"))  # which one of the servers finds
+            shell = f'test $OMPI_COMM_WORLD_RANK = 2 && from={other} || from={plain}; cd $(mktemp -d); ln -s $from here.tsv; '
+            done = subprocess.run([*ranks(3), "sh", "-c", shell + 'exec "$@"', "sh", TANDEM,
+                                   *job("--rows-from", "here.tsv", *ps(1, servers=2), run=run)], text=True,
+                                  capture_output=True, timeout=100)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn("--rows-from: rank 2 reads other rows in here.tsv than rank 1; all servers must find the same",
+                          done.stderr)
             self.assertFalse(os.path.exists(run))
         self.says("--rows-from is for models over hashed features", *job("--rows-from", plain, model="mlp", data=DATA))
         self.says("--rows-from cannot be changed when a run is resumed", "train", "--run", first, "--resume", "--rows-from",

@@ -67,7 +67,7 @@ td_status td_net_model_export(td_net_model *m, const td_job *job, size_t *out_ro
                        job->run);
     if (job->states) TD_TRY(with_states(m, job));
     td_table_drop(m->sparse->rows, is_left_out, (void *)(uintptr_t)job);
-    TD_TRY(td_transfer_export(m->sparse->rows, job->out));
+    TD_TRY(td_transfer_export(m->sparse->rows, job->out, m->sparse->meaning));
     *out_rows = td_table_rows(m->sparse->rows);
     return TD_OK;
 }

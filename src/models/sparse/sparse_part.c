@@ -46,6 +46,18 @@ static td_status describe(td_sparse_part *p)
     return copy_text(text, &p->arch);
 }
 
+/* Of rows that two models could share: what decides over a key, and how a row is laid out. */
+static td_status say_meaning(td_sparse_part *p)
+{
+    char text[160], factors[32] = "", fields[32] = "";
+    if (strcmp(p->kind, "linear") != 0)
+        snprintf(factors, sizeof factors, " factors=%zu", p->factors);
+    if (!strcmp(p->kind, "ffm")) snprintf(fields, sizeof fields, " fields=%zu", p->fields);
+    snprintf(text, sizeof text, "%s%s%s bits=%d hash-seed=%llu", p->kind, factors, fields, p->bits,
+             (unsigned long long)p->hash_seed);
+    return copy_text(text, &p->meaning);
+}
+
 static td_status plan_features(const td_sparse_part *p, const td_net_model *m,
                                const td_dataset *data, td_features **out)
 {
@@ -80,6 +92,7 @@ td_status td_sparse_part_create(const td_job *job, const td_dataset *data, td_ne
     p->numbers = td_features_numbers(p->features);
     TD_TRY(make_math(p, m, 1, &p->math));
     p->outputs = td_sparse_model_oracle(p->math).outputs;
+    TD_TRY(say_meaning(p));
     return describe(p);
 }
 
@@ -89,7 +102,7 @@ void td_sparse_part_destroy(td_sparse_part *p)
     td_features_destroy(p->features);
     td_sparse_model_destroy(p->math);
     td_table_destroy(p->rows);
-    td_free(p->bottom), td_free(p->top), td_free(p->arch);
+    td_free(p->bottom), td_free(p->top), td_free(p->arch), td_free(p->meaning);
     td_free(p);
 }
 
@@ -125,7 +138,7 @@ td_status td_sparse_part_from_json(const char *folder, json_t *json, td_net_mode
     TD_TRY(copy_text(arch, &p->arch));
     TD_TRY(make_math(p, m, 1, &p->math));
     p->outputs = td_sparse_model_oracle(p->math).outputs;
-    return TD_OK;
+    return say_meaning(p);
 }
 
 static td_table_config opened_config(const td_sparse_part *p)
@@ -188,6 +201,7 @@ td_status td_sparse_part_train(td_comm *comm, const td_job *job, const td_train_
                          .classes = td_loss_has_classes(m->loss),
                          .two = td_loss_has_classes(m->loss) && m->classes == 2 && o.outputs == 1,
                          .arch = p->arch,
+                         .meaning = p->meaning,
                          .file = "model.safetensors",
                          .self = (void *)(uintptr_t)m,
                          .manifest = manifest};

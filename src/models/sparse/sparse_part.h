@@ -16,7 +16,8 @@ struct td_sparse_part {
     size_t factors, fields, numbers, outputs;
     int bits;
     uint64_t hash_seed;
-    char *arch; /* all of that in a line: what a checkpoint must agree with */
+    char *arch;    /* all of that in a line: what a checkpoint must agree with */
+    char *meaning; /* those of it that say what a key and its row mean */
     td_features *features;
     td_sparse_model *math; /* of one lane, for scores */
     td_table *rows;        /* of an opened model, else NULL */
