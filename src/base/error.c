@@ -19,6 +19,7 @@ const char *td_status_name(td_status status)
         [TD_ERR_CORRUPT] = "TD_ERR_CORRUPT",
         [TD_ERR_DIVERGED] = "TD_ERR_DIVERGED",
         [TD_ERR_IO] = "TD_ERR_IO",
+        [TD_ERR_FULL] = "TD_ERR_FULL",
         [TD_ERR_NOMEM] = "TD_ERR_NOMEM",
         [TD_ERR_PEER] = "TD_ERR_PEER",
         [TD_ERR_TIMEOUT] = "TD_ERR_TIMEOUT",
@@ -43,6 +44,7 @@ int td_exit_code(td_status status)
     case TD_ERR_DATA:
     case TD_ERR_CORRUPT:
     case TD_ERR_DIVERGED:
+    case TD_ERR_FULL:
     case TD_ERR_UNSUPPORTED: return 2;
     default: return 1;
     }

@@ -103,7 +103,7 @@ static void set_options(td_cold *c, size_t memory_bytes)
 
 static td_status refused(const td_cold *c, const char *what, char *why)
 {
-    td_status status = TD_ERR_IO;
+    td_status status = strstr(why, "No space left") ? TD_ERR_FULL : TD_ERR_IO;
     if (strstr(why, "While lock file") || strstr(why, "lock hold by current process"))
         status = td_fail(TD_ERR_ARG,
                          "another run keeps its cold rows in %s; give each run a folder of its own",
@@ -206,13 +206,13 @@ static td_status check_room(const td_cold *c)
     struct statvfs disk;
     struct rlimit file;
     if (statvfs(c->folder, &disk) == 0 && (uint64_t)disk.f_bavail * disk.f_frsize < c->spare_bytes)
-        return td_fail(TD_ERR_IO,
+        return td_fail(TD_ERR_FULL,
                        "cannot write cold rows in %s: No space left on device (%zu MB "
                        "are kept free for reorganising them)",
                        c->folder, c->spare_bytes >> 20);
     if (getrlimit(RLIMIT_FSIZE, &file) == 0 && file.rlim_cur != RLIM_INFINITY &&
         file.rlim_cur < c->file_bytes)
-        return td_fail(TD_ERR_IO,
+        return td_fail(TD_ERR_FULL,
                        "cannot write cold rows in %s: files may have %llu bytes (ulimit -f), and "
                        "%zu "
                        "are needed",

@@ -33,7 +33,7 @@ typedef struct td_cold_row {
     const float *row; /* [row_floats], borrowed; NULL: takes the key's row out */
 } td_cold_row;
 
-/* All of the rows or, failing, none. TD_ERR_IO, with the folder. */
+/* All of the rows or, failing, none. TD_ERR_FULL, TD_ERR_IO, with the folder. */
 TD_MUST_CHECK td_status td_cold_put(td_cold *cold, const td_cold_row *rows, size_t count);
 
 /* Calls `found` for those of the keys, which ascend, that there are: `i` is the key's place among

@@ -414,9 +414,9 @@ static void fill(td_table *t, uint64_t *pushed)
     for (*pushed = 0; *pushed < 2000000 && status == TD_OK; *pushed += 500)
         status = push_keys(t, *pushed, 500);
     *pushed -= 500;
-    if (status != TD_ERR_IO) fail_msg("%s: %s", td_status_name(status), td_last_error());
+    if (status != TD_ERR_FULL) fail_msg("%s: %s", td_status_name(status), td_last_error());
     if (!strstr(td_last_error(), folder)) fail_msg("%s", td_last_error());
-    assert_fails(TD_ERR_IO, folder, push_keys(t, *pushed, 500));
+    assert_fails(TD_ERR_FULL, folder, push_keys(t, *pushed, 500));
     assert_whole(t, *pushed);
 }
 
@@ -457,10 +457,10 @@ static void a_full_disk_costs_no_row(void **state)
     fill(t, &pushed);
     assert_ok(td_remove_tree(ballast));
     for (uint64_t more = 0; more < 5500; more += 500) {
-        td_status status = TD_ERR_IO; /* RocksDB looks every few seconds whether there is room */
-        for (int k = 0; k < 300 && status == TD_ERR_IO; k++) {
+        td_status status = TD_ERR_FULL; /* RocksDB looks every few seconds whether there is room */
+        for (int k = 0; k < 300 && status == TD_ERR_FULL; k++) {
             status = push_keys(t, pushed + more, 500);
-            if (status == TD_ERR_IO) usleep(100000);
+            if (status == TD_ERR_FULL) usleep(100000);
         }
         assert_ok(status);
     }

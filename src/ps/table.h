@@ -13,9 +13,9 @@
  * With memory_bytes, all that takes no more than that, but for the lists of a request's keys (16
  * bytes a key): rows that were not used for longest are cold, in files (cold.h; some 16 MiB more,
  * whatever the limit). They come back when a request needs them, bit for bit as they were. A
- * request then may also fail with TD_ERR_IO, where the disk does, or with TD_ERR_ARG, where its
- * own rows are more than fit; no row is lost or moved then, and later ones may succeed. Sightings
- * of keys that have no row yet may be forgotten. */
+ * request then may also fail with TD_ERR_IO or TD_ERR_FULL, where the disk does, or with
+ * TD_ERR_ARG, where its own rows are more than fit; no row is lost or moved then, and later ones
+ * may succeed. Sightings of keys that have no row yet may be forgotten. */
 #ifndef TD_PS_TABLE_H
 #define TD_PS_TABLE_H
 
