@@ -66,8 +66,9 @@ static td_status set_number(const td_option *row, void *config, const char *what
         if (unit) end++;
     }
     if (end == text || *end || errno == ERANGE || !isfinite(v))
-        return td_fail(TD_ERR_ARG, "%s: \"%s\" is not a %snumber", what, text,
-                       whole ? "whole " : "");
+        return td_fail(TD_ERR_ARG, "%s: \"%s\" is not a %snumber%s", what, text,
+                       whole ? "whole " : "",
+                       row->type == TD_OPT_SIZE ? ", with k, m or g behind it or without" : "");
     if (whole && (v != floor(v) || fabs(v) > 9e15))
         return td_fail(TD_ERR_ARG, "%s: \"%s\" is not a whole number", what, text);
     double least = row->least, most = row->most;

@@ -162,13 +162,18 @@ static td_status take_over(void *arg)
 
 static td_status check_workers(const session *s, int workers)
 {
-    int leaves = s->job.leaves;
+    int leaves = s->job.leaves, servers = td_job_servers(&s->job);
+    if (workers > leaves && servers > leaves - 1)
+        return td_fail(TD_ERR_ARG,
+                       "%d servers and a worker are more than the %d leaves of a batch; start at "
+                       "most %d, or give more --leaves",
+                       servers, leaves, leaves - 1);
     if (workers > leaves)
         return td_fail(TD_ERR_ARG,
                        "%d ranks are more than the %d leaves of a batch; start at most %d, or give "
                        "more --leaves",
                        workers, leaves, leaves);
-    workers -= td_job_servers(&s->job);
+    workers -= servers;
     if (workers > 0 && workers < s->job.min_workers)
         return td_fail(TD_ERR_ARG, "--min-workers %d is more than the %d workers of the job",
                        s->job.min_workers, workers);

@@ -155,6 +155,10 @@ static bool to_final(const td_job *j)
     return !strcmp(name, "cosine") || !strcmp(name, "linear");
 }
 
+#define HASHED "models over hashed features: linear, fm, ffm, dlrm"
+#define KEPT "models over hashed features whose rows lie in tables, not hogwild's memory"
+#define TOGETHER "networks with --strategy allreduce"
+
 static const effect effects[] = {
     {"clock", ps, "--strategy ps"},
     {"servers", served, "--strategy ps, downpour or easgd"},
@@ -165,22 +169,21 @@ static const effect effects[] = {
     {"push-every", copies, "--strategy downpour or easgd"},
     {"fetch-every", downpour, "--strategy downpour"},
     {"elastic", easgd, "--strategy easgd"},
-    {"table-memory", sparse, "models over hashed features: linear, fm, ffm, dlrm"},
-    {"admit", keyed, "models over hashed features whose rows lie in tables, not hogwild's memory"},
-    {"evict-after", keyed,
-     "models over hashed features whose rows lie in tables, not hogwild's memory"},
-    {"rows-from", sparse, "models over hashed features: linear, fm, ffm, dlrm"},
-    {"bits", sparse, "models over hashed features: linear, fm, ffm, dlrm"},
-    {"hash-seed", sparse, "models over hashed features: linear, fm, ffm, dlrm"},
+    {"table-memory", sparse, HASHED},
+    {"admit", keyed, KEPT},
+    {"evict-after", keyed, KEPT},
+    {"rows-from", sparse, HASHED},
+    {"bits", sparse, HASHED},
+    {"hash-seed", sparse, HASHED},
     {"factors", factors, "--model fm, ffm or dlrm"},
     {"bottom", dlrm, "--model dlrm"},
     {"top", dlrm, "--model dlrm"},
     {"balance", may_balance,
      "--strategy allreduce of networks, or tables at a --clock other than bsp"},
-    {"shift", together, "networks with --strategy allreduce"},
-    {"flip", together, "networks with --strategy allreduce"},
-    {"crop", together, "networks with --strategy allreduce"},
-    {"shard-optimizer", together, "networks with --strategy allreduce"},
+    {"shift", together, TOGETHER},
+    {"flip", together, TOGETHER},
+    {"crop", together, TOGETHER},
+    {"shard-optimizer", together, TOGETHER},
     {"optimizer", any_rule, "strategies other than easgd, which moves by plain sgd"},
     {"momentum", momentum, "--optimizer sgd, or networks' nesterov and rmsprop"},
     {"beta1", beta1, "--optimizer adam or adamw"},

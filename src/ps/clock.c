@@ -17,8 +17,8 @@ static td_status refused(const char *text)
 {
     return td_fail(TD_ERR_ARG,
                    "--clock %s is no clock; there are bsp, ssp:BOUND, asp, backup:WORKERS[:apply] "
-                   "and groups:GROUPS:INSIDE:BETWEEN",
-                   text);
+                   "and groups:GROUPS:INSIDE:BETWEEN, with numbers up to %d",
+                   *text ? text : "\"\"", MOST);
 }
 
 /* ":NUMBER" at *at, which moves behind it. */

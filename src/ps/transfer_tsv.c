@@ -157,9 +157,10 @@ static td_status read_names(reading *r)
         }
     if (*at)
         return td_fail(TD_ERR_DATA,
-                       "%s:1: columns from %.40s on are more than a table's with %zu "
+                       "%s:1: columns from %.*s on are more than a table's with %zu "
                        "weights a row under %s",
-                       r->in->path, at, c->width, td_table_config_of(r->in->table)->rule);
+                       r->in->path, (int)strcspn(at, "\t"), at, c->width,
+                       td_table_config_of(r->in->table)->rule);
     return TD_OK;
 }
 

@@ -54,6 +54,13 @@ static td_table_config keyed_config(const loop *l)
     return t;
 }
 
+static bool has_rule(const char *name)
+{
+    const char *const *rule = td_table_rule_names;
+    while (*rule && strcmp(*rule, name) != 0) rule++;
+    return *rule != NULL;
+}
+
 static td_status check_options(const loop *l, int size)
 {
     const td_job *job = l->job;
@@ -78,6 +85,11 @@ static td_status check_options(const loop *l, int size)
     int holders = servers - job->data_servers;
     if (job->replicas && (holders > 0 ? holders : size - job->data_servers) < 2)
         return td_fail(TD_ERR_ARG, "--replicas 1 needs two servers or more, and there is one");
+    if (job->replicas && td_comm_can_recover(l->comm) != TD_OK)
+        return td_fail(TD_ERR_UNSUPPORTED,
+                       "--replicas 1 is for jobs that go on when a rank dies, and this one cannot: "
+                       "start it with tandem run, or mpiexec --with-ft ulfm of Open MPI 5, or "
+                       "leave --replicas out");
     if (job->clip > 0)
         return td_fail(TD_ERR_ARG,
                        "--clip: no rank knows the norm of all gradients where parameters live in "
@@ -85,6 +97,11 @@ static td_status check_options(const loop *l, int size)
     if (job->accumulate > 1)
         return td_fail(TD_ERR_ARG, "--accumulate is not for parameters in tables; give a larger "
                                    "--batch");
+    if (!has_rule(td_rows_rule(job)))
+        return td_fail(TD_ERR_ARG,
+                       "--optimizer %s is for networks whose parameters are not in tables; these "
+                       "have sgd (with --momentum or without), adagrad, adam and ftrl",
+                       job->rule);
     if (l->mode == TD_ROWS_SHARED && l->task->oracle.width && (job->bits < 1 || job->bits > 30))
         return td_fail(TD_ERR_ARG, "--strategy hogwild keeps 2^bits rows: give --bits 1 to 30");
     if (l->mode == TD_ROWS_SHARED && (job->replicas || job->table_memory))
@@ -264,14 +281,6 @@ static td_status begin_run(loop *l)
     }
     if (status == TD_OK) status = td_rows_create_progress(l);
     TD_TRY(td_comm_agree(l->comm, status));
-    if (l->first && l->job->replicas && td_comm_can_recover(l->comm) != TD_OK) {
-        td_warn(
-            "--replicas 1 keeps second copies, but this job cannot go on without a rank that dies, "
-            "which takes Open MPI 5 and mpiexec --with-ft ulfm: it would have to be resumed from "
-            "its "
-            "newest checkpoint");
-        td_error_clear();
-    }
     if (l->progress && l->job->resume)
         td_progress_say(l->progress, "resumed at step %llu", (unsigned long long)l->state.step);
     td_train_record(l->comm, l->job, &l->recorded);

@@ -466,6 +466,21 @@ class Answers(unittest.TestCase):
             tandem("eval", "--run", run, "--data", path)
             self.assertEqual(len(tandem("predict", "--run", run, "--data", path).stdout.splitlines()), 200)
 
+    def test_hinge(self):
+        """Of classes that a plane parts: all behind their margin, so that no sample moves it any more."""
+        draw = random.Random(5)
+        kinds = [draw.choice("abcdefg") for _ in range(300)]
+        want = ["yes" if kind in "aceg" else "no" for kind in kinds]
+        path = write("apart.csv", "kind,other,label\n" + "".join(
+            f"{kind},{draw.choice('xyz')},{label}\n" for kind, label in zip(kinds, want)))
+        run = train("--loss", "hinge", "--label", "label", *ps(2), model="linear", data=path, epochs=40)
+        said = tandem("eval", "--run", run, "--data", path).stdout
+        self.assertRegex(said, r"(?m)^accuracy 1.0000 loss 0\.0+$")
+        self.assertEqual(tandem("predict", "--run", run, "--data", path).stdout.split(), want)
+        again = train("--loss", "hinge", "--label", "label", model="linear", data=path, epochs=50)
+        self.assertEqual(event(again, "epoch")[-1]["progressive_loss"], 0)
+        self.assertEqual(weights(run), weights(again))
+
 
 class Mistakes(unittest.TestCase):
     def says(self, text, *words, code=2, prefix=()):
@@ -486,7 +501,11 @@ class Mistakes(unittest.TestCase):
                 ("--accumulate is not for parameters in tables; give a larger --batch", ps(2, "--accumulate", "2")),
                 ("--keep best: of parameters in tables only the last", ps(2, "--keep", "best", "--holdout", "0.2")),
                 ("--l1 is for --optimizer ftrl; here it would do nothing", ps(2, "--l1", "0.1")),
-                ("no update rule of tables is called \"nesterov\"; there are sgd,", ps(2, "--optimizer", "nesterov")),
+                ("--optimizer nesterov is for networks whose parameters are not in tables; these have sgd (with --momentum",
+                 ps(2, "--optimizer", "nesterov")),
+                ("--clock \"\" is no clock", ps(2, clock="")),
+                ("--table-memory: \"12q\" is not a whole number, with k, m or g behind it", ps(2, "--table-memory", "12q")),
+                ("1000 servers and a worker are more than the 16 leaves of a batch; start at most 15", ps(1, servers=1000)),
                 ("a memory limit of 1000 bytes is too small for rows of", ps(2, "--table-memory", "1000"))):
             self.says(text, *job(*words))
         self.says("no update rule is called \"ftrl\"", *job("--optimizer", "ftrl", model="mlp", data=DATA))
@@ -535,8 +554,10 @@ class Mistakes(unittest.TestCase):
     def test_data(self):
         three = write("three.csv", "size,label\n" + "".join(f"{i},{i % 3}\n" for i in range(9)))
         negative = write("negative.csv", "size,label\n1,2\n2,-3\n")
-        self.says("--loss binary needs two classes, not 3", *job("--loss", "binary", data=three, model="linear"))
-        self.says("--loss hinge needs two classes, not 3", *job("--loss", "hinge", data=three, model="linear"))
+        self.says("--loss binary needs two classes, and " + three + " has 3", *job("--loss", "binary", data=three, model="linear"))
+        self.says("--loss hinge needs two classes, and " + three + " has 3", *job("--loss", "hinge", data=three, model="linear"))
+        self.says("three.csv has numbers to predict; use squared, or --label-kind class",
+                  *job("--loss", "hinge", "--label-kind", "value", data=three, model="linear"))
         self.says("negative.csv: sample 1 has -3, where --loss poisson needs counts",
                   *job("--loss", "poisson", "--label-kind", "value", data=negative, model="linear"))
         for line, text in (("1 0:1:2 x:3:4", ":2: \"x:3:4\" is not field:index:value"),
@@ -637,7 +658,8 @@ class Mistakes(unittest.TestCase):
                                     (write("one.csv", "size,label\n1,0\n2,1\n"), run,
                                      "feature columns where the training set"),
                                     (clicks("libsvm"), fields, "ffm needs data with fields"),
-                                    (clicks(), fields, "feature columns where the training set")):
+                                    (clicks(), fields, "feature columns where the training set"),
+                                    (clicks("libffm"), run, "has features by number and the training set had columns")):
             self.says(text, "eval", "--run", trained, "--data", data)
             self.says(text, "predict", "--run", trained, "--data", data)
 
@@ -674,10 +696,10 @@ class Mistakes(unittest.TestCase):
     @unittest.skipUnless(MPIEXEC, "no mpiexec")
     def test_replicas_without_a_recovery(self):
         run = new_run()
-        done = tandem(*job(*ps(1, "--replicas", "1"), run=run), prefix=ranks(2))
-        self.assertEqual(weights(run), weights(train()))
-        self.assertIn("--replicas 1 keeps second copies, but this job cannot go on without a rank that dies", done.stderr)
-        self.assertIn("resumed from its newest checkpoint", done.stderr)
+        done = tandem(*job(*ps(1, "--replicas", "1"), run=run), prefix=ranks(2), expect=2)
+        self.assertEqual(done.stderr.count("tandem: "), 1, done.stderr)
+        self.assertIn("--replicas 1 is for jobs that go on when a rank dies, and this one cannot: start it with", done.stderr)
+        self.assertFalse(os.path.exists(run))
 
 
 class ThreadDeaths(unittest.TestCase):

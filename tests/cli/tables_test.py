@@ -174,7 +174,7 @@ class Tables(unittest.TestCase):
         self.assertEqual(set(tandem("predict", "--run", run, "--data", two).stdout.split()), {"yes", "no"})
         done = tandem("train", "--data", self.table("three.csv", self.rows(30)), "--label", "label",
                       "--model", "dense:1", "--loss", "hinge", "--run", new_run(), expect=2)
-        self.assertIn("--loss hinge needs two classes, not 3", done.stderr)
+        self.assertIn("--loss hinge needs two classes, and ", done.stderr)
 
     def test_labels_that_are_perhaps_something_else(self):
         words = ("--model", "dense:0", "--steps", "1", "--quiet", "--label", "label")

@@ -25,8 +25,12 @@ static td_status choose_loss(const td_job *job, const td_dataset *data, td_net_m
                        "use squared, or --label-kind class",
                        info->path ? info->path : "the data");
     if ((m->loss == TD_LOSS_BINARY || m->loss == TD_LOSS_HINGE) && info->classes != 2)
-        return td_fail(TD_ERR_ARG, "--loss %s needs two classes, not %d", td_loss_names[m->loss],
-                       info->classes);
+        return td_fail(TD_ERR_ARG,
+                       info->classes
+                           ? "--loss %s needs two classes, and %s has %d"
+                           : "--loss %s needs two classes, and %s has numbers to predict; "
+                             "use squared, or --label-kind class",
+                       td_loss_names[m->loss], info->path ? info->path : "the data", info->classes);
     return td_net_model_check_targets(m, data);
 }
 
@@ -358,6 +362,12 @@ td_status td_net_model_fits(const td_net_model *m, const td_dataset *data)
     const td_data_info *info = td_dataset_info(data);
     size_t features = 1;
     for (int d = 0; d < m->rank; d++) features *= m->shape[d];
+    int base = (int)json_integer_value(json_object_get(m->schema, "index_base"));
+    if (m->sparse && m->schema && info->sparse != (base >= 0))
+        return td_fail(TD_ERR_DATA, "%s %s, so none of its features is one of the model's",
+                       info->path ? info->path : "the data",
+                       info->sparse ? "has features by number and the training set had columns"
+                                    : "has columns and the training set had features by number");
     if (m->sparse && info->sparse) return TD_OK; /* keys are whatever they are */
     if (features != info->features)
         return td_fail(TD_ERR_DATA, "%s has %zu features a sample where the model has %zu",
