@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Models over hashed features: area under the ROC curve on a test part, beside what is known to be possible.
 
-    quality.py TANDEM SKLEARN_PYTHON ADULT KDD99 [WHICH,...]
+    quality.py TANDEM SKLEARN_PYTHON ADULT|- KDD99|- [WHICH,...]        -: without it
 
 kdd99    linear, normal or attack, a seeded 30 % of the lines as the test part: 0.999 or more
 adult    linear, categories hashed (ADULT has adult-train.csv, adult-test.csv, without names of columns):
@@ -26,7 +26,8 @@ import tempfile
 import time
 
 TANDEM, PYTHON, ADULT, KDD99 = sys.argv[1:5]
-WHICH = sys.argv[5].split(",") if len(sys.argv) > 5 else ["kdd99", "adult", "fm", "dlrm"]
+HAVE = [name for name, data in (("kdd99", KDD99), ("adult", ADULT), ("fm", None), ("dlrm", None)) if data != "-"]
+WHICH = sys.argv[5].split(",") if len(sys.argv) > 5 else HAVE
 TEST_ROWS, CATEGORIES = 200000, 30
 SEED = 20261  # of the logs that are scored; settings were chosen on 1
 

@@ -39,11 +39,9 @@ if [ -n "${KDD99:-}" ]; then
     echo "# a linear model beside Vowpal Wabbit"
     python3 bench/vw.py "$build/tandem" .deps/vw/bin/python "$KDD99" "${ROUNDS:-5}"
 fi
-if [ -n "${ADULT:-}" ] && [ -n "${KDD99:-}" ]; then
-    echo
-    echo "# what models over hashed features learn"
-    python3 bench/quality.py "$build/tandem" .deps/torch/bin/python "$ADULT" "$KDD99"
-fi
+echo
+echo "# what models over hashed features learn"
+python3 bench/quality.py "$build/tandem" .deps/torch/bin/python "${ADULT:--}" "${KDD99:--}"
 
 echo
 echo "# DLRM beside PyTorch"
@@ -57,6 +55,14 @@ python3 bench/replicas.py "$build/tandem" "${ROUNDS:-5}"
 echo
 echo "# a server's sparse table, one core"
 "$build/bench/table_bench"
+
+if [ -x "$build/bench/cold_bench" ]; then
+    echo
+    echo "# 30 million rows of 1e9 keys in 1 GiB of memory"
+    rm -rf "$build/cold-rows"
+    "$build/bench/cold_bench" 30 1024 "$build/cold-rows"
+    rm -rf "$build/cold-rows"
+fi
 
 echo
 echo "# operations beside their rank, and the record"

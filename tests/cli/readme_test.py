@@ -245,9 +245,9 @@ class MakeTargets(unittest.TestCase):
 
     def test_parts_of_the_benchmark(self):
         quick = {"read_bench": "1", "work_bench": "2 0.01", "table_bench": "0.2 4",
-                 "ps_bench": "2 2 5000 500 4 1", "coll_bench": "all 4 1024", "onednn_bench": "1"}
-        where = {"coll_bench": MPIEXEC,
-                 "onednn_bench": os.path.exists(os.path.join(BUILD, "bench", "onednn_bench"))}
+                 "ps_bench": "2 2 5000 500 4 1", "cold_bench": f"0.8 160 {TOP}/cold", "coll_bench": "all 4 1024", "onednn_bench": "1"}
+        where = {name: os.path.exists(os.path.join(BUILD, "bench", name)) for name in ("onednn_bench", "cold_bench")}
+        where["coll_bench"] = MPIEXEC
         text = read("bench/run.sh")
         self.assertEqual(set(re.findall(r"\$build/bench/(\w+)", text)), set(quick))
         for name, words in quick.items():
