@@ -38,7 +38,7 @@ typedef void td_combine_fn(void *into, const void *from, size_t count, void *use
 TD_API size_t td_type_size(td_type type);
 
 typedef struct td_comm_config {
-    int64_t deadline_ms; /* of each wait; default 300,000 */
+    int64_t deadline_ms; /* of each wait, up to 1e12; 0: 300,000 */
     int spares;          /* the run's last ranks wait to replace others, see tandem/recover.h */
 } td_comm_config;
 
@@ -98,7 +98,8 @@ TD_API uint64_t td_comm_bytes_sent(const td_comm *comm);
  * The new group is the caller's, to close with td_comm_close. Collective. */
 TD_API TD_MUST_CHECK td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out);
 /* NULL is fine. For groups made by split, self, open_mpi, recover and resize. Waits for nobody, but
- * that open_mpi's group closes when all its ranks do. */
+ * that open_mpi's group closes when all its ranks do. Calls with one of the newest 256 groups that
+ * were closed, and works of any, end in TD_ERR_ARG; a second close is a warning. */
 TD_API void td_comm_close(td_comm *comm);
 
 /* --- point to point; tags 0..1,000,000 --- */

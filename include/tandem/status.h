@@ -22,18 +22,18 @@ extern "C" {
 
 typedef enum td_status {
     TD_OK = 0,
-    TD_ERR_ARG,      /* an argument or option is wrong: the sentence names it */
-    TD_ERR_DATA,     /* an input file is wrong: the sentence names file and line or byte */
-    TD_ERR_CORRUPT,  /* a file that Tandem wrote is torn or altered */
-    TD_ERR_DIVERGED, /* the loss is no longer a finite number */
-    TD_ERR_IO,       /* the operating system refused to read or write */
-    TD_ERR_FULL,     /* a disk has no room for what is needed to go on: the sentence says which */
-    TD_ERR_NOMEM,    /* memory could not be had */
-    TD_ERR_PEER,     /* another rank has died, left or failed: the sentence names it */
-    TD_ERR_TIMEOUT,  /* a wait passed its deadline: the sentence names who is missing */
+    TD_ERR_ARG,         /* an argument or option is wrong: the sentence names it */
+    TD_ERR_DATA,        /* an input file is wrong: the sentence names file and line or byte */
+    TD_ERR_CORRUPT,     /* a file that Tandem wrote is torn or altered */
+    TD_ERR_DIVERGED,    /* the loss is no longer a finite number */
+    TD_ERR_IO,          /* the operating system refused to read or write */
+    TD_ERR_NOMEM,       /* memory could not be had */
+    TD_ERR_PEER,        /* another rank has died, left or failed: the sentence names it */
+    TD_ERR_TIMEOUT,     /* a wait passed its deadline: the sentence names who is missing */
     TD_ERR_UNSUPPORTED, /* this build or machine cannot do it: the sentence says why */
     TD_ERR_INTERRUPTED, /* stopped on request, after its state was saved */
-    TD_ERR_INTERNAL     /* a bug in Tandem */
+    TD_ERR_INTERNAL,    /* a bug in Tandem */
+    TD_ERR_FULL /* a disk has no room for what is needed to go on: the sentence says which */
 } td_status;
 
 /* A static name such as "TD_ERR_ARG"; never NULL. */

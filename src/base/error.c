@@ -19,13 +19,13 @@ const char *td_status_name(td_status status)
         [TD_ERR_CORRUPT] = "TD_ERR_CORRUPT",
         [TD_ERR_DIVERGED] = "TD_ERR_DIVERGED",
         [TD_ERR_IO] = "TD_ERR_IO",
-        [TD_ERR_FULL] = "TD_ERR_FULL",
         [TD_ERR_NOMEM] = "TD_ERR_NOMEM",
         [TD_ERR_PEER] = "TD_ERR_PEER",
         [TD_ERR_TIMEOUT] = "TD_ERR_TIMEOUT",
         [TD_ERR_UNSUPPORTED] = "TD_ERR_UNSUPPORTED",
         [TD_ERR_INTERRUPTED] = "TD_ERR_INTERRUPTED",
         [TD_ERR_INTERNAL] = "TD_ERR_INTERNAL",
+        [TD_ERR_FULL] = "TD_ERR_FULL",
     };
     unsigned at = (unsigned)status;
     return at < sizeof names / sizeof *names ? names[at] : "TD_ERR_?";

@@ -100,10 +100,12 @@ static td_status make_moving(const td_comm *comm, const td_collective *c, td_cal
         return check_extent(what, call, e);
     }
     size_t all = sum_of(comm, c->parts, c->bytes, 1);
+    if (all > (size_t)PTRDIFF_MAX) /* also where this rank has but a part */
+        return td_fail(TD_ERR_ARG, "%s: the parts of all ranks are more than memory holds", what);
     size_t own = c->parts ? c->parts[comm->rank] : c->bytes;
     call->parts = c->parts;
     if (c->parts) call->bytes = all;
-    if (all <= (size_t)PTRDIFF_MAX) e.in_place = td_call_offset(call, comm->rank);
+    e.in_place = td_call_offset(call, comm->rank);
     switch (c->pattern) {
     case TD_SCATTER: e.in = at_root ? all : 0, e.out = own, e.out_in_in = true; break;
     case TD_ALLTOALL:
@@ -126,6 +128,7 @@ td_status td_call_make(const td_comm *comm, const td_collective *c, td_call *cal
     if ((unsigned)c->pattern >= TD_PATTERNS)
         return td_fail(TD_ERR_ARG, "unknown pattern %d", (int)c->pattern);
     const char *what = td_does_names[c->pattern];
+    TD_TRY(td_comm_check_open(comm, what));
     *call = (td_call){.pattern = c->pattern, .in = c->in, .out = c->out};
     if (c->pattern == TD_BROADCAST || c->pattern == TD_SCATTER || c->pattern == TD_GATHER ||
         c->pattern == TD_REDUCE) {
@@ -168,7 +171,7 @@ td_status td_comm_barrier(td_comm *comm)
 
 td_status td_comm_broadcast(td_comm *comm, void *data, size_t bytes, int root)
 {
-    bool at_root = comm->rank == root;
+    bool at_root = comm && comm->rank == root;
     return RUN(.pattern = TD_BROADCAST, .in = at_root ? data : NULL, .out = at_root ? NULL : data,
                .bytes = bytes, .root = root);
 }

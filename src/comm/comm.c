@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "comm/coll/coll.h"
 #include "comm/recover.h"
 
@@ -42,7 +43,7 @@ int td_comm_hosts(const td_comm *comm)
 
 int td_comm_host_of(const td_comm *comm, int rank)
 {
-    return comm->host[rank];
+    return comm->closed || rank < 0 || rank >= comm->size ? -1 : comm->host[rank];
 }
 
 uint64_t td_comm_bytes_sent(const td_comm *comm)
@@ -114,9 +115,12 @@ void td_comm_fake_hosts(int *host, int size)
 td_status td_comm_check_peer(const td_comm *comm, const void *data, size_t bytes, int peer, int tag,
                              const char *what)
 {
+    TD_TRY(td_comm_check_open(comm, what));
     if (peer < 0 || peer >= comm->size)
         return td_fail(TD_ERR_ARG, "%s: rank %d is not one of 0..%d", what, peer, comm->size - 1);
     if (peer == comm->rank) return td_fail(TD_ERR_ARG, "%s: rank %d is this rank", what, peer);
+    if (bytes > (size_t)PTRDIFF_MAX)
+        return td_fail(TD_ERR_ARG, "%s: %zu bytes are more than memory holds", what, bytes);
     if (!data && bytes) return td_fail(TD_ERR_ARG, "%s: no buffer for %zu bytes", what, bytes);
     if (tag < 0 || tag > 1000000)
         return td_fail(TD_ERR_ARG, "%s: tag %d is not in 0..1000000", what, tag);
@@ -148,6 +152,7 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
         int32_t status;
         char text[SENTENCE];
     };
+    TD_TRY(td_comm_check_open(comm, "agree"));
     if (comm->size == 1) return mine;
     comm->agreed = (td_agreement){.alike = 0};
     struct verdict *all = td_calloc((size_t)comm->size + 1, sizeof *all);
@@ -217,6 +222,7 @@ uint64_t td_comm_group_number(uint64_t parent, uint64_t of, int color)
 
 td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
 {
+    TD_TRY(td_comm_check_open(comm, "split"));
     size_t n = (size_t)comm->size;
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SPLIT, 0, -1, -1, -1});
     uint64_t number = comm->sequence;
@@ -263,19 +269,26 @@ out:
 void td_comm_close(td_comm *comm)
 {
     if (!comm) return;
+    if (comm->closed || comm->the_runs) {
+        td_warn(comm->closed ? "close: this group, of %d ranks, was closed already"
+                             : "close: this group, of %d ranks, is the run's, and ends with it",
+                comm->size);
+        return;
+    }
     td_comm *ends = comm->ends;
     td_coll_release(comm);
     comm->ops->close(comm);
     td_free(comm->reborn);
     if (comm->owns_seat) td_free(comm->seat->host), td_free(comm->seat);
     td_free(comm->host);
-    td_free(comm);
+    comm->closed = true;
+    td_comm_retire(comm);
     td_comm_close(ends);
 }
 
 void td_comm_fail(td_comm *comm, td_status status, const char *sentence)
 {
-    if (status == TD_OK) return;
+    if (status == TD_OK || comm->closed) return;
     comm->ops->fail(comm, td_fail_again(status, sentence));
 }
 
@@ -292,8 +305,9 @@ bool td_comm_hears_failure(td_comm *comm, int64_t ms)
 
 td_status td_comm_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
-    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SHARE, bytes, -1, -1, -1});
     *out = (td_region){0};
+    TD_TRY(td_comm_check_open(comm, "shared memory"));
+    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SHARE, bytes, -1, -1, -1});
     td_status status = comm->ops->shared_create(comm, bytes ? bytes : 1, out);
     if (status != TD_OK) td_comm_give_up(comm, -1);
     return td_comm_end(record, status);
@@ -303,6 +317,25 @@ void td_comm_shared_destroy(td_comm *comm, td_region *region)
 {
     if (region->handle || region->data) comm->ops->shared_destroy(comm, region);
     *region = (td_region){0};
+}
+
+/* --- how a run is started --- */
+
+enum { USUAL_DEADLINE_MS = 300000 };
+static const int64_t most_deadline_ms = 1000000000000;
+
+td_status td_comm_check_config(const td_comm_config *config)
+{
+    if (!config || (config->deadline_ms >= 0 && config->deadline_ms <= most_deadline_ms))
+        return TD_OK;
+    return td_fail(TD_ERR_ARG, "a deadline of %lld ms; 1 to %lld are possible, and 0 for %d",
+                   (long long)config->deadline_ms, (long long)most_deadline_ms,
+                   (int)USUAL_DEADLINE_MS);
+}
+
+int64_t td_comm_deadline(const td_comm_config *config)
+{
+    return config && config->deadline_ms ? config->deadline_ms : USUAL_DEADLINE_MS;
 }
 
 bool td_comm_launched_by_mpi(void)

@@ -1,6 +1,8 @@
 /* Messages, groups, failures: see ranks_test.h. */
 #include "comm/ranks_test.h"
 
+#include "tandem/recover.h"
+
 static td_status splits(td_comm *c, void *arg)
 {
     (void)arg;
@@ -181,6 +183,66 @@ static void wrong_arguments_are_refused(void **state)
     on_all_sizes(wrong_arguments, NULL);
 }
 
+/* However many are closed after it: a work holds its group's handle. */
+static td_status closed(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_comm *first = NULL, *newest = NULL;
+    td_work *work = NULL;
+    td_status status;
+    float x = 1, y = 0;
+    TD_TRY(td_comm_self(NULL, &first));
+    TD_TRY(
+        td_work_create(first,
+                       &(td_collective){.pattern = TD_ALLREDUCE, .in = &x, .out = &y, .count = 1},
+                       &work));
+    TD_TRY(td_work_start(work));
+    td_comm_close(first);
+    TD_TRY(td_work_wait(work));
+    CHECK(y == 1);
+    for (int k = 0; k < 300; k++) {
+        TD_TRY(td_comm_self(NULL, &newest));
+        td_comm_close(newest);
+    }
+    CHECK(td_work_start(work) == TD_ERR_ARG);
+    CHECK(strstr(td_last_error(), "all-reduce: the operation's group was closed"));
+    TD_TRY(td_work_wait(work));
+    td_work_destroy(work);
+    td_log_set_level(TD_LOG_QUIET);
+    td_comm_close(newest);
+    if (td_comm_transport(c)[0] == 'l') td_comm_close(c); /* a run's own is not closed */
+    td_log_set_level(TD_LOG_WARN);
+    CHECK(td_comm_barrier(newest) == TD_ERR_ARG);
+    CHECK(strstr(td_last_error(), "barrier: this group, in which this rank was rank 0 of 1, was"));
+    CHECK(td_comm_agree(newest, TD_OK) == TD_ERR_ARG);
+    CHECK(td_comm_split(newest, 0, 0, &first) == TD_ERR_ARG);
+    CHECK(td_comm_tune(newest, "x") == TD_ERR_ARG);
+    CHECK(td_comm_record(newest, "x") == TD_ERR_ARG);
+    CHECK(td_comm_can_recover(newest) == TD_ERR_ARG);
+    td_region region;
+    CHECK(td_comm_shared_create(newest, 8, &region) == TD_ERR_ARG);
+    status = td_comm_barrier(c);
+    return status;
+}
+
+static void closed_groups_are_refused(void **state)
+{
+    (void)state;
+    on_all_sizes(closed, NULL);
+}
+
+static void deadlines_have_bounds(void **state)
+{
+    (void)state;
+    td_comm *c;
+    td_comm_config negative = {.deadline_ms = -4}, endless = {.deadline_ms = INT64_MAX};
+    assert_fails(TD_ERR_ARG,
+                 "a deadline of -4 ms; 1 to 1000000000000 are possible, and 0 for 300000",
+                 td_comm_self(&negative, &c));
+    assert_fails(TD_ERR_ARG, "a deadline of 9223372036854775807 ms",
+                 td_comm_run_local(2, &endless, closed, NULL));
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -189,6 +251,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(failures_name_the_rank),
         cmocka_unit_test(a_rank_may_announce_its_failure),
         cmocka_unit_test(a_rank_alone_is_a_group),
+        cmocka_unit_test(closed_groups_are_refused),
+        cmocka_unit_test(deadlines_have_bounds),
     };
     td_comm_config quick = {.deadline_ms = 200};
     td_status status = TD_OK;

@@ -375,6 +375,12 @@ static td_status check_parts(const td_keyed *k, td_keyed_does does, const td_par
         return td_fail(TD_ERR_ARG, "keyed parts: %d is neither push nor pull", (int)does);
     if (k->finished) return td_fail(TD_ERR_ARG, "%s: the channel has been finished", name_of(does));
     if (k->broken) return td_fail(TD_ERR_PEER, "%s: the channel lost a rank before", name_of(does));
+    if (p->count > PTRDIFF_MAX / sizeof *p->keys)
+        return td_fail(TD_ERR_ARG, "%s: %zu keys are more than memory holds", name_of(does),
+                       p->count);
+    if (p->only < 0 || p->only > k->config.server_count)
+        return td_fail(TD_ERR_ARG, "%s: only %d is none of 1..%d, servers' numbers plus 1, nor 0",
+                       name_of(does), p->only, k->config.server_count);
     if (p->count && !p->keys)
         return td_fail(TD_ERR_ARG, "%s: no keys for %zu parts", name_of(does), p->count);
     if (has_values(k, p) && ((does & TD_PUSH && !p->in) || (does & TD_PULL && !p->out)))

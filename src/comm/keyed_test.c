@@ -222,6 +222,12 @@ static td_status refused(td_comm *c, void *arg)
     snprintf(who, sizeof who, "push at rank %d: key 305", td_comm_size(c) - 1);
     CHECK(strstr(td_last_error(), who));
     CHECK(td_keyed_pull(keyed, &parts) == TD_ERR_ARG);
+    parts.count = SIZE_MAX;
+    CHECK(td_keyed_pull(keyed, &parts) == TD_ERR_ARG);
+    CHECK(strstr(td_last_error(), "keys are more than memory holds"));
+    parts.count = 1, parts.only = td_comm_size(c) + 1;
+    CHECK(td_keyed_pull(keyed, &parts) == TD_ERR_ARG);
+    parts.only = 0;
     CHECK(out[0] == 0); /* what a refused pull gives is nothing */
     parts.keys = &good;
     TD_TRY(td_keyed_push(keyed, &parts));

@@ -37,8 +37,20 @@ td_status td_message_create(td_comm *comm, bool sends, void *data, size_t bytes,
                       .tag = tag,
                       .pieces = (int)pieces,
                       .sends = sends};
+    td_comm_hold(comm);
     *out = m;
     return TD_OK;
+}
+
+void td_message_destroy(td_message *m)
+{
+    if (m) td_comm_let_go(m->comm);
+    td_free(m);
+}
+
+bool td_message_is_orphan(const td_message *m)
+{
+    return m->comm->closed;
 }
 
 static void cancel(td_message *m, int pieces)
@@ -92,7 +104,7 @@ bool td_message_done(td_message *m)
 {
     bool done = true;
     const char *before = m->comm->operation;
-    if (!m->started) return true;
+    if (!m->started || m->comm->closed) return true;
     m->comm->operation = td_message_name(m);
     if (m->failed == TD_OK && (m->failed = test_pieces(m, &done)) != TD_OK) {
         strncpy(m->sentence, td_last_error(), sizeof m->sentence - 1);
@@ -106,6 +118,8 @@ bool td_message_done(td_message *m)
 td_status td_message_wait(td_message *m)
 {
     if (!m->started) return TD_OK;
+    m->started = !m->comm->closed;
+    TD_TRY(td_comm_check_open(m->comm, td_message_name(m)));
     td_note note = {m->sends ? TD_DOES_SEND : TD_DOES_RECV, m->bytes, -1, -1, m->peer};
     struct td_record *record = td_comm_begin(m->comm, note);
     m->comm->card.runs.parts = (uint32_t)m->tag;

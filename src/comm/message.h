@@ -6,9 +6,11 @@
 
 typedef struct td_message td_message;
 
-/* Borrows data; to free with td_free, when it is not under way. */
+/* Borrows data; to destroy when it is not under way. */
 TD_MUST_CHECK td_status td_message_create(td_comm *comm, bool sends, void *data, size_t bytes,
                                           int peer, int tag, td_message **out);
+void td_message_destroy(td_message *message);         /* NULL is fine */
+bool td_message_is_orphan(const td_message *message); /* its group was closed */
 TD_MUST_CHECK td_status td_message_start(td_message *message);
 bool td_message_under_way(const td_message *message); /* started, not waited for */
 bool td_message_done(td_message *message);

@@ -45,7 +45,8 @@ static void combine(void *into, const void *from, size_t count, void *user)
     (void)into, (void)from, (void)count, (void)user;
 }
 
-static const size_t even[] = {8, 8, 8, 8}, odd[] = {16, 8, 0, 8}, more[] = {8, 8, 16, 8};
+static const size_t even[] = {8, 8, 8, 8}, odd[] = {16, 8, 0, 8}, more[] = {8, 8, 16, 8},
+                    endless[] = {SIZE_MAX, 8, 8, 8};
 
 static td_status run_collective(const hand *h, td_collective what)
 {
@@ -135,6 +136,45 @@ static td_status sends_to_itself(hand *h)
 static td_status sends_to_nobody(hand *h)
 {
     return h->wrong ? td_comm_send(h->c, h->x, 4, 17, 0) : td_comm_barrier(h->c);
+}
+
+static td_status sends_more_than_there_is(hand *h)
+{
+    return h->wrong ? td_comm_send(h->c, h->x, SIZE_MAX, 0, 0) : td_comm_barrier(h->c);
+}
+
+static td_status uses_a_closed_group(hand *h)
+{
+    td_comm *half = NULL;
+    TD_TRY(td_comm_split(h->c, 0, h->me, &half));
+    td_comm_close(half);
+    return h->wrong ? td_comm_allreduce(half, h->x, h->y, 10, TD_F32, TD_SUM)
+                    : td_comm_barrier(h->c);
+}
+
+static td_status starts_a_closed_groups_work(hand *h)
+{
+    td_collective sum = {.pattern = TD_ALLREDUCE, .in = h->x, .out = h->y, .count = 10};
+    td_comm *half = NULL;
+    td_work *work = NULL;
+    TD_TRY(td_comm_split(h->c, 0, h->me, &half));
+    td_status status = td_work_create(half, &sum, &work);
+    td_comm_close(half);
+    if (status == TD_OK) status = h->wrong ? td_work_start(work) : td_comm_barrier(h->c);
+    td_work_destroy(work);
+    return status;
+}
+
+static td_status sends_in_a_closed_group(hand *h)
+{
+    td_comm *half = NULL;
+    td_work *work = NULL;
+    TD_TRY(td_comm_split(h->c, 0, h->me, &half));
+    td_status status = td_work_create_send(half, h->x, 4, (h->me + 1) % RANKS, 0, &work);
+    td_comm_close(half);
+    if (status == TD_OK) status = h->wrong ? td_work_start(work) : td_comm_barrier(h->c);
+    td_work_destroy(work);
+    return status;
 }
 
 static td_status sends_under_a_strange_tag(hand *h)
@@ -406,6 +446,17 @@ static const kind kinds[] = {
     /* wrong arguments */
     {"sending to itself", .act = sends_to_itself, .says = {"send: rank 1 is this rank"}},
     {"sending to nobody", .act = sends_to_nobody, .says = {"send: rank 17 is not one of 0..3"}},
+    {"sending more than there is", .act = sends_more_than_there_is,
+     .says = {"send: ", " bytes are more than memory holds"}},
+    {"a closed group", .act = uses_a_closed_group,
+     .says = {"all-reduce: this group, in which this rank was rank 1 of 4, was closed"}},
+    {"a closed group's work", .act = starts_a_closed_groups_work,
+     .says = {"all-reduce: the operation's group was closed"}},
+    {"a closed group's message", .act = sends_in_a_closed_group,
+     .says = {"send: the operation's group was closed"}},
+    {"parts of more than memory holds", .right = {.pattern = TD_SCATTER, .parts = even},
+     .wrong = {.pattern = TD_SCATTER, .parts = endless},
+     .says = {"scatter: the parts of all ranks are more than memory holds"}},
     {"a strange tag", .act = sends_under_a_strange_tag, .says = {"send: tag 1000001 is not in"}},
     {"no buffer", .act = has_no_buffer, .says = {"all-reduce: no buffer for 40 bytes"}},
     {"overlapping buffers", .act = has_overlapping_buffers, .says = {"all-reduce: the buffers"}},

@@ -48,6 +48,7 @@ static size_t file_bytes(void)
 
 td_status td_comm_record(td_comm *comm, const char *path)
 {
+    TD_TRY(td_comm_check_open(comm, path));
     if (comm->recorder) return td_fail(TD_ERR_ARG, "%s: this group is recorded already", path);
     char made[TD_PATH_MAX]; /* until its head is whole: who reads a record finds all or none */
     if ((size_t)snprintf(made, sizeof made, "%s.new", path) >= sizeof made)

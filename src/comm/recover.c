@@ -197,6 +197,7 @@ static void hand_over(td_comm *from, td_comm *to)
 
 static td_status in_a_run(const td_comm *comm)
 {
+    TD_TRY(td_comm_check_open(comm, "recover"));
     if (comm->seat && comm->ops->muster) return TD_OK;
     return td_fail(TD_ERR_UNSUPPORTED,
                    "recover: rank %d of transport \"%s\" is in no run that could recover",

@@ -114,10 +114,23 @@ struct td_comm {
     bool owns_seat;
     struct td_reborn *reborn; /* of recover.c, NULL: made otherwise */
     td_comm *ends;            /* closed with it: the handle that ends MPI */
+    bool the_runs;            /* not the user's to close */
+    bool closed;              /* only rank, size and holders mean anything any more */
+    int holders;              /* works that would use it */
 };
+
+/* closed.c. TD_ERR_ARG, for whoever calls `what`: the group is NULL, or was closed. */
+TD_MUST_CHECK td_status td_comm_check_open(const td_comm *comm, const char *what);
+/* While somebody holds a group its handle stays, closed or not. By the group's own thread. */
+void td_comm_hold(td_comm *comm);
+void td_comm_let_go(td_comm *comm);
+void td_comm_retire(td_comm *comm); /* closed, and all freed but the handle, which is given up */
 
 /* The same at all ranks of the group; no other has it. */
 uint64_t td_comm_group_number(uint64_t parent, uint64_t of, int color);
+
+TD_MUST_CHECK td_status td_comm_check_config(const td_comm_config *config); /* NULL is fine */
+int64_t td_comm_deadline(const td_comm_config *config);
 
 /* Fills host, world, hosts, local_rank, local_size, crowded from each rank's host number and its
  * rank in the run (NULL: the group is the run). */

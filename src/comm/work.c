@@ -27,6 +27,7 @@ typedef struct td_worker {
     pthread_cond_t wanted, ended;
     td_work *first, **last; /* guarded by lock; the queue */
     bool closing;           /* guarded by lock */
+    int works;              /* that there are */
     td_status failed;       /* of the thread: of the first operation that did, for all behind it */
     char sentence[SENTENCE];
 } td_worker;
@@ -106,6 +107,17 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
+/* When the group has been closed, and its last work destroyed. */
+static void worker_free(td_worker *w)
+{
+    if (w->comm || w->works) return;
+    pthread_mutex_destroy(&w->lock);
+    pthread_cond_destroy(&w->wanted);
+    pthread_cond_destroy(&w->ended);
+    td_free(w->room);
+    td_free(w);
+}
+
 void td_worker_destroy(td_comm *comm)
 {
     td_worker *w = comm->worker;
@@ -119,17 +131,15 @@ void td_worker_destroy(td_comm *comm)
         pthread_join(w->thread, NULL);
     }
     td_comm_close(w->comm);
-    pthread_mutex_destroy(&w->lock);
-    pthread_cond_destroy(&w->wanted);
-    pthread_cond_destroy(&w->ended);
-    td_free(w->room);
-    td_free(w);
+    w->comm = NULL;
+    worker_free(w);
 }
 
 static td_status worker_of(td_comm *comm, td_worker **out)
 {
     *out = comm->worker;
-    if (comm->worker) return TD_OK;
+    if (comm->worker && comm->worker->started) return TD_OK;
+    if (comm->worker) return td_fail(TD_ERR_NOMEM, "the group's thread could not be started");
     if (comm->one_thread)
         return td_fail(TD_ERR_UNSUPPORTED, "this MPI may be called by one thread only: operations "
                                            "cannot run beside their rank");
@@ -171,6 +181,7 @@ td_status td_work_create(td_comm *comm, const td_collective *what, td_work **out
     td_work *work = td_calloc(1, sizeof *work);
     if (!work) return td_fail(TD_ERR_NOMEM, "no memory for an operation");
     work->worker = worker;
+    worker->works++;
     work->call = call;
     *out = work;
     return TD_OK;
@@ -195,12 +206,23 @@ static bool under_way(td_work *work)
     return is;
 }
 
+static bool work_is_orphan(const td_work *work)
+{
+    return work->message ? td_message_is_orphan(work->message) : !work->worker->comm;
+}
+
+static const char *name_of(const td_work *work)
+{
+    return work->message ? td_message_name(work->message) : td_does_names[work->call.pattern];
+}
+
 static td_status check_idle(td_work *const *works, int k)
 {
+    if (!works[k]) return td_fail(TD_ERR_ARG, "an operation to be started is NULL");
+    if (work_is_orphan(works[k]))
+        return td_fail(TD_ERR_ARG, "%s: the operation's group was closed", name_of(works[k]));
     if (under_way(works[k]))
-        return td_fail(TD_ERR_ARG, "%s: the operation is under way already",
-                       works[k]->message ? td_message_name(works[k]->message)
-                                         : td_does_names[works[k]->call.pattern]);
+        return td_fail(TD_ERR_ARG, "%s: the operation is under way already", name_of(works[k]));
     for (int earlier = 0; earlier < k; earlier++)
         if (works[earlier] == works[k])
             return td_fail(TD_ERR_ARG, "an operation is started twice at once");
@@ -209,6 +231,9 @@ static td_status check_idle(td_work *const *works, int k)
 
 td_status td_work_start_all(td_work *const *works, int count)
 {
+    if (count < 0 || (count && !works))
+        return td_fail(TD_ERR_ARG, "%d operations at %p cannot be started", count,
+                       (const void *)works);
     for (int k = 0; k < count; k++) TD_TRY(check_idle(works, k));
     for (int k = 0; k < count;) {
         td_work *head = works[k], *end = head;
@@ -257,12 +282,21 @@ td_status td_work_wait(td_work *work)
     return status == TD_OK ? TD_OK : td_fail_again(status, work->sentence);
 }
 
+static void forget(td_work *work)
+{
+    td_worker *w = work->worker;
+    td_message_destroy(work->message);
+    td_free(work);
+    if (!w) return;
+    w->works--;
+    worker_free(w);
+}
+
 void td_work_destroy(td_work *work)
 {
     if (!work) return;
     if (td_work_wait(work) != TD_OK) td_error_clear();
-    td_free(work->message);
-    td_free(work);
+    forget(work);
 }
 
 /* --- messages --- */
@@ -299,8 +333,7 @@ static td_status start_new(td_status created, td_work **out)
     TD_TRY(created);
     td_status status = td_work_start(*out);
     if (status == TD_OK) return TD_OK;
-    td_free((*out)->message);
-    td_free(*out);
+    forget(*out);
     *out = NULL;
     return status;
 }

@@ -92,6 +92,7 @@ static td_status parse(const td_comm *comm, const char *path, char *text, size_t
     end[1] = 0;
     describe_group(comm, group);
     char *line = text + 16, *stop = strchr(line, '\n');
+    if (!stop) return td_fail(TD_ERR_CORRUPT, "%s:2: a description of the group is missing", path);
     *stop = 0;
     if (strcmp(line, group) != 0)
         return td_fail(TD_ERR_ARG, "%s was measured for \"%s\"; this is \"%s\"", path, line, group);
@@ -119,6 +120,7 @@ td_status td_tuning_read(const td_comm *comm, const char *path, td_tuning *out)
 
 td_status td_comm_tune(td_comm *comm, const char *path)
 {
+    TD_TRY(td_comm_check_open(comm, "tune"));
     td_tuning *tuning = td_calloc(1, sizeof *tuning);
     td_status status = TD_OK;
     if (!tuning)

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 static char path[64];
 
@@ -75,12 +76,38 @@ static td_status damaged(td_comm *c, void *arg)
     return TD_OK;
 }
 
+/* Lines that are missing, where the hash is of those that are there. */
+static td_status made_by_hand(td_comm *c, void *arg)
+{
+    (void)arg;
+    char *text, made[4096];
+    size_t size;
+    td_tuning back;
+    if (td_comm_rank(c)) return TD_OK;
+    TD_TRY(td_read_file(path, &text, &size));
+    int whole = 0;
+    for (size_t i = 1; i < size && strncmp(text + i, "end ", 4) != 0; i++) {
+        if (text[i - 1] != '\n') continue;
+        int length = snprintf(made, sizeof made, "%.*send %016llx\n", (int)i, text,
+                              (unsigned long long)XXH64(text, i, 0));
+        TD_TRY(td_write_file(path, made, (size_t)length));
+        td_status status = td_tuning_read(c, path, &back);
+        CHECK(status == (i == 16 ? TD_ERR_CORRUPT : TD_OK));
+        whole += status == TD_OK;
+    }
+    CHECK(whole == 3); /* rows may be fewer */
+    td_free(text);
+    return TD_OK;
+}
+
 static void tuning_files(void **state)
 {
     (void)state;
     snprintf(path, sizeof path, "/tmp/tandem-tuning-%ld", (long)getpid());
     assert_ok(td_comm_run_local(3, NULL, round_trip, NULL));
     assert_ok(td_comm_run_local(2, NULL, other_group, NULL));
+    assert_ok(td_comm_run_local(3, NULL, made_by_hand, NULL));
+    assert_ok(td_comm_run_local(3, NULL, round_trip, NULL));
     assert_ok(td_comm_run_local(3, NULL, damaged, NULL));
     unlink(path);
 }

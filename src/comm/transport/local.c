@@ -237,6 +237,7 @@ static td_status local_split(td_comm *comm, int color, int key, const int *membe
         return td_fail(TD_ERR_PEER, "rank %d has no memory for a group", comm->world[members[0]]);
     if (!g) return td_fail(TD_ERR_NOMEM, "no memory for a group of %d ranks", out->size);
     out->impl = g;
+    if (g->run->alone) g->run->alone++;
     return TD_OK;
 }
 
@@ -245,9 +246,10 @@ static void local_close(td_comm *comm)
     td_local_group *g = comm->impl;
     atomic_store(&g->boxes[comm->rank].left, true);
     td_local_ring_all(g);
-    td_local_run *alone = g->run->alone ? g->run : NULL;
+    td_local_run *run = g->run;
+    bool last = run->alone && --run->alone == 0;
     if (atomic_fetch_sub(&g->members, 1) == 1) td_local_group_destroy(g);
-    td_local_run_destroy(alone);
+    if (last) td_local_run_destroy(run);
 }
 
 /* --- shared memory: plain memory, freed by whoever lets go last, or at the run's end --- */

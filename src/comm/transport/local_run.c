@@ -68,11 +68,6 @@ typedef struct rank_state {
     char pad[128]; /* a rank writes its group's counters all the time, in cache lines of its own */
 } rank_state;
 
-static int64_t deadline_of(const td_comm_config *config)
-{
-    return config && config->deadline_ms > 0 ? config->deadline_ms : 300000;
-}
-
 static bool has_died(td_local_run *run, int rank)
 {
     pthread_mutex_lock(&run->lock);
@@ -121,6 +116,7 @@ static td_status prepare(rank_state *s, td_local_run *run, td_local_group *first
     td_local_group *g = s->spare ? td_local_group_create(1, run) : first;
     if (!g) return td_fail(TD_ERR_NOMEM, "no memory for %d ranks", run->size);
     s->comm = (td_comm){.ops = &td_local_ops, .impl = g, .seat = &s->seat};
+    s->comm.the_runs = true;
     s->comm.rank = s->spare ? 0 : s->seat.rank;
     s->comm.size = s->spare ? 1 : active;
     return td_comm_set_hosts(&s->comm, s->spare ? hosts + s->seat.rank : hosts,
@@ -145,7 +141,7 @@ static td_status run_ranks(int ranks, int active, const td_comm_config *config, 
         state[r].seat =
             (td_seat){.rank = r, .ranks = ranks, .host = hosts, .place = r, .places = ranks};
         TD_GOTO(prepare(&state[r], run, g, active, hosts));
-        state[r].comm.deadline_ms = deadline_of(config);
+        state[r].comm.deadline_ms = td_comm_deadline(config);
     }
     status = run_all(state, run);
 out:
@@ -165,12 +161,14 @@ td_status td_comm_run_local(int ranks, const td_comm_config *config, td_rank_fn 
     int spares = config ? config->spares : 0;
     if (ranks < 1 || ranks > 1024)
         return td_fail(TD_ERR_ARG, "the number of workers must be 1 to 1024, not %d", ranks);
+    TD_TRY(td_comm_check_config(config));
     TD_TRY(td_comm_check_spares(ranks, spares));
     return run_ranks(ranks, ranks - spares, config, fn, arg);
 }
 
 td_status td_comm_self(const td_comm_config *config, td_comm **out)
 {
+    TD_TRY(td_comm_check_config(config));
     td_comm *comm = td_calloc(1, sizeof *comm);
     td_local_run *run = td_local_run_create(1, 1);
     td_local_group *g = run ? td_local_group_create(1, run) : NULL;
@@ -180,9 +178,9 @@ td_status td_comm_self(const td_comm_config *config, td_comm **out)
         status = td_fail(TD_ERR_NOMEM, "no memory for a group of one");
         goto out;
     }
-    run->alone = true;
+    run->alone = 1;
     *comm = (td_comm){.ops = &td_local_ops, .impl = g, .size = 1};
-    comm->deadline_ms = deadline_of(config);
+    comm->deadline_ms = td_comm_deadline(config);
     TD_GOTO(td_comm_set_hosts(comm, &host, NULL));
     *out = comm;
     return TD_OK;

@@ -115,6 +115,7 @@ static td_status open_world(const td_comm_config *config, td_comm **out, bool *s
     static const td_mpi_services services = {td_fail,          td_log,          td_last_error,
                                              td_comm_exchange, td_recover_plan, td_card_judge};
     const td_mpi_module *module = NULL;
+    TD_TRY(td_comm_check_config(config));
     TD_TRY(td_mpi_load(&module));
     char *names = NULL;
     int spares = config ? config->spares : 0;
@@ -125,7 +126,7 @@ static td_status open_world(const td_comm_config *config, td_comm **out, bool *s
         return td_fail(TD_ERR_NOMEM, "no memory for a group");
     }
     world->ops = module->ops;
-    world->deadline_ms = config && config->deadline_ms > 0 ? config->deadline_ms : 300000;
+    world->deadline_ms = td_comm_deadline(config);
     td_start start;
     td_start_begin(&start, world->deadline_ms);
     td_status status = module->open(&services, config, world, &names);
