@@ -155,7 +155,7 @@ static td_status tune_size(comm_bench *b, td_pattern pattern, size_t bytes)
     enum { MOST = 16 };
     const char *names[MOST];
     double best = 0, t[3];
-    int n = td_coll_algorithms(b->comm, pattern, names, MOST), fastest = 0;
+    int n = td_coll_algorithms(b->comm, pattern, false, names, MOST), fastest = 0;
     for (int k = 0; k < n; k++) {
         TD_TRY(td_coll_force(b->comm, pattern, names[k]));
         TD_TRY(check(b, pattern));
@@ -173,7 +173,7 @@ static td_status tune_size(comm_bench *b, td_pattern pattern, size_t bytes)
     if ((!last || last->pattern != pattern || last->algorithm != fastest) &&
         tuning->count < TD_TUNING_ROWS)
         tuning->row[tuning->count++] =
-            (td_tuning_row){pattern, last && last->pattern == pattern ? bytes : 0, fastest};
+            (td_tuning_row){pattern, false, last && last->pattern == pattern ? bytes : 0, fastest};
     return TD_OK;
 }
 

@@ -251,6 +251,7 @@ td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
         }
         status = td_comm_set_hosts(child, host, world);
         child->card.group = td_comm_group_number(comm->card.group, number, color);
+        if (status == TD_OK) status = td_tuning_inherit(comm, child);
     }
     TD_GOTO(td_comm_agree(comm, status));
     TD_GOTO(comm->ops->split(comm, color, key, color < 0 ? NULL : members,
@@ -258,7 +259,7 @@ td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
     *out = color < 0 ? NULL : child;
     if (color >= 0) child = NULL;
 out:
-    if (child) td_free(child->host);
+    if (child) td_free(child->host), td_free(child->tuning);
     td_free(child);
     td_free(members);
     td_free(all);

@@ -183,8 +183,8 @@ static td_status make_plan(const td_comm *comm, td_plan *plan)
     return td_fail(TD_ERR_NOMEM, "no memory for a group of %d ranks", comm->seat->ranks);
 }
 
-/* The record goes on in the new group. A measured choice of algorithms does not: it was for a group
- * of another shape. */
+/* The record goes on in the new group. A measured choice of algorithms does not: spares have none.
+ */
 static void hand_over(td_comm *from, td_comm *to)
 {
     to->recorder = from->recorder;

@@ -52,9 +52,11 @@ static const row table[] = {
     {TD_ALLREDUCE, "binomial", 0, TREE_IN_PARTS, td_binomial_allreduce},
     {TD_ALLREDUCE, "recursive-doubling", 0, TREE_IN_PARTS, td_recursive_doubling,
      td_recursive_fits},
+    {TD_ALLREDUCE, "recursive-doubling", 0, ANY_ORDER, td_recursive_doubling, td_recursive_folds},
     {TD_ALLREDUCE, "pairwise", 16384, TREE, td_pairwise_allreduce},
     {TD_ALLREDUCE, "recursive-halving", 4096, TREE_IN_PARTS, td_recursive_halving,
      td_recursive_fits},
+    {TD_ALLREDUCE, "recursive-halving", 4096, ANY_ORDER, td_recursive_halving, td_recursive_folds},
     {TD_ALLREDUCE, "hierarchical", 32768, TREE, td_hierarchical_reduce, over_hosts},
     {TD_ALLREDUCE, "double-tree", MEASURED, ANY_ORDER, td_double_tree_allreduce},
     {TD_REDUCE_SCATTER, "pairwise", 0, TREE, td_pairwise_reduce_scatter},
@@ -99,11 +101,12 @@ static bool fits(const td_comm *comm, const row *r, td_pattern pattern)
     return r->pattern == pattern && (!r->fits || r->fits(comm));
 }
 
-int td_coll_algorithms(const td_comm *comm, td_pattern pattern, const char **names, int room)
+int td_coll_algorithms(const td_comm *comm, td_pattern pattern, bool whole, const char **names,
+                       int room)
 {
     int n = 0;
     for (int k = 0; k < ROWS; k++) {
-        if (!fits(comm, &table[k], pattern) || table[k].order == ANY_ORDER) continue;
+        if (!fits(comm, &table[k], pattern) || (table[k].order == ANY_ORDER && !whole)) continue;
         bool known = false;
         for (int i = 0; i < n && i < room; i++) known = known || !strcmp(names[i], table[k].name);
         if (known) continue;
@@ -113,11 +116,11 @@ int td_coll_algorithms(const td_comm *comm, td_pattern pattern, const char **nam
     return n < room ? n : room;
 }
 
-int td_coll_row(const td_comm *comm, td_pattern pattern, int algorithm)
+int td_coll_row(const td_comm *comm, td_pattern pattern, bool whole, int algorithm)
 {
     enum { MOST = 16 };
     const char *names[MOST];
-    int n = td_coll_algorithms(comm, pattern, names, MOST);
+    int n = td_coll_algorithms(comm, pattern, whole, names, MOST);
     for (int k = 0; k < ROWS && algorithm < n; k++)
         if (fits(comm, &table[k], pattern) && !strcmp(table[k].name, names[algorithm])) return k;
     return -1;
@@ -147,16 +150,31 @@ static size_t size_of(const td_call *call)
     return call->pattern == TD_ALLTOALL && call->parts ? 1 << 20 : call->bytes;
 }
 
+/* A reduction whose result does not depend on its order. */
+static bool is_whole(const td_call *call)
+{
+    const td_reduction *how = &call->how;
+    return call->pattern >= TD_REDUCE && !how->combine &&
+           (how->type == TD_I32 || how->type == TD_I64 || how->type == TD_U8);
+}
+
+static int measured(const td_comm *comm, const td_call *call, bool whole)
+{
+    int found = -1;
+    for (int k = 0; comm->tuning && k < comm->tuning->count; k++) {
+        const td_tuning_row *r = &comm->tuning->row[k];
+        if (r->pattern == call->pattern && r->whole == whole && size_of(call) >= r->from_bytes)
+            found = r->algorithm;
+    }
+    return found;
+}
+
 /* The row that is forced on a call or was measured best for it, -1: neither. */
 static int preferred(const td_comm *comm, const td_call *call)
 {
     if (comm->forced[call->pattern]) return comm->forced[call->pattern] - 1;
-    int found = -1;
-    for (int k = 0; comm->tuning && k < comm->tuning->count; k++) {
-        const td_tuning_row *r = &comm->tuning->row[k];
-        if (r->pattern == call->pattern && size_of(call) >= r->from_bytes) found = r->algorithm;
-    }
-    return found;
+    int found = is_whole(call) ? measured(comm, call, true) : -1;
+    return found < 0 ? measured(comm, call, false) : found;
 }
 
 static bool serves(const row *r, const td_call *call)
@@ -167,7 +185,7 @@ static bool serves(const row *r, const td_call *call)
     if (r->run == td_bruck_alltoall && call->parts) return false;
     if (!reduces || r->order == TREE) return true;
     if (r->order == TREE_IN_PARTS) return td_reduction_in_parts(how);
-    return !how->combine && (how->type == TD_I32 || how->type == TD_I64 || how->type == TD_U8);
+    return is_whole(call);
 }
 
 /* The place in the table that serves the call, -1: none. */
@@ -179,6 +197,11 @@ static int choose(const td_comm *comm, const td_call *call, int wanted)
             size_of(call) >= table[k].from_bytes && serves(&table[k], call))
             return k;
     return -1;
+}
+
+const char *td_coll_serving(const td_comm *comm, const td_call *call)
+{
+    return comm->size == 1 ? "none" : td_coll_name(choose(comm, call, preferred(comm, call)));
 }
 
 td_status td_coll_run(td_comm *comm, const td_call *call)

@@ -44,13 +44,16 @@ TD_MUST_CHECK td_status td_call_make(const td_comm *comm, const td_collective *w
 TD_MUST_CHECK td_status td_call_run(td_comm *comm, const td_call *call);
 /* Chooses an algorithm and runs it. */
 TD_MUST_CHECK td_status td_coll_run(td_comm *comm, const td_call *call);
-/* The algorithms of a pattern that can serve this group, but for those that reduce whole numbers
- * alone: names, at most `room`; how many. */
-int td_coll_algorithms(const td_comm *comm, td_pattern pattern, const char **names, int room);
+/* The algorithms of a pattern that can serve this group; whole: also those that reduce whole
+ * numbers alone. Names, at most `room`; how many. */
+int td_coll_algorithms(const td_comm *comm, td_pattern pattern, bool whole, const char **names,
+                       int room);
+/* The one that serves the call; "none" where a rank is alone. */
+const char *td_coll_serving(const td_comm *comm, const td_call *call);
 /* The algorithm of a place in the table, "?": there is none. */
 const char *td_coll_name(int place);
 /* The table's row of an algorithm, for td_tuning_row; -1: none. */
-int td_coll_row(const td_comm *comm, td_pattern pattern, int algorithm);
+int td_coll_row(const td_comm *comm, td_pattern pattern, bool whole, int algorithm);
 /* Has the pattern served by that algorithm, whatever the size, until told otherwise (NULL), but for
  * calls that it cannot serve. The same at all ranks. TD_ERR_ARG: there is none of that name, or it
  * cannot serve this group. */
@@ -60,6 +63,7 @@ TD_MUST_CHECK td_status td_coll_force(td_comm *comm, td_pattern pattern, const c
 enum { TD_TUNING_ROWS = 256 };
 typedef struct td_tuning_row {
     td_pattern pattern;
+    bool whole; /* of reductions of whole numbers, where they were measured apart */
     uint64_t from_bytes;
     int algorithm; /* of td_coll_algorithms; of a group that uses it: the table's row */
 } td_tuning_row;
@@ -72,6 +76,9 @@ TD_MUST_CHECK td_status td_tuning_write(const td_comm *comm, const td_tuning *tu
                                         const char *path);
 /* TD_ERR_ARG: of another machine or group; TD_ERR_CORRUPT: cut short or changed; TD_ERR_IO. */
 TD_MUST_CHECK td_status td_tuning_read(const td_comm *comm, const char *path, td_tuning *out);
+
+/* What was measured for `from` serves `to` too, where that has the same shape. TD_ERR_NOMEM. */
+TD_MUST_CHECK td_status td_tuning_inherit(const td_comm *from, td_comm *to);
 
 /* Lets go of what collectives keep with the group. */
 void td_coll_release(td_comm *comm);
@@ -102,8 +109,9 @@ td_algorithm td_pairwise_allreduce;
 td_algorithm td_bruck_allgather;    /* bruck.c */
 td_algorithm td_recursive_doubling; /* recursive.c: all-reduce */
 td_algorithm td_recursive_halving;
-bool td_recursive_fits(const td_comm *comm);
-td_algorithm td_hierarchical_reduce; /* hierarchical.c: reduce, all-reduce */
+bool td_recursive_fits(const td_comm *comm);  /* a power of two of ranks: the tree's order */
+bool td_recursive_folds(const td_comm *comm); /* another number: another order */
+td_algorithm td_hierarchical_reduce;          /* hierarchical.c: reduce, all-reduce */
 td_algorithm td_hierarchical_broadcast;
 td_algorithm td_hierarchical_allgather; /* hierarchical_parts.c */
 td_algorithm td_hierarchical_reduce_scatter;

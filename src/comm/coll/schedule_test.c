@@ -18,7 +18,7 @@ typedef struct shape {
     uint64_t bytes;     /* of the vector, or of a part */
     uint64_t root_part; /* bytes of the root's n-th of the vector */
     bool root0;         /* the root is rank 0 */
-    bool power;         /* n is a power of two */
+    uint64_t power;     /* the largest power of two that is not above n */
 } shape;
 
 typedef struct cost {
@@ -79,13 +79,24 @@ static cost log_messages(shape s)
 {
     return (cost){s.n * s.rounds, s.n * (s.n - 1) * s.bytes, s.rounds};
 }
+/* Of P ranks, after n - P have given their vectors to neighbours, and before they get theirs. Who is
+ * given one may be sent the next step's message before it, so that one waits at its port. */
+static cost folded(shape s, cost of_power)
+{
+    uint64_t pairs = s.n - s.power;
+    of_power.messages += 2 * pairs, of_power.bytes += 2 * pairs * s.bytes;
+    if (pairs) of_power.steps = AT_MOST + 2 * of_power.steps + 2;
+    return of_power;
+}
 static cost doubled(shape s)
 {
-    return (cost){s.n * s.rounds, s.n * s.rounds * s.bytes, s.rounds};
+    uint64_t p = s.power, k = s.n == p ? s.rounds : s.rounds - 1;
+    return folded(s, (cost){p * k, p * k * s.bytes, k});
 }
 static cost halved_and_doubled(shape s)
 {
-    return (cost){2 * s.n * s.rounds, 2 * (s.n - 1) * s.bytes, 2 * s.rounds};
+    uint64_t p = s.power, k = s.n == p ? s.rounds : s.rounds - 1;
+    return folded(s, (cost){2 * p * k, 2 * (p - 1) * s.bytes, 2 * k});
 }
 
 static cost log_parts(shape s) /* part i moves once for each bit of i */
@@ -205,9 +216,7 @@ out:
 
 static void check_schedule(const schedule *which, int n, int k)
 {
-    bool parts = which->pattern == TD_REDUCE_SCATTER, power = (n & (n - 1)) == 0;
-    if ((which->run == td_recursive_doubling || which->run == td_recursive_halving) && !power)
-        return;
+    bool parts = which->pattern == TD_REDUCE_SCATTER;
     trial t = {.schedule = which,
                .root = (n * 5 + k) % n,
                .count = parts ? (size_t)(3 * n) : (size_t)(n % 7 + n / 3)};
@@ -217,8 +226,9 @@ static void check_schedule(const schedule *which, int n, int k)
                .bytes = t.count * 4,
                .root_part = (hi - lo) * 4,
                .root0 = t.root == 0,
-               .power = power};
+               .power = 1};
     while ((1 << s.rounds) < n) s.rounds++;
+    while (2 * s.power <= s.n) s.power *= 2;
     td_simulation sim = {.latency = 1};
     assert_ok(td_comm_simulate(n, &sim, run_trial, &t));
     cost want = which->cost(s);

@@ -2,7 +2,7 @@
  *
  *     tandem tuning 1
  *     host NAME cores N kernels ISA transport T ranks N hosts N largest-host N
- *     PATTERN FROM-BYTES ALGORITHM
+ *     PATTERN FROM-BYTES ALGORITHM     "all-reduce/whole": of whole numbers
  *     ...
  *     end HASH-OF-ALL-ABOVE
  */
@@ -20,20 +20,27 @@
 
 enum { LINE = 256, MOST_ALGORITHMS = 16, FILE_ROOM = (TD_TUNING_ROWS + 4) * LINE };
 
-static void describe_group(const td_comm *comm, char text[LINE])
+static const char whole_numbers[] = "/whole";
+
+static int largest_host(const td_comm *comm)
 {
-    char name[64] = "?";
     int largest = 0;
-    gethostname(name, sizeof name - 1);
     for (int h = 0; h < comm->hosts; h++) {
         int n = 0;
         for (int r = 0; r < comm->size; r++) n += comm->host[r] == h;
         if (n > largest) largest = n;
     }
+    return largest;
+}
+
+static void describe_group(const td_comm *comm, char text[LINE])
+{
+    char name[64] = "?";
+    gethostname(name, sizeof name - 1);
     snprintf(text, LINE,
              "host %s cores %ld kernels %s transport %s ranks %d hosts %d largest-host %d", name,
              sysconf(_SC_NPROCESSORS_ONLN), td_kernels_best()->isa, comm->ops->name, comm->size,
-             comm->hosts, largest);
+             comm->hosts, largest_host(comm));
 }
 
 td_status td_tuning_write(const td_comm *comm, const td_tuning *tuning, const char *path)
@@ -45,9 +52,10 @@ td_status td_tuning_write(const td_comm *comm, const td_tuning *tuning, const ch
     for (int k = 0; k < tuning->count; k++) {
         const td_tuning_row *r = &tuning->row[k];
         const char *names[MOST_ALGORITHMS];
-        td_coll_algorithms(comm, r->pattern, names, MOST_ALGORITHMS);
-        n += (size_t)snprintf(text + n, FILE_ROOM - n, "%s %llu %s\n", td_does_names[r->pattern],
-                              (unsigned long long)r->from_bytes, names[r->algorithm]);
+        td_coll_algorithms(comm, r->pattern, r->whole, names, MOST_ALGORITHMS);
+        n += (size_t)snprintf(text + n, FILE_ROOM - n, "%s%s %llu %s\n", td_does_names[r->pattern],
+                              r->whole ? whole_numbers : "", (unsigned long long)r->from_bytes,
+                              names[r->algorithm]);
     }
     n += (size_t)snprintf(text + n, FILE_ROOM - n, "end %016llx\n",
                           (unsigned long long)XXH64(text, n, 0));
@@ -64,12 +72,15 @@ static td_status read_row(const td_comm *comm, const char *path, int number, con
     const char *names[MOST_ALGORITHMS];
     if (out->count == TD_TUNING_ROWS || sscanf(line, "%31s %llu %31s", pattern, &bytes, name) != 3)
         return td_fail(TD_ERR_CORRUPT, "%s:%d: write PATTERN BYTES ALGORITHM", path, number);
+    char *slash = strchr(pattern, '/');
+    bool whole = slash && !strcmp(slash, whole_numbers);
+    if (whole) *slash = 0;
     for (int p = 0; p < TD_PATTERNS; p++) {
-        if (strcmp(td_does_names[p], pattern) != 0) continue;
-        int n = td_coll_algorithms(comm, (td_pattern)p, names, MOST_ALGORITHMS);
+        if (strcmp(td_does_names[p], pattern) != 0 || (whole && p < TD_REDUCE)) continue;
+        int n = td_coll_algorithms(comm, (td_pattern)p, whole, names, MOST_ALGORITHMS);
         for (int i = 0; i < n; i++) {
             if (strcmp(names[i], name) != 0) continue;
-            out->row[out->count++] = (td_tuning_row){(td_pattern)p, bytes, i};
+            out->row[out->count++] = (td_tuning_row){(td_pattern)p, whole, bytes, i};
             return TD_OK;
         }
     }
@@ -134,9 +145,20 @@ td_status td_comm_tune(td_comm *comm, const char *path)
         return status;
     }
     for (int k = 0; k < tuning->count; k++)
-        tuning->row[k].algorithm =
-            td_coll_row(comm, tuning->row[k].pattern, tuning->row[k].algorithm);
+        tuning->row[k].algorithm = td_coll_row(comm, tuning->row[k].pattern, tuning->row[k].whole,
+                                               tuning->row[k].algorithm);
     td_free(comm->tuning);
     comm->tuning = tuning;
+    return TD_OK;
+}
+
+td_status td_tuning_inherit(const td_comm *from, td_comm *to)
+{
+    if (!from->tuning || to->size != from->size || to->hosts != from->hosts ||
+        largest_host(to) != largest_host(from))
+        return TD_OK;
+    to->tuning = td_malloc(sizeof *to->tuning);
+    if (!to->tuning) return td_fail(TD_ERR_NOMEM, "no memory for the tuning");
+    *to->tuning = *from->tuning;
     return TD_OK;
 }

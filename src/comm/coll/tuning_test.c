@@ -20,24 +20,64 @@ static char path[64];
                            td_last_error());                                                       \
     } while (0)
 
+static td_status serving(td_comm *c, td_type type, size_t count, const char *want)
+{
+    float x[2000] = {0}, y[2000];
+    td_call call;
+    TD_TRY(td_call_make(c,
+                        &(td_collective){.pattern = TD_ALLREDUCE,
+                                         .in = x,
+                                         .out = y,
+                                         .count = count,
+                                         .type = type},
+                        &call));
+    CHECK(!strcmp(td_coll_serving(c, &call), want));
+    return TD_OK;
+}
+
+/* What is measured decides, in groups of the same shape that are made of it too. */
+static td_status serves(td_comm *c)
+{
+    td_comm *same, *less;
+    const char *names[16];
+    int me = td_comm_rank(c), n = td_coll_algorithms(c, TD_ALLREDUCE, true, names, 16);
+    CHECK(n > 3 && !strcmp(names[0], "pairwise") && !strcmp(names[1], "binomial"));
+    TD_TRY(td_comm_split(c, 0, -me, &same));
+    TD_TRY(td_comm_split(c, me == 0, 0, &less));
+    for (td_comm *g = c; g; g = g == c ? same : NULL) {
+        TD_TRY(serving(g, TD_F32, 8, "binomial"));
+        TD_TRY(serving(g, TD_F32, 1024, "pairwise"));
+        TD_TRY(serving(g, TD_I32, 8, "binomial"));
+        TD_TRY(serving(g, TD_I32, 16, names[3]));
+    }
+    if (td_comm_size(less) > 1) TD_TRY(serving(less, TD_F32, 8, "shared"));
+    td_comm_close(same), td_comm_close(less);
+    return TD_OK;
+}
+
 static td_status round_trip(td_comm *c, void *arg)
 {
     (void)arg;
-    td_tuning tuning = {.count = 3,
-                        .row = {{TD_ALLREDUCE, 0, 1}, {TD_ALLREDUCE, 4096, 0}, {TD_SCAN, 7, 1}}};
+    td_tuning tuning = {.count = 4,
+                        .row = {{TD_ALLREDUCE, false, 0, 1},
+                                {TD_ALLREDUCE, false, 4096, 0},
+                                {TD_ALLREDUCE, true, 64, 3},
+                                {TD_SCAN, false, 7, 1}}};
     td_tuning back = {0};
     if (td_comm_rank(c) == 0) TD_TRY(td_tuning_write(c, &tuning, path));
     TD_TRY(td_comm_barrier(c));
     TD_TRY(td_tuning_read(c, path, &back));
-    CHECK(back.count == 3);
-    for (int k = 0; k < 3; k++)
+    CHECK(back.count == 4);
+    for (int k = 0; k < 4; k++)
         CHECK(back.row[k].pattern == tuning.row[k].pattern &&
+              back.row[k].whole == tuning.row[k].whole &&
               back.row[k].from_bytes == tuning.row[k].from_bytes &&
               back.row[k].algorithm == tuning.row[k].algorithm);
     TD_TRY(td_comm_tune(c, path));
     float x[2000] = {1}, y[2000];
     TD_TRY(td_comm_allreduce(c, x, y, 2000, TD_F32, TD_SUM));
     CHECK(y[0] == (float)td_comm_size(c));
+    TD_TRY(serves(c));
     uint16_t half = 0x3c00, sum; /* an algorithm that sends partial sums gives way */
     TD_TRY(td_comm_allreduce(c, &half, &sum, 1, TD_F16, TD_SUM));
     CHECK(sum == (td_comm_size(c) == 3 ? 0x4200 : 0x4000));
@@ -95,7 +135,7 @@ static td_status made_by_hand(td_comm *c, void *arg)
         CHECK(status == (i == 16 ? TD_ERR_CORRUPT : TD_OK));
         whole += status == TD_OK;
     }
-    CHECK(whole == 3); /* rows may be fewer */
+    CHECK(whole == 4); /* rows may be fewer */
     td_free(text);
     return TD_OK;
 }
