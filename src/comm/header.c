@@ -8,6 +8,9 @@
 
 enum { WORDS = sizeof(td_header) / 8 };
 
+const char *const td_type_names[] = {"f32", "f64", "i32", "i64", "u8", "f16", "bf16", NULL};
+const char *const td_op_names[] = {"sum", "min", "max", "product", NULL};
+
 static bool rooted(int does)
 {
     return does == TD_BROADCAST || does == TD_SCATTER || does == TD_GATHER || does == TD_REDUCE;
@@ -74,8 +77,6 @@ static int in_run(const td_comm *comm, int rank)
 
 void td_header_describe(const td_comm *comm, const td_header *h, char *text, size_t room)
 {
-    static const char *const types[] = {"f32", "f64", "i32", "i64", "u8", "f16", "bf16"};
-    static const char *const ops[] = {"sum", "min", "max", "product"};
     unsigned long long bytes = h->bytes;
     int n = snprintf(text, room, "%s", name_of(h));
     if (h->within || h->does == TD_BARRIER || (size_t)n >= room) return;
@@ -86,7 +87,8 @@ void td_header_describe(const td_comm *comm, const td_header *h, char *text, siz
     else if (h->width)
         n = snprintf(text, room, " (own operation of %llu bytes of items of %d)", bytes, h->width);
     else if (h->type <= TD_BF16 && h->op <= TD_PROD)
-        n = snprintf(text, room, " (%s of %llu bytes of %s)", ops[h->op], bytes, types[h->type]);
+        n = snprintf(text, room, " (%s of %llu bytes of %s)", td_op_names[h->op], bytes,
+                     td_type_names[h->type]);
     else if (h->does == TD_ALLTOALL && h->parts)
         n = snprintf(text, room, " of parts that differ");
     else if (bytes || h->does < TD_PATTERNS)

@@ -174,6 +174,7 @@ enum {
     TD_DOES_END
 };
 extern const char *const td_does_names[TD_DOES_END];
+extern const char *const td_type_names[], *const td_op_names[]; /* by value, NULL at the end */
 
 /* What an operation is, for messages and the recorder; type -1: bytes. */
 typedef struct td_note {

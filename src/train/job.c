@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/fs.h"
+#include "comm/transport.h"
 #include "data/synth.h"
 #include "tandem/data.h"
 #include "tandem/net.h"
@@ -27,10 +28,12 @@ static const char *const rules[] = {"sgd",     "nesterov", "adam", "adamw",
 static const char *const strategies[] = {"allreduce", "ps",      "downpour",
                                          "easgd",     "hogwild", NULL}; /* by td_job_strategy */
 
-/* By td_pattern, then "all". */
-const char *const td_job_patterns[] = {"barrier",        "broadcast",  "scatter", "gather",
-                                       "all-gather",     "all-to-all", "reduce",  "all-reduce",
-                                       "reduce-scatter", "scan",       "all",     NULL};
+/* By td_pattern, then what else tandem bench times, then "all". */
+const char *const td_job_patterns[] = {"barrier", "broadcast",  "scatter",
+                                       "gather",  "all-gather", "all-to-all",
+                                       "reduce",  "all-reduce", "reduce-scatter",
+                                       "scan",    "send-recv",  "push-pull",
+                                       "all",     NULL};
 
 const td_option td_job_rows[] = {
     {"data.path", "data", TD_OPT_TEXT, AT(data), NULL, "PATH",
@@ -252,7 +255,16 @@ const td_option td_job_rows[] = {
      "print the probability of every class; with --loss binary, the second's alone", 0, 0, NULL,
      TD_JOB_PREDICT},
     {"comm", NULL, TD_OPT_TEXT, AT(bench_comm), NULL, "PATTERN",
-     "time a collective instead: all, or", 0, 0, td_job_patterns, TD_JOB_BENCH},
+     "time what ranks do together instead", 0, 0, td_job_patterns, TD_JOB_BENCH},
+    {"algorithm", NULL, TD_OPT_TEXT, AT(algorithm), NULL, "NAME",
+     "--comm: time this one, or all that serve, instead of the one that is chosen", 0, 0, NULL,
+     TD_JOB_BENCH},
+    {"type", NULL, TD_OPT_CHOICE, AT(bench_type), "f32", "TYPE", "--comm: of the elements", 0, 0,
+     td_type_names, TD_JOB_BENCH},
+    {"op", NULL, TD_OPT_CHOICE, AT(bench_op), "sum", "OP", "--comm: of the reductions", 0, 0,
+     td_op_names, TD_JOB_BENCH},
+    {"factor", NULL, TD_OPT_INT, AT(factor), "4", "N", "--comm: from one size to the next", 2,
+     1000000, NULL, TD_JOB_BENCH},
     {"tune", NULL, TD_OPT_TEXT, AT(tune), NULL, "FILE",
      "--comm: measure every algorithm and write which serves which size best", 0, 0, NULL,
      TD_JOB_BENCH},

@@ -12,7 +12,9 @@ typedef struct td_job {
     int header;
     bool one_hot, cache;
     int index_base;
-    char *bench_comm;    /* of bench: a pattern */
+    char *bench_comm; /* of bench: a pattern */
+    char *algorithm;  /* of bench: its name, or "all" */
+    int bench_type, bench_op, factor;
     char *tune, *tuning; /* files: to be measured, to be used */
     uint64_t min_bytes, max_bytes;
     double holdout;

@@ -45,10 +45,42 @@ class Program(unittest.TestCase):
     def test_bench_times_every_collective(self):
         done = tandem("bench", "--comm", "all", "--workers", "3", "--max-bytes", "4096", "--json")
         rows = [json.loads(line) for line in done.stdout.splitlines()]
-        self.assertEqual(len({row["pattern"] for row in rows}), 10)
+        self.assertEqual(len({row["pattern"] for row in rows}), 12)
+        self.assertEqual({row["algorithm"] for row in rows}, {"shared", "none"})
         self.assertTrue(all(row["right"] and row["us"] > 0 for row in rows))
         tandem("bench", "--comm", "scan", "--workers", "2", "--max-bytes", "64")
         tandem("bench", "--comm", "scan", "--min-bytes", "64", "--max-bytes", "4", expect=2)
+        ops = ("sum", "min", "max", "product")
+        for k, kind in enumerate(("f32", "f64", "i32", "i64", "u8", "f16", "bf16")):
+            op, pattern = ops[k % 4], ("all-reduce", "scan", "reduce-scatter")[k % 3]
+            done = tandem("bench", "--comm", pattern, "--workers", "3", "--min-bytes", "96", "--max-bytes", "192",
+                          "--factor", "2", "--type", kind, "--op", op, "--algorithm", "all")
+            self.assertIn(f"transport local, {kind} {op}\n", done.stdout)
+            rows = [line.split("\t") for line in done.stdout.splitlines() if line.startswith(pattern)]
+            self.assertEqual({row[2] for row in rows}, {"96", "192"})
+            names = {row[3] for row in rows}
+            self.assertEqual("double-tree" in names, pattern == "all-reduce" and kind == "i64", (kind, names))
+            self.assertIn("shared", names)
+
+    def test_bench_says_what_it_cannot_time(self):
+        for text, words in (("is not one of f32, f64", ["--comm", "scan", "--type", "f31"]),
+                            ("no \"zork\" serves scan of f32 in this group", ["--comm", "scan", "--algorithm", "zork"]),
+                            ("send-recv takes two ranks or more", ["--comm", "send-recv"]),
+                            ("there is one way alone, nothing to choose", ["--comm", "push-pull", "--algorithm", "all"]),
+                            ("--tune: cannot write /nowhere/tuning", ["--comm", "scan", "--tune", "/nowhere/tuning"]),
+                            ("leave out --algorithm", ["--comm", "scan", "--tune", "x", "--algorithm", "all"]),
+                            ("leave out --type and --op", ["--comm", "scan", "--tune", "x", "--type", "u8"])):
+            done = tandem("bench", *words, expect=2)
+            self.assertIn(text, done.stderr)
+            self.assertFalse(os.path.exists("x"))
+
+    def test_bench_tunes_whole_numbers_apart(self):
+        tuning = os.path.join(TOP, "tuned")
+        tandem("bench", "--comm", "all-reduce", "--workers", "3", "--max-bytes", "16", "--tune", tuning)
+        with open(tuning) as f:
+            rows = [line.split()[0] for line in f.read().splitlines()[2:-1]]
+        self.assertEqual(set(rows), {"all-reduce", "all-reduce/whole"})
+        tandem("bench", "--comm", "all-reduce", "--workers", "3", "--max-bytes", "1024", "--tuning", tuning)
 
     @unittest.skipUnless(MPIEXEC, "no mpiexec")
     def test_bench_runs_between_the_ranks_of_mpiexec(self):

@@ -150,8 +150,7 @@ static size_t size_of(const td_call *call)
     return call->pattern == TD_ALLTOALL && call->parts ? 1 << 20 : call->bytes;
 }
 
-/* A reduction whose result does not depend on its order. */
-static bool is_whole(const td_call *call)
+bool td_call_is_whole(const td_call *call)
 {
     const td_reduction *how = &call->how;
     return call->pattern >= TD_REDUCE && !how->combine &&
@@ -173,7 +172,7 @@ static int measured(const td_comm *comm, const td_call *call, bool whole)
 static int preferred(const td_comm *comm, const td_call *call)
 {
     if (comm->forced[call->pattern]) return comm->forced[call->pattern] - 1;
-    int found = is_whole(call) ? measured(comm, call, true) : -1;
+    int found = td_call_is_whole(call) ? measured(comm, call, true) : -1;
     return found < 0 ? measured(comm, call, false) : found;
 }
 
@@ -185,7 +184,7 @@ static bool serves(const row *r, const td_call *call)
     if (r->run == td_bruck_alltoall && call->parts) return false;
     if (!reduces || r->order == TREE) return true;
     if (r->order == TREE_IN_PARTS) return td_reduction_in_parts(how);
-    return is_whole(call);
+    return td_call_is_whole(call);
 }
 
 /* The place in the table that serves the call, -1: none. */

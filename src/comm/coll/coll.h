@@ -38,6 +38,8 @@ static inline size_t td_call_offset(const td_call *call, int rank)
     return at * call->unit;
 }
 
+/* A reduction of whole numbers, whose result does not depend on its order. */
+bool td_call_is_whole(const td_call *call);
 /* What is asked as a call, its arguments checked for this rank. Borrows the arrays. */
 TD_MUST_CHECK td_status td_call_make(const td_comm *comm, const td_collective *what, td_call *out);
 /* Runs it as an operation of the group. */
