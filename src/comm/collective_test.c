@@ -286,6 +286,7 @@ static td_status half_bits(td_comm *c, void *arg)
     enum { N = 33333 };
     int n = td_comm_size(c), me = td_comm_rank(c);
     uint16_t *in = td_malloc(N * 2), *out = td_malloc(N * 2), *all = td_malloc((size_t)n * N * 2);
+    uint16_t *prefix = td_malloc(N * 2);
     float *wide = td_malloc((size_t)n * N * 4);
     for (int t = TD_F16; t <= TD_BF16; t++) {
         td_rng rng;
@@ -293,6 +294,11 @@ static td_status half_bits(td_comm *c, void *arg)
         for (size_t i = 0; i < N; i++) put(in, i, t, td_rng_normal(&rng));
         TD_TRY(td_comm_allgather(c, in, N * 2, all));
         for (size_t i = 0; i < (size_t)n * N; i++) wide[i] = (float)get(all, i, t);
+        for (size_t i = 0; i < N; i++) { /* scan: one after the other */
+            float sum = wide[i];
+            for (int r = 1; r <= me; r++) sum += wide[(size_t)r * N + i];
+            put(prefix, i, t, sum);
+        }
         for (int bit = 1; bit < n; bit *= 2)
             for (int r = 0; r + bit < n; r += 2 * bit)
                 for (size_t i = 0; i < N; i++)
@@ -303,9 +309,16 @@ static td_status half_bits(td_comm *c, void *arg)
             CHECK(!memcmp(out, all, count * 2));
             TD_TRY(td_comm_reduce(c, in, out, count, t, TD_SUM, 0));
             CHECK(me || !memcmp(out, all, count * 2));
+            TD_TRY(td_comm_scan(c, in, out, count, t, TD_SUM));
+            CHECK(!memcmp(out, prefix, count * 2));
+            size_t parts[64], at = 0, part = count / (size_t)n;
+            for (int r = 0; r < n; r++) parts[r] = r == n - 1 ? count - part * (size_t)r : part;
+            for (int r = 0; r < me; r++) at += parts[r];
+            TD_TRY(td_comm_reduce_scatter(c, in, out, parts, t, TD_SUM));
+            CHECK(!memcmp(out, all + at, parts[me] * 2));
         }
     }
-    td_free(in), td_free(out), td_free(all), td_free(wide);
+    td_free(in), td_free(out), td_free(all), td_free(wide), td_free(prefix);
     return TD_OK;
 }
 

@@ -15,7 +15,8 @@
  * other hosts' parts once for each of the nodes that it holds, the least possible where that is
  * one. With every rank by itself it would be s times as much. Half types are rounded once, so of
  * them every rank's values are sent. Where parts differ much (their columns would be mostly empty),
- * ring.c and pairwise.c serve. */
+ * ring.c and pairwise.c serve. Source of channels: Traff, Hunold, "Decomposing MPI collectives for
+ * exploiting multi-lane communication", CLUSTER 2020. */
 #include "comm/coll/stages.h"
 
 #include "base/error.h"

@@ -1,6 +1,7 @@
 /* One rank and each of the others in turn: gather, scatter; scan, each with the next ones.
  * Cost: gather and scatter n - 1 messages at the root, each of one part; scan up to n - 1 messages
- * a rank, each of the whole vector, in n - 1 steps. */
+ * a rank, each of the whole vector, in n - 1 steps. Source: Chan, Heimlich, Purkayastha, van de
+ * Geijn, "Collective communication: theory, practice, and experience", 2007. */
 #include "comm/coll/coll.h"
 
 #include "base/alloc.h"

@@ -10,7 +10,10 @@
  *
  * Reductions follow the tree with ranks as leaves: a slice's rank reads all parts of it and folds
  * them in one pass. So a rank reads n/n of the vector and writes 1/n; all-reduce then copies the
- * other slices from their ranks. */
+ * other slices from their ranks. Sources: Graham, Shipman, "MPI support for multi-core
+ * architectures: optimized shared memory collectives", EuroPVM/MPI 2008; of copies through the
+ * system: Chakraborty, Subramoni, Panda, "Contention-aware kernel-assisted MPI collectives",
+ * CLUSTER 2017. */
 #include "comm/coll/meet.h"
 
 #include "base/alloc.h"
