@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""README.md, docs/CLUSTER.md and docs/PARAMETER-SERVER.md do what they say: every shell line is taken from their text and run
+"""README.md and the guides in docs do what they say: every shell line is taken from their text and run
 in an empty folder, on a small data set, and the output that they show has the shape of the real
 one. A line that is neither run nor in NOT_RUN, with a reason, is a failure."""
 import json
@@ -25,7 +25,7 @@ SUBSTITUTES = {FASHION: SMALL, "/shared/fashion-mnist": SMALL, "/shared/": TOP +
                "--hosts a:4,b:4,c:4 --spares 4": "--workers 2",
                "--host a:4,b:4 -n 8": "--map-by :OVERSUBSCRIBE -n 2", "RUN": "runs/run",
                "--leaves 32 --spares 2": "--leaves 32 --spares 1",
-               "--comm all": "--comm all --min-bytes 1024 --max-bytes 1024"}
+               "--comm all ": "--comm all --min-bytes 1024 --max-bytes 1024 "}
 
 NOT_RUN = {
     "make test": "this is one of its tests",
@@ -139,6 +139,13 @@ class Documents(unittest.TestCase):
 
     def test_parameter_servers(self):
         self.check("docs/PARAMETER-SERVER.md")
+
+    def test_the_collectives_guide(self):
+        """Its other blocks are C and sentences."""
+        lines = re.findall(r"(?m)^    \$ (build/tandem .*)$", read("docs/COLLECTIVES.md"))
+        self.assertGreater(len(lines), 3)
+        for line in lines:
+            run(small(line))
 
     def test_a_requeued_job_goes_on(self):
         (job,) = other_blocks(read("docs/CLUSTER.md"), "script")
