@@ -1,0 +1,117 @@
+/* What the files of the patterns over shared memory have in common: shared.c chooses,
+ * shared_staged.c has the ways through the ranks' blocks, shared_direct.c those that read where
+ * vectors lie. */
+#ifndef TD_COMM_COLL_SHARED_IMPL_H
+#define TD_COMM_COLL_SHARED_IMPL_H
+
+#include "comm/coll/meet.h"
+
+#include "math/kernels.h"
+
+#include <string.h>
+
+enum { TD_SHARED_LINE = 64, TD_SHARED_THROUGH = 16 << 20 /* bytes of all ranks' results */ };
+
+typedef struct td_place { /* a call at its meeting place */
+    td_comm *comm;
+    td_meet *meet;
+    const td_call *call;
+    int rank, size;
+} td_place;
+
+/* What each writer gives to all readers: broadcast, gather, all-gather. */
+typedef struct td_stream {
+    const char *in; /* this rank's */
+    char *out;      /* NULL: this rank does not read */
+    const td_call *call;
+    int writer; /* -1: all write */
+    size_t all; /* bytes of the result */
+} td_stream;
+
+static inline void td_place_copy(void *to, const void *from, size_t bytes)
+{
+    td_kernels_best()->copy(bytes, from, to);
+}
+
+/* To where a call's result of `all` bytes goes: past the caches where all ranks' would drive out
+ * what is staged. */
+static inline void td_place_give(const td_place *p, size_t all, void *to, const void *from,
+                                 size_t bytes)
+{
+    if (all * (size_t)p->size >= TD_SHARED_THROUGH)
+        td_kernels_best()->copy_through(bytes, from, to);
+    else
+        td_place_copy(to, from, bytes);
+}
+
+/* A rank's own part, which nobody else touches meanwhile: as the system's library finds best. */
+static inline void td_place_keep(const td_place *p, size_t all, void *to, const void *from,
+                                 size_t bytes)
+{
+    if (all * (size_t)p->size >= TD_SHARED_THROUGH)
+        td_kernels_best()->copy_through(bytes, from, to);
+    else
+        memcpy(to, from, bytes);
+}
+
+static inline size_t td_smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline size_t td_stream_bytes(const td_stream *s, int rank)
+{
+    if (s->writer >= 0) return rank == s->writer ? s->call->bytes : 0;
+    return td_call_part(s->call, rank);
+}
+
+static inline char *td_stream_to(const td_stream *s, int rank)
+{
+    return s->writer >= 0 ? s->out : s->out + td_call_offset(s->call, rank);
+}
+
+static inline void td_place_keep_own(const td_place *p, const td_stream *s)
+{
+    size_t own = td_stream_bytes(s, p->rank);
+    char *to = s->out && own ? td_stream_to(s, p->rank) : NULL;
+    if (to && to != s->in) td_place_keep(p, s->all, to, s->in, own);
+}
+
+/* Slices end on cache lines, so that no two ranks write one. */
+static inline size_t td_place_slice(const td_place *p, size_t count, int rank)
+{
+    size_t width = p->call->how.width, unit = width < TD_SHARED_LINE ? TD_SHARED_LINE / width : 1;
+    size_t units = (count + unit - 1) / unit;
+    return td_smaller(units * (size_t)rank / (size_t)p->size * unit, count);
+}
+
+/* The longest part that a rank gives this one or another. */
+static inline size_t td_place_most_part(const td_place *p)
+{
+    size_t most = 0;
+    for (int r = 0; r < p->size; r++)
+        if (td_call_part(p->call, r) > most) most = td_call_part(p->call, r);
+    return most;
+}
+
+/* Each collective, among the ranks of the host. */
+TD_MUST_CHECK td_status td_staged_spread(td_place *p, const td_stream *s);
+TD_MUST_CHECK td_status td_staged_scatter(td_place *p);
+TD_MUST_CHECK td_status td_staged_alltoall(td_place *p);
+TD_MUST_CHECK td_status td_staged_reduce_scatter(td_place *p);
+TD_MUST_CHECK td_status td_staged_reduce(td_place *p); /* reduce, all-reduce */
+TD_MUST_CHECK td_status td_staged_scan(td_place *p);
+
+/* Whether ranks read parts of `bytes` at most where they lie, for a result of `all`: processes only
+ * while that stays in the caches, because the system copies through them, and brings a line there
+ * before it writes it. */
+TD_MUST_CHECK td_status td_direct_serves(td_place *p, size_t bytes, size_t all, bool *out);
+TD_MUST_CHECK td_status td_direct_spread(td_place *p, const td_stream *s);
+TD_MUST_CHECK td_status td_direct_alltoall(td_place *p); /* of equal parts */
+/* Reductions: whether there is a way, and that. */
+bool td_direct_folds(const td_place *p);
+TD_MUST_CHECK td_status td_direct_reduce_scatter(td_place *p);
+TD_MUST_CHECK td_status td_direct_reduce(td_place *p); /* reduce, all-reduce; of threads */
+TD_MUST_CHECK td_status td_direct_allreduce_of_two(td_place *p);
+
+#endif
