@@ -8,7 +8,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Whose the public headers are.
 PUBLIC = {"status": "base", "slot": "base", "data": "data", "comm": "comm", "keyed": "comm", "recover": "comm", "net": "nn",
-          "optim": "optim", "train": "train"}
+          "optim": "optim", "kv": "ps", "train": "train"}
 MPI_MODULE = "src/comm/transport/mpi"  # is compiled with MPI's flags
 INCLUDE = re.compile(r'\s*#\s*include\s*([<"])([^>"]+)[>"]')
 

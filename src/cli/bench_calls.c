@@ -26,7 +26,6 @@ td_status td_bench_calls_open(td_comm *comm, size_t most_bytes, td_type type, td
     *out = b;
     if (!b.in || !b.out || !b.table || !b.counts || !b.keys)
         return td_fail(TD_ERR_NOMEM, "no memory for vectors of %zu bytes", most_bytes);
-    memset(b.table, 0, room); /* before it is timed */
     return TD_OK;
 }
 
@@ -126,6 +125,7 @@ static td_status open_keyed(td_bench_calls *b)
     b->key_count = bytes / b->part_bytes;
     b->count = b->key_count * b->part_bytes / b->width;
     for (size_t i = 0; i < b->key_count; i++) b->keys[i] = i;
+    memset(b->table, 0, bytes); /* before it is timed */
     td_keyed_config config = {.width = b->part_bytes, .serve = serve, .user = b};
     return td_keyed_open(b->comm, &config, &b->keyed);
 }

@@ -380,6 +380,11 @@ td_status td_sharded_apply(td_sharded *s, int number, const uint64_t *keys, size
     return second;
 }
 
+void td_sharded_forget(td_sharded *s)
+{
+    td_cache_clear(&s->cache);
+}
+
 void td_sharded_start_at(td_sharded *s, uint64_t clock)
 {
     s->clock = clock;

@@ -73,6 +73,9 @@ TD_MUST_CHECK td_status td_sharded_look(td_sharded *sharded, const uint64_t *key
 /* This worker goes on at that clock, which is not below its own: it leaves steps out. */
 void td_sharded_skip_to(td_sharded *sharded, uint64_t clock);
 
+/* What this worker keeps of rows it fetches anew: servers' rows have been changed otherwise. */
+void td_sharded_forget(td_sharded *sharded);
+
 /* A worker's step. */
 typedef struct td_sharded_step {
     const uint64_t *keys; /* [count] each once */

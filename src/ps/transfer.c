@@ -93,3 +93,23 @@ td_status td_transfer_import(td_table *t, const char *path, const td_transfer_wa
     td_free(in.row);
     return status;
 }
+
+td_status td_transfer_compare(td_comm *comm, const char *path, bool reads, uint64_t hash)
+{
+    int size = td_comm_size(comm), first = -1;
+    uint64_t own[2] = {reads, hash}, (*all)[2] = td_calloc((size_t)size, sizeof own);
+    td_status status = all ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %d ranks", size);
+    TD_GOTO(td_comm_agree(comm, status));
+    TD_GOTO(td_comm_allgather(comm, own, sizeof own, all));
+    for (int r = size; r-- > 0;)
+        if (all[r][0]) first = r;
+    if (reads && hash != all[first][1])
+        status = td_fail(TD_ERR_DATA,
+                         "rank %d reads other rows in %s than rank %d; all servers must find the "
+                         "same file",
+                         td_comm_rank(comm), path, first);
+    status = td_comm_agree(comm, status);
+out:
+    td_free(all);
+    return status;
+}

@@ -15,6 +15,7 @@
 #define TD_PS_TRANSFER_H
 
 #include "ps/table.h"
+#include "tandem/comm.h"
 
 /* TD_ERR_ARG: the ending says no format. */
 TD_MUST_CHECK td_status td_transfer_check(const char *path);
@@ -57,5 +58,9 @@ typedef struct td_transfer_taken {
  * then. */
 TD_MUST_CHECK td_status td_transfer_import(td_table *table, const char *path,
                                            const td_transfer_want *want, td_transfer_taken *out);
+
+/* That all ranks which read the file have read the same rows. TD_ERR_DATA at all. Collective. */
+TD_MUST_CHECK td_status td_transfer_compare(td_comm *comm, const char *path, bool reads,
+                                            uint64_t hash);
 
 #endif

@@ -208,27 +208,6 @@ static td_status fill_tables(loop *l)
     return td_transfer_import(keyed, path, &want, &l->taken);
 }
 
-/* That all who read --rows-from read the same. Collective. */
-static td_status compare_fillings(loop *l)
-{
-    int size = td_comm_size(l->comm), first = -1;
-    uint64_t own[2] = {l->filled, l->taken.hash}, (*all)[2] = td_calloc((size_t)size, sizeof own);
-    td_status status = all ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for %d ranks", size);
-    TD_GOTO(td_comm_agree(l->comm, status));
-    TD_GOTO(td_comm_allgather(l->comm, own, sizeof own, all));
-    for (int r = size; r-- > 0;)
-        if (all[r][0]) first = r;
-    if (l->filled && own[1] != all[first][1])
-        status = td_fail(TD_ERR_DATA,
-                         "--rows-from: rank %d reads other rows in %s than rank %d; all servers "
-                         "must find the same file",
-                         td_comm_rank(l->comm), l->job->rows_from, first);
-    status = td_comm_agree(l->comm, status);
-out:
-    td_free(all);
-    return status;
-}
-
 static td_status restore(loop *l)
 {
     int64_t found = TD_CHECKPOINT_NONE;
@@ -304,7 +283,8 @@ td_status td_rows_start(loop *l)
     status = l->job->resume ? restore(l) : fill_tables(l);
     l->state.total = l->last;
     TD_TRY(td_comm_agree(l->comm, status));
-    if (l->job->rows_from && *l->job->rows_from) TD_TRY(compare_fillings(l));
+    if (l->job->rows_from && *l->job->rows_from)
+        TD_TRY(td_transfer_compare(l->comm, l->job->rows_from, l->filled, l->taken.hash));
     TD_TRY(td_rows_spread(&l->tables));
     return begin_run(l);
 }

@@ -630,7 +630,7 @@ class Mistakes(unittest.TestCase):
                                    *job("--rows-from", "here.tsv", *ps(1, servers=2), run=run)], text=True,
                                   capture_output=True, timeout=100)
             self.assertEqual(done.returncode, 2, done.stderr)
-            self.assertIn("--rows-from: rank 2 reads other rows in here.tsv than rank 1; all servers must find the same",
+            self.assertIn("rank 2 reads other rows in here.tsv than rank 1; all servers must find the same file",
                           done.stderr)
             self.assertFalse(os.path.exists(run))
         self.says("--rows-from is for models over hashed features", *job("--rows-from", plain, model="mlp", data=DATA))

@@ -290,15 +290,19 @@ class MakeTargets(unittest.TestCase):
         shutil.copy(os.path.join(ROOT, "examples", "logistic.c"), out)
         with open(os.path.join(out, "data.svm"), "w") as f:
             f.writelines(f"{i % 2} 1:{i % 5 - i % 2} 2:{i % 7}\n" for i in range(300))
-        lines = [line.command for line in
-                 shell_lines(re.sub(r"(?m)^ \* ?", "", read("examples/logistic.c").split("*/")[0]))]
-        self.assertEqual([line.split()[0] for line in lines], ["cc", "./logistic"])
+        shutil.copy(os.path.join(ROOT, "examples", "table.c"), out)
+        lines, others = ([line.command for line in
+                          shell_lines(re.sub(r"(?m)^ \* ?", "", read(f"examples/{name}.c").split("*/")[0]))]
+                         for name in ("logistic", "table"))
+        self.assertEqual([line.split()[0] for line in lines + others], ["cc", "./logistic", "cc", "./table"])
         where = {"cwd": out, "PKG_CONFIG_PATH": found["tandem.pc"], "PKG_CONFIG_SYSROOT_DIR": prefix,
                  "LD_LIBRARY_PATH": found["libtandem.so"]}
         run(lines[0], **where)
         said = run(lines[1], **where)
         self.assertIn("first weight", said)
         self.assertEqual(run(lines[1].replace(" 4", " 1"), **where), said)
+        run(others[0], **where)
+        self.assertRegex(run(others[1], **where), r"\Aloss 0\.4\d\d, 7\d\d\d weights are not zero\n\Z")
         self.assertIn("tandem", run(f"{found['tandem']}/tandem version", **where))
 
 

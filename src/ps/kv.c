@@ -1,0 +1,335 @@
+/* Tables for programs in C, see tandem/kv.h: a td_sharded whose ranks have their parts by number.
+ */
+#include "tandem/kv.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "ps/sharded.h"
+#include "ps/transfer.h"
+#include "tandem/recover.h"
+
+#include <string.h>
+
+_Static_assert((int)TD_KV_ARGUMENT == (int)TD_SHARDED_ARGUMENT, "one kind of argument");
+
+struct td_kv {
+    td_sharded *sharded;
+    td_comm *comm;
+    td_sharded_config config;
+    char *rule, *folder, *meaning;
+    td_sharded_function *functions;
+    bool apart;               /* servers do not work */
+    int workers, servers;     /* servers 0: all ranks are both */
+    int *worker, *server;     /* [workers], [servers] ranks of the run, -1: gone */
+    int *worker_at, *serving; /* the same as ranks of the group; servers: those that there are */
+};
+
+/* --- making --- */
+
+static td_status copy(const char *text, char **out)
+{
+    *out = text ? td_strdup(text) : NULL;
+    return text && !*out ? td_fail(TD_ERR_NOMEM, "no memory for a table") : TD_OK;
+}
+
+static td_table_config table_of(const td_kv *kv, const td_kv_config *c)
+{
+    return (td_table_config){.width = c->width,
+                             .rule = kv->rule,
+                             .lr = c->lr,
+                             .momentum = c->momentum,
+                             .beta1 = c->beta1,
+                             .beta2 = c->beta2,
+                             .epsilon = c->epsilon,
+                             .weight_decay = c->weight_decay,
+                             .l1 = c->l1,
+                             .l2 = c->l2,
+                             .beta = c->beta,
+                             .init = c->scale > 0 ? TD_TABLE_UNIFORM : TD_TABLE_ZERO,
+                             .scale = c->scale,
+                             .seed = c->seed,
+                             .admit = c->admit,
+                             .memory_bytes = c->memory_bytes,
+                             .folder = kv->folder};
+}
+
+/* Local. */
+static td_status create(const td_kv_config *c, td_kv **out)
+{
+    td_kv *kv = td_calloc(1, sizeof *kv);
+    td_status status = TD_OK;
+    if (!kv) return td_fail(TD_ERR_NOMEM, "no memory for a table");
+    *out = kv;
+    TD_TRY(copy(c->rule, &kv->rule));
+    TD_TRY(copy(c->folder, &kv->folder));
+    TD_TRY(copy(c->meaning, &kv->meaning));
+    kv->functions = td_calloc((size_t)(c->function_count > 0 ? c->function_count : 0) + 1,
+                              sizeof *kv->functions);
+    if (!kv->functions) return td_fail(TD_ERR_NOMEM, "no memory for a table's functions");
+    for (int k = 0; k < c->function_count; k++)
+        kv->functions[k] = (td_sharded_function){c->functions[k].fn, c->functions[k].user};
+    kv->config = (td_sharded_config){.table = table_of(kv, c),
+                                     .evict_after = c->evict_after,
+                                     .functions = kv->functions,
+                                     .function_count = c->function_count};
+    kv->config.servers.replicas = c->replicas;
+    kv->apart = c->servers > 0;
+    status = td_clock_parse(c->clock ? c->clock : "asp", &kv->config.clock);
+    if (status == TD_OK && kv->config.clock.kind == TD_CLOCK_BSP)
+        status = td_fail(TD_ERR_ARG, "clock bsp: workers of this table go at their own pace; ssp:0 "
+                                     "is the tightest");
+    return status;
+}
+
+static td_status take_room(td_kv *kv, int workers, int servers)
+{
+    size_t n = (size_t)workers, m = (size_t)servers;
+    kv->workers = workers, kv->servers = servers;
+    kv->worker = td_calloc(2 * (n + m) + 1, sizeof *kv->worker);
+    if (!kv->worker) return td_fail(TD_ERR_NOMEM, "no memory for a table of %zu ranks", n + m);
+    kv->server = kv->worker + n, kv->worker_at = kv->server + m, kv->serving = kv->worker_at + n;
+    return TD_OK;
+}
+
+static td_status take_parts(td_kv *kv, td_comm *comm, int servers)
+{
+    int size = td_comm_size(comm);
+    if (servers < 0 || servers >= size)
+        return td_fail(TD_ERR_ARG, "%d servers of a group of %d ranks leave no worker", servers,
+                       size);
+    TD_TRY(take_room(kv, size - servers, servers));
+    for (int r = 0; r < size; r++) {
+        int *part = r < kv->workers ? &kv->worker[r] : &kv->server[r - kv->workers];
+        *part = td_comm_rank_in_run(comm, r);
+    }
+    return TD_OK;
+}
+
+/* Ranks of the group with their parts; returns how many servers there are, 0: all ranks are. */
+static int find_parts(td_kv *kv, td_comm *comm)
+{
+    int size = td_comm_size(comm), serving = 0;
+    kv->comm = comm;
+    for (int w = 0; w < kv->workers; w++) kv->worker_at[w] = -1;
+    for (int r = 0; r < size; r++) {
+        int self = td_comm_rank_in_run(comm, r);
+        for (int w = 0; w < kv->workers; w++)
+            if (kv->worker[w] == self) kv->worker_at[w] = r;
+        for (int s = 0; s < kv->servers; s++)
+            if (kv->server[s] == self) kv->serving[serving++] = r;
+    }
+    return serving;
+}
+
+static td_servers servers_of(const td_kv *kv, int serving)
+{
+    return (td_servers){.rank = kv->apart ? kv->serving : NULL,
+                        .count = serving,
+                        .replicas = kv->config.servers.replicas};
+}
+
+td_status td_kv_open(td_comm *comm, const td_kv_config *config, td_kv **out)
+{
+    td_kv *kv = NULL;
+    td_status status = create(config, &kv);
+    if (status == TD_OK) status = take_parts(kv, comm, config->servers);
+    status = td_comm_agree(comm, status);
+    if (status == TD_OK) {
+        kv->config.servers = servers_of(kv, find_parts(kv, comm));
+        td_sharded_config c = kv->config;
+        c.worker = kv->worker_at, c.worker_count = kv->workers;
+        status = td_sharded_open(comm, &c, &kv->sharded);
+    }
+    if (status != TD_OK) {
+        td_kv_destroy(kv);
+        return status;
+    }
+    *out = kv;
+    return TD_OK;
+}
+
+void td_kv_destroy(td_kv *kv)
+{
+    if (!kv) return;
+    td_sharded_destroy(kv->sharded);
+    td_free(kv->rule), td_free(kv->folder), td_free(kv->meaning), td_free(kv->functions);
+    td_free(kv->worker);
+    td_free(kv);
+}
+
+/* --- what there is to ask --- */
+
+int td_kv_worker(const td_kv *kv)
+{
+    return td_sharded_worker(kv->sharded);
+}
+
+uint64_t td_kv_clock(const td_kv *kv)
+{
+    return td_sharded_clock(kv->sharded);
+}
+
+td_status td_kv_pull(td_kv *kv, const uint64_t *keys, size_t count, float *out)
+{
+    if (td_kv_worker(kv) < 0) return td_sharded_look(kv->sharded, keys, count, out);
+    return td_sharded_pull(kv->sharded, keys, count, out);
+}
+
+td_status td_kv_push(td_kv *kv, const uint64_t *keys, size_t count, const float *gradients)
+{
+    return td_sharded_push_all(kv->sharded, keys, count, gradients);
+}
+
+td_status td_kv_retire(td_kv *kv)
+{
+    return td_sharded_retire(kv->sharded);
+}
+
+td_status td_kv_range(td_kv *kv, uint64_t first, uint64_t last, td_kv_each_fn *each, void *arg)
+{
+    return td_sharded_range(kv->sharded, first, last, each, arg);
+}
+
+td_status td_kv_apply(td_kv *kv, int function, const uint64_t *keys, size_t count,
+                      const void *argument, size_t argument_bytes)
+{
+    return td_sharded_apply(kv->sharded, function, keys, count, argument, argument_bytes);
+}
+
+void td_kv_measure(const td_kv *kv, td_kv_stats *out)
+{
+    td_sharded_stats s;
+    td_table *own = td_sharded_table(kv->sharded);
+    td_sharded_stats_of(kv->sharded, &s);
+    *out = (td_kv_stats){.rows = own ? td_table_rows(own) : 0,
+                         .pushes = s.pushes,
+                         .dropped = s.dropped,
+                         .asked = s.asked,
+                         .cached = s.cached};
+}
+
+td_status td_kv_finish(td_kv *kv)
+{
+    return td_sharded_finish(kv->sharded);
+}
+
+/* --- files --- */
+
+static td_status put(void *arg, uint64_t key, const float *weights)
+{
+    return td_table_put(arg, key, weights);
+}
+
+td_status td_kv_export(td_kv *kv, const char *path)
+{
+    td_table *all = NULL;
+    td_table_config plain = {.width = kv->config.table.width, .lr = 1};
+    TD_TRY(td_transfer_check(path));
+    TD_TRY(td_table_create(&plain, &all));
+    td_status status = td_sharded_range(kv->sharded, 0, UINT64_MAX, put, all);
+    if (status == TD_OK) status = td_transfer_export(all, path, kv->meaning);
+    td_table_destroy(all);
+    return status;
+}
+
+static bool is_held(void *arg, uint64_t key)
+{
+    const td_kv *kv = arg;
+    return td_place_has(td_sharded_place(kv->sharded), key, td_comm_rank(kv->comm));
+}
+
+td_status td_kv_import(td_kv *kv, const char *path)
+{
+    td_table *own = td_sharded_table(kv->sharded);
+    td_transfer_want want = {.mine = is_held, .arg = kv, .meaning = kv->meaning};
+    td_transfer_taken taken = {0};
+    TD_TRY(td_sharded_meet(kv->sharded));
+    td_status status = own ? td_transfer_import(own, path, &want, &taken) : TD_OK;
+    td_sharded_forget(kv->sharded);
+    TD_TRY(td_comm_agree(kv->comm, status));
+    return td_transfer_compare(kv->comm, path, own != NULL, taken.hash);
+}
+
+/* --- another group --- */
+
+/* Who has which part, as the lowest rank that has not joined knows it; joined: ours is made. */
+static td_status hear_parts(td_kv *kv, td_comm *comm, bool joined)
+{
+    int counts[2] = {kv->workers, kv->servers}, teller = 0;
+    while (teller < td_comm_size(comm) && td_comm_joined(comm, teller)) teller++;
+    if (teller == td_comm_size(comm))
+        return td_fail(TD_ERR_PEER, "no rank is left that has a part of the table");
+    TD_TRY(td_comm_broadcast(comm, counts, sizeof counts, teller));
+    td_status status = joined && !kv->worker ? take_room(kv, counts[0], counts[1]) : TD_OK;
+    TD_TRY(td_comm_agree(comm, status));
+    size_t parts = (size_t)(kv->workers + kv->servers);
+    return td_comm_broadcast(comm, kv->worker, parts * sizeof *kv->worker, teller);
+}
+
+static bool is_here(td_comm *comm, int of_run)
+{
+    for (int r = 0; r < td_comm_size(comm); r++)
+        if (td_comm_rank_in_run(comm, r) == of_run) return true;
+    return false;
+}
+
+/* The next part that nobody has any more, servers' first; NULL: none. */
+static int *missing_part(td_kv *kv)
+{
+    for (int s = 0; s < kv->servers; s++)
+        if (kv->server[s] < 0) return &kv->server[s];
+    for (int w = 0; w < kv->workers; w++)
+        if (kv->worker[w] < 0) return &kv->worker[w];
+    return NULL;
+}
+
+static void fill_parts(td_kv *kv, td_comm *comm)
+{
+    for (int k = 0; k < kv->workers + kv->servers; k++)
+        if (!is_here(comm, kv->worker[k])) kv->worker[k] = -1;
+    for (int r = 0; r < td_comm_size(comm); r++) {
+        int self = td_comm_rank_in_run(comm, r), *part = NULL;
+        bool has = false;
+        for (int k = 0; k < kv->workers + kv->servers; k++) has = has || kv->worker[k] == self;
+        if (!has && td_comm_joined(comm, r)) part = missing_part(kv);
+        if (part) *part = self;
+    }
+}
+
+static td_status go_on(td_kv *kv, td_comm *comm, bool joined)
+{
+    bool lost = false;
+    TD_TRY(hear_parts(kv, comm, joined));
+    fill_parts(kv, comm);
+    int serving = find_parts(kv, comm);
+    td_servers servers = servers_of(kv, serving);
+    if (kv->apart && serving == 0)
+        return td_fail(TD_ERR_PEER, "none of the table's %d servers is left", kv->servers);
+    td_status status = TD_OK;
+    if (!kv->sharded) {
+        td_sharded_config c = kv->config;
+        c.worker_count = kv->workers;
+        status = td_sharded_join(&c, &kv->sharded);
+    }
+    TD_TRY(td_comm_agree(comm, status));
+    return td_sharded_move(kv->sharded, comm, &servers, kv->worker_at, joined, &lost);
+}
+
+td_status td_kv_move(td_kv *kv, td_comm *comm)
+{
+    TD_TRY(td_comm_agree(comm, TD_OK)); /* with who has joined */
+    return go_on(kv, comm, false);
+}
+
+td_status td_kv_join(td_comm *comm, const td_kv_config *config, td_kv **out)
+{
+    td_kv *kv = NULL;
+    td_status status = td_comm_agree(comm, create(config, &kv));
+    if (status == TD_OK) status = go_on(kv, comm, true);
+    if (status != TD_OK) {
+        td_kv_destroy(kv);
+        return status;
+    }
+    *out = kv;
+    return TD_OK;
+}

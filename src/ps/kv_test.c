@@ -1,0 +1,277 @@
+/* Tables for programs in C: rows are those of one table that all pushes went to, whoever serves;
+ * files and functions; exactly once through a death. See ranks_test.h. */
+#include "comm/ranks_test.h"
+
+#include "tandem/kv.h"
+#include "tandem/recover.h"
+
+#include "base/fs.h"
+#include "base/log.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+enum { WIDTH = 3, KEYS = 50, STEPS = 20 };
+
+static char path[TD_PATH_MAX];
+
+static uint64_t key_of(uint64_t i)
+{
+    return i * 0x9e3779b97f4a7c15;
+}
+
+/* Every worker's pushes as one table: the rule is sgd at rate 1, so that sums tell. */
+typedef struct seen {
+    td_comm *c;
+    double want[KEYS];
+    size_t rows;
+    uint64_t last;
+} seen;
+
+static td_status compare(void *arg, uint64_t key, const float *weights)
+{
+    seen *s = arg;
+    td_comm *c = s->c;
+    uint64_t i = 0;
+    while (i < KEYS && key_of(i) != key) i++;
+    CHECK(i < KEYS && (s->rows == 0 || key > s->last));
+    for (int k = 0; k < WIDTH; k++) CHECK(weights[k] == s->want[i] * (k + 1));
+    s->last = key, s->rows++;
+    return TD_OK;
+}
+
+static td_status add(void *user, const void *argument, uint64_t key, float *row)
+{
+    (void)key;
+    const float *more = argument;
+    for (int k = 0; k < WIDTH; k++) row[k] += *(const int *)user * *more * (float)(k + 1);
+    return TD_OK;
+}
+
+static void step_of(int worker, uint64_t clock, uint64_t keys[4], float gradients[4 * WIDTH])
+{
+    for (uint64_t i = 0; i < 4; i++) {
+        keys[i] = key_of((clock * 7 + (uint64_t)worker * 3 + i / 2 * 11) % KEYS); /* twice each */
+        for (int k = 0; k < WIDTH; k++) gradients[i * WIDTH + (uint64_t)k] = -(float)(k + 1);
+    }
+}
+
+static void want_steps(seen *s, int workers)
+{
+    for (int w = 0; w < workers; w++)
+        for (uint64_t clock = 0; clock < STEPS; clock++)
+            for (uint64_t i = 0; i < 4; i++)
+                s->want[(clock * 7 + (uint64_t)w * 3 + i / 2 * 11) % KEYS]++;
+}
+
+static size_t rows_of(const seen *s)
+{
+    size_t n = 0;
+    for (int i = 0; i < KEYS; i++) n += s->want[i] != 0;
+    return n;
+}
+
+static td_status push_steps(td_kv *kv)
+{
+    uint64_t keys[4];
+    float gradients[4 * WIDTH], rows[4 * WIDTH];
+    while (td_kv_worker(kv) >= 0 && td_kv_clock(kv) < STEPS) {
+        step_of(td_kv_worker(kv), td_kv_clock(kv), keys, gradients);
+        TD_TRY(td_kv_pull(kv, keys, 4, rows));
+        TD_TRY(td_kv_push(kv, keys, 4, gradients));
+    }
+    return td_kv_worker(kv) >= 0 ? td_kv_retire(kv) : TD_OK;
+}
+
+static td_status all_rows(td_comm *c, void *arg)
+{
+    static const char *const clocks[] = {NULL, "ssp:0", "ssp:2"}, *const endings[] =
+                                                                      {"tsv", "safetensors"};
+    int twice = 2, me = td_comm_rank(c), size = td_comm_size(c);
+    td_kv_function functions[1] = {{add, &twice}};
+    (void)arg;
+    for (int servers = 0; servers < size && servers < 3; servers++)
+        for (int k = 0; k < 3; k++) {
+            td_kv *kv, *other;
+            td_kv_stats stats;
+            seen s = {.c = c};
+            td_kv_config config = {.width = WIDTH,
+                                   .lr = 1,
+                                   .servers = servers,
+                                   .replicas = servers != 1 && size > 1,
+                                   .clock = clocks[k],
+                                   .meaning = "counters",
+                                   .functions = functions,
+                                   .function_count = 1};
+            TD_TRY(td_kv_open(c, &config, &kv));
+            CHECK((td_kv_worker(kv) >= 0) == (me < size - servers));
+            TD_TRY(push_steps(kv));
+            TD_TRY(td_comm_barrier(c));
+            want_steps(&s, size - servers);
+            TD_TRY(td_kv_range(kv, 0, UINT64_MAX, compare, &s));
+            CHECK(s.rows == rows_of(&s));
+            TD_TRY(td_comm_barrier(c));
+            float five = 5;
+            uint64_t some[3] = {key_of(1), key_of(2), key_of(1)};
+            if (me == 0) TD_TRY(td_kv_apply(kv, 0, some, 3, &five, sizeof five));
+            TD_TRY(td_comm_barrier(c));
+            s.want[1] += 20, s.want[2] += 10, s.rows = 0;
+            TD_TRY(td_kv_range(kv, 0, UINT64_MAX, compare, &s));
+            td_kv_measure(kv, &stats);
+            CHECK(me < size - servers || stats.rows > 0);
+            /* to a file, and into another table */
+            snprintf(path, sizeof path, "/tmp/tandem-kv-%s.%s", td_comm_transport(c),
+                     endings[k % 2]);
+            if (me == size - 1) TD_TRY(td_kv_export(kv, path));
+            TD_TRY(td_kv_finish(kv));
+            td_kv_destroy(kv);
+            config.clock = "asp", config.servers = 0, config.replicas = 0;
+            TD_TRY(td_kv_open(c, &config, &other));
+            TD_TRY(td_kv_import(other, path));
+            s.rows = 0;
+            TD_TRY(td_kv_range(other, 0, UINT64_MAX, compare, &s));
+            CHECK(s.rows == rows_of(&s));
+            TD_TRY(td_comm_barrier(c)); /* a pull makes a row */
+            float row[WIDTH];
+            uint64_t none = key_of(77);
+            TD_TRY(td_kv_pull(other, &none, 1, row));
+            CHECK(row[0] == 0 && row[WIDTH - 1] == 0);
+            TD_TRY(td_kv_finish(other));
+            td_kv_destroy(other);
+            config.meaning = "something else";
+            TD_TRY(td_kv_open(c, &config, &other));
+            CHECK(td_kv_import(other, path) == TD_ERR_DATA);
+            CHECK(strstr(td_last_error(), "has rows of \"counters\", and they are to be of"));
+            TD_TRY(td_kv_finish(other));
+            td_kv_destroy(other);
+            TD_TRY(td_comm_barrier(c));
+            if (me == 0) unlink(path);
+        }
+    return TD_OK;
+}
+
+static void rows_are_those_of_one_table(void **state)
+{
+    (void)state;
+    on_all_sizes(all_rows, NULL);
+}
+
+static td_status mistakes(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_kv *kv;
+    int size = td_comm_size(c);
+    td_kv_config good = {.width = 1, .lr = 1}, bad = good;
+    bad.clock = "bsp";
+    CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    CHECK(strstr(td_last_error(), "clock bsp: workers of this table go at their own pace"));
+    bad.clock = "sometimes";
+    CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    CHECK(strstr(td_last_error(), "sometimes is no clock"));
+    bad = good, bad.servers = size;
+    CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    CHECK(strstr(td_last_error(), "leave no worker"));
+    bad = good, bad.rule = "adamw";
+    CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    bad = good, bad.width = td_comm_rank(c) == 0 ? 1 : 2;
+    if (size > 1) CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    TD_TRY(td_kv_open(c, &good, &kv));
+    CHECK(td_kv_apply(kv, 0, NULL, 0, NULL, 0) == TD_ERR_ARG);
+    CHECK(td_kv_export(kv, "/tmp/rows.csv") == TD_ERR_ARG);
+    CHECK(td_kv_import(kv, "/no/such.tsv") == TD_ERR_IO);
+    TD_TRY(td_kv_finish(kv));
+    td_kv_destroy(kv);
+    return TD_OK;
+}
+
+static void mistakes_are_told_at_all_ranks(void **state)
+{
+    (void)state;
+    on_all_sizes(mistakes, NULL);
+}
+
+/* --- a death --- */
+
+enum { RANKS = 4 };
+
+static td_status until_done(td_comm **c, td_comm *first, td_kv *kv, int dies)
+{
+    uint64_t keys[4];
+    float gradients[4 * WIDTH], rows[4 * WIDTH];
+    for (;;) {
+        td_status status = TD_OK;
+        while (status == TD_OK && td_kv_worker(kv) >= 0 && td_kv_clock(kv) < STEPS) {
+            if (td_comm_rank_in_run(*c, td_comm_rank(*c)) == dies && td_kv_clock(kv) == 10) {
+                td_comm_die(*c);
+                return TD_ERR_PEER;
+            }
+            step_of(td_kv_worker(kv), td_kv_clock(kv), keys, gradients);
+            status = td_kv_pull(kv, keys, 4, rows);
+            if (status == TD_OK) status = td_kv_push(kv, keys, 4, gradients);
+        }
+        if (status == TD_OK && td_kv_worker(kv) >= 0) status = td_kv_retire(kv);
+        if (status == TD_OK) status = td_comm_barrier(*c);
+        if (status != TD_ERR_PEER && status != TD_ERR_TIMEOUT) return status;
+        td_comm *next;
+        TD_TRY(td_comm_recover(*c, NULL, &next, NULL));
+        TD_TRY(td_kv_move(kv, next));
+        if (*c != first) td_comm_close(*c);
+        *c = next;
+    }
+}
+
+typedef struct plan {
+    int servers, dies;
+} plan;
+
+static td_status live(td_comm *first, void *arg)
+{
+    const plan *p = arg;
+    td_comm *c = first;
+    td_kv *kv;
+    seen s = {0};
+    td_kv_config config = {.width = WIDTH,
+                           .lr = 1,
+                           .servers = p->servers,
+                           .replicas = 1,
+                           .clock = "ssp:3"};
+    bool joined = td_comm_joined(first, td_comm_rank(first));
+    TD_TRY(joined ? td_kv_join(first, &config, &kv) : td_kv_open(first, &config, &kv));
+    td_status status = until_done(&c, first, kv, p->dies);
+    bool dead = td_comm_rank_in_run(first, td_comm_rank(first)) == p->dies;
+    if (status == TD_OK && !dead) {
+        s.c = c;
+        want_steps(&s, RANKS - p->servers);
+        status = td_kv_range(kv, 0, UINT64_MAX, compare, &s);
+        if (status == TD_OK && s.rows != rows_of(&s)) status = td_fail(TD_ERR_DATA, "rows lack");
+        if (status == TD_OK) status = td_kv_finish(kv);
+    }
+    td_kv_destroy(kv);
+    if (c != first) td_comm_close(c);
+    return status;
+}
+
+/* Each push once, through the death of a worker, a server, or one that is both; a spare takes over.
+ */
+static void a_death_costs_no_push(void **state)
+{
+    (void)state;
+    if (mpi_world) skip();
+    td_comm_config config = {.spares = 1};
+    td_log_set_level(TD_LOG_QUIET);
+    for (int k = 0; k < 3; k++) {
+        plan p = {.servers = k == 0 ? 0 : 2, .dies = k == 2 ? 1 : 0};
+        assert_ok(td_comm_run_local(RANKS + 1, &config, live, &p));
+    }
+    td_log_set_level(TD_LOG_WARN);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_are_those_of_one_table),
+        cmocka_unit_test(mistakes_are_told_at_all_ranks),
+        cmocka_unit_test(a_death_costs_no_push),
+    };
+    return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
+}
