@@ -15,8 +15,8 @@ def clicks(form="tsv", rows=ROWS, seed=3, categories=40):
     """A small click log."""
     path = os.path.join(TOP, f"clicks-{rows}-{seed}-{categories}.{form}")
     if not os.path.exists(path):
-        tandem("synth", "clicks", "--out", path, "--rows", str(rows), "--categories", str(categories), "--seed", str(seed),
-               "--format", form, "--quiet")
+        tandem("synth", "clicks", "--out", path, "--rows", str(rows), "--categories", str(categories), "--seed",
+               str(seed), "--format", form, "--quiet")
     return path
 
 

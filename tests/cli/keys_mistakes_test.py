@@ -29,11 +29,14 @@ class Mistakes(unittest.TestCase):
                 ("--accumulate is not for parameters in tables; give a larger --batch", ps(2, "--accumulate", "2")),
                 ("--keep best: of parameters in tables only the last", ps(2, "--keep", "best", "--holdout", "0.2")),
                 ("--l1 is for --optimizer ftrl; here it would do nothing", ps(2, "--l1", "0.1")),
-                ("--optimizer nesterov is for networks whose parameters are not in tables; these have sgd (with --momentum",
+                ("--optimizer nesterov is for networks whose parameters are not in tables; these have sgd (with "
+                 "--momentum",
                  ps(2, "--optimizer", "nesterov")),
                 ("--clock \"\" is no clock", ps(2, clock="")),
-                ("--table-memory: \"12q\" is not a whole number, with k, m or g behind it", ps(2, "--table-memory", "12q")),
-                ("1000 servers and a worker are more than the 16 leaves of a batch; start at most 15", ps(1, servers=1000)),
+                ("--table-memory: \"12q\" is not a whole number, with k, m or g behind it",
+                 ps(2, "--table-memory", "12q")),
+                ("1000 servers and a worker are more than the 16 leaves of a batch; start at most 15",
+                 ps(1, servers=1000)),
                 ("a memory limit of 1000 bytes is too small for rows of", ps(2, "--table-memory", "1000"))):
             self.says(text, *job(*words))
         self.says("no update rule is called \"ftrl\"", *job("--optimizer", "ftrl", model="mlp", data=DATA))
@@ -62,8 +65,8 @@ class Mistakes(unittest.TestCase):
                 (["--final-lr", "0.001"], "mlp", ["--schedule", "step"])):
             data = DATA if model == "mlp" else clicks()
             self.says(f"{words[0]} is for ", *job(*base, *words, model=model, data=data))
-        run = train("--clock", "bsp", "--servers", "0", "--admit", "1", "--momentum", "0", "--l1", "0", "--gamma", "0.1",
-                    "--optimizer", "ftrl", "--l2", "0.1")
+        run = train("--clock", "bsp", "--servers", "0", "--admit", "1", "--momentum", "0", "--l1", "0", "--gamma",
+                    "0.1", "--optimizer", "ftrl", "--l2", "0.1")
         again = new_run()
         tandem("train", os.path.join(run, "job.yaml"), "--run", again, "--quiet")
         self.assertEqual(weights(run), weights(again))
@@ -82,8 +85,9 @@ class Mistakes(unittest.TestCase):
     def test_data(self):
         three = write("three.csv", "size,label\n" + "".join(f"{i},{i % 3}\n" for i in range(9)))
         negative = write("negative.csv", "size,label\n1,2\n2,-3\n")
-        self.says("--loss binary needs two classes, and " + three + " has 3", *job("--loss", "binary", data=three, model="linear"))
-        self.says("--loss hinge needs two classes, and " + three + " has 3", *job("--loss", "hinge", data=three, model="linear"))
+        for loss in ("binary", "hinge"):
+            self.says(f"--loss {loss} needs two classes, and {three} has 3",
+                      *job("--loss", loss, data=three, model="linear"))
         self.says("three.csv has numbers to predict; use squared, or --label-kind class",
                   *job("--loss", "hinge", "--label-kind", "value", data=three, model="linear"))
         self.says("negative.csv: sample 1 has -3, where --loss poisson needs counts",
@@ -98,9 +102,11 @@ class Mistakes(unittest.TestCase):
         run, net, path = train(), train(model="mlp", data=DATA), os.path.join(TOP, "out.tsv")
         for text, words in (("--run is missing", ["--out", path]),
                             ("--out is missing", ["--run", run]),
-                            ("out.csv: a table's file ends in .safetensors or .tsv", ["--run", run, "--out", "out.csv"]),
+                            ("out.csv: a table's file ends in .safetensors or .tsv",
+                             ["--run", run, "--out", "out.csv"]),
                             ("--from 7 is above --to 6", ["--run", run, "--out", path, "--from", "7", "--to", "6"]),
-                            ("holds a network; export is for models whose rows lie under keys", ["--run", net, "--out", path]),
+                            ("holds a network; export is for models whose rows lie under keys",
+                             ["--run", net, "--out", path]),
                             ("holds no model yet", ["--run", TOP, "--out", path]),
                             ("did you mean --states?", ["--run", run, "--out", path, "--state"])):
             self.says(text, "export", *words)
@@ -110,8 +116,8 @@ class Mistakes(unittest.TestCase):
         with open(path) as f:
             self.assertEqual(f.read(), "mine")
         shutil.rmtree(os.path.join(run, "checkpoints"))
-        self.says("has no checkpoint of step 14, of which its model is", "export", "--run", run, "--out", path, "--states",
-                  "--overwrite")
+        self.says("has no checkpoint of step 14, of which its model is", "export", "--run", run, "--out", path,
+                  "--states", "--overwrite")
 
     def test_rows_from_files(self):
         """One sentence, whatever ranks there are, and no folder."""
@@ -130,12 +136,15 @@ class Mistakes(unittest.TestCase):
                 (".tsv:1: columns from adagrad.sum.0", ["--rows-from", stated]),
                 ("tensor adagrad.sum does not belong to a table under adam",
                  ["--rows-from", stated_tensors, "--optimizer", "adam"]),
-                ("rows have weights alone; under ftrl these are a function of ftrl.z and ftrl.n, which the file must have",
+                ("rows have weights alone; under ftrl these are a function of ftrl.z and ftrl.n, which the file must "
+                 "have",
                  ["--rows-from", tensors, "--optimizer", "ftrl"]),
                 ("has rows of \"fm factors=4 bits=0 hash-seed=0\", and they are to be of "
                  "\"fm factors=4 bits=0 hash-seed=2\"", ["--rows-from", tensors, "--hash-seed", "2"]),
-                ("and they are to be of \"fm factors=4 bits=20 hash-seed=0\"", ["--rows-from", tensors, "--bits", "20"]),
-                ("and they are to be of \"fm factors=4 bits=0 hash-seed=3\"", ["--rows-from", plain, "--hash-seed", "3"]),
+                ("and they are to be of \"fm factors=4 bits=20 hash-seed=0\"",
+                 ["--rows-from", tensors, "--bits", "20"]),
+                ("and they are to be of \"fm factors=4 bits=0 hash-seed=3\"",
+                 ["--rows-from", plain, "--hash-seed", "3"]),
                 ("and they are to be of \"dlrm factors=5 bits=0 hash-seed=0\"",
                  ["--rows-from", plain, "--model", "dlrm", "--factors", "5"]),
                 ("has more bits than the 8 that keys are hashed to", ["--rows-from", plain, "--bits", "8"]),
@@ -153,17 +162,18 @@ class Mistakes(unittest.TestCase):
             self.assertIn("rows of tensor weights have 5 floats, the table's 9", done.stderr)
             self.assertFalse(os.path.exists(run))
             other = export(train("--optimizer", "adagrad", "--seed", "9"))  # which one of the servers finds
-            shell = f'test $OMPI_COMM_WORLD_RANK = 2 && from={other} || from={plain}; cd $(mktemp -d); ln -s $from here.tsv; '
+            shell = (f'test $OMPI_COMM_WORLD_RANK = 2 && from={other} || from={plain}; cd $(mktemp -d); '
+                     'ln -s $from here.tsv; ')
             done = subprocess.run([*ranks(3), "sh", "-c", shell + 'exec "$@"', "sh", TANDEM,
                                    *job("--rows-from", "here.tsv", *ps(1, servers=2), run=run)], text=True,
                                   capture_output=True, timeout=100)
             self.assertEqual(done.returncode, 2, done.stderr)
-            self.assertIn("--rows-from: rank 2 reads other rows in here.tsv than rank 1; all servers must find the same",
-                          done.stderr)
+            self.assertIn("--rows-from: rank 2 reads other rows in here.tsv than rank 1; all servers must find the "
+                          "same", done.stderr)
             self.assertFalse(os.path.exists(run))
         self.says("--rows-from is for models over hashed features", *job("--rows-from", plain, model="mlp", data=DATA))
-        self.says("--rows-from cannot be changed when a run is resumed", "train", "--run", first, "--resume", "--rows-from",
-                  plain)
+        self.says("--rows-from cannot be changed when a run is resumed", "train", "--run", first, "--resume",
+                  "--rows-from", plain)
 
     def test_a_checkpoint_of_another_run(self):
         run = train()
@@ -175,8 +185,8 @@ class Mistakes(unittest.TestCase):
         for name in os.listdir(os.path.join(run, "checkpoints")):
             shutil.rmtree(os.path.join(run, "checkpoints", name))
         shutil.copytree(os.path.join(other, "checkpoints"), os.path.join(run, "checkpoints"), dirs_exist_ok=True)
-        self.says("is a checkpoint of the architecture \"fm factors=4 fields=40 numbers=0 bits=8", "train", "--run", run,
-                  "--resume", "--epochs", "3")
+        self.says("is a checkpoint of the architecture \"fm factors=4 fields=40 numbers=0 bits=8", "train", "--run",
+                  run, "--resume", "--epochs", "3")
 
     def test_other_data_to_score(self):
         run, fields = train(), train(data=clicks("libffm"), model="ffm")
@@ -204,7 +214,8 @@ class Mistakes(unittest.TestCase):
 
     @unittest.skipUnless(os.getuid() == 0 and shutil.which("unshare"), "needs a disk of its own")
     def test_a_full_disk_under_cold_rows(self):
-        """One sentence, and what had been saved is whole: with room the run goes on to the bytes of an undisturbed one."""
+        """One sentence, and what had been saved is whole: with room the run goes on to the bytes of an undisturbed
+        one."""
         disk, more = new_run(), ["--table-memory", "524288", "--checkpoint-every", "20"]
         data = clicks(rows=4000, categories=30000)
         done = subprocess.run(["unshare", "--mount", "--", "sh", "-ec",
@@ -215,18 +226,21 @@ class Mistakes(unittest.TestCase):
         if "mount" in done.stderr and "permission" in done.stderr:
             self.skipTest(done.stderr)
         self.assertEqual(done.returncode, 2, done.stderr)
-        self.assertRegex(done.stderr, r"\Atandem: cannot (open|write) cold rows in \S*/cold/rank-\d: .*No space left on device.*\n\Z")
+        self.assertRegex(done.stderr, r"\Atandem: cannot (open|write) cold rows in \S*/cold/rank-\d: "
+                         r".*No space left on device.*\n\Z")
         run = os.path.join(disk + ".kept", "run")
         self.assertFalse(os.path.exists(os.path.join(run, "model")))
         tandem("train", "--run", run, "--resume", "--quiet")
-        self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(train(data=data, epochs=3), "model")))
+        want = train(data=data, epochs=3)
+        self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(want, "model")))
 
     @unittest.skipUnless(MPIEXEC, "no mpiexec")
     def test_replicas_without_a_recovery(self):
         run = new_run()
         done = tandem(*job(*ps(1, "--replicas", "1"), run=run), prefix=ranks(2), expect=2)
         self.assertEqual(done.stderr.count("tandem: "), 1, done.stderr)
-        self.assertIn("--replicas 1 is for jobs that go on when a rank dies, and this one cannot: start it with", done.stderr)
+        self.assertIn("--replicas 1 is for jobs that go on when a rank dies, and this one cannot: start it with",
+                      done.stderr)
         self.assertFalse(os.path.exists(run))
 
 

@@ -277,8 +277,8 @@ class Files(unittest.TestCase):
                     want, _ = text_rows(export(run, *words))
                     path = as_of_another_tool(export(run, *words, form=form))
                     for way in (["--workers", "2"], ps(3, "--replicas", "1", servers=2), ps(2, servers=1, clock="asp")):
-                        other = train("--optimizer", "adagrad", "--hash-seed", "9", "--rows-from", path, *way, model=model,
-                                      epochs=1)
+                        other = train("--optimizer", "adagrad", "--hash-seed", "9", "--rows-from", path, *way,
+                                      model=model, epochs=1)
                         got, _ = text_rows(export(other, "--states"))
                         idle = want.keys() - needed.keys()
                         self.assertGreater(len(idle), len(want) / 2)
@@ -325,7 +325,8 @@ class Files(unittest.TestCase):
         for way in (ps(2, servers=1, clock="ssp:2"), ["--strategy", "downpour", *place(2)],
                     ["--strategy", "easgd", *place(2)], ["--strategy", "hogwild", "--workers", "2"]):
             warm = train("--rows-from", path, *words, *way)
-            self.assertLess(event(warm, "epoch")[0]["progressive_loss"], event(cold, "epoch")[0]["progressive_loss"] - 0.01)
+            first, later = (event(run, "epoch")[0]["progressive_loss"] for run in (cold, warm))
+            self.assertLess(later, first - 0.01)
 
 
 class Answers(unittest.TestCase):
