@@ -1,8 +1,5 @@
-/* Ranges of tables over servers, and functions on their rows: see comm/ranks_test.h. Gradients are
- * whole numbers and the rate is 1, so that weights are sums that do not depend on their order. */
-#include "ps/sharded.h"
-
-#include "comm/ranks_test.h"
+/* Ranges of tables over servers, and functions on their rows. */
+#include "ps/sums_test.h"
 
 enum { KEYS = 20000, WIDTH = 3 };
 
@@ -11,7 +8,12 @@ typedef struct layout {
     int replicas;
     const char *clock;
 } layout;
-static layout layouts[] = {{false, 0, "bsp"}, {false, 1, "asp"}, {true, 0, "ssp:3"}};
+
+static void on_all_layouts(td_rank_fn *fn)
+{
+    static layout layouts[] = {{false, 0, "bsp"}, {false, 1, "asp"}, {true, 0, "ssp:3"}};
+    for (size_t k = 0; k < sizeof layouts / sizeof *layouts; k++) on_all_sizes(fn, &layouts[k]);
+}
 
 /* Ascending in k, from 0 to UINT64_MAX. */
 static uint64_t key_of(uint64_t k)
@@ -103,16 +105,13 @@ static td_status gives_ranges(td_comm *c, void *arg)
     TD_TRY(range_is(c, s, 9, 8, 0, 0));
     seen x = {c, 0, KEYS, 5000};
     CHECK(td_sharded_range(s, 0, UINT64_MAX, is_next, &x) == TD_ERR_INTERRUPTED && x.next == 5000);
-    TD_TRY(td_sharded_finish(s));
-    td_sharded_destroy(s);
-    return TD_OK;
+    return close_table(s);
 }
 
 static void every_row_comes_once_in_order(void **state)
 {
     (void)state;
-    for (size_t k = 0; k < sizeof layouts / sizeof *layouts; k++)
-        on_all_sizes(gives_ranges, &layouts[k]);
+    on_all_layouts(gives_ranges);
 }
 
 /* --- beside pushes --- */
@@ -161,16 +160,13 @@ static td_status sees_what_it_has_pushed(td_comm *c, void *arg)
     watch x = {.c = c, .worker = 0};
     TD_TRY(td_sharded_range(s, 0, UINT64_MAX, note, &x));
     CHECK(x.rows == (uint64_t)config.worker_count * ROUNDS * EACH);
-    TD_TRY(td_sharded_finish(s));
-    td_sharded_destroy(s);
-    return TD_OK;
+    return close_table(s);
 }
 
 static void what_was_acknowledged_is_seen(void **state)
 {
     (void)state;
-    for (size_t k = 0; k < sizeof layouts / sizeof *layouts; k++)
-        on_all_sizes(sees_what_it_has_pushed, &layouts[k]);
+    on_all_layouts(sees_what_it_has_pushed);
 }
 
 /* --- functions --- */
@@ -220,7 +216,7 @@ static td_status applies(td_comm *c, void *arg)
                                 .functions = functions,
                                 .function_count = 2};
     td_sharded *s;
-    uint64_t keys[ROWS + ROWS / 3], odd[ROWS / 2], n = 0, bad = UINT64_MAX, rows, all;
+    uint64_t keys[ROWS + ROWS / 3], odd[ROWS / 2], n = 0, bad = UINT64_MAX, all;
     float g[WIDTH * ROWS / 2], before[WIDTH], after[WIDTH];
     float amount[] = {3, 5};
     TD_TRY(open_table(c, arg, &config, &s));
@@ -244,8 +240,7 @@ static td_status applies(td_comm *c, void *arg)
         TD_TRY(td_sharded_apply(s, 0, &k, 1, NULL, 0));
     TD_TRY(td_sharded_meet(s));
     if (td_sharded_table(s)) TD_TRY(td_table_each(td_sharded_table(s), is_added, c));
-    rows = td_sharded_table(s) ? td_table_rows(td_sharded_table(s)) : 0;
-    TD_TRY(td_comm_allreduce(c, &rows, &all, 1, TD_I64, TD_SUM));
+    TD_TRY(count_rows(c, s, &all));
     CHECK(all == (uint64_t)ROWS * (config.servers.replicas ? 2 : 1));
     CHECK(td_sharded_apply(s, 1, &bad, 1, amount, sizeof amount) == TD_ERR_DATA &&
           strstr(td_last_error(), "not that key"));
@@ -254,16 +249,13 @@ static td_status applies(td_comm *c, void *arg)
     CHECK(td_sharded_apply(s, -1, keys, 1, NULL, 0) == TD_ERR_ARG);
     CHECK(td_sharded_apply(s, 0, keys, 1, keys, 33) == TD_ERR_ARG &&
           strstr(td_last_error(), "up to 32 bytes, not 33"));
-    TD_TRY(td_sharded_finish(s));
-    td_sharded_destroy(s);
-    return TD_OK;
+    return close_table(s);
 }
 
 static void functions_reach_every_copy_of_a_row(void **state)
 {
     (void)state;
-    for (size_t k = 0; k < sizeof layouts / sizeof *layouts; k++)
-        on_all_sizes(applies, &layouts[k]);
+    on_all_layouts(applies);
 }
 
 static td_status differs(td_comm *c, void *arg)

@@ -1,11 +1,8 @@
-/* Tables over servers: see comm/ranks_test.h. Gradients are whole numbers and the rate is 1, so
- * that weights are sums that do not depend on their order. */
-#include "ps/sharded.h"
+/* Tables over servers: what workers read, each at its clock's pace, and what their pushes come to.
+ * sharded_recover_test.c has their deaths, sharded_range_test.c the rest. */
+#include "ps/sums_test.h"
 
 #include "base/rng.h"
-#include "comm/ranks_test.h"
-#include "ps/unique.h"
-#include "tandem/recover.h"
 
 #include <math.h>
 
@@ -46,7 +43,7 @@ static td_status pushes_add_up(td_comm *c, void *arg)
     if (arg) config.servers = (td_servers){.rank = last, .count = 1};
     td_sharded *s;
     uint32_t k[ASKED];
-    uint64_t keys[ASKED], distinct = 0, rows = 0;
+    uint64_t keys[ASKED], rows = 0;
     float g[ASKED * WIDTH], want[KEYS][WIDTH] = {{0}};
     TD_TRY(td_sharded_open(c, &config, &s));
     for (int round = 0; round < ROUNDS; round++) {
@@ -61,9 +58,8 @@ static td_status pushes_add_up(td_comm *c, void *arg)
         }
     TD_TRY(weights_are(c, s, want));
     TD_TRY(td_sharded_finish(s));
-    if (td_sharded_table(s)) distinct = td_table_rows(td_sharded_table(s));
     CHECK(!td_sharded_table(s) == (arg && me != size - 1));
-    TD_TRY(td_comm_allreduce(c, &distinct, &rows, 1, TD_I64, TD_SUM));
+    TD_TRY(count_rows(c, s, &rows));
     CHECK(rows == KEYS); /* each at one server */
     td_sharded_destroy(s);
     return TD_OK;
@@ -105,9 +101,7 @@ static td_status fetches_ahead(td_comm *c, void *arg)
     TD_TRY(td_sharded_pull(s, &mine, 1, again));
     CHECK(!memcmp(alone, again, sizeof alone));
     td_table_destroy(oracle);
-    TD_TRY(td_sharded_finish(s));
-    td_sharded_destroy(s);
-    return TD_OK;
+    return close_table(s);
 }
 
 static void rows_are_fetched_ahead(void **state)
@@ -232,9 +226,7 @@ static td_status compensates(td_comm *c, void *arg)
     TD_TRY(td_sharded_meet(s));
     TD_TRY(td_sharded_pull(s, &key, 1, &row));
     CHECK(fabsf(row - w) < 1e-5f);
-    TD_TRY(td_sharded_finish(s));
-    td_sharded_destroy(s);
-    return TD_OK;
+    return close_table(s);
 }
 
 static void delays_are_compensated(void **state)
@@ -279,9 +271,7 @@ static td_status cools_down(td_comm *c, void *arg)
     for (int k = 0; k < HOT; k++)
         mine += td_place_primary(td_sharded_place(s), keys[k]) == td_comm_rank(c);
     CHECK(size == 1 || mine < HOT);
-    TD_TRY(td_sharded_finish(s));
-    td_sharded_destroy(s);
-    return TD_OK;
+    return close_table(s);
 }
 
 static void hot_slices_are_shared_out(void **state)
@@ -295,12 +285,11 @@ static void hot_slices_are_shared_out(void **state)
 static td_status starts_again(td_comm *c, void *arg)
 {
     (void)arg;
-    td_sharded_config config = {.table = {.width = 1, .lr = 1}};
     td_sharded *s;
     uint64_t key = 5;
     float row, g = -1;
     int size = td_comm_size(c), first = td_comm_rank(c) == 0;
-    TD_TRY(td_sharded_open(c, &config, &s));
+    TD_TRY(open_sums(c, "asp", 0, &s));
     for (int round = 0; round < 3; round++) {
         for (int k = 0; k < (first ? 7 : 2); k++) TD_TRY(td_sharded_push_all(s, &key, 1, &g));
         TD_TRY(td_sharded_meet(s));
@@ -309,9 +298,7 @@ static td_status starts_again(td_comm *c, void *arg)
     }
     TD_TRY(td_sharded_pull(s, &key, 1, &row));
     CHECK(row == (float)(3 * (7 + 2 * (size - 1))));
-    TD_TRY(td_sharded_finish(s));
-    td_sharded_destroy(s);
-    return TD_OK;
+    return close_table(s);
 }
 
 static void clocks_start_again(void **state)
@@ -326,14 +313,12 @@ static td_status makes_again(td_comm *c, void *arg)
     (void)arg;
     enum { ALL = 64, SOME = 20 };
     int size = td_comm_size(c), me = td_comm_rank(c);
-    td_sharded_config config = {.table = {.width = 1, .lr = 1}};
-    config.servers.replicas = size > 1;
     td_sharded *s;
     uint64_t keys[ALL];
     float g[ALL], rows[ALL];
     size_t n = 0;
     bool taken[TD_SLICES] = {false};
-    TD_TRY(td_sharded_open(c, &config, &s));
+    TD_TRY(open_sums(c, "asp", size > 1, &s));
     const td_slices *map = &td_sharded_place(s)->slices;
     for (uint64_t key = 0; n < ALL; key++) /* of as many slices */
         if (!taken[td_slice_of(map, key)]) taken[td_slice_of(map, key)] = true, keys[n++] = key;
@@ -350,9 +335,7 @@ static td_status makes_again(td_comm *c, void *arg)
     TD_TRY(td_sharded_meet(s));
     TD_TRY(td_sharded_pull(s, keys, ALL, rows));
     for (int k = 0; k < ALL; k++) CHECK(rows[k] == 1);
-    TD_TRY(td_sharded_finish(s));
-    td_sharded_destroy(s);
-    return TD_OK;
+    return close_table(s);
 }
 
 static void pushes_are_completed_by_others(void **state)
@@ -361,236 +344,40 @@ static void pushes_are_completed_by_others(void **state)
     on_all_sizes(makes_again, NULL);
 }
 
+static td_status count_to_nine(td_sharded *s, uint64_t key)
+{
+    float row, g = -1;
+    for (int round = 0; round < 9; round++) {
+        TD_TRY(td_sharded_pull(s, &key, 1, &row));
+        TD_TRY(td_sharded_push_all(s, &key, 1, &g));
+    }
+    return TD_OK;
+}
+
 /* Rank 0 has nothing to do for a while: the others go on without it, and it comes back. */
 static td_status retires(td_comm *c, void *arg)
 {
     (void)arg;
-    td_sharded_config config = {.table = {.width = 1, .lr = 1}};
     td_sharded *s;
     uint64_t key = 5;
-    float row, g = -1;
+    float row;
     int size = td_comm_size(c), first = td_comm_rank(c) == 0;
-    TD_TRY(td_clock_parse("ssp:1", &config.clock));
-    TD_TRY(td_sharded_open(c, &config, &s));
-    if (first) TD_TRY(td_sharded_retire(s));
-    for (int round = 0; round < (first ? 0 : 9); round++) {
-        TD_TRY(td_sharded_pull(s, &key, 1, &row));
-        TD_TRY(td_sharded_push_all(s, &key, 1, &g));
-    }
+    TD_TRY(open_sums(c, "ssp:1", 0, &s));
+    TD_TRY(first ? td_sharded_retire(s) : count_to_nine(s, key));
     TD_TRY(td_sharded_meet(s));
-    for (int round = 0; round < (first ? 9 : 0); round++) {
-        TD_TRY(td_sharded_pull(s, &key, 1, &row));
-        TD_TRY(td_sharded_push_all(s, &key, 1, &g));
-    }
+    if (first) TD_TRY(count_to_nine(s, key));
     TD_TRY(td_sharded_meet(s));
     td_sharded_start_at(s, 9);
     TD_TRY(td_sharded_meet(s));
     TD_TRY(td_sharded_pull(s, &key, 1, &row));
     CHECK(row == (float)(9 * size));
-    TD_TRY(td_sharded_finish(s));
-    td_sharded_destroy(s);
-    return TD_OK;
+    return close_table(s);
 }
 
 static void nobody_waits_for_who_has_nothing_to_do(void **state)
 {
     (void)state;
     on_all_sizes(retires, NULL);
-}
-
-/* --- deaths: counters --- */
-
-enum { RANKS = 5, COUNTERS = 40, LONG = 300 };
-
-typedef struct life {
-    td_comm *world, *comm;
-    td_sharded *s;
-    int rank;    /* in the run */
-    int servers; /* the first ranks; 0: all */
-    int worker[RANKS], serving[RANKS];
-    bool over;
-} life;
-
-typedef struct losses {
-    int rank[2], step[2], servers;
-    const char *clock;
-    /* what ranks of the run had acknowledged, and had under way when they died */
-    int acknowledged[RANKS + 2][COUNTERS], tried[RANKS + 2][COUNTERS];
-} losses;
-
-static void counted_keys(int rank, uint64_t step, uint64_t keys[4])
-{
-    td_rng rng;
-    td_rng_init(&rng, 12, TD_RNG_TEST, (uint64_t)rank, step);
-    uint64_t first = td_rng_below(&rng, COUNTERS);
-    for (uint64_t k = 0; k < 4; k++) keys[k] = (first + k * 7) % COUNTERS;
-}
-
-static td_servers servers_of(life *l)
-{
-    int n = l->servers ? l->servers : td_comm_size(l->comm);
-    if (n > td_comm_size(l->comm)) n = td_comm_size(l->comm);
-    for (int k = 0; k < n; k++) l->serving[k] = k;
-    return (td_servers){.rank = l->serving, .count = n, .replicas = 1};
-}
-
-/* Worker w is rank w of the run, or a spare that has come in its place. */
-static void workers_of(life *l)
-{
-    int size = td_comm_size(l->comm), next = 0;
-    bool there[RANKS] = {false};
-    for (int w = 0; w < RANKS; w++) l->worker[w] = -1;
-    for (int r = 0; r < size; r++)
-        if (td_comm_rank_in_run(l->comm, r) < RANKS) {
-            l->worker[td_comm_rank_in_run(l->comm, r)] = r;
-            there[td_comm_rank_in_run(l->comm, r)] = true;
-        }
-    for (int r = 0; r < size; r++)
-        if (td_comm_rank_in_run(l->comm, r) >= RANKS) {
-            while (next < RANKS && there[next]) next++;
-            if (next < RANKS) l->worker[next] = r, there[next] = true;
-        }
-}
-
-static td_status to_next(life *l, bool joined)
-{
-    td_comm *next;
-    if (!joined) {
-        TD_TRY(td_comm_recover(l->comm, NULL, &next, NULL));
-        if (l->comm != l->world) td_comm_close(l->comm);
-        l->comm = next;
-    }
-    td_servers servers = servers_of(l);
-    workers_of(l);
-    return td_sharded_move(l->s, l->comm, &servers, l->worker, joined, &l->over);
-}
-
-static td_status count_on(losses *x, life *l, bool *dead)
-{
-    uint64_t keys[4], clock = td_sharded_clock(l->s);
-    float g[4] = {-1, -1, -1, -1}, rows[4];
-    int w = td_sharded_worker(l->s);
-    if (clock >= LONG || w < 0) return td_sharded_meet(l->s);
-    counted_keys(w, clock, keys);
-    for (int k = 0; k < 2; k++)
-        if (x->rank[k] == l->rank && (uint64_t)x->step[k] <= clock &&
-            td_comm_generation(l->comm) >= (uint64_t)k) { /* one after the other */
-            td_comm_die(l->comm);
-            *dead = true;
-            return TD_ERR_PEER;
-        }
-    TD_TRY(td_sharded_pull(l->s, keys, 4, rows));
-    td_sharded_step step = {.keys = keys, .count = 4, .gradients = g, .scale = 1, .rate = 1};
-    for (int k = 0; k < 4; k++) x->tried[l->rank][keys[k]]++;
-    TD_TRY(td_sharded_push(l->s, &step));
-    for (int k = 0; k < 4; k++) x->acknowledged[l->rank][keys[k]]++;
-    return TD_OK;
-}
-
-static td_status check_counters(losses *x, life *l)
-{
-    td_comm *c = l->comm;
-    td_table *t = td_sharded_table(l->s);
-    for (uint64_t key = 0; key < COUNTERS && t; key++) {
-        if (td_place_primary(td_sharded_place(l->s), key) != td_comm_rank(c)) continue;
-        float row;
-        int least = 0, most = 0;
-        td_table_peek(t, &key, 1, &row);
-        for (int r = 0; r < RANKS + 2; r++)
-            least += x->acknowledged[r][key], most += x->tried[r][key];
-        CHECK(row >= (float)least && row <= (float)most);
-    }
-    return TD_OK;
-}
-
-typedef struct ranged {
-    losses *x;
-    td_comm *c;
-    uint64_t rows, next;
-} ranged;
-
-static td_status counts(void *arg, uint64_t key, const float *row)
-{
-    ranged *q = arg;
-    td_comm *c = q->c;
-    int least = 0, most = 0;
-    CHECK(key >= q->next && key < COUNTERS);
-    for (int r = 0; r < RANKS + 2; r++)
-        least += q->x->acknowledged[r][key], most += q->x->tried[r][key];
-    CHECK(*row >= (float)least && *row <= (float)most);
-    q->next = key + 1, q->rows++;
-    return TD_OK;
-}
-
-/* All rows are there, whoever has them now. */
-static td_status check_range(losses *x, life *l)
-{
-    ranged q = {.x = x, .c = l->comm};
-    uint64_t keys = 0;
-    td_comm *c = l->comm;
-    TD_TRY(td_sharded_range(l->s, 0, UINT64_MAX, counts, &q));
-    for (int key = 0; key < COUNTERS; key++) {
-        bool any = false;
-        for (int r = 0; r < RANKS + 2; r++) any = any || x->acknowledged[r][key];
-        keys += any;
-    }
-    CHECK(q.rows >= keys);
-    return TD_OK;
-}
-
-static td_status live(td_comm *c, void *arg)
-{
-    losses *x = arg;
-    life l = {.world = c, .comm = c, .servers = x->servers};
-    l.rank = td_comm_rank_in_run(c, td_comm_rank(c));
-    td_sharded_config config = {.table = {.width = 1, .lr = 1}, .worker_count = RANKS};
-    bool joined = td_comm_joined(c, td_comm_rank(c)), dead = false;
-    TD_TRY(td_clock_parse(x->clock, &config.clock));
-    config.servers = servers_of(&l);
-    td_status status = joined ? td_sharded_join(&config, &l.s) : td_sharded_open(c, &config, &l.s);
-    if (status == TD_OK && joined) status = to_next(&l, true);
-    for (;;) {
-        while (!dead && !l.over && (status == TD_ERR_PEER || status == TD_ERR_TIMEOUT)) {
-            uint64_t keys[4], clock = td_sharded_clock(l.s);
-            int w = td_sharded_worker(l.s);
-            bool kept = w >= 0 && clock < LONG && status != TD_OK;
-            status = to_next(&l, false);
-            if (status == TD_OK && kept && td_sharded_clock(l.s) > clock) { /* made again */
-                counted_keys(w, clock, keys);
-                for (int k = 0; k < 4; k++) x->acknowledged[l.rank][keys[k]]++;
-            }
-        }
-        if (status != TD_OK) break;
-        bool ends = td_sharded_clock(l.s) >= LONG || td_sharded_worker(l.s) < 0;
-        status = count_on(x, &l, &dead);
-        if (status == TD_OK && ends) break;
-    }
-    if (status == TD_OK) status = check_range(x, &l);
-    if (status == TD_OK) status = td_sharded_finish(l.s);
-    if (status == TD_OK) status = td_comm_barrier(l.comm);
-    if (status == TD_OK) status = check_counters(x, &l);
-    td_sharded_destroy(l.s);
-    if (l.comm != l.world) td_comm_close(l.comm);
-    return status;
-}
-
-static void nothing_acknowledged_is_lost(void **state)
-{
-    (void)state;
-    static const losses trials[] =
-        {{.rank = {2, -1}, .step = {30, 0}, .clock = "asp"},
-         {.rank = {0, 1}, .step = {50, 120}, .clock = "asp"},
-         {.rank = {4, 0}, .step = {80, 81}, .clock = "ssp:2"},
-         {.rank = {1, 3}, .step = {20, 140}, .clock = "bsp"},
-         {.rank = {1, -1}, .step = {70, 0}, .clock = "ssp:3", .servers = 3},
-         {.rank = {3, 0}, .step = {60, 200}, .clock = "backup:3:apply", .servers = 3}};
-    if (mpi_world) skip();
-    for (size_t k = 0; k < sizeof trials / sizeof *trials; k++)
-        for (int spares = 0; spares <= 2; spares += 2) {
-            losses x = trials[k];
-            td_comm_config config = {.deadline_ms = 60000, .spares = spares};
-            assert_ok(td_comm_run_local(RANKS + spares, &config, live, &x));
-        }
 }
 
 static td_status mistaken(td_comm *c, void *arg)
@@ -615,45 +402,6 @@ static void mistakes_are_told_to_all(void **state)
     on_all_sizes(mistaken, NULL);
 }
 
-/* Against a search through all keys. */
-static void batches_hold_each_key_once(void **state)
-{
-    (void)state;
-    static const size_t sizes[] = {0, 1, 2, 17, 3000, 100, 4096};
-    td_unique b = {0};
-    td_rng rng;
-    td_rng_init(&rng, 2, TD_RNG_TEST, 0, 0);
-    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
-        size_t n = sizes[k], found = 0;
-        uint64_t *keys = td_calloc(n + 1, sizeof *keys);
-        float *value = td_calloc(2 * n + 1, sizeof *value),
-              *row = td_calloc(2 * n + 1, sizeof *row), *out = td_calloc(2 * n + 1, sizeof *out);
-        for (size_t i = 0; i < n; i++) {
-            keys[i] = td_rng_below(&rng, 1500) * (k % 2 ? UINT64_MAX / 1499 : 1);
-            value[2 * i] = (float)i, value[2 * i + 1] = 1;
-        }
-        assert_ok(td_unique_fill(&b, keys, n));
-        assert_int_equal(b.asked, n);
-        for (size_t i = 0; i < n; i++) {
-            assert_true(b.place[i] <= found && b.keys[b.place[i]] == keys[i]);
-            found += b.place[i] == found;
-        }
-        assert_int_equal(b.count, found);
-        for (size_t i = 0; i < found; i++)
-            for (size_t j = 0; j < i; j++) assert_true(b.keys[i] != b.keys[j]);
-        td_unique_gather(&b, 2, value, row);
-        td_unique_spread(&b, 2, row, out);
-        for (size_t i = 0; i < n; i++) {
-            float sum = 0, count = 0;
-            for (size_t j = 0; j < n; j++)
-                if (keys[j] == keys[i]) sum += value[2 * j], count++;
-            assert_true(out[2 * i] == sum && out[2 * i + 1] == count);
-        }
-        td_free(keys), td_free(value), td_free(row), td_free(out);
-    }
-    td_unique_free(&b);
-}
-
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -666,9 +414,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(clocks_start_again),
         cmocka_unit_test(nobody_waits_for_who_has_nothing_to_do),
         cmocka_unit_test(pushes_are_completed_by_others),
-        cmocka_unit_test(nothing_acknowledged_is_lost),
         cmocka_unit_test(mistakes_are_told_to_all),
-        cmocka_unit_test(batches_hold_each_key_once),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
 }

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Models whose parameters live in tables: in step the same bytes for any number of workers, servers,
-threads and processes, through deaths and resumptions; at other clocks nearly the same loss, and what
-the clock promises; and a sentence for every mistake."""
-import hashlib
+threads and processes, through resumptions, and from a file of rows on; at other clocks nearly the same
+loss, and what the clock promises. keys_death_test.py has their deaths, keys_mistakes_test.py what is refused."""
 import json
 import os
 import random
@@ -11,102 +10,18 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import time
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from harness import DATA, MPIEXEC, SHORT, TANDEM, TOP, listing, main, metrics, new_run, ranks, tandem  # noqa: E402
-from processes import processes_of  # noqa: E402
+from harness import DATA, MPIEXEC, SHORT, TANDEM, main, metrics, new_run, ranks, tandem
+from keys import (ROWS, SOME, ULFM, clicks, event, export, job, place, ps, recovering, rows_of, told, train, weights,
+                  write)
 
 KINDS = ["linear", "fm", "ffm", "dlrm"]
-SOME = ["fm", "dlrm"]  # without dense parameters, and with
-ROWS = 400
-ULFM = MPIEXEC and "--with-ft" in tandem("run", "--dry-run", "--", "train", "--data", "x", "--run", "y").stdout
-
-
-def clicks(form="tsv", rows=ROWS, seed=3, categories=40):
-    """A small click log."""
-    path = os.path.join(TOP, f"clicks-{rows}-{seed}-{categories}.{form}")
-    if not os.path.exists(path):
-        tandem("synth", "clicks", "--out", path, "--rows", str(rows), "--categories", str(categories), "--seed", str(seed),
-               "--format", form, "--quiet")
-    return path
-
-
-def job(*words, model="fm", data=None, run=None, epochs=2):
-    return ["train", "--data", data or clicks(), "--model", model, "--epochs", str(epochs), "--batch", "64", "--lr",
-            "0.1", "--run", run or new_run(), "--quiet", *words]
-
-
-def train(*words, prefix=(), run=None, **how):
-    run = run or new_run()
-    tandem(*job(*words, run=run, **how), prefix=prefix)
-    return run
-
-
-def place(workers=1, *words, servers=0):
-    return ["--workers", str(workers), "--servers", str(servers), *words]
-
-
-def ps(workers=1, *words, servers=0, clock="bsp"):
-    return ["--strategy", "ps", "--clock", clock, *place(workers, *words, servers=servers)]
-
-
-def weights(run):
-    """A digest of all files of the model but its manifest, which tells of the run."""
-    files = listing(os.path.join(run, "model"))
-    text = b"".join(name.encode() + files[name] for name in sorted(files) if name != "manifest.json")
-    assert text
-    return hashlib.sha256(text).hexdigest()
-
-
-def rows_of(folder):
-    """{(table, key): row} of a folder's safetensors files, however many there are."""
-    found = {}
-    for name, content in listing(folder).items():
-        if not name.endswith(".safetensors"):
-            continue
-        n, = struct.unpack("<Q", content[:8])
-        tensors, base = json.loads(content[8:8 + n]), 8 + n
-        tensors.pop("__metadata__", None)
-        for tensor, about in tensors.items():
-            begin, end = about["data_offsets"]
-            part = content[base + begin:base + end]
-            if "keys" in tensors and len(about["shape"]) == 2:
-                keys = content[base + tensors["keys"]["data_offsets"][0]:base + tensors["keys"]["data_offsets"][1]]
-                width = 4 * about["shape"][1]
-                for i, (key,) in enumerate(struct.iter_unpack("<Q", keys)):
-                    found[tensor, key] = part[i * width:(i + 1) * width]
-            elif tensor != "keys":
-                found[tensor, 0] = part
-    return found
-
-
-def event(run, name):
-    return [line for line in metrics(run) if line.get("event") == name]
 
 
 def progressive(run):
     return event(run, "epoch")[-1]["progressive_loss"]
-
-
-def each_once(run):
-    return [(line["samples"], line["each_once"]) for line in event(run, "epoch")]
-
-
-def told(run):
-    """What metrics say, but for times and for what depends on how many ranks there are."""
-    keep = ("step", "epoch", "loss", "accuracy", "lr", "samples", "eval", "auc", "progressive_loss")
-    return [{k: line.get(k) for k in keep} for line in metrics(run)
-            if line.get("event") not in ("recovered", "tables")]
-
-
-def write(name, text):
-    path = os.path.join(TOP, name)
-    with open(path, "w") as f:
-        f.write(text)
-    return path
 
 
 class Bits(unittest.TestCase):
@@ -135,12 +50,13 @@ class Bits(unittest.TestCase):
     def test_processes(self):
         for model in SOME:
             want = train("--momentum", "0.5", model=model)
-            ways = [(4, ps(1, "--replicas", "1", servers=2))]
+            twice = ["--replicas", "1"] if ULFM else []  # it is for ranks that can go on
+            ways = [(4, ps(1, *twice, servers=2))]
             if not SHORT:
                 ways += [(2, ["--strategy", "allreduce"]), (3, ps(1, servers=1, clock="ssp:0")),
-                         (3, ps(1, "--threads", "2", "--replicas", "1"))]
+                         (3, ps(1, "--threads", "2", *twice))]
             for n, words in ways:
-                self.same(want, *words, "--momentum", "0.5", model=model, prefix=ranks(n))
+                self.same(want, *words, "--momentum", "0.5", model=model, prefix=recovering(n))
 
     def test_networks(self):
         """Whose parameters are rows of the dense table."""
@@ -295,12 +211,6 @@ class Clocks(unittest.TestCase):
                 self.assertAlmostEqual(progressive(run), want, delta=0.1, msg=clock)
 
 
-def export(run, *words, form="tsv"):
-    path = os.path.join(TOP, f"rows-{os.path.basename(run)}{''.join(words)}.{form}")
-    tandem("export", "--run", run, "--out", path, "--overwrite", "--quiet", *words)
-    return path
-
-
 def text_rows(path):
     """{key: numbers} of a .tsv file, and its columns."""
     with open(path) as f:
@@ -369,8 +279,8 @@ class Files(unittest.TestCase):
                     want, _ = text_rows(export(run, *words))
                     path = as_of_another_tool(export(run, *words, form=form))
                     for way in (["--workers", "2"], ps(3, "--replicas", "1", servers=2), ps(2, servers=1, clock="asp")):
-                        other = train("--optimizer", "adagrad", "--hash-seed", "9", "--rows-from", path, *way, model=model,
-                                      epochs=1)
+                        other = train("--optimizer", "adagrad", "--hash-seed", "9", "--rows-from", path, *way,
+                                      model=model, epochs=1)
                         got, _ = text_rows(export(other, "--states"))
                         idle = want.keys() - needed.keys()
                         self.assertGreater(len(idle), len(want) / 2)
@@ -417,7 +327,8 @@ class Files(unittest.TestCase):
         for way in (ps(2, servers=1, clock="ssp:2"), ["--strategy", "downpour", *place(2)],
                     ["--strategy", "easgd", *place(2)], ["--strategy", "hogwild", "--workers", "2"]):
             warm = train("--rows-from", path, *words, *way)
-            self.assertLess(event(warm, "epoch")[0]["progressive_loss"], event(cold, "epoch")[0]["progressive_loss"] - 0.01)
+            first, later = (event(run, "epoch")[0]["progressive_loss"] for run in (cold, warm))
+            self.assertLess(later, first - 0.01)
 
 
 class Answers(unittest.TestCase):
@@ -480,370 +391,6 @@ class Answers(unittest.TestCase):
         again = train("--loss", "hinge", "--label", "label", model="linear", data=path, epochs=50)
         self.assertEqual(event(again, "epoch")[-1]["progressive_loss"], 0)
         self.assertEqual(weights(run), weights(again))
-
-
-class Mistakes(unittest.TestCase):
-    def says(self, text, *words, code=2, prefix=()):
-        done = tandem(*words, expect=code, prefix=prefix)
-        self.assertIn(text, done.stderr)
-        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
-
-    def test_places_and_clocks(self):
-        for text, words in (
-                ("--clock fast is no clock; there are bsp, ssp:BOUND, asp,", ps(2, clock="fast")),
-                ("--clock ssp:x is no clock", ps(2, clock="ssp:x")),
-                ("--clock backup: 5 would be waited for of 2 workers", ps(2, clock="backup:5")),
-                ("--clock groups: 9 groups of 2 workers", ps(2, clock="groups:9:1:2")),
-                ("--replicas 1 needs two servers or more, and there is one", ps(2, "--replicas", "1", servers=1)),
-                ("--replicas 1 needs two servers or more, and there is one", ps(1, "--replicas", "1")),
-                ("are more than the 16 leaves of a batch", ps(15, servers=5)),
-                ("--clip: no rank knows the norm of all gradients", ps(2, "--clip", "1")),
-                ("--accumulate is not for parameters in tables; give a larger --batch", ps(2, "--accumulate", "2")),
-                ("--keep best: of parameters in tables only the last", ps(2, "--keep", "best", "--holdout", "0.2")),
-                ("--l1 is for --optimizer ftrl; here it would do nothing", ps(2, "--l1", "0.1")),
-                ("--optimizer nesterov is for networks whose parameters are not in tables; these have sgd (with --momentum",
-                 ps(2, "--optimizer", "nesterov")),
-                ("--clock \"\" is no clock", ps(2, clock="")),
-                ("--table-memory: \"12q\" is not a whole number, with k, m or g behind it", ps(2, "--table-memory", "12q")),
-                ("1000 servers and a worker are more than the 16 leaves of a batch; start at most 15", ps(1, servers=1000)),
-                ("a memory limit of 1000 bytes is too small for rows of", ps(2, "--table-memory", "1000"))):
-            self.says(text, *job(*words))
-        self.says("no update rule is called \"ftrl\"", *job("--optimizer", "ftrl", model="mlp", data=DATA))
-        if MPIEXEC:
-            done = tandem(*job(*ps(1, servers=2)), expect=2, prefix=ranks(2))
-            self.assertIn("--servers 2 leaves no worker of the job's 2 ranks", done.stderr)
-
-    def test_what_would_do_nothing(self):
-        """Each such option is named, beside models and strategies that do not use it; at its default it is not."""
-        ssp = ["--strategy", "ps", "--clock", "ssp:2"]
-        for words, model, base in (
-                (["--clock", "asp"], "mlp", []), (["--clock", "asp"], "fm", ["--strategy", "downpour"]),
-                (["--servers", "1"], "fm", []), (["--servers", "1"], "mlp", ["--strategy", "hogwild"]),
-                (["--data-servers", "1"], "fm", []), (["--replicas", "1"], "mlp", ["--workers", "2"]),
-                (["--staleness-rate"], "fm", ["--strategy", "ps"]), (["--compensation", "1"], "fm", []),
-                (["--push-every", "2"], "fm", ssp), (["--fetch-every", "2"], "fm", ["--strategy", "easgd"]),
-                (["--elastic", "0.5"], "fm", ["--strategy", "downpour"]), (["--table-memory", "1g"], "mlp", ssp),
-                (["--admit", "2"], "mlp", []), (["--evict-after", "2"], "mlp", ssp), (["--bits", "9"], "mlp", []),
-                (["--hash-seed", "9"], "mlp", ssp), (["--factors", "9"], "linear", []), (["--top", "4-1"], "fm", []),
-                (["--bottom", "4-1"], "mlp", []), (["--balance"], "fm", []), (["--flip"], "mlp", ssp),
-                (["--shard-optimizer"], "fm", []), (["--optimizer", "adam"], "fm", ["--strategy", "easgd"]),
-                (["--momentum", "0.9"], "mlp", ["--optimizer", "adam"]), (["--beta1", "0.8"], "mlp", []),
-                (["--beta2", "0.8"], "fm", ["--optimizer", "adagrad"]), (["--epsilon", "0.8"], "fm", []),
-                (["--l2", "0.8"], "mlp", []), (["--ftrl-beta", "0.8"], "fm", ["--optimizer", "adagrad"]),
-                (["--gamma", "0.8"], "mlp", []), (["--step-every", "2"], "fm", ["--schedule", "cosine"]),
-                (["--final-lr", "0.001"], "mlp", ["--schedule", "step"])):
-            data = DATA if model == "mlp" else clicks()
-            self.says(f"{words[0]} is for ", *job(*base, *words, model=model, data=data))
-        run = train("--clock", "bsp", "--servers", "0", "--admit", "1", "--momentum", "0", "--l1", "0", "--gamma", "0.1",
-                    "--optimizer", "ftrl", "--l2", "0.1")
-        again = new_run()
-        tandem("train", os.path.join(run, "job.yaml"), "--run", again, "--quiet")
-        self.assertEqual(weights(run), weights(again))
-        tandem("train", "--run", run, "--resume", "--epochs", "3", "--quiet")
-
-    def test_models(self):
-        for text, words in (
-                ("the bottom network \"3-4\" must end in 16 units, as an embedding is wide", ["--bottom", "3-4"]),
-                ("must end in 3 units, as an embedding is wide", ["--bottom", "8-4", "--factors", "3"]),
-                ("the top network \"5-3\" must end in 1 unit", ["--top", "5-3"]),
-                ("top network \"x\": layers are their units, 1 to 65536, with dashes between", ["--top", "x"])):
-            self.says(text, *job(*words, model="dlrm"))
-        self.says("dlrm needs dense numbers or two fields", *job(model="dlrm", data=clicks("libsvm")))
-        self.says("ffm needs data with fields: libffm or a table", *job(model="ffm", data=clicks("libsvm")))
-
-    def test_data(self):
-        three = write("three.csv", "size,label\n" + "".join(f"{i},{i % 3}\n" for i in range(9)))
-        negative = write("negative.csv", "size,label\n1,2\n2,-3\n")
-        self.says("--loss binary needs two classes, and " + three + " has 3", *job("--loss", "binary", data=three, model="linear"))
-        self.says("--loss hinge needs two classes, and " + three + " has 3", *job("--loss", "hinge", data=three, model="linear"))
-        self.says("three.csv has numbers to predict; use squared, or --label-kind class",
-                  *job("--loss", "hinge", "--label-kind", "value", data=three, model="linear"))
-        self.says("negative.csv: sample 1 has -3, where --loss poisson needs counts",
-                  *job("--loss", "poisson", "--label-kind", "value", data=negative, model="linear"))
-        for line, text in (("1 0:1:2 x:3:4", ":2: \"x:3:4\" is not field:index:value"),
-                           ("1 0:1:2 1:3", ":2: \"1:3\" is not field:index:value"),
-                           ("1 0:1:2 99999999:3:4", ":2: \"99999999:3:4\" has a field beyond 65535")):
-            torn = write("torn.libffm", "0 0:1:1\n" + line + "\n")
-            self.says(text, *job("--format", "libffm", data=torn, model="ffm"))
-
-    def test_rows_to_files(self):
-        run, net, path = train(), train(model="mlp", data=DATA), os.path.join(TOP, "out.tsv")
-        for text, words in (("--run is missing", ["--out", path]),
-                            ("--out is missing", ["--run", run]),
-                            ("out.csv: a table's file ends in .safetensors or .tsv", ["--run", run, "--out", "out.csv"]),
-                            ("--from 7 is above --to 6", ["--run", run, "--out", path, "--from", "7", "--to", "6"]),
-                            ("holds a network; export is for models whose rows lie under keys", ["--run", net, "--out", path]),
-                            ("holds no model yet", ["--run", TOP, "--out", path]),
-                            ("did you mean --states?", ["--run", run, "--out", path, "--state"])):
-            self.says(text, "export", *words)
-            self.assertFalse(os.path.exists(path))
-        write("out.tsv", "mine")
-        self.says("out.tsv exists already; --overwrite replaces it", "export", "--run", run, "--out", path)
-        with open(path) as f:
-            self.assertEqual(f.read(), "mine")
-        shutil.rmtree(os.path.join(run, "checkpoints"))
-        self.says("has no checkpoint of step 14, of which its model is", "export", "--run", run, "--out", path, "--states",
-                  "--overwrite")
-
-    def test_rows_from_files(self):
-        """One sentence, whatever ranks there are, and no folder."""
-        first = train("--optimizer", "adagrad")
-        plain, tensors = export(first), export(first, form="safetensors")
-        stated, stated_tensors = export(first, "--states"), export(first, "--states", form="safetensors")
-        with open(plain) as f:
-            torn = write("torn.tsv", f.read()[:-3])
-        for text, words in (
-                ("--rows-from: there is no file /no/such.tsv", ["--rows-from", "/no/such.tsv"]),
-                ("rows.csv: a table's file ends in .safetensors or .tsv", ["--rows-from", "rows.csv"]),
-                ("torn.tsv:", ["--rows-from", torn]),
-                (".tsv:1: column 7 must be called weights.5, as of a table with 9 weights a row under sgd",
-                 ["--rows-from", plain, "--factors", "8"]),
-                ("rows of tensor weights have 5 floats, the table's 9", ["--rows-from", tensors, "--factors", "8"]),
-                (".tsv:1: columns from adagrad.sum.0", ["--rows-from", stated]),
-                ("tensor adagrad.sum does not belong to a table under adam",
-                 ["--rows-from", stated_tensors, "--optimizer", "adam"]),
-                ("rows have weights alone; under ftrl these are a function of ftrl.z and ftrl.n, which the file must have",
-                 ["--rows-from", tensors, "--optimizer", "ftrl"]),
-                ("has rows of \"fm factors=4 bits=0 hash-seed=0\", and they are to be of "
-                 "\"fm factors=4 bits=0 hash-seed=2\"", ["--rows-from", tensors, "--hash-seed", "2"]),
-                ("and they are to be of \"fm factors=4 bits=20 hash-seed=0\"", ["--rows-from", tensors, "--bits", "20"]),
-                ("and they are to be of \"fm factors=4 bits=0 hash-seed=3\"", ["--rows-from", plain, "--hash-seed", "3"]),
-                ("and they are to be of \"dlrm factors=5 bits=0 hash-seed=0\"",
-                 ["--rows-from", plain, "--model", "dlrm", "--factors", "5"]),
-                ("has more bits than the 8 that keys are hashed to", ["--rows-from", plain, "--bits", "8"]),
-                ("has more bits than the 8 that keys are hashed to",
-                 ["--rows-from", plain, "--strategy", "hogwild", "--bits", "8"])):
-            for way in ([], ["--workers", "3"]) if "hogwild" in words else ([], ps(3, "--replicas", "1", servers=2)):
-                run = new_run()
-                self.says(text, *job(*words, *way, run=run))
-                self.assertFalse(os.path.exists(run), (text, way))
-        if MPIEXEC:
-            run = new_run()
-            done = tandem(*job("--rows-from", tensors, "--factors", "8", *ps(1, servers=2), run=run), expect=2,
-                          prefix=ranks(3))
-            self.assertEqual(done.stderr.count("tandem: "), 1, done.stderr)
-            self.assertIn("rows of tensor weights have 5 floats, the table's 9", done.stderr)
-            self.assertFalse(os.path.exists(run))
-            other = export(train("--optimizer", "adagrad", "--seed", "9"))  # which one of the servers finds
-            shell = f'test $OMPI_COMM_WORLD_RANK = 2 && from={other} || from={plain}; cd $(mktemp -d); ln -s $from here.tsv; '
-            done = subprocess.run([*ranks(3), "sh", "-c", shell + 'exec "$@"', "sh", TANDEM,
-                                   *job("--rows-from", "here.tsv", *ps(1, servers=2), run=run)], text=True,
-                                  capture_output=True, timeout=100)
-            self.assertEqual(done.returncode, 2, done.stderr)
-            self.assertIn("rank 2 reads other rows in here.tsv than rank 1; all servers must find the same file",
-                          done.stderr)
-            self.assertFalse(os.path.exists(run))
-        self.says("--rows-from is for models over hashed features", *job("--rows-from", plain, model="mlp", data=DATA))
-        self.says("--rows-from cannot be changed when a run is resumed", "train", "--run", first, "--resume", "--rows-from",
-                  plain)
-
-    def test_a_checkpoint_of_another_run(self):
-        run = train()
-        for name, value in (("bits", "8"), ("hash-seed", "4"), ("model", "linear"), ("factors", "8"),
-                            ("optimizer", "adam")):
-            self.says(f"--{name} cannot be changed when a run is resumed", "train", "--run", run, "--resume",
-                      "--epochs", "3", f"--{name}", value)
-        other = train("--bits", "8")  # its checkpoints in the other's place
-        for name in os.listdir(os.path.join(run, "checkpoints")):
-            shutil.rmtree(os.path.join(run, "checkpoints", name))
-        shutil.copytree(os.path.join(other, "checkpoints"), os.path.join(run, "checkpoints"), dirs_exist_ok=True)
-        self.says("is a checkpoint of the architecture \"fm factors=4 fields=40 numbers=0 bits=8", "train", "--run", run,
-                  "--resume", "--epochs", "3")
-
-    def test_other_data_to_score(self):
-        run, fields = train(), train(data=clicks("libffm"), model="ffm")
-        self.assertIn("loss", tandem("eval", "--run", fields, "--data", clicks("libffm")).stdout)
-        for data, trained, text in ((clicks("libsvm"), run, "beyond the 39 features"),
-                                    (DATA, run, "the training set"),
-                                    (write("one.csv", "size,label\n1,0\n2,1\n"), run,
-                                     "feature columns where the training set"),
-                                    (clicks("libsvm"), fields, "ffm needs data with fields"),
-                                    (clicks(), fields, "feature columns where the training set"),
-                                    (clicks("libffm"), run, "has features by number and the training set had columns")):
-            self.says(text, "eval", "--run", trained, "--data", data)
-            self.says(text, "predict", "--run", trained, "--data", data)
-
-    def test_a_folder_in_use(self):
-        run = new_run()
-        words = job(*ps(2, "--table-memory", "262144"), run=run, epochs=200)
-        first = subprocess.Popen([TANDEM, *words], env=dict(os.environ, TANDEM_FAKE_SLOW="0:4"), stderr=subprocess.PIPE)
-        end = time.monotonic() + 30
-        while not os.path.exists(os.path.join(run, "metrics.jsonl")) and time.monotonic() < end:
-            time.sleep(0.01)
-        self.says("is in use by another job", *words)
-        first.kill()
-        first.communicate()
-
-    @unittest.skipUnless(os.getuid() == 0 and shutil.which("unshare"), "needs a disk of its own")
-    def test_a_full_disk_under_cold_rows(self):
-        """One sentence, and what had been saved is whole: with room the run goes on to the bytes of an undisturbed one."""
-        disk, more = new_run(), ["--table-memory", "524288", "--checkpoint-every", "20"]
-        data = clicks(rows=4000, categories=30000)
-        done = subprocess.run(["unshare", "--mount", "--", "sh", "-ec",
-                               'mkdir -p "$0"; mount -t tmpfs -o size=12m tmpfs "$0"; "$@" || code=$?; '
-                               'cp -r "$0" "$0.kept"; exit $code', disk, TANDEM,
-                               *job(*ps(2, *more), run=os.path.join(disk, "run"), data=data, epochs=3)], text=True,
-                              capture_output=True, timeout=100)
-        if "mount" in done.stderr and "permission" in done.stderr:
-            self.skipTest(done.stderr)
-        self.assertEqual(done.returncode, 2, done.stderr)
-        self.assertRegex(done.stderr, r"\Atandem: cannot (open|write) cold rows in \S*/cold/rank-\d: .*No space left on device.*\n\Z")
-        run = os.path.join(disk + ".kept", "run")
-        self.assertFalse(os.path.exists(os.path.join(run, "model")))
-        tandem("train", "--run", run, "--resume", "--quiet")
-        self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(train(data=data, epochs=3), "model")))
-
-    @unittest.skipUnless(MPIEXEC, "no mpiexec")
-    def test_replicas_without_a_recovery(self):
-        run = new_run()
-        done = tandem(*job(*ps(1, "--replicas", "1"), run=run), prefix=ranks(2), expect=2)
-        self.assertEqual(done.stderr.count("tandem: "), 1, done.stderr)
-        self.assertIn("--replicas 1 is for jobs that go on when a rank dies, and this one cannot: start it with", done.stderr)
-        self.assertFalse(os.path.exists(run))
-
-
-class ThreadDeaths(unittest.TestCase):
-    """At chosen points, of ranks that are threads."""
-
-    def lives(self, want, plan, *words, spares=0, **how):
-        run = new_run()
-        done = subprocess.run([TANDEM, *job(*words, "--spares", str(spares), run=run, **how)], text=True,
-                              capture_output=True, timeout=60, env=dict(os.environ, TANDEM_FAKE_DEATH=plan))
-        self.assertEqual(done.returncode, 0, (plan, words, spares, done.stdout + done.stderr))
-        if want:
-            self.assertEqual(weights(run), weights(want), (plan, words, spares))
-            lines = [[x for x in told(r) if not x["progressive_loss"]] for r in (run, want)]
-            self.assertEqual(lines[0], lines[1], (plan, words, spares))
-        return run
-
-    def test_in_step(self):
-        more = ["--optimizer", "adagrad", "--holdout", "0.2"]
-        for model in SOME:
-            want = train(*more, model=model)
-            words = ps(3, "--replicas", "1", servers=2)
-            plans = ["1:3:backward", "4:4:reduce", "0:5:update", "3:5:evaluate", "0:5:evaluate", "2:2:reduce,3:6:update",
-                     "0:3:reduce,1:3:recover", "1:5:checkpoint", "0:10:end:alarm"]
-            for plan in plans[::3] if SHORT else plans:
-                for spares in (0, 2):
-                    self.lives(want, plan, *words, *more, spares=spares, model=model)
-            self.lives(want, "2:4:reduce", *ps(3, "--replicas", "1"), *more, model=model)
-            self.lives(want, "0:4:backward,2:7:update", "--workers", "4", "--replicas", "1", *more, model=model)
-
-    def test_what_rows_remember(self):
-        """Sightings and ages go with rows to other ranks."""
-        how = {"data": clicks(rows=1500), "epochs": 4}
-        for words in (["--admit", "4"], ["--evict-after", "20"]):
-            want = train(*words, **how)
-            for plan in ("3:40:reduce,1:65:reduce", "4:20:update"):
-                self.lives(want, plan, *ps(3, "--replicas", "1", servers=2), *words, spares=1, **how)
-
-    def test_at_their_own_pace(self):
-        for clock in ("asp", "ssp:2") if SHORT else ("asp", "ssp:2", "backup:2", "groups:2:1:3"):
-            for plan in ("1:3:backward", "0:5:update", "3:5:evaluate", "2:2:backward,0:6:update"):
-                for spares in (0, 2):
-                    run = self.lives(None, plan, *ps(3, "--replicas", "1", servers=2, clock=clock), "--holdout", "0.2",
-                                     spares=spares)
-                    self.assertEqual(metrics(run)[-1]["step"], 10)
-
-    def test_too_few_workers(self):
-        """They stop with a checkpoint."""
-        for clock, more in (("bsp", ["--optimizer", "adagrad"]), ("asp", []), ("ssp:2", [])):
-            want = train(*more, "--holdout", "0.2", epochs=4)
-            words = ps(3, "--replicas", "1", "--min-workers", "3", *more, "--holdout", "0.2", servers=2, clock=clock)
-            for spares in (0, 1):
-                run = new_run()
-                plan = "1:7:backward,0:8:backward" if spares else "1:7:backward"
-                done = subprocess.run([TANDEM, *job(*words, "--spares", str(spares), run=run, epochs=4)], text=True,
-                                      capture_output=True, timeout=60, env=dict(os.environ, TANDEM_FAKE_DEATH=plan))
-                self.assertEqual(done.returncode, 1, done.stderr)
-                self.assertIn("2 workers are left, fewer than --min-workers 3: stopped after step", done.stderr)
-                self.assertNotEqual(os.listdir(os.path.join(run, "checkpoints")), [])
-                tandem("train", "--run", run, "--resume", "--quiet", "--workers", "2", "--min-workers", "1")
-                self.assertEqual(metrics(run)[-1]["step"], 4 * 5)
-                if clock == "bsp":
-                    self.assertEqual(weights(run), weights(want))
-
-    def test_data_servers(self):
-        """Every sample once an epoch, whoever dies; who asks nobody but data servers and servers apart hears of it."""
-        shards = 2 * -(-4000 // (64 // 3))
-        for model, clock in (("fm", "asp"),) if SHORT else (("fm", "asp"), ("linear", "ssp:2")):
-            words = ps(3, "--data-servers", "2", "--replicas", "1", servers=2, clock=clock)
-            for plan in ("1:3:backward,0:50:update", "2:20:backward", "1:3:update,0:66:backward"):
-                for spares in (1,) if SHORT else (0, 1):
-                    run = self.lives(None, plan, *words, spares=spares, data=clicks(rows=4000), model=model)
-                    self.assertEqual(each_once(run), [(4000, True)] * 2, (plan, spares))
-                    # At both servers: none is made twice; of those that met a loss a server may count one less.
-                    pushes = event(run, "tables")[0]["pushes"]
-                    self.assertTrue(2 * shards - 12 <= pushes <= 2 * shards, (pushes, shards))
-
-
-@unittest.skipUnless(ULFM, "no MPI that recovers")
-class Kills(unittest.TestCase):
-    """SIGKILL at any moment, of processes."""
-
-    def run_and_kill(self, victims, *words, n, spares=0, epochs=30, **how):
-        chance, run = random.Random(repr((victims, words))), new_run()
-        other = how.pop("astray", None)  # (rank, data that it reads)
-        prefix = ranks(n + spares)
-        at = prefix.index(MPIEXEC) + 1
-        command = [*prefix[:at], "--with-ft", "ulfm", *prefix[at:], TANDEM,
-                   *job(*words, "--spares", str(spares), "--replicas", "1", "--holdout", "0.2", run=run, epochs=epochs,
-                        **how)]
-        if other:
-            dealt = f'[ "$OMPI_COMM_WORLD_RANK" != {other[0]} ] || set -- "$@" --data {other[1]}; exec "$@"'
-            program = command.index(TANDEM)
-            command[program:program] = ["sh", "-c", dealt, "sh"]
-        process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   env=dict(os.environ, TANDEM_FAKE_SLOW="0:8"))
-        end = time.monotonic() + 60
-        while not os.path.exists(os.path.join(run, "metrics.jsonl")) and time.monotonic() < end:
-            time.sleep(0.01)
-        for victim in victims:
-            time.sleep(chance.uniform(0.05, 0.3))
-            pid = processes_of(run, TANDEM).get(victim)
-            if pid:
-                os.kill(pid, signal.SIGKILL)
-        out, err = process.communicate(timeout=100)
-        self.assertEqual(process.returncode, 0, out + err)
-        if other:
-            self.assertEqual(err.count(f"rank {other[0]} leaves the run: it reads other training data in"), 1, err)
-        return run
-
-    def test_a_spare_with_other_data(self):
-        """It leaves before it has any part in the run; the next one comes."""
-        with open(clicks()) as f:
-            lines = f.readlines()
-        other = write("strange.tsv", "".join([*lines[:7], "1" + lines[8][1:], "0" + lines[7][1:], *lines[9:]]))
-        for clock in ("bsp", "asp"):
-            run = self.run_and_kill([0], *ps(1, servers=2, clock=clock), n=4, spares=2, astray=(4, other))
-            self.assertEqual(metrics(run)[-1]["step"], 30 * 5)
-            if clock == "bsp":
-                self.assertEqual(weights(run), weights(train("--holdout", "0.2", epochs=30)))
-
-    def test_in_step(self):
-        want = train("--holdout", "0.2", epochs=30)
-        for victims, words, n, spares in (([0], ps(1, servers=2), 4, 1), ([3, 1], ps(1, servers=2), 4, 1),
-                                          ([2], ps(1), 3, 0))[1 if SHORT else 0:]:
-            run = self.run_and_kill(victims, *words, n=n, spares=spares)
-            self.assertEqual(weights(run), weights(want), (victims, words))
-            self.assertEqual([x for x in told(run) if x["eval"]], [x for x in told(want) if x["eval"]])
-
-    @unittest.skipIf(SHORT, "chaos does so")
-    def test_at_their_own_pace(self):
-        for clock in ("asp", "ssp:2"):
-            run = self.run_and_kill([3, 0], *ps(1, servers=2, clock=clock), n=4, spares=1)
-            self.assertEqual(metrics(run)[-1]["step"], 30 * 5)
-
-    def test_data_servers(self):
-        words = ps(1, "--data-servers", "2", servers=2, clock="asp")
-        for victims in [[0, 5]] if SHORT else [[1], [4], [5, 0], [0, 1]]:
-            run = self.run_and_kill(victims, *words, n=6, spares=1, data=clicks(rows=4000), epochs=8)
-            samples = 3200  # the rest is held out
-            for count, once in each_once(run):
-                # None: a worker and a data server died at once, and what both knew with them.
-                self.assertTrue(once or (once is None and len(victims) > 1), (victims, each_once(run)))
-                self.assertEqual(count if once else samples, samples)
-            self.assertEqual(len(each_once(run)), 8)
 
 
 if __name__ == "__main__":

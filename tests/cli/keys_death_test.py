@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""Deaths of ranks of models whose parameters live in tables: in step the same bytes as without; at other
+clocks, and from data servers, every step and every sample."""
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from harness import SHORT, TANDEM, main, metrics, new_run, tandem  # noqa: E402
+from keys import SOME, ULFM, clicks, event, job, ps, recovering, told, train, weights, write  # noqa: E402
+from processes import processes_of  # noqa: E402
+
+
+def each_once(run):
+    return [(line["samples"], line["each_once"]) for line in event(run, "epoch")]
+
+
+class ThreadDeaths(unittest.TestCase):
+    """At chosen points, of ranks that are threads."""
+
+    def lives(self, want, plan, *words, spares=0, **how):
+        run = new_run()
+        done = subprocess.run([TANDEM, *job(*words, "--spares", str(spares), run=run, **how)], text=True,
+                              capture_output=True, timeout=60, env=dict(os.environ, TANDEM_FAKE_DEATH=plan))
+        self.assertEqual(done.returncode, 0, (plan, words, spares, done.stdout + done.stderr))
+        if want:
+            self.assertEqual(weights(run), weights(want), (plan, words, spares))
+            lines = [[x for x in told(r) if not x["progressive_loss"]] for r in (run, want)]
+            self.assertEqual(lines[0], lines[1], (plan, words, spares))
+        return run
+
+    def test_in_step(self):
+        more = ["--optimizer", "adagrad", "--holdout", "0.2"]
+        for model in SOME:
+            want = train(*more, model=model)
+            words = ps(3, "--replicas", "1", servers=2)
+            plans = ["1:3:backward", "4:4:reduce", "0:5:update", "3:5:evaluate", "0:5:evaluate",
+                     "2:2:reduce,3:6:update", "0:3:reduce,1:3:recover", "1:5:checkpoint", "0:10:end:alarm"]
+            for plan in plans[::3] if SHORT else plans:
+                for spares in (0, 2):
+                    self.lives(want, plan, *words, *more, spares=spares, model=model)
+            self.lives(want, "2:4:reduce", *ps(3, "--replicas", "1"), *more, model=model)
+            self.lives(want, "0:4:backward,2:7:update", "--workers", "4", "--replicas", "1", *more, model=model)
+
+    def test_what_rows_remember(self):
+        """Sightings and ages go with rows to other ranks."""
+        how = {"data": clicks(rows=1500), "epochs": 4}
+        for words in (["--admit", "4"], ["--evict-after", "20"]):
+            want = train(*words, **how)
+            for plan in ("3:40:reduce,1:65:reduce", "4:20:update"):
+                self.lives(want, plan, *ps(3, "--replicas", "1", servers=2), *words, spares=1, **how)
+
+    def test_at_their_own_pace(self):
+        for clock in ("asp", "ssp:2") if SHORT else ("asp", "ssp:2", "backup:2", "groups:2:1:3"):
+            for plan in ("1:3:backward", "0:5:update", "3:5:evaluate", "2:2:backward,0:6:update"):
+                for spares in (0, 2):
+                    run = self.lives(None, plan, *ps(3, "--replicas", "1", servers=2, clock=clock), "--holdout", "0.2",
+                                     spares=spares)
+                    self.assertEqual(metrics(run)[-1]["step"], 10)
+
+    def test_too_few_workers(self):
+        """They stop with a checkpoint."""
+        for clock, more in (("bsp", ["--optimizer", "adagrad"]), ("asp", []), ("ssp:2", [])):
+            want = train(*more, "--holdout", "0.2", epochs=4)
+            words = ps(3, "--replicas", "1", "--min-workers", "3", *more, "--holdout", "0.2", servers=2, clock=clock)
+            for spares in (0, 1):
+                run = new_run()
+                plan = "1:7:backward,0:8:backward" if spares else "1:7:backward"
+                done = subprocess.run([TANDEM, *job(*words, "--spares", str(spares), run=run, epochs=4)], text=True,
+                                      capture_output=True, timeout=60, env=dict(os.environ, TANDEM_FAKE_DEATH=plan))
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertIn("2 workers are left, fewer than --min-workers 3: stopped after step", done.stderr)
+                self.assertNotEqual(os.listdir(os.path.join(run, "checkpoints")), [])
+                tandem("train", "--run", run, "--resume", "--quiet", "--workers", "2", "--min-workers", "1")
+                self.assertEqual(metrics(run)[-1]["step"], 4 * 5)
+                if clock == "bsp":
+                    self.assertEqual(weights(run), weights(want))
+
+    def test_data_servers(self):
+        """Every sample once an epoch, whoever dies; who asks nobody but data servers and servers apart hears of it."""
+        shards = 2 * -(-4000 // (64 // 3))
+        for model, clock in (("fm", "asp"),) if SHORT else (("fm", "asp"), ("linear", "ssp:2")):
+            words = ps(3, "--data-servers", "2", "--replicas", "1", servers=2, clock=clock)
+            for plan in ("1:3:backward,0:50:update", "2:20:backward", "1:3:update,0:66:backward"):
+                for spares in (1,) if SHORT else (0, 1):
+                    run = self.lives(None, plan, *words, spares=spares, data=clicks(rows=4000), model=model)
+                    self.assertEqual(each_once(run), [(4000, True)] * 2, (plan, spares))
+                    # At both servers: none is made twice; of those that met a loss a server may count one less.
+                    pushes = event(run, "tables")[0]["pushes"]
+                    self.assertTrue(2 * shards - 12 <= pushes <= 2 * shards, (pushes, shards))
+
+
+class Sizes(unittest.TestCase):
+    """tandem resize, of a run that is under way; rows move with its ranks."""
+
+    def test_another_number_of_threads(self):
+        want, run = train(epochs=30), new_run()
+        process = subprocess.Popen([TANDEM, *job(*ps(2, "--spares", "1", "--replicas", "1"), run=run, epochs=30)], text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env=dict(os.environ, TANDEM_FAKE_SLOW="0:4"))
+        end = time.monotonic() + 30
+        while not os.path.exists(os.path.join(run, "metrics.jsonl")) and time.monotonic() < end:
+            time.sleep(0.01)
+        for n in ("3", "2"):
+            self.assertRegex(tandem("resize", run, n).stdout, rf"^the run goes on with {n} ranks from step \d+\n$")
+        out, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 0, out + err)
+        self.assertEqual([line["workers"] for line in event(run, "resized")], [3, 2])
+        self.assertEqual(weights(run), weights(want))
+
+
+@unittest.skipUnless(ULFM, "no MPI that recovers")
+class Kills(unittest.TestCase):
+    """SIGKILL at any moment, of processes."""
+
+    def run_and_kill(self, victims, *words, n, spares=0, epochs=30, **how):
+        chance, run = random.Random(repr((victims, words))), new_run()
+        other = how.pop("astray", None)  # (rank, data that it reads)
+        command = [*recovering(n + spares), TANDEM,
+                   *job(*words, "--spares", str(spares), "--replicas", "1", "--holdout", "0.2", run=run, epochs=epochs,
+                        **how)]
+        if other:
+            dealt = f'[ "$OMPI_COMM_WORLD_RANK" != {other[0]} ] || set -- "$@" --data {other[1]}; exec "$@"'
+            program = command.index(TANDEM)
+            command[program:program] = ["sh", "-c", dealt, "sh"]
+        process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env=dict(os.environ, TANDEM_FAKE_SLOW="0:8"))
+        end = time.monotonic() + 60
+        while not os.path.exists(os.path.join(run, "metrics.jsonl")) and time.monotonic() < end:
+            time.sleep(0.01)
+        for victim in victims:
+            time.sleep(chance.uniform(0.05, 0.3))
+            pid = processes_of(run, TANDEM).get(victim)
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+        out, err = process.communicate(timeout=100)
+        self.assertEqual(process.returncode, 0, out + err)
+        if other:
+            self.assertEqual(err.count(f"rank {other[0]} leaves the run: it reads other training data in"), 1, err)
+        return run
+
+    def test_a_spare_with_other_data(self):
+        """It leaves before it has any part in the run; the next one comes."""
+        with open(clicks()) as f:
+            lines = f.readlines()
+        other = write("strange.tsv", "".join([*lines[:7], "1" + lines[8][1:], "0" + lines[7][1:], *lines[9:]]))
+        for clock in ("bsp", "asp"):
+            run = self.run_and_kill([0], *ps(1, servers=2, clock=clock), n=4, spares=2, astray=(4, other))
+            self.assertEqual(metrics(run)[-1]["step"], 30 * 5)
+            if clock == "bsp":
+                self.assertEqual(weights(run), weights(train("--holdout", "0.2", epochs=30)))
+
+    def test_in_step(self):
+        want = train("--holdout", "0.2", epochs=30)
+        for victims, words, n, spares in (([0], ps(1, servers=2), 4, 1), ([3, 1], ps(1, servers=2), 4, 1),
+                                          ([2], ps(1), 3, 0))[1 if SHORT else 0:]:
+            run = self.run_and_kill(victims, *words, n=n, spares=spares)
+            self.assertEqual(weights(run), weights(want), (victims, words))
+            self.assertEqual([x for x in told(run) if x["eval"]], [x for x in told(want) if x["eval"]])
+
+    @unittest.skipIf(SHORT, "chaos does so")
+    def test_at_their_own_pace(self):
+        for clock in ("asp", "ssp:2"):
+            run = self.run_and_kill([3, 0], *ps(1, servers=2, clock=clock), n=4, spares=1)
+            self.assertEqual(metrics(run)[-1]["step"], 30 * 5)
+
+    def test_data_servers(self):
+        words = ps(1, "--data-servers", "2", servers=2, clock="asp")
+        for victims in [[0, 5]] if SHORT else [[1], [4], [5, 0], [0, 1]]:
+            run = self.run_and_kill(victims, *words, n=6, spares=1, data=clicks(rows=4000), epochs=8)
+            samples = 3200  # the rest is held out
+            for count, once in each_once(run):
+                # None: a worker and a data server died at once, and what both knew with them.
+                self.assertTrue(once or (once is None and len(victims) > 1), (victims, each_once(run)))
+                self.assertEqual(count if once else samples, samples)
+            self.assertEqual(len(each_once(run)), 8)
+
+
+if __name__ == "__main__":
+    main()
