@@ -1,5 +1,5 @@
 /* The asking side of push and pull. See tandem/keyed.h and keyed_impl.h. */
-#include "comm/keyed_room.h"
+#include "comm/keyed_ticket.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -9,200 +9,9 @@
 
 enum { LOOK_NS = 1000000 };
 
-/* A request's part at one server. Values that lie together in the user's memory are moved from and
- * to there, others through a copy; in a room all are copied there and from there. */
-typedef struct share {
-    int server;
-    size_t first, last; /* of its keys in the request */
-    size_t offset;      /* of its first part in the user's memory */
-    bool together;
-    td_keyed_head head;
-    td_keyed_answer answer;
-    td_keyed_pair *pair; /* NULL: no room */
-    td_keyed_slot *slot; /* of the pair, while it has one */
-    char *body;          /* keys, sizes, and values that go with them or do not lie together */
-    char *values;        /* those that are copied */
-    char *out;           /* where pulled values arrive */
-    bool own_body, own_out;
-    size_t put, filled; /* keys and bytes, so far */
-    td_request request[5];
-    int requests;
-    bool put_off; /* by its desk, or for want of a slot */
-    bool busy;    /* its desk, at the first try */
-} share;
-
-typedef struct td_ticket {
-    struct td_ticket *next;
-    uint64_t number;
-    td_keyed_does does;
-    td_parts parts;
-    int *owner;    /* [count] */
-    size_t *sizes; /* a copy where parts differ: the user's may go */
-    share *shares; /* [share_count] */
-    int *share_of; /* [server_count] */
-    int share_count;
-    size_t bytes;
-} td_ticket;
-
-static const char *name_of(td_keyed_does does)
-{
-    return td_does_names[TD_DOES_PUSH + (int)does - 1];
-}
-
-/* --- making a request --- */
-
-static void ticket_free(td_ticket *t)
-{
-    if (!t) return;
-    for (int s = 0; s < t->share_count; s++) {
-        share *h = &t->shares[s];
-        if (h->own_body) td_free(h->body);
-        if (h->own_out) td_free(h->out);
-        if (h->slot) td_keyed_release(h->slot);
-    }
-    td_free(t->shares), td_free(t->share_of), td_free(t->owner), td_free(t->sizes);
-    td_free(t);
-}
-
-static size_t size_of(const td_keyed *k, const td_ticket *t, size_t i)
-{
-    return t->sizes ? t->sizes[i] : k->config.width;
-}
-
-/* Which server holds which key, and how much of the request each has. */
-static int owner_of(const td_keyed *k, const td_ticket *t, size_t i)
-{
-    int servers = k->config.server_count;
-    uint64_t key = t->parts.keys[i];
-    if (t->parts.owner) return t->parts.owner[i];
-    if (servers == 1) return 0;
-    return k->config.owner ? k->config.owner(k->config.user, key, servers)
-                           : td_keyed_owner(key, servers);
-}
-
-static td_status deal(td_keyed *k, td_ticket *t)
-{
-    size_t n = t->parts.count, at = 0;
-    int servers = k->config.server_count;
-    for (size_t i = 0; i < n; i++) {
-        uint64_t key = t->parts.keys[i];
-        int s = owner_of(k, t, i);
-        if (s < 0 || s >= servers)
-            return td_fail(TD_ERR_ARG, "%s: key %llu belongs to server %d, not one of 0..%d",
-                           name_of(t->does), (unsigned long long)key, s, servers - 1);
-        if (t->share_of[s] == 0) {
-            t->share_of[s] = ++t->share_count;
-            t->shares[t->share_count - 1] = (share){.server = s, .first = i, .offset = at};
-        }
-        t->owner[i] = t->share_of[s] - 1;
-        share *mine = &t->shares[t->owner[i]];
-        size_t bytes = size_of(k, t, i);
-        mine->last = i;
-        mine->head.count++;
-        if (!td_add(at, bytes, &at) || at > PTRDIFF_MAX)
-            return td_fail(TD_ERR_ARG, "%s: the parts are more than memory holds",
-                           name_of(t->does));
-        mine->head.in_bytes += bytes; /* of either direction, until seal */
-    }
-    t->bytes = at;
-    for (int s = 0; s < servers && t->parts.everywhere; s++) {
-        if (t->share_of[s] || (t->parts.only && t->parts.only != s + 1)) continue;
-        t->share_of[s] = ++t->share_count;
-        t->shares[t->share_count - 1] = (share){.server = s, .last = SIZE_MAX};
-    }
-    return TD_OK;
-}
-
-static bool copies_in(const share *h)
-{
-    return h->head.in_bytes && (h->pair || !(h->together && h->head.apart));
-}
-
-static size_t key_bytes(const share *h)
-{
-    return h->head.count * (h->head.sized ? 16 : 8);
-}
-
-static void lie_in_slot(share *h)
-{
-    h->slot->head = h->head;
-    h->body = td_keyed_keys_in(h->pair, h->slot);
-    h->values = td_keyed_values_in(h->pair, h->slot);
-    if (h->head.out_bytes) h->out = td_keyed_out_in(h->pair, h->slot);
-}
-
-static bool is_behind(const td_keyed *k, const td_ticket *t, int server);
-
-/* Where the share's parts lie until they are sent or fetched, and where pulled ones arrive. */
-static bool make_places(td_keyed *k, const td_ticket *t, share *h)
-{
-    size_t keys = key_bytes(h), bytes = h->head.in_bytes + h->head.out_bytes;
-    h->pair = td_keyed_pair_with(k, h->server);
-    if (h->pair && !is_behind(k, NULL, h->server)) h->slot = td_keyed_take(h->pair);
-    if (h->slot) {
-        lie_in_slot(h);
-        return true;
-    }
-    h->body = td_alloc_aligned(keys + (copies_in(h) ? h->head.in_bytes : 0));
-    h->own_body = true;
-    h->values = h->body ? h->body + keys : NULL;
-    if (!h->head.out_bytes || h->pair) return h->body != NULL;
-    h->own_out = !h->together;
-    h->out = h->together ? (char *)t->parts.out + h->offset : td_alloc_aligned(bytes);
-    return h->body && h->out;
-}
-
-/* Heads and places. */
-static td_status seal(td_keyed *k, td_ticket *t)
-{
-    const size_t most = (size_t)1 << 30;
-    for (int s = 0; s < t->share_count; s++) {
-        share *h = &t->shares[s];
-        size_t bytes = h->head.in_bytes;
-        if (bytes > most || h->head.count > most / 16)
-            return td_fail(TD_ERR_ARG,
-                           "%s: %zu bytes of %zu keys go to rank %d; one request may move 1 GiB "
-                           "and 67,108,864 keys to a server",
-                           name_of(t->does), bytes, (size_t)h->head.count,
-                           k->comm->world[k->servers[h->server]]);
-        h->together = h->last - h->first + 1 == h->head.count;
-        h->head.does = t->does;
-        if (t->parts.note) memcpy(h->head.note, t->parts.note, TD_KEYED_NOTE);
-        h->head.sized = t->sizes != NULL;
-        h->head.in_bytes = t->does & TD_PUSH ? bytes : 0;
-        h->head.out_bytes = t->does & TD_PULL ? bytes : 0;
-        h->head.apart = h->head.in_bytes > TD_KEYED_INLINE;
-        if (!make_places(k, t, h))
-            return td_fail(TD_ERR_NOMEM, "no memory for a %s of %zu bytes", name_of(t->does),
-                           bytes);
-    }
-    return TD_OK;
-}
-
-/* Keys, sizes and values to where they are sent from. */
-static void fill(td_keyed *k, td_ticket *t)
-{
-    const char *in = t->parts.in;
-    for (size_t i = 0, at = 0; i < t->parts.count; i++) {
-        share *h = &t->shares[t->owner[i]];
-        size_t bytes = size_of(k, t, i);
-        uint64_t *keys = (uint64_t *)(void *)h->body;
-        keys[h->put] = t->parts.keys[i];
-        if (h->head.sized) keys[h->head.count + h->put] = bytes;
-        if (copies_in(h) && !h->together) memcpy(h->values + h->filled, in + at, bytes);
-        h->put++;
-        h->filled += bytes;
-        at += bytes;
-    }
-    for (int s = 0; s < t->share_count; s++) {
-        share *h = &t->shares[s];
-        if (copies_in(h) && h->together) memcpy(h->values, in + h->offset, h->head.in_bytes);
-    }
-}
-
 /* --- sending it --- */
 
-static td_status post(td_keyed *k, share *h, bool sends, void *data, size_t bytes, int kind)
+static td_status post(td_keyed *k, td_share *h, bool sends, void *data, size_t bytes, int kind)
 {
     const td_transport_ops *ops = k->comm->ops;
     td_request *r = &h->request[h->requests];
@@ -217,7 +26,7 @@ static td_status post(td_keyed *k, share *h, bool sends, void *data, size_t byte
 }
 
 /* See keyed_impl.h for the messages. */
-static td_status send_share(td_keyed *k, const td_ticket *t, share *h)
+static td_status send_share(td_keyed *k, const td_ticket *t, td_share *h)
 {
     const td_keyed_head *head = &h->head;
     TD_TRY(post(k, h, false, &h->answer, sizeof h->answer, 3));
@@ -231,7 +40,7 @@ static td_status send_share(td_keyed *k, const td_ticket *t, share *h)
 }
 
 /* At the desk of a rank at hand. */
-static td_keyed_turn go_to_desk(td_keyed *k, const td_ticket *t, share *h, bool waits)
+static td_keyed_turn go_to_desk(td_keyed *k, const td_ticket *t, td_share *h, bool waits)
 {
     const uint64_t *keys = (const uint64_t *)(const void *)h->body;
     const char *user = (const char *)t->parts.in + (t->parts.in ? h->offset : 0);
@@ -243,7 +52,7 @@ static td_keyed_turn go_to_desk(td_keyed *k, const td_ticket *t, share *h, bool 
         .keys = keys,
         .count = h->head.count,
         .sizes = h->head.sized ? (const size_t *)(keys + h->head.count) : NULL,
-        .in = push ? (copies_in(h) ? h->values : user) : NULL,
+        .in = push ? (td_share_copies_in(h) ? h->values : user) : NULL,
         .out = pull ? h->out : NULL,
         .bytes = push ? h->head.in_bytes : h->head.out_bytes,
     };
@@ -251,7 +60,7 @@ static td_keyed_turn go_to_desk(td_keyed *k, const td_ticket *t, share *h, bool 
 }
 
 /* Pulled values to the user's memory, as far as they lie together; scatter does the rest. */
-static void collect(const td_ticket *t, share *h)
+static void collect(const td_ticket *t, td_share *h)
 {
     h->answer = h->slot->answer;
     if (h->head.out_bytes && h->together)
@@ -263,7 +72,7 @@ static bool clear_a_slot(td_keyed *k, const td_keyed_pair *pair)
 {
     for (td_ticket *t = k->first; t; t = t->next)
         for (int s = 0; s < t->share_count; s++) {
-            share *h = &t->shares[s];
+            td_share *h = &t->shares[s];
             if (h->pair != pair || !h->slot || !td_keyed_answered(h->slot)) continue;
             size_t bytes = h->head.out_bytes && !h->together ? h->head.out_bytes : 0;
             char *out = bytes ? td_alloc_aligned(bytes) : NULL;
@@ -279,15 +88,15 @@ static bool clear_a_slot(td_keyed *k, const td_keyed_pair *pair)
 }
 
 /* Into a slot that has become free; false: none has. */
-static bool go_to_room(td_keyed *k, share *h)
+static bool go_to_room(td_keyed *k, td_share *h)
 {
     char *body = h->body, *values = h->values;
     h->slot = td_keyed_take(h->pair);
     if (!h->slot && clear_a_slot(k, h->pair)) h->slot = td_keyed_take(h->pair);
     if (!h->slot) return false;
-    lie_in_slot(h);
-    memcpy(h->body, body, key_bytes(h));
-    if (copies_in(h)) memcpy(h->values, values, h->head.in_bytes);
+    td_share_lie_in_slot(h);
+    memcpy(h->body, body, td_share_key_bytes(h));
+    if (td_share_copies_in(h)) memcpy(h->values, values, h->head.in_bytes);
     td_free(body);
     h->own_body = false;
     td_keyed_ask(k, h->server, h->slot);
@@ -300,10 +109,11 @@ static void go_to_desks(td_keyed *k, td_ticket *t)
     int busy = 0;
     for (int waits = 0; waits < 2; waits++) {
         for (int s = 0; s < t->share_count; s++) {
-            share *h = &t->shares[s];
+            td_share *h = &t->shares[s];
             if (!k->desk_of[h->server] || (waits && !h->busy)) continue;
-            td_keyed_turn turn =
-                is_behind(k, NULL, h->server) ? TD_KEYED_PUT_OFF : go_to_desk(k, t, h, waits);
+            td_keyed_turn turn = td_ticket_is_behind(k, NULL, h->server)
+                                     ? TD_KEYED_PUT_OFF
+                                     : go_to_desk(k, t, h, waits);
             h->busy = turn == TD_KEYED_BUSY;
             busy += h->busy;
             h->put_off = !h->busy && turn != TD_KEYED_SERVED;
@@ -313,26 +123,12 @@ static void go_to_desks(td_keyed *k, td_ticket *t)
     }
 }
 
-static bool waits_at(const td_ticket *t, int server)
-{
-    int s = t->share_of[server];
-    return s > 0 && t->shares[s - 1].put_off;
-}
-
-/* An older request that waits at the same desk comes first. */
-static bool is_behind(const td_keyed *k, const td_ticket *t, int server)
-{
-    for (const td_ticket *older = k->first; older && older != t; older = older->next)
-        if (waits_at(older, server)) return true;
-    return false;
-}
-
 static void try_desks(td_keyed *k)
 {
     for (td_ticket *t = k->first; t && k->put_off; t = t->next)
         for (int s = 0; s < t->share_count; s++) {
-            share *h = &t->shares[s];
-            if (!h->put_off || is_behind(k, t, h->server)) continue;
+            td_share *h = &t->shares[s];
+            if (!h->put_off || td_ticket_is_behind(k, t, h->server)) continue;
             if (h->pair ? !go_to_room(k, h) : go_to_desk(k, t, h, true) != TD_KEYED_SERVED)
                 continue;
             h->put_off = false;
@@ -355,7 +151,7 @@ void td_keyed_give_up(td_keyed *k)
     for (td_ticket *t = k->first, *next; t; t = next) {
         next = t->next;
         cancel(k, t);
-        ticket_free(t);
+        td_ticket_free(t);
     }
     k->first = NULL;
     k->last = &k->first;
@@ -373,44 +169,20 @@ static td_status check_parts(const td_keyed *k, td_keyed_does does, const td_par
 {
     if (does < TD_PUSH || does > TD_PUSH_PULL)
         return td_fail(TD_ERR_ARG, "keyed parts: %d is neither push nor pull", (int)does);
-    if (k->finished) return td_fail(TD_ERR_ARG, "%s: the channel has been finished", name_of(does));
-    if (k->broken) return td_fail(TD_ERR_PEER, "%s: the channel lost a rank before", name_of(does));
+    if (k->finished)
+        return td_fail(TD_ERR_ARG, "%s: the channel has been finished", td_keyed_name(does));
+    if (k->broken)
+        return td_fail(TD_ERR_PEER, "%s: the channel lost a rank before", td_keyed_name(does));
     if (p->count > PTRDIFF_MAX / sizeof *p->keys)
-        return td_fail(TD_ERR_ARG, "%s: %zu keys are more than memory holds", name_of(does),
+        return td_fail(TD_ERR_ARG, "%s: %zu keys are more than memory holds", td_keyed_name(does),
                        p->count);
     if (p->only < 0 || p->only > k->config.server_count)
         return td_fail(TD_ERR_ARG, "%s: only %d is none of 1..%d, servers' numbers plus 1, nor 0",
-                       name_of(does), p->only, k->config.server_count);
+                       td_keyed_name(does), p->only, k->config.server_count);
     if (p->count && !p->keys)
-        return td_fail(TD_ERR_ARG, "%s: no keys for %zu parts", name_of(does), p->count);
+        return td_fail(TD_ERR_ARG, "%s: no keys for %zu parts", td_keyed_name(does), p->count);
     if (has_values(k, p) && ((does & TD_PUSH && !p->in) || (does & TD_PULL && !p->out)))
-        return td_fail(TD_ERR_ARG, "%s: no buffer for %zu parts", name_of(does), p->count);
-    return TD_OK;
-}
-
-static td_status make(td_keyed *k, td_keyed_does does, const td_parts *parts, td_ticket **out)
-{
-    size_t n = parts->count, servers = (size_t)k->config.server_count;
-    td_ticket *t = td_calloc(1, sizeof *t);
-    td_status status = TD_OK;
-    if (!t) return td_fail(TD_ERR_NOMEM, "no memory for a request");
-    t->does = does;
-    t->parts = *parts;
-    t->owner = td_calloc(n + 1, sizeof *t->owner);
-    t->shares = td_calloc(servers < n || parts->everywhere ? servers : n + 1, sizeof *t->shares);
-    t->share_of = td_calloc(servers, sizeof *t->share_of);
-    if (parts->sizes) t->sizes = td_calloc(n + 1, sizeof *t->sizes);
-    if (!t->owner || !t->shares || !t->share_of || (parts->sizes && !t->sizes))
-        status = td_fail(TD_ERR_NOMEM, "no memory for a request of %zu keys", n);
-    if (status == TD_OK && t->sizes) memcpy(t->sizes, parts->sizes, n * sizeof *t->sizes);
-    if (status == TD_OK) status = deal(k, t);
-    if (status == TD_OK) status = seal(k, t);
-    if (status == TD_OK) fill(k, t);
-    if (status != TD_OK) {
-        ticket_free(t);
-        return status;
-    }
-    *out = t;
+        return td_fail(TD_ERR_ARG, "%s: no buffer for %zu parts", td_keyed_name(does), p->count);
     return TD_OK;
 }
 
@@ -431,20 +203,20 @@ td_status td_keyed_start(td_keyed *k, td_keyed_does does, const td_parts *parts,
 {
     td_ticket *t = NULL;
     TD_TRY(check_parts(k, does, parts));
-    TD_TRY(look_after_group(k, name_of(does)));
-    TD_TRY(make(k, does, parts, &t));
+    TD_TRY(look_after_group(k, td_keyed_name(does)));
+    TD_TRY(td_ticket_make(k, does, parts, &t));
     td_status status = TD_OK;
     for (int s = 0; s < t->share_count && status == TD_OK; s++)
         if (!k->desk_of[t->shares[s].server] && !t->shares[s].pair)
             status = send_share(k, t, &t->shares[s]);
     if (status != TD_OK) {
         cancel(k, t);
-        ticket_free(t);
+        td_ticket_free(t);
         k->broken = true;
         return status;
     }
     for (int s = 0; s < t->share_count; s++) {
-        share *h = &t->shares[s];
+        td_share *h = &t->shares[s];
         h->put_off = h->pair && !h->slot;
         k->put_off += h->put_off;
         if (h->slot) td_keyed_ask(k, h->server, h->slot);
@@ -471,7 +243,7 @@ static td_status test_ticket(void *arg, bool *done)
     *done = true;
     try_desks(w->keyed);
     for (int s = 0; s < w->ticket->share_count; s++) {
-        const share *h = &w->ticket->shares[s];
+        const td_share *h = &w->ticket->shares[s];
         if (h->put_off || (h->slot && !td_keyed_answered(h->slot))) {
             w->missing = w->keyed->servers[h->server];
             *done = false;
@@ -498,8 +270,8 @@ static void scatter(const td_keyed *k, td_ticket *t)
     char *out = t->parts.out;
     for (int s = 0; s < t->share_count; s++) t->shares[s].filled = 0;
     for (size_t i = 0, at = 0; i < t->parts.count; i++) {
-        share *h = &t->shares[t->owner[i]];
-        size_t bytes = size_of(k, t, i);
+        td_share *h = &t->shares[t->owner[i]];
+        size_t bytes = td_ticket_size_of(k, t, i);
         if (!h->together && bytes) memcpy(out + at, h->out + h->filled, bytes);
         h->filled += bytes;
         at += bytes;
@@ -522,10 +294,10 @@ static td_bell *bell_of(const td_keyed *k, const td_ticket *t)
 static td_status verdict(const td_keyed *k, const td_ticket *t)
 {
     for (int s = 0; s < t->share_count; s++) {
-        const share *h = &t->shares[s];
+        const td_share *h = &t->shares[s];
         if (h->answer.status == TD_OK) continue;
         td_status status = td_fail_again((td_status)h->answer.status, h->answer.sentence);
-        return td_fail_within(status, "%s at rank %d: ", name_of(t->does),
+        return td_fail_within(status, "%s at rank %d: ", td_keyed_name(t->does),
                               k->comm->world[k->servers[h->server]]);
     }
     return TD_OK;
@@ -552,7 +324,7 @@ static td_status wait_ticket(td_keyed *k, td_ticket **place)
     }
     *place = t->next;
     if (k->last == &t->next) k->last = place;
-    ticket_free(t);
+    td_ticket_free(t);
     return td_comm_end(record, status);
 }
 

@@ -1,0 +1,180 @@
+/* See keyed_ticket.h. */
+#include "comm/keyed_ticket.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+
+#include <string.h>
+
+void td_ticket_free(td_ticket *t)
+{
+    if (!t) return;
+    for (int s = 0; s < t->share_count; s++) {
+        td_share *h = &t->shares[s];
+        if (h->own_body) td_free(h->body);
+        if (h->own_out) td_free(h->out);
+        if (h->slot) td_keyed_release(h->slot);
+    }
+    td_free(t->shares), td_free(t->share_of), td_free(t->owner), td_free(t->sizes);
+    td_free(t);
+}
+
+/* Which server holds which key, and how much of the request each has. */
+static int owner_of(const td_keyed *k, const td_ticket *t, size_t i)
+{
+    int servers = k->config.server_count;
+    uint64_t key = t->parts.keys[i];
+    if (t->parts.owner) return t->parts.owner[i];
+    if (servers == 1) return 0;
+    return k->config.owner ? k->config.owner(k->config.user, key, servers)
+                           : td_keyed_owner(key, servers);
+}
+
+static td_status deal(td_keyed *k, td_ticket *t)
+{
+    size_t n = t->parts.count, at = 0;
+    int servers = k->config.server_count;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t key = t->parts.keys[i];
+        int s = owner_of(k, t, i);
+        if (s < 0 || s >= servers)
+            return td_fail(TD_ERR_ARG, "%s: key %llu belongs to server %d, not one of 0..%d",
+                           td_keyed_name(t->does), (unsigned long long)key, s, servers - 1);
+        if (t->share_of[s] == 0) {
+            t->share_of[s] = ++t->share_count;
+            t->shares[t->share_count - 1] = (td_share){.server = s, .first = i, .offset = at};
+        }
+        t->owner[i] = t->share_of[s] - 1;
+        td_share *mine = &t->shares[t->owner[i]];
+        size_t bytes = td_ticket_size_of(k, t, i);
+        mine->last = i;
+        mine->head.count++;
+        if (!td_add(at, bytes, &at) || at > PTRDIFF_MAX)
+            return td_fail(TD_ERR_ARG, "%s: the parts are more than memory holds",
+                           td_keyed_name(t->does));
+        mine->head.in_bytes += bytes; /* of either direction, until seal */
+    }
+    t->bytes = at;
+    for (int s = 0; s < servers && t->parts.everywhere; s++) {
+        if (t->share_of[s] || (t->parts.only && t->parts.only != s + 1)) continue;
+        t->share_of[s] = ++t->share_count;
+        t->shares[t->share_count - 1] = (td_share){.server = s, .last = SIZE_MAX};
+    }
+    return TD_OK;
+}
+
+void td_share_lie_in_slot(td_share *h)
+{
+    h->slot->head = h->head;
+    h->body = td_keyed_keys_in(h->pair, h->slot);
+    h->values = td_keyed_values_in(h->pair, h->slot);
+    if (h->head.out_bytes) h->out = td_keyed_out_in(h->pair, h->slot);
+}
+
+/* Where the share's parts lie until they are sent or fetched, and where pulled ones arrive. */
+static bool make_places(td_keyed *k, const td_ticket *t, td_share *h)
+{
+    size_t keys = td_share_key_bytes(h), bytes = h->head.in_bytes + h->head.out_bytes;
+    h->pair = td_keyed_pair_with(k, h->server);
+    if (h->pair && !td_ticket_is_behind(k, NULL, h->server)) h->slot = td_keyed_take(h->pair);
+    if (h->slot) {
+        td_share_lie_in_slot(h);
+        return true;
+    }
+    h->body = td_alloc_aligned(keys + (td_share_copies_in(h) ? h->head.in_bytes : 0));
+    h->own_body = true;
+    h->values = h->body ? h->body + keys : NULL;
+    if (!h->head.out_bytes || h->pair) return h->body != NULL;
+    h->own_out = !h->together;
+    h->out = h->together ? (char *)t->parts.out + h->offset : td_alloc_aligned(bytes);
+    return h->body && h->out;
+}
+
+/* Heads and places. */
+static td_status seal(td_keyed *k, td_ticket *t)
+{
+    const size_t most = (size_t)1 << 30;
+    for (int s = 0; s < t->share_count; s++) {
+        td_share *h = &t->shares[s];
+        size_t bytes = h->head.in_bytes;
+        if (bytes > most || h->head.count > most / 16)
+            return td_fail(TD_ERR_ARG,
+                           "%s: %zu bytes of %zu keys go to rank %d; one request may move 1 GiB "
+                           "and 67,108,864 keys to a server",
+                           td_keyed_name(t->does), bytes, (size_t)h->head.count,
+                           k->comm->world[k->servers[h->server]]);
+        h->together = h->last - h->first + 1 == h->head.count;
+        h->head.does = t->does;
+        if (t->parts.note) memcpy(h->head.note, t->parts.note, TD_KEYED_NOTE);
+        h->head.sized = t->sizes != NULL;
+        h->head.in_bytes = t->does & TD_PUSH ? bytes : 0;
+        h->head.out_bytes = t->does & TD_PULL ? bytes : 0;
+        h->head.apart = h->head.in_bytes > TD_KEYED_INLINE;
+        if (!make_places(k, t, h))
+            return td_fail(TD_ERR_NOMEM, "no memory for a %s of %zu bytes", td_keyed_name(t->does),
+                           bytes);
+    }
+    return TD_OK;
+}
+
+/* Keys, sizes and values to where they are sent from. */
+static void fill(td_keyed *k, td_ticket *t)
+{
+    const char *in = t->parts.in;
+    for (size_t i = 0, at = 0; i < t->parts.count; i++) {
+        td_share *h = &t->shares[t->owner[i]];
+        size_t bytes = td_ticket_size_of(k, t, i);
+        uint64_t *keys = (uint64_t *)(void *)h->body;
+        keys[h->put] = t->parts.keys[i];
+        if (h->head.sized) keys[h->head.count + h->put] = bytes;
+        if (td_share_copies_in(h) && !h->together) memcpy(h->values + h->filled, in + at, bytes);
+        h->put++;
+        h->filled += bytes;
+        at += bytes;
+    }
+    for (int s = 0; s < t->share_count; s++) {
+        td_share *h = &t->shares[s];
+        if (td_share_copies_in(h) && h->together)
+            memcpy(h->values, in + h->offset, h->head.in_bytes);
+    }
+}
+
+td_status td_ticket_make(td_keyed *k, td_keyed_does does, const td_parts *parts, td_ticket **out)
+{
+    size_t n = parts->count, servers = (size_t)k->config.server_count;
+    td_ticket *t = td_calloc(1, sizeof *t);
+    td_status status = TD_OK;
+    if (!t) return td_fail(TD_ERR_NOMEM, "no memory for a request");
+    t->does = does;
+    t->parts = *parts;
+    t->owner = td_calloc(n + 1, sizeof *t->owner);
+    t->shares = td_calloc(servers < n || parts->everywhere ? servers : n + 1, sizeof *t->shares);
+    t->share_of = td_calloc(servers, sizeof *t->share_of);
+    if (parts->sizes) t->sizes = td_calloc(n + 1, sizeof *t->sizes);
+    if (!t->owner || !t->shares || !t->share_of || (parts->sizes && !t->sizes))
+        status = td_fail(TD_ERR_NOMEM, "no memory for a request of %zu keys", n);
+    if (status == TD_OK && t->sizes) memcpy(t->sizes, parts->sizes, n * sizeof *t->sizes);
+    if (status == TD_OK) status = deal(k, t);
+    if (status == TD_OK) status = seal(k, t);
+    if (status == TD_OK) fill(k, t);
+    if (status != TD_OK) {
+        td_ticket_free(t);
+        return status;
+    }
+    *out = t;
+    return TD_OK;
+}
+
+static bool waits_at(const td_ticket *t, int server)
+{
+    int s = t->share_of[server];
+    return s > 0 && t->shares[s - 1].put_off;
+}
+
+/* An older request that waits at the same desk comes first. */
+bool td_ticket_is_behind(const td_keyed *k, const td_ticket *t, int server)
+{
+    for (const td_ticket *older = k->first; older && older != t; older = older->next)
+        if (waits_at(older, server)) return true;
+    return false;
+}

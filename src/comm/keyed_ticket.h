@@ -1,0 +1,73 @@
+/* A request under way, and its parts at servers: made in keyed_ticket.c, sent and waited for in
+ * keyed.c. */
+#ifndef TD_COMM_KEYED_TICKET_H
+#define TD_COMM_KEYED_TICKET_H
+
+#include "comm/keyed_room.h"
+
+/* A request's part at one server. Values that lie together in the user's memory are moved from and
+ * to there, others through a copy; in a room all are copied there and from there. */
+typedef struct td_share {
+    int server;
+    size_t first, last; /* of its keys in the request */
+    size_t offset;      /* of its first part in the user's memory */
+    bool together;
+    td_keyed_head head;
+    td_keyed_answer answer;
+    td_keyed_pair *pair; /* NULL: no room */
+    td_keyed_slot *slot; /* of the pair, while it has one */
+    char *body;          /* keys, sizes, and values that go with them or do not lie together */
+    char *values;        /* those that are copied */
+    char *out;           /* where pulled values arrive */
+    bool own_body, own_out;
+    size_t put, filled; /* keys and bytes, so far */
+    td_request request[5];
+    int requests;
+    bool put_off; /* by its desk, or for want of a slot */
+    bool busy;    /* its desk, at the first try */
+} td_share;
+
+typedef struct td_ticket {
+    struct td_ticket *next;
+    uint64_t number;
+    td_keyed_does does;
+    td_parts parts;
+    int *owner;       /* [count] */
+    size_t *sizes;    /* a copy where parts differ: the user's may go */
+    td_share *shares; /* [share_count] */
+    int *share_of;    /* [server_count] */
+    int share_count;
+    size_t bytes;
+} td_ticket;
+
+/* Checks, deals out to servers, and copies what must be copied. TD_ERR_ARG, TD_ERR_NOMEM. */
+TD_MUST_CHECK td_status td_ticket_make(td_keyed *k, td_keyed_does does, const td_parts *parts,
+                                       td_ticket **out);
+void td_ticket_free(td_ticket *ticket); /* NULL is fine */
+/* Whether an older request waits at the same desk or room, and so comes first; NULL: any. */
+bool td_ticket_is_behind(const td_keyed *k, const td_ticket *ticket, int server);
+/* Its places become those of its slot. */
+void td_share_lie_in_slot(td_share *share);
+
+static inline const char *td_keyed_name(td_keyed_does does)
+{
+    return td_does_names[TD_DOES_PUSH + (int)does - 1];
+}
+
+static inline bool td_share_copies_in(const td_share *h)
+{
+    return h->head.in_bytes && (h->pair || !(h->together && h->head.apart));
+}
+
+static inline size_t td_share_key_bytes(const td_share *h)
+{
+    return h->head.count * (h->head.sized ? 16 : 8);
+}
+
+/* Bytes of the part of a key. */
+static inline size_t td_ticket_size_of(const td_keyed *k, const td_ticket *t, size_t i)
+{
+    return t->sizes ? t->sizes[i] : k->config.width;
+}
+
+#endif
