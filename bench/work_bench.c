@@ -8,7 +8,8 @@
  * elsewhere (on a device, say: they sleep), so that the cores are free for what runs beside them;
  * then with ranks that compute on these cores, where the all-reduce's own work cannot be hidden
  * when ranks and their threads outnumber them. record: a 1 KiB all-reduce with and without a record
- * of operations, in short turns; the cost is the median difference between neighbouring turns. */
+ * of operations, in short turns; the cost is the median difference between neighbouring turns.
+ * group: many small all-reduces beside the rank, each started by itself and all by one call. */
 #include "tandem/comm.h"
 
 #include "base/clock.h"
@@ -20,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ROUNDS = 15, TURNS = 4001, CALLS = 50, SMALL = 256 };
+enum { ROUNDS = 15, TURNS = 4001, CALLS = 50, SMALL = 256, GROUP = 32, GROUPS = 401 };
 
 static void must(td_status status)
 {
@@ -143,11 +144,44 @@ static void record(td_comm *comm)
            td_comm_size(comm), p * 1e9, m * 1e9, 100 * m / p);
 }
 
+/* Seconds from the first start to the last end. */
+static double group_calls(td_work **work, bool at_once)
+{
+    int64_t begin = td_clock_ns();
+    if (at_once) must(td_work_start_all(work, GROUP));
+    for (int k = 0; k < GROUP && !at_once; k++) must(td_work_start(work[k]));
+    for (int k = 0; k < GROUP; k++) must(td_work_wait(work[k]));
+    return td_seconds(td_clock_ns() - begin);
+}
+
+static void group(td_comm *comm)
+{
+    static double apart[GROUPS], together[GROUPS];
+    float in[GROUP][SMALL] = {{0}}, out[GROUP][SMALL];
+    td_work *work[GROUP];
+    for (int k = 0; k < GROUP; k++) {
+        td_collective sum = {.pattern = TD_ALLREDUCE, .in = in[k], .out = out[k], .count = SMALL};
+        must(td_work_create(comm, &sum, &work[k]));
+    }
+    for (int k = 0; k < GROUPS; k++) {
+        must(td_comm_barrier(comm));
+        apart[k] = group_calls(work, false);
+        must(td_comm_barrier(comm));
+        together[k] = group_calls(work, true);
+    }
+    for (int k = 0; k < GROUP; k++) td_work_destroy(work[k]);
+    if (td_comm_rank(comm)) return;
+    double a = median(apart, GROUPS), t = median(together, GROUPS);
+    printf("group\t%d ranks\t%d x 1 KiB\tapart %.1f us\tone call %.1f us\tratio %.2f\n",
+           td_comm_size(comm), GROUP, a * 1e6, t * 1e6, a / t);
+}
+
 static td_status run_rank(td_comm *comm, void *arg)
 {
     overlap(comm, *(size_t *)arg, true);
     overlap(comm, *(size_t *)arg, false);
     record(comm);
+    group(comm);
     return TD_OK;
 }
 
