@@ -160,7 +160,7 @@ static td_status sees_what_it_has_pushed(td_comm *c, void *arg)
     TD_TRY(td_sharded_meet(s));
     watch x = {.c = c, .worker = 0};
     TD_TRY(td_sharded_range(s, 0, UINT64_MAX, note, &x));
-    CHECK(x.rows == (uint64_t)config.worker_count * ROUNDS * EACH);
+    CHECK(x.rows == (uint64_t)config.worker_count * rounds * EACH);
     return close_table(s);
 }
 
