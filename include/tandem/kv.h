@@ -29,7 +29,7 @@ typedef struct td_kv_function {
     void *user;
 } td_kv_function;
 
-/* The same at all ranks, but for user and folder. */
+/* The same at all ranks, but for user, folder and memory_bytes. */
 typedef struct td_kv_config {
     size_t width;     /* floats of a row's weights, 1 to 65536 */
     const char *rule; /* "sgd", "momentum", "adagrad", "adam", "ftrl"; NULL: "sgd" */

@@ -8,15 +8,21 @@
 #include "ps/transfer.h"
 #include "tandem/recover.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 _Static_assert((int)TD_KV_ARGUMENT == (int)TD_SHARDED_ARGUMENT, "one kind of argument");
+
+enum { SAID = 768 };
 
 struct td_kv {
     td_sharded *sharded;
     td_comm *comm;
     td_sharded_config config;
     char *rule, *folder, *meaning;
+    char said[SAID]; /* all that must be alike at all ranks */
+    bool finished;
     td_sharded_function *functions;
     bool apart;               /* servers do not work */
     int workers, servers;     /* servers 0: all ranks are both */
@@ -53,18 +59,63 @@ static td_table_config table_of(const td_kv *kv, const td_kv_config *c)
                              .folder = kv->folder};
 }
 
+static td_status check(const td_kv_config *c)
+{
+    const float all[] = {c->lr,           c->momentum, c->beta1, c->beta2, c->epsilon,
+                         c->weight_decay, c->l1,       c->l2,    c->beta,  c->scale};
+    for (size_t k = 0; k < sizeof all / sizeof *all; k++)
+        if (!isfinite(all[k])) return td_fail(TD_ERR_ARG, "a table's rates must be finite numbers");
+    if (c->function_count < 0 || (c->function_count > 0 && !c->functions))
+        return td_fail(TD_ERR_ARG, "a table with %d functions at %p", c->function_count,
+                       (const void *)c->functions);
+    for (int k = 0; k < c->function_count; k++)
+        if (!c->functions[k].fn) return td_fail(TD_ERR_ARG, "function %d of a table is NULL", k);
+    if (c->meaning && (strchr(c->meaning, '\n') || strlen(c->meaning) > 200))
+        return td_fail(TD_ERR_ARG, "a table's meaning is one line of up to 200 bytes");
+    return TD_OK;
+}
+
+static void say(const td_kv_config *c, char said[SAID])
+{
+    snprintf(said, SAID,
+             "width %zu rule %s lr %g momentum %g beta1 %g beta2 %g epsilon %g decay %g l1 %g l2 "
+             "%g "
+             "beta %g scale %g seed %llu admit %u evict %llu servers %d replicas %d clock %s "
+             "functions %d meaning %s",
+             c->width, c->rule ? c->rule : "sgd", (double)c->lr, (double)c->momentum,
+             (double)c->beta1, (double)c->beta2, (double)c->epsilon, (double)c->weight_decay,
+             (double)c->l1, (double)c->l2, (double)c->beta, (double)c->scale,
+             (unsigned long long)c->seed, c->admit, (unsigned long long)c->evict_after, c->servers,
+             c->replicas, c->clock ? c->clock : "asp", c->function_count,
+             c->meaning ? c->meaning : "");
+}
+
+/* Collective: teller knows. */
+static td_status compare(const td_kv *kv, td_comm *comm, int teller)
+{
+    char first[SAID];
+    memcpy(first, kv->said, SAID);
+    td_status status = td_comm_broadcast(comm, first, SAID, teller);
+    if (status == TD_OK && strcmp(first, kv->said) != 0)
+        status =
+            td_fail(TD_ERR_ARG, "rank %d describes the table as \"%.400s\", rank %d as \"%.400s\"",
+                    td_comm_rank(comm), kv->said, teller, first);
+    return td_comm_agree(comm, status);
+}
+
 /* Local. */
 static td_status create(const td_kv_config *c, td_kv **out)
 {
+    TD_TRY(check(c));
     td_kv *kv = td_calloc(1, sizeof *kv);
     td_status status = TD_OK;
     if (!kv) return td_fail(TD_ERR_NOMEM, "no memory for a table");
     *out = kv;
+    say(c, kv->said);
     TD_TRY(copy(c->rule, &kv->rule));
     TD_TRY(copy(c->folder, &kv->folder));
     TD_TRY(copy(c->meaning, &kv->meaning));
-    kv->functions = td_calloc((size_t)(c->function_count > 0 ? c->function_count : 0) + 1,
-                              sizeof *kv->functions);
+    kv->functions = td_calloc((size_t)c->function_count + 1, sizeof *kv->functions);
     if (!kv->functions) return td_fail(TD_ERR_NOMEM, "no memory for a table's functions");
     for (int k = 0; k < c->function_count; k++)
         kv->functions[k] = (td_sharded_function){c->functions[k].fn, c->functions[k].user};
@@ -134,6 +185,7 @@ td_status td_kv_open(td_comm *comm, const td_kv_config *config, td_kv **out)
     td_status status = create(config, &kv);
     if (status == TD_OK) status = take_parts(kv, comm, config->servers);
     status = td_comm_agree(comm, status);
+    if (status == TD_OK) status = compare(kv, comm, 0);
     if (status == TD_OK) {
         kv->config.servers = servers_of(kv, find_parts(kv, comm));
         td_sharded_config c = kv->config;
@@ -208,9 +260,17 @@ void td_kv_measure(const td_kv *kv, td_kv_stats *out)
                          .cached = s.cached};
 }
 
+static td_status check_open(const td_kv *kv, const char *what)
+{
+    return kv->finished ? td_fail(TD_ERR_ARG, "%s: the table has been finished", what) : TD_OK;
+}
+
 td_status td_kv_finish(td_kv *kv)
 {
-    return td_sharded_finish(kv->sharded);
+    TD_TRY(check_open(kv, "finish"));
+    TD_TRY(td_sharded_finish(kv->sharded));
+    kv->finished = true;
+    return TD_OK;
 }
 
 /* --- files --- */
@@ -243,6 +303,7 @@ td_status td_kv_import(td_kv *kv, const char *path)
     td_table *own = td_sharded_table(kv->sharded);
     td_transfer_want want = {.mine = is_held, .arg = kv, .meaning = kv->meaning};
     td_transfer_taken taken = {0};
+    TD_TRY(check_open(kv, "import"));
     TD_TRY(td_sharded_meet(kv->sharded));
     td_status status = own ? td_transfer_import(own, path, &want, &taken) : TD_OK;
     td_sharded_forget(kv->sharded);
@@ -259,6 +320,7 @@ static td_status hear_parts(td_kv *kv, td_comm *comm, bool joined)
     while (teller < td_comm_size(comm) && td_comm_joined(comm, teller)) teller++;
     if (teller == td_comm_size(comm))
         return td_fail(TD_ERR_PEER, "no rank is left that has a part of the table");
+    TD_TRY(compare(kv, comm, teller));
     TD_TRY(td_comm_broadcast(comm, counts, sizeof counts, teller));
     td_status status = joined && !kv->worker ? take_room(kv, counts[0], counts[1]) : TD_OK;
     TD_TRY(td_comm_agree(comm, status));

@@ -8,6 +8,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -175,11 +176,26 @@ static td_status mistakes(td_comm *c, void *arg)
     CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
     bad = good, bad.width = td_comm_rank(c) == 0 ? 1 : 2;
     if (size > 1) CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    if (size > 1) CHECK(strstr(td_last_error(), "describes the table as \"width 2 rule sgd"));
+    bad = good, bad.meaning = td_comm_rank(c) == 0 ? "a" : "b";
+    if (size > 1) CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    bad = good, bad.lr = NAN;
+    CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    bad = good, bad.function_count = 1;
+    CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    bad.function_count = -1;
+    CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    td_kv_function none = {NULL, NULL};
+    bad.function_count = 1, bad.functions = &none;
+    CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    bad = good, bad.meaning = "two\nlines";
+    CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
     TD_TRY(td_kv_open(c, &good, &kv));
     CHECK(td_kv_apply(kv, 0, NULL, 0, NULL, 0) == TD_ERR_ARG);
     CHECK(td_kv_export(kv, "/tmp/rows.csv") == TD_ERR_ARG);
     CHECK(td_kv_import(kv, "/no/such.tsv") == TD_ERR_IO);
     TD_TRY(td_kv_finish(kv));
+    CHECK(td_kv_finish(kv) == TD_ERR_ARG && td_kv_import(kv, "/no/such.tsv") == TD_ERR_ARG);
     td_kv_destroy(kv);
     return TD_OK;
 }
@@ -222,7 +238,11 @@ static td_status until_done(td_comm **c, td_comm *first, td_kv *kv, int dies)
 
 typedef struct plan {
     int servers, dies;
+    bool strange; /* the spare describes another table */
 } plan;
+
+#define CHECK_JOIN(is)                                                                             \
+    if (!(is)) return td_fail(TD_ERR_INTERNAL, "a strange spare: %s", td_last_error())
 
 static td_status live(td_comm *first, void *arg)
 {
@@ -236,6 +256,11 @@ static td_status live(td_comm *first, void *arg)
                            .replicas = 1,
                            .clock = "ssp:3"};
     bool joined = td_comm_joined(first, td_comm_rank(first));
+    if (joined && p->strange) {
+        config.width = WIDTH + 2;
+        CHECK_JOIN(td_kv_join(first, &config, &kv) == TD_ERR_ARG);
+        return TD_OK;
+    }
     TD_TRY(joined ? td_kv_join(first, &config, &kv) : td_kv_open(first, &config, &kv));
     td_status status = until_done(&c, first, kv, p->dies);
     bool dead = td_comm_rank_in_run(first, td_comm_rank(first)) == p->dies;
@@ -263,6 +288,9 @@ static void a_death_costs_no_push(void **state)
         plan p = {.servers = k == 0 ? 0 : 2, .dies = k == 2 ? 1 : 0};
         assert_ok(td_comm_run_local(RANKS + 1, &config, live, &p));
     }
+    plan p = {.strange = true};
+    assert_fails(TD_ERR_ARG, "describes the table as",
+                 td_comm_run_local(RANKS + 1, &config, live, &p));
     td_log_set_level(TD_LOG_WARN);
 }
 

@@ -169,6 +169,8 @@ td_status td_sharded_fetch(td_sharded *s, const uint64_t *keys, size_t count, in
     }
     TD_TRY(find_owners(s, a, TD_AS_PRIMARY, parts.keys, parts.count));
     parts.owner = a->owner, parts.note = &a->ask, parts.answers = s->told;
+    parts.everywhere = s->retired; /* all wait for it again */
+    s->retired = false;
     s->asked += parts.count;
     return td_keyed_start(s->keyed, TD_PULL, &parts, &a->ticket);
 }
@@ -234,6 +236,24 @@ static td_status pair_up(td_sharded *s, const td_sharded_step *step)
     return TD_OK;
 }
 
+/* Of a push that some primaries have dropped as late, what the others have taken; owners of copies
+ * go along. */
+static td_status pick_applied(td_sharded *s, td_parts *parts)
+{
+    td_asked *a = &s->copy;
+    size_t each = parts->sizes ? 2 * s->width : s->width, n = 0;
+    TD_TRY(reserve((void **)&a->keys, &a->keys_room, parts->count, sizeof *a->keys));
+    TD_TRY(reserve((void **)&a->rows, &a->rows_room, parts->count, each * sizeof *a->rows));
+    for (size_t i = 0; i < parts->count; i++) {
+        if (!s->told[s->push.owner[i]].applied) continue;
+        a->keys[n] = parts->keys[i];
+        a->owner[n] = a->owner[i];
+        memcpy(a->rows + n++ * each, (const float *)parts->in + i * each, each * sizeof *a->rows);
+    }
+    parts->keys = a->keys, parts->in = a->rows, parts->count = n;
+    return TD_OK;
+}
+
 /* To primaries, and to backups where there are any; in: gradients, or those and rows. */
 static td_status send(td_sharded *s, const uint64_t *keys, size_t count, const size_t *sizes,
                       const float *in, td_ask ask)
@@ -251,13 +271,15 @@ static td_status send(td_sharded *s, const uint64_t *keys, size_t count, const s
     ask.role = TD_AS_PRIMARY;
     parts.note = &ask;
     TD_TRY(td_keyed_start(s->keyed, does, &parts, &tickets[0]));
-    if (s->replicas) {
-        parts.owner = second->owner, parts.everywhere = false, parts.answers = NULL;
-        ask.role = TD_AS_BACKUP;
-        TD_TRY(td_keyed_start(s->keyed, TD_PUSH, &parts, &tickets[1]));
-        TD_TRY(td_keyed_wait(s->keyed, tickets[1]));
-    }
-    return td_keyed_wait(s->keyed, tickets[0]);
+    bool judged = s->config.clock.kind == TD_CLOCK_BACKUP && !s->config.clock.apply;
+    if (judged || !s->replicas) TD_TRY(td_keyed_wait(s->keyed, tickets[0]));
+    if (!s->replicas) return TD_OK;
+    if (judged) TD_TRY(pick_applied(s, &parts)); /* primaries decide what is too late */
+    parts.owner = second->owner, parts.everywhere = false, parts.answers = NULL, parts.out = NULL;
+    ask.role = TD_AS_BACKUP;
+    TD_TRY(td_keyed_start(s->keyed, TD_PUSH, &parts, &tickets[1]));
+    TD_TRY(td_keyed_wait(s->keyed, tickets[1]));
+    return judged ? TD_OK : td_keyed_wait(s->keyed, tickets[0]);
 }
 
 /* What servers have told of a step that is over. */
@@ -410,6 +432,8 @@ td_status td_sharded_stop(td_sharded *s)
 
 td_status td_sharded_retire(td_sharded *s)
 {
+    if (s->worker < 0) return td_fail(TD_ERR_ARG, "retire: rank %d is no worker", s->rank);
+    s->retired = true;
     return tell_servers(s, TD_RETIRES);
 }
 

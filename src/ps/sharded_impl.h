@@ -67,6 +67,7 @@ struct td_sharded {
     int *serving;   /* [server_count] ranks */
     int server_count;
     bool replicas;
+    bool retired; /* this worker: nobody waits for it */
     size_t width, row_bytes;
     uint64_t clock, bound;
     td_told *told;  /* [server_count] */

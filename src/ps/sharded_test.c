@@ -402,6 +402,66 @@ static void mistakes_are_told_to_all(void **state)
     on_all_sizes(mistaken, NULL);
 }
 
+/* What a primary drops as late its copy drops, too, and nothing else. */
+static td_status copies_are_alike(td_comm *c, void *arg)
+{
+    (void)arg;
+    int me = td_comm_rank(c);
+    td_sharded *s;
+    uint32_t k[ASKED];
+    uint64_t keys[ASKED];
+    float g[ASKED * WIDTH];
+    if (td_comm_size(c) < 2) return TD_OK;
+    TD_TRY(open_sums(c, "backup:1", 1, &s));
+    for (int round = 0; round < 4 * ROUNDS; round++) {
+        make_push(me, round, k, keys, g);
+        if (me == round % 3) nanosleep(&(struct timespec){.tv_nsec = 300000}, NULL);
+        TD_TRY(td_sharded_push_all(s, keys, ASKED, g));
+    }
+    TD_TRY(td_sharded_meet(s));
+    for (uint32_t i = 0; i < KEYS; i++) {
+        uint64_t key = key_of(i);
+        float row = 0, most, least;
+        bool has = td_place_has(td_sharded_place(s), key, me);
+        if (has) TD_TRY(td_table_peek(td_sharded_table(s), &key, 1, &row));
+        float high = has ? row : -INFINITY, low = has ? row : INFINITY;
+        TD_TRY(td_comm_allreduce(c, &high, &most, 1, TD_F32, TD_MAX));
+        TD_TRY(td_comm_allreduce(c, &low, &least, 1, TD_F32, TD_MIN));
+        CHECK(most == least);
+    }
+    return close_table(s);
+}
+
+static void a_copy_takes_what_its_primary_takes(void **state)
+{
+    (void)state;
+    on_all_sizes(copies_are_alike, NULL);
+}
+
+/* Who serves alone has no clock of its own to retire. */
+static td_status a_server_retires(td_comm *c, void *arg)
+{
+    (void)arg;
+    int size = td_comm_size(c), first = 0;
+    td_sharded_config config = {.table = {.width = 1, .lr = 1},
+                                .worker = &first,
+                                .worker_count = 1};
+    td_sharded *s;
+    TD_TRY(td_clock_parse("asp", &config.clock));
+    TD_TRY(td_sharded_open(c, &config, &s));
+    if (td_comm_rank(c) == size - 1 && size > 1) {
+        CHECK(td_sharded_retire(s) == TD_ERR_ARG);
+        CHECK(strstr(td_last_error(), "is no worker"));
+    }
+    return close_table(s);
+}
+
+static void a_server_does_not_retire(void **state)
+{
+    (void)state;
+    on_all_sizes(a_server_retires, NULL);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -415,6 +475,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(nobody_waits_for_who_has_nothing_to_do),
         cmocka_unit_test(pushes_are_completed_by_others),
         cmocka_unit_test(mistakes_are_told_to_all),
+        cmocka_unit_test(a_copy_takes_what_its_primary_takes),
+        cmocka_unit_test(a_server_does_not_retire),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
 }
