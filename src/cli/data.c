@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "tandem/net.h"
 
 #include <dirent.h>
 #include <math.h>
@@ -26,6 +27,8 @@ td_status td_cli_data_config(const td_job *job, td_split split, const td_dataset
     if (job->data_format) TD_TRY(by_name("--format", job->data_format, td_format_names, &format));
     if (job->label_kind)
         TD_TRY(by_name("--label-kind", job->label_kind, td_label_kind_names, &kind));
+    bool of_values = job->loss == TD_LOSS_SQUARED + 1 || job->loss == TD_LOSS_POISSON + 1;
+    if (kind == TD_LABEL_AUTO && of_values) kind = TD_LABEL_VALUE; /* also small whole numbers */
     *out = (td_data_config){
         .path = job->data,
         .split = split,

@@ -75,6 +75,11 @@ static td_status run_launched(td_comm *comm, void *arg)
     status = td_comm_agree(comm, status);
     if (status != TD_OK) return tell(comm, status);
     status = l->fn(comm, l->arg);
+    td_status theirs = td_exit_code(status) == 1 ? td_comm_failure(comm) : TD_OK;
+    if (td_exit_code(theirs) == 2) { /* who made the mistake tells it */
+        td_error_clear();
+        return theirs;
+    }
     return td_exit_code(status) == 2 ? tell_once(comm, status) : status;
 }
 

@@ -293,6 +293,11 @@ void td_comm_fail(td_comm *comm, td_status status, const char *sentence)
     comm->ops->fail(comm, td_fail_again(status, sentence));
 }
 
+td_status td_comm_failure(td_comm *comm)
+{
+    return comm->ops->failure ? comm->ops->failure(comm) : TD_OK;
+}
+
 bool td_comm_hears_failure(td_comm *comm, int64_t ms)
 {
     int64_t until = td_clock_ns() + ms * 1000000;

@@ -74,6 +74,9 @@ typedef struct td_transport_ops {
     /* Begins one of the system's own collectives, where it has one for the call, which `test` then
      * follows; reductions of whole numbers alone, as their order is the system's. NULL: none. */
     td_status (*own)(td_comm *comm, const struct td_call *call, td_request *request);
+    /* What a rank has failed with that has told its sentence, TD_OK: none has. NULL: nobody asks.
+     */
+    td_status (*failure)(td_comm *comm);
     bool one_memory; /* ranks are threads: they may read each other's buffers */
 } td_transport_ops;
 
@@ -155,6 +158,8 @@ TD_MUST_CHECK td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_
 /* Until it is done; withdrawn on failure. */
 TD_MUST_CHECK td_status td_comm_wait_request(td_comm *comm, td_request *request);
 
+/* What the rank has failed with that ended this one's wait; TD_OK: none has told. */
+td_status td_comm_failure(td_comm *comm);
 /* Whether another rank says within `ms` that it has failed, or is lost: td_last_error() then says
  * how. */
 bool td_comm_hears_failure(td_comm *comm, int64_t ms);

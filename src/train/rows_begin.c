@@ -90,6 +90,10 @@ static td_status check_options(const loop *l, int size)
                        "--replicas 1 is for jobs that go on when a rank dies, and this one cannot: "
                        "start it with tandem run, or mpiexec --with-ft ulfm of Open MPI 5, or "
                        "leave --replicas out");
+    if (job->replicas && job->evict_after && !l->exact)
+        return td_fail(TD_ERR_ARG, "--evict-after with --replicas 1 is for --clock bsp: at their "
+                                   "own pace the two "
+                                   "copies of a row would be forgotten at different times");
     if (job->clip > 0)
         return td_fail(TD_ERR_ARG,
                        "--clip: no rank knows the norm of all gradients where parameters live in "

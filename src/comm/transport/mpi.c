@@ -301,6 +301,7 @@ static const td_transport_ops mpi_ops = {
     .bell = mpi_bell,
     .check = td_mpi_check,
     .fail = td_mpi_fail,
+    .failure = td_mpi_failure,
     .show = td_mpi_show,
     .card = td_mpi_card,
     .give_up = td_mpi_give_up,

@@ -84,6 +84,7 @@ td_status td_mpi_check(td_comm *comm, int peer);
 td_status td_mpi_failed(
     const td_mpi_group *world); /* TD_ERR_PEER: some rank has told that it did */
 void td_mpi_fail(td_comm *comm, td_status status);
+td_status td_mpi_failure(td_comm *comm);
 void td_mpi_show(td_comm *comm, int world);
 bool td_mpi_card(td_comm *comm, int world, td_card *out);
 void td_mpi_give_up(td_comm *comm);

@@ -257,6 +257,13 @@ td_status td_mpi_failed(const td_mpi_group *w)
     return td_mpi_library->fail(TD_ERR_PEER, "rank %d failed: %.900s", n->rank, n->sentence);
 }
 
+td_status td_mpi_failure(td_comm *comm)
+{
+    const td_mpi_group *w = ((td_mpi_group *)comm->impl)->world;
+    const td_mpi_notice *n = __atomic_load_n(&w->failed, __ATOMIC_ACQUIRE);
+    return n ? (td_status)n->status : TD_OK;
+}
+
 td_status td_mpi_check(td_comm *comm, int peer)
 {
     td_mpi_group *w = ((td_mpi_group *)comm->impl)->world;
