@@ -45,8 +45,7 @@ static double logistic(const float *w, const int *label, float *gradient)
         for (int k = 0; k < FEATURES; k++) margin += w[i * FEATURES + k];
         double p = 1 / (1 + exp(-margin));
         loss -= log(label[i] ? p : 1 - p) / BATCH;
-        for (int k = 0; k < FEATURES; k++)
-            gradient[i * FEATURES + k] = (float)(p - label[i]);
+        for (int k = 0; k < FEATURES; k++) gradient[i * FEATURES + k] = (float)(p - label[i]);
     }
     return loss;
 }
@@ -61,11 +60,7 @@ static td_status count(void *arg, uint64_t key, const float *w)
 /* What each worker does. */
 static td_status work(td_comm *comm, void *arg)
 {
-    const td_kv_config config = {.width = 1,
-                                 .rule = "ftrl",
-                                 .lr = 0.2f,
-                                 .l1 = 2,
-                                 .clock = "ssp:4"};
+    const td_kv_config config = {.width = 1, .rule = "ftrl", .lr = 0.2f, .l1 = 2, .clock = "ssp:4"};
     uint64_t keys[KEYS], workers = (uint64_t)td_comm_size(comm), me = (uint64_t)td_comm_rank(comm);
     float w[KEYS], gradient[KEYS];
     int label[BATCH], found = 0;
