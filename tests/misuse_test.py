@@ -69,7 +69,7 @@ class Job(unittest.TestCase):
 class Diagnose(unittest.TestCase):
     """Over hosts, after the job."""
 
-    def finds(self, kind, sentence):
+    def finds(self, kind, sentence, never=()):
         with tempfile.TemporaryDirectory() as run:
             os.mkdir(os.path.join(run, "recorder"))
             told(kind, HOSTS, run)
@@ -77,12 +77,16 @@ class Diagnose(unittest.TestCase):
                                   capture_output=True, timeout=PATIENCE_S)
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertRegex(done.stdout, sentence)
+            for untrue in ("all ranks are at the same operation", r"\nrank [023] runs", *never):
+                self.assertNotRegex(done.stdout, untrue)
 
     def test_who_stopped(self):
-        self.finds("stopped", r"rank 3 waited for rank 1 when operation 2 \(barrier\) failed")
+        self.finds("stopped", r"rank 3 waited for rank 1 when operation 2 \(barrier\) failed",
+                   ["rank [023] has not come", "all ranks have ended\n"])
 
     def test_who_left(self):
-        self.finds("leaving early", "rank 1 has not come to operation 1 .*: it has run none")
+        self.finds("leaving early", "rank 1 has not come to operation 1 .*: it has run none",
+                   ["rank [023] has not come"])
 
     def test_who_ran_something_else(self):
         self.finds("maximum for sum", "rank 1 runs all-reduce 400 B f32 max where rank 0 runs "

@@ -272,8 +272,15 @@ TD_API TD_MUST_CHECK td_status td_comm_tune(td_comm *comm, const char *path);
 
 /* From now on this rank's newest operations stand in the file (made or emptied), also those of
  * groups split from this one later; "tandem diagnose" reads it, even when the process was killed.
- * Costs a few nanoseconds an operation. Once for a group. TD_ERR_IO, TD_ERR_NOMEM. */
+ * Name it RUN/recorder/rank-N, N: the rank, for "tandem diagnose RUN". NULL: in memory alone, for
+ * td_comm_print_on_signal. Costs a few nanoseconds an operation. Once for a group. TD_ERR_ARG,
+ * TD_ERR_IO, TD_ERR_NOMEM. */
 TD_API TD_MUST_CHECK td_status td_comm_record(td_comm *comm, const char *path);
+/* From now on this signal (such as SIGUSR1) does not end the process: what each recorded rank of it
+ * is doing is printed on standard error, a line each. For the whole process, once; any thread may
+ * call it. A handler that the application has set, or that it ignores the signal, stays:
+ * TD_ERR_ARG. */
+TD_API TD_MUST_CHECK td_status td_comm_print_on_signal(int number);
 /* The training step that the rank is in, for the record. */
 TD_API void td_comm_record_step(td_comm *comm, uint64_t step);
 

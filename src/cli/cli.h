@@ -41,6 +41,10 @@ TD_MUST_CHECK td_status td_cli_data_config(const td_job *job, td_split split,
                                            const td_dataset *like, td_data_config *out);
 /* Labels that were read by themselves as something that they are perhaps not. */
 void td_cli_warn_of_labels(const td_job *job, const td_dataset *train);
+/* From now on SIGUSR1 prints what the ranks of this process do, unless it is ignored. */
+void td_cli_answer(void);
+/* For that, where no run's folder has a record of the rank: one in memory. */
+void td_cli_record(td_comm *comm);
 /* Runs `fn` on the ranks that mpiexec started, or on `workers` threads. `prepared` is the result of
  * what this process has done for it before: where it failed on a rank, none runs. Under MPI
  * mistakes (exit code 2) of fn, at all ranks or at some, are told here and leave no last error. */

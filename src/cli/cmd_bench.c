@@ -95,6 +95,7 @@ static td_status run_rank(td_comm *comm, void *arg)
     worker w = {.model = &b->model};
     td_strategy *strategy = NULL;
     td_loader *loader = NULL;
+    td_cli_record(comm);
     td_status status = TD_OK;
     size_t n = td_net_params(b->model.net);
     float *params = td_alloc_aligned(n * sizeof *params);
@@ -156,6 +157,7 @@ td_status td_cmd_bench(int argc, char **argv)
     td_status status;
     bool given[128] = {false};
     td_arguments arguments = {.where = TD_JOB_BENCH, .given = given};
+    td_cli_answer();
     TD_TRY(td_job_init(&b.job));
     status = td_options_parse(td_job_rows, &b.job, argc, argv, &arguments);
     if (status == TD_OK) status = check_options(&b.job, given);

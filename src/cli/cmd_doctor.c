@@ -71,6 +71,7 @@ static td_status time_sum(td_comm *comm, void *arg)
     td_treesum *ts;
     td_treesum_config config = {.leaves = 2, .lanes = 1, .count = SUM_FLOATS};
     double *best = arg;
+    td_cli_record(comm);
     TD_TRY(td_treesum_create(comm, &config, &ts));
     td_status status = TD_OK;
     for (int i = 0; i < 20 && status == TD_OK; i++) {
@@ -140,6 +141,7 @@ td_status td_cmd_doctor(int argc, char **argv)
         lose_a_rank(module);
     if (argc) return td_fail(TD_ERR_ARG, "tandem doctor takes no argument, not \"%s\"", argv[0]);
     double sum = 0;
+    td_cli_answer();
     printf("cores          %ld\n", sysconf(_SC_NPROCESSORS_ONLN));
     fputs("kernels        ", stdout);
     for (const td_kernels *const *k = td_kernels_all(); *k; k++)

@@ -109,6 +109,7 @@ static td_status open_eval(int argc, char **argv, session *s)
 static td_status score_rank(td_comm *comm, void *arg)
 {
     session *s = arg;
+    td_cli_record(comm);
     td_score score;
     char loss[32] = "null", auc[80] = ""; /* JSON has no NaN */
     bool proba = s->model.loss != TD_LOSS_HINGE;
@@ -218,6 +219,7 @@ static td_status print_round(const session *s, const float *all, int ranks, uint
 static td_status predict_rank(td_comm *comm, void *arg)
 {
     const session *s = arg;
+    td_cli_record(comm);
     const td_data_info *info = td_dataset_info(s->data);
     size_t values = CHUNK * td_net_model_outputs(&s->model);
     uint64_t rank = (uint64_t)td_comm_rank(comm), size = (uint64_t)td_comm_size(comm);

@@ -5,11 +5,9 @@
 #include "base/error.h"
 #include "base/fs.h"
 #include "cli/run_folder.h"
-#include "comm/recorder.h"
 #include "models/net/net_model.h"
 #include "tandem/recover.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,15 +24,6 @@ typedef struct session {
 } session;
 
 static volatile int stop_signal; /* written by the handler alone */
-
-/* What the ranks of this process are doing, to the terminal. */
-static void on_question(int number)
-{
-    (void)number;
-    int before = errno;
-    td_recorder_print_all(STDERR_FILENO);
-    errno = before;
-}
 
 static void on_signal(int number)
 {
@@ -215,12 +204,11 @@ td_status td_cmd_train(int argc, char **argv)
 {
     session s = {0};
     td_comm_config comm = {0};
-    struct sigaction action = {.sa_handler = on_question, .sa_flags = SA_RESTART};
-    sigaction(SIGUSR1, &action, NULL);
+    struct sigaction action = {.sa_handler = on_signal};
+    td_cli_answer();
     s.folder.job = &s.job;
     td_status status = open_session(&s, argc, argv);
     bool quiet = s.job.quiet;
-    action = (struct sigaction){.sa_handler = on_signal};
     comm.deadline_ms = (int64_t)s.job.deadline_s * 1000;
     comm.spares = s.job.spares;
     sigaction(SIGINT, &action, NULL);

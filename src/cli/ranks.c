@@ -7,6 +7,7 @@
 #include "comm/transport.h"
 #include "tandem/recover.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,16 @@ int td_cli_rank(void)
     for (size_t i = 0; td_comm_launched_by_mpi() && i < sizeof names / sizeof *names; i++)
         if (getenv(names[i])) return atoi(getenv(names[i]));
     return 0;
+}
+
+void td_cli_answer(void)
+{
+    if (td_comm_print_on_signal(SIGUSR1) != TD_OK) td_error_clear();
+}
+
+void td_cli_record(td_comm *comm)
+{
+    if (td_comm_record(comm, NULL) != TD_OK) td_error_clear(); /* it can do without */
 }
 
 /* All ranks have failed alike. */
@@ -87,6 +98,7 @@ td_status td_cli_run(int workers, const td_comm_config *config, td_status prepar
                      void *arg)
 {
     launch l = {.fn = fn, .arg = arg, .prepared = prepared};
+    td_cli_answer();
     if (!td_comm_launched_by_mpi()) {
         TD_TRY(prepared);
         return td_comm_run_local(workers, config, fn, arg);

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "comm/coll/coll.h"
+#include "comm/recorder.h"
 #include "comm/recover.h"
 
 #include <sched.h>
@@ -130,16 +131,16 @@ td_status td_comm_check_peer(const td_comm *comm, const void *data, size_t bytes
 td_status td_comm_send(td_comm *comm, const void *data, size_t bytes, int to, int tag)
 {
     TD_TRY(td_comm_check_peer(comm, data, bytes, to, tag, "send"));
-    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SEND, bytes, -1, -1, to});
-    comm->card.runs.parts = (uint32_t)tag;
+    struct td_record *record =
+        td_comm_begin(comm, (td_note){TD_DOES_SEND, bytes, -1, -1, to, (unsigned)tag});
     return td_comm_end(record, td_comm_exchange(comm, data, bytes, to, NULL, 0, -1, tag));
 }
 
 td_status td_comm_recv(td_comm *comm, void *data, size_t bytes, int from, int tag)
 {
     TD_TRY(td_comm_check_peer(comm, data, bytes, from, tag, "recv"));
-    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_RECV, bytes, -1, -1, from});
-    comm->card.runs.parts = (uint32_t)tag;
+    struct td_record *record =
+        td_comm_begin(comm, (td_note){TD_DOES_RECV, bytes, -1, -1, from, (unsigned)tag});
     return td_comm_end(record, td_comm_exchange(comm, NULL, 0, -1, data, bytes, from, tag));
 }
 
@@ -173,7 +174,9 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
         comm->agreed_at = comm->sequence;
     }
     td_free(all);
-    return td_comm_end(record, status);
+    td_status ran =
+        td_comm_end(record, heard ? TD_OK : status); /* that all know of a failure is none */
+    return heard ? status : ran;
 }
 
 td_agreement td_comm_agreement(const td_comm *comm)
@@ -239,7 +242,6 @@ td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
     child->ops = comm->ops;
     child->deadline_ms = comm->deadline_ms;
     child->one_thread = comm->one_thread;
-    child->recorder = comm->recorder;
     child->generation = comm->generation;
     child->seat = comm->seat;
     if (color >= 0) {
@@ -257,7 +259,7 @@ td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
     TD_GOTO(comm->ops->split(comm, color, key, color < 0 ? NULL : members,
                              choose_number(all, comm->size), child));
     *out = color < 0 ? NULL : child;
-    if (color >= 0) child = NULL;
+    if (color >= 0) td_recorder_join(child, comm), child = NULL;
 out:
     if (child) td_free(child->host), td_free(child->tuning);
     td_free(child);

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "comm/coll/coll.h"
+#include "comm/recorder.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -36,6 +37,10 @@ void td_header_of_call(td_comm *comm, const td_call *call, int algorithm)
     h->width = call->pattern >= TD_REDUCE && call->how.combine ? (uint16_t)call->how.width : 0;
     h->algorithm = (uint8_t)(algorithm + 1);
     h->history = comm->history;
+    if (comm->record && !comm->within) { /* of this call */
+        comm->record->bytes = h->bytes, comm->record->parts = h->parts;
+        comm->record->width = h->width, comm->record->algorithm = h->algorithm;
+    }
     uint64_t w[WORDS];
     memcpy(w, h, sizeof w);
     uint64_t mixed = w[0] * 0x9e3779b97f4a7c15 + w[1] * 0xff51afd7ed558ccd +
@@ -47,7 +52,7 @@ void td_header_of_call(td_comm *comm, const td_call *call, int algorithm)
 bool td_does_alone(int does)
 {
     return does == TD_DOES_SEND || does == TD_DOES_RECV ||
-           (does >= TD_DOES_PUSH && does <= TD_DOES_PUSH_PULL);
+           (does >= TD_DOES_PUSH && does <= TD_DOES_SERVE);
 }
 
 bool td_header_is_message(const td_header *h)

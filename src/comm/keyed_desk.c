@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "comm/recorder.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -186,7 +187,7 @@ td_status td_keyed_open(td_comm *comm, const td_keyed_config *config, td_keyed *
     td_keyed *k = NULL;
     td_status status = td_comm_agree(comm, create(comm, config, &k));
     if (status == TD_OK) status = td_comm_split(comm, 0, comm->rank, &k->comm);
-    if (status == TD_OK) status = begin(k);
+    if (status == TD_OK) td_recorder_call(k->comm, TD_GROUP_KEYED), status = begin(k);
     if (status != TD_OK) {
         td_keyed_destroy(k);
         return status;
@@ -237,7 +238,6 @@ static td_status wait_at_desk(td_keyed *k)
     leaving l = {k, -1};
     atomic_store(&k->own->finished, true);
     if (k->self < 0 || k->desk_count == 1) return TD_OK;
-    k->comm->operation = "serving keyed parts";
     return td_comm_wait(k->comm, -1, NULL, all_have_finished, who_has_not, &l);
 }
 
@@ -247,6 +247,7 @@ td_status td_keyed_finish(td_keyed *k)
     td_status status = td_keyed_wait(k, 0);
     bool whole = !k->broken;
     k->finished = true;
+    td_record *record = td_comm_begin(k->comm, (td_note){TD_DOES_SERVE, 0, -1, -1, -1});
     if (whole) {
         td_status said = say_goodbye(k);
         if (said == TD_OK) said = wait_at_desk(k);
@@ -254,7 +255,7 @@ td_status td_keyed_finish(td_keyed *k)
         if (status == TD_OK) status = said;
     }
     td_status served = td_keyed_serve_end(k, whole);
-    return status != TD_OK ? status : served;
+    return td_comm_end(record, status != TD_OK ? status : served);
 }
 
 void td_keyed_destroy(td_keyed *k)

@@ -4,7 +4,9 @@
  *     misuse_test             threads, on one host and on several pretended ones
  *     misuse_test mpi [WORD]  the ranks that mpiexec started, four at least; kinds with that word
  *     misuse_test alone KIND [RUN]    one kind whose failure ends the job; ranks print what they
- *                                     were told, and record what they do for "tandem diagnose RUN"
+ *                                     were told, and record what they do for "tandem diagnose RUN";
+ *                                     on threads where no mpiexec started it
+ *     misuse_test kinds               names those that threads can do
  *
  * Four ranks take part, of which rank 1 does wrong. Who comes through goes on to a barrier, which
  * cannot succeed. On threads a rank that fails ends the others' waits, as in a run; under mpiexec,
@@ -191,7 +193,9 @@ static int alone(const char *name, const char *run)
     if (!found) return 2;
     td_comm_config config = {.deadline_ms = found->late ? 2 * QUICK_MS : PATIENT_MS};
     lone l = {found, run};
-    td_status status = td_comm_run_mpi(&config, one_for_good, &l);
+    td_status status = td_comm_launched_by_mpi()
+                           ? td_comm_run_mpi(&config, one_for_good, &l)
+                           : td_comm_run_local(RANKS, &config, one_for_good, &l);
     if (status != TD_OK) fprintf(stderr, "%s\n", td_last_error());
     return status != TD_OK;
 }
@@ -199,6 +203,8 @@ static int alone(const char *name, const char *run)
 int main(int argc, char **argv)
 {
     alarm(240); /* none hangs */
+    for (int k = 0; k < KINDS && argc == 2 && !strcmp(argv[1], "kinds"); k++) puts(kinds[k].name);
+    if (argc == 2 && !strcmp(argv[1], "kinds")) return 0;
     if (argc > 2 && !strcmp(argv[1], "alone")) return alone(argv[2], argv[3]);
     if (argc > 1 && !strcmp(argv[1], "mpi")) {
         td_comm_config patient = {.deadline_ms = 60000};

@@ -5,7 +5,10 @@
 #include "base/error.h"
 #include "base/fs.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -32,44 +35,119 @@ const char *const td_does_names[TD_DOES_END] = {
     [TD_DOES_PUSH] = "push",
     [TD_DOES_PULL] = "pull",
     [TD_DOES_PUSH_PULL] = "push and pull",
+    [TD_DOES_SERVE] = "serving keyed parts",
     [TD_DOES_RECOVER] = "recover",
 };
 
-enum { HEAD = 4096, TIMED = 16, MOST = 1024 };
-_Static_assert(sizeof(td_recorder_head) <= HEAD, "the head has a page");
+enum { MOST = 1024 };
+_Static_assert(sizeof(td_recorder_head) <= TD_RECORDER_HEAD_BYTES, "the head has a page");
 
-/* Of this process, for the signal handler. Slots are emptied, never moved. */
+/* Of this process, for the signal handler. Slots are emptied, never moved; none is unmapped while
+ * a handler reads. */
 static td_recorder *all[MOST];
+static int readers;
 
-static size_t file_bytes(void)
+/* --- its groups --- */
+
+/* One that no group has had, else the one that was closed first; NULL: there is none. */
+static td_recorder_group *place(const td_recorder *r)
 {
-    return HEAD + TD_RECORDS * sizeof(td_record);
+    td_recorder_group *found = NULL;
+    for (int k = 0; k < TD_RECORDER_GROUPS; k++) {
+        td_recorder_group *g = &r->group[k];
+        if (!g->number) return g;
+        if (g->closed && (!found || g->made < found->made)) found = g;
+    }
+    return found;
 }
 
-td_status td_comm_record(td_comm *comm, const char *path)
+static void join(td_recorder *r, td_comm *comm, uint64_t parent)
 {
-    TD_TRY(td_comm_check_open(comm, path));
-    if (comm->recorder) return td_fail(TD_ERR_ARG, "%s: this group is recorded already", path);
-    char made[TD_PATH_MAX]; /* until its head is whole: who reads a record finds all or none */
-    if ((size_t)snprintf(made, sizeof made, "%s.new", path) >= sizeof made)
-        return td_fail(TD_ERR_ARG, "%s: this path is too long", path);
-    td_recorder *r = td_calloc(1, sizeof *r);
-    if (!r) return td_fail(TD_ERR_NOMEM, "no memory for a recorder");
-    int fd = open(made, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    void *at = MAP_FAILED;
-    if (fd >= 0 && posix_fallocate(fd, 0, (off_t)file_bytes()) == 0)
-        at = mmap(NULL, file_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    td_status status = TD_OK;
-    if (at == MAP_FAILED)
-        status = td_fail_errno("%s: the record of operations cannot be written", path);
-    if (fd >= 0) close(fd);
-    if (status != TD_OK) {
-        td_free(r);
-        return status;
+    td_recorder_group *g = place(r);
+    comm->recorder = r;
+    r->groups++;
+    r->head->groups++;
+    if (!g) {
+        r->head->lost++;
+        return;
     }
-    r->head = at;
-    r->ring = (td_record *)(void *)((char *)at + HEAD);
-    *r->head = (td_recorder_head){
+    *g = (td_recorder_group){.parent = parent,
+                             .generation = comm->generation,
+                             .collectives = comm->sequence,
+                             .ranks = comm->size,
+                             .rank = comm->rank,
+                             .kind = parent ? TD_GROUP_SPLIT : TD_GROUP_RECORDED,
+                             .made = r->head->groups};
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    g->number = comm->card.group;
+    comm->recorded = g;
+}
+
+static void leave(td_comm *comm)
+{
+    if (comm->recorded) comm->recorded->closed = 1;
+    comm->recorder = NULL, comm->recorded = NULL, comm->record = NULL;
+    comm->owns_recorder = false;
+}
+
+void td_recorder_join(td_comm *comm, const td_comm *from)
+{
+    if (from->recorder) join(from->recorder, comm, from->card.group);
+}
+
+void td_recorder_call(td_comm *comm, int kind)
+{
+    if (comm->recorded) comm->recorded->kind = (uint32_t)kind;
+    if (comm->recorder && kind == TD_GROUP_WORKS) comm->recorder->several = true;
+}
+
+void td_recorder_wait_for(td_comm *works, bool waits)
+{
+    if (works && works->recorded) works->recorded->waited_for = waits;
+}
+
+void td_recorder_move(td_comm *from, td_comm *to)
+{
+    td_recorder *r = from->recorder;
+    if (!r) return;
+    to->owns_recorder = from->owns_recorder;
+    join(r, to, 0);
+    if (to->owns_recorder) r->head->size = to->size, r->head->generation = to->generation;
+    leave(from);
+    r->groups--;
+}
+
+/* --- the record --- */
+
+/* The file's bytes, or as many of memory (path NULL). */
+static td_status map(const char *path, const char *made, void **out)
+{
+    int fd = -1, flags = MAP_SHARED;
+    void *at = MAP_FAILED;
+    if (path) fd = open(made, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (!path) flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    if (!path || (fd >= 0 && posix_fallocate(fd, 0, (off_t)td_recorder_bytes()) == 0))
+        at = mmap(NULL, td_recorder_bytes(), PROT_READ | PROT_WRITE, flags, fd, 0);
+    td_status status = TD_OK;
+    if (at == MAP_FAILED && path)
+        status = td_fail_errno("%s: the record of operations cannot be written", path);
+    else if (at == MAP_FAILED)
+        status = td_fail(TD_ERR_NOMEM, "no memory for a record of operations");
+    if (fd >= 0) close(fd);
+    *out = at;
+    return status;
+}
+
+static int64_t wall_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void fill_head(td_recorder_head *head, const td_comm *comm)
+{
+    *head = (td_recorder_head){
         .version = TD_RECORDER_VERSION,
         .record_bytes = sizeof(td_record),
         .rank = comm->world[comm->rank],
@@ -77,19 +155,40 @@ td_status td_comm_record(td_comm *comm, const char *path)
         .size = comm->size,
         .pid = getpid(),
         .opened_ns = td_clock_ns(),
-        .opened_wall = time(NULL),
+        .opened_wall = wall_ns(),
     };
-    gethostname(r->head->host, sizeof r->head->host - 1);
-    strncpy(r->head->transport, comm->ops->name, sizeof r->head->transport - 1);
-    memcpy(r->head->magic, TD_RECORDER_MAGIC, sizeof r->head->magic);
-    if (rename(made, path) != 0) {
-        status = td_fail_errno("%s: the record of operations cannot be written", path);
-        munmap(at, file_bytes());
+    gethostname(head->host, sizeof head->host - 1);
+    strncpy(head->transport, comm->ops->name, sizeof head->transport - 1);
+    memcpy(head->magic, TD_RECORDER_MAGIC, sizeof head->magic);
+}
+
+td_status td_comm_record(td_comm *comm, const char *path)
+{
+    char made[TD_PATH_MAX]; /* until its head is whole: who reads a record finds all or none */
+    void *at;
+    TD_TRY(td_comm_check_open(comm, path ? path : "record"));
+    if (comm->recorder)
+        return td_fail(TD_ERR_ARG, "%s: this group is recorded already", path ? path : "record");
+    if ((size_t)snprintf(made, sizeof made, "%s.new", path ? path : "") >= sizeof made)
+        return td_fail(TD_ERR_ARG, "%s: this path is too long", path);
+    td_recorder *r = td_calloc(1, sizeof *r);
+    if (!r) return td_fail(TD_ERR_NOMEM, "no memory for a recorder");
+    td_status status = map(path, made, &at);
+    if (status != TD_OK) {
         td_free(r);
         return status;
     }
-    comm->recorder = r;
+    r->head = at;
+    r->group = (td_recorder_group *)(void *)((char *)at + TD_RECORDER_HEAD_BYTES);
+    fill_head(r->head, comm);
+    if (path && rename(made, path) != 0) {
+        status = td_fail_errno("%s: the record of operations cannot be written", path);
+        munmap(at, td_recorder_bytes());
+        td_free(r);
+        return status;
+    }
     comm->owns_recorder = true;
+    join(r, comm, 0);
     for (int k = 0; k < MOST; k++) {
         td_recorder *none = NULL;
         if (__atomic_compare_exchange_n(&all[k], &none, r, false, __ATOMIC_SEQ_CST,
@@ -99,18 +198,25 @@ td_status td_comm_record(td_comm *comm, const char *path)
     return TD_OK;
 }
 
-void td_recorder_close(td_comm *comm)
+/* No operation writes to it any more; groups that were split from its own may be left. */
+static void end(td_recorder *r)
 {
-    td_recorder *r = comm->owns_recorder ? comm->recorder : NULL;
-    comm->recorder = NULL;
-    comm->record = NULL;
-    for (int k = 0; k < MOST && r; k++) {
+    for (int k = 0; k < MOST; k++) {
         td_recorder *own = r;
         __atomic_compare_exchange_n(&all[k], &own, NULL, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     }
-    if (!r) return;
+    while (__atomic_load_n(&readers, __ATOMIC_SEQ_CST)) sched_yield();
     r->head->closed_ns = td_clock_ns();
-    munmap(r->head, file_bytes());
+}
+
+void td_recorder_close(td_comm *comm)
+{
+    td_recorder *r = comm->recorder;
+    if (!r) return;
+    if (comm->owns_recorder) end(r);
+    leave(comm);
+    if (--r->groups) return;
+    munmap(r->head, td_recorder_bytes());
     td_free(r);
 }
 
@@ -123,13 +229,15 @@ void td_comm_record_step(td_comm *comm, uint64_t step)
 
 td_record *td_comm_begin(td_comm *comm, td_note note)
 {
+    bool alone = td_does_alone(note.does);
     comm->operation = td_does_names[comm->within ? comm->within : note.does];
     if (comm->within)
         comm->step++;
     else
-        comm->sequence += !td_does_alone(note.does);
+        comm->sequence += !alone;
     comm->card.runs = (td_header){.sequence = comm->sequence,
                                   .bytes = note.bytes,
+                                  .parts = note.tag,
                                   .root = note.root,
                                   .does = (uint8_t)note.does,
                                   .within = (uint8_t)comm->within,
@@ -137,29 +245,39 @@ td_record *td_comm_begin(td_comm *comm, td_note note)
                                   .type = (uint8_t)note.type,
                                   .op = (uint8_t)note.op};
     td_recorder *r = comm->recorder;
-    if (!r || comm->within) return NULL;
+    td_recorder_group *g = comm->recorded;
+    if (!r || !g || comm->within) return NULL;
     uint64_t number =
         r->several ? __atomic_fetch_add(&r->head->next, 1, __ATOMIC_RELAXED) : r->head->next++;
-    td_record *e = &r->ring[number % TD_RECORDS];
+    uint64_t sequence = alone ? g->alone + 1 : comm->sequence;
+    td_record *e =
+        alone ? &g->by_itself[sequence % TD_RECORDS_ALONE] : &g->collective[sequence % TD_RECORDS];
     e->state = 0; /* while it is being written */
-    e->sequence = comm->sequence;
+    e->sequence = sequence;
     e->bytes = note.bytes;
-    e->begin_ns = number % TIMED ? 0 : td_clock_ns();
-    e->waited_ns = 0;
-    e->root = note.root;
+    e->begin_ns = sequence % TD_RECORDS_TIMED ? 0 : td_clock_ns();
+    e->end_ns = e->waited_ns = 0;
+    e->number = (uint32_t)number;
+    e->parts = note.tag;
+    e->root = note.root < 0 ? -1 : comm->world[note.root];
     e->missing = -1;
+    e->width = 0;
+    e->algorithm = 0;
     e->does = (uint8_t)note.does;
     e->type = (uint8_t)note.type;
     e->op = (uint8_t)note.op;
-    e->group = (uint32_t)comm->size;
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     e->state = TD_RECORD_BEGUN;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    *(alone ? &g->alone : &g->collectives) = sequence;
     return comm->record = e;
 }
 
 td_status td_comm_end(td_record *record, td_status status)
 {
-    if (record) record->state = status == TD_OK ? TD_RECORD_DONE : TD_RECORD_FAILED;
+    if (!record) return status;
+    if (record->begin_ns || status != TD_OK) record->end_ns = td_clock_ns();
+    record->state = status == TD_OK ? TD_RECORD_DONE : TD_RECORD_FAILED;
     return status;
 }
 
@@ -178,7 +296,7 @@ void td_comm_leave(td_comm *comm, int entered)
 /* --- one line for a person, in a signal handler: no stdio --- */
 
 typedef struct line {
-    char text[256];
+    char text[512];
     size_t n;
 } line;
 
@@ -202,10 +320,74 @@ static void put_ms(line *l, int64_t ns)
     put(l, " ms");
 }
 
+/* The newest of a place, NULL: it has none. */
+static const td_record *newest_of(const td_recorder_group *g, bool alone)
+{
+    const td_record *e = alone ? &g->by_itself[g->alone % TD_RECORDS_ALONE]
+                               : &g->collective[g->collectives % TD_RECORDS];
+    return g->number && e->state && e->sequence ? e : NULL;
+}
+
+static void put_operation(line *l, const td_recorder_group *g, const td_record *e)
+{
+    static const char *const of[TD_GROUP_KINDS] = {"", "", ", of the works", ", of keyed parts"};
+    put(l, td_does_names[e->does]);
+    put(l, " (");
+    if (!td_does_alone(e->does)) {
+        put(l, "operation ");
+        put_number(l, e->sequence);
+        if (g->kind == TD_GROUP_SPLIT) {
+            put(l, " of a group of ");
+            put_number(l, (uint64_t)g->ranks);
+        }
+        put(l, of[g->kind % TD_GROUP_KINDS]);
+        put(l, ", ");
+    }
+    put_number(l, e->bytes);
+    put(l, " bytes");
+    if (e->root >= 0 && (e->does == TD_DOES_SEND || e->does == TD_DOES_RECV)) {
+        put(l, e->does == TD_DOES_SEND ? " to rank " : " from rank ");
+        put_number(l, (uint64_t)e->root);
+    }
+    put(l, ")");
+}
+
+static void put_wait(line *l, const td_record *e)
+{
+    if (e->begin_ns) {
+        put(l, " for ");
+        put_ms(l, td_clock_ns() - e->begin_ns);
+    }
+    if (e->missing < 0) return;
+    put(l, ", waiting for rank ");
+    put_number(l, (uint64_t)e->missing);
+}
+
+/* All that is under way, else what was last. */
+static void put_doing(line *l, const td_recorder *r)
+{
+    const td_recorder_group *of = NULL;
+    const td_record *last = NULL;
+    int under_way = 0;
+    for (int k = 0; k < 2 * TD_RECORDER_GROUPS; k++) {
+        const td_recorder_group *g = &r->group[k / 2];
+        const td_record *e = newest_of(g, k % 2);
+        if (!e) continue;
+        if (e->state == TD_RECORD_BEGUN) {
+            put(l, under_way++ ? "; and in " : ": in ");
+            put_operation(l, g, e);
+            put_wait(l, e);
+        }
+        if (!last || (int32_t)(e->number - last->number) > 0) last = e, of = g;
+    }
+    if (under_way) return;
+    put(l, last ? ": computing, after " : ": no operation yet");
+    if (last) put_operation(l, of, last);
+}
+
 static void print_one(const td_recorder *r, int fd)
 {
     const td_recorder_head *h = r->head;
-    const td_record *e = &r->ring[(h->next - 1) % TD_RECORDS];
     line l = {.n = 0};
     put(&l, "rank ");
     put_number(&l, (uint64_t)h->rank);
@@ -213,33 +395,45 @@ static void print_one(const td_recorder *r, int fd)
     put_number(&l, (uint64_t)h->size);
     put(&l, ", step ");
     put_number(&l, h->step);
-    if (h->next == 0) {
-        put(&l, ": no operation yet");
-    } else {
-        put(&l, e->state == TD_RECORD_BEGUN ? ": in " : ": computing, after ");
-        put(&l, td_does_names[e->does]);
-        put(&l, " (operation ");
-        put_number(&l, e->sequence);
-        put(&l, ", ");
-        put_number(&l, e->bytes);
-        put(&l, " bytes)");
-    }
-    if (h->next && e->state == TD_RECORD_BEGUN && e->begin_ns) {
-        put(&l, " for ");
-        put_ms(&l, td_clock_ns() - e->begin_ns);
-        if (e->missing >= 0) {
-            put(&l, ", waiting for rank ");
-            put_number(&l, (uint64_t)e->missing);
-        }
-    }
-    put(&l, "\n");
+    put_doing(&l, r);
+    l.text[l.n++] = '\n';
     if (write(fd, l.text, l.n) < 0) return; /* nobody to tell */
 }
 
 void td_recorder_print_all(int fd)
 {
+    int shown = 0;
+    __atomic_fetch_add(&readers, 1, __ATOMIC_SEQ_CST);
     for (int k = 0; k < MOST; k++) {
         const td_recorder *r = __atomic_load_n(&all[k], __ATOMIC_SEQ_CST);
-        if (r) print_one(r, fd);
+        if (r) print_one(r, fd), shown++;
     }
+    __atomic_fetch_sub(&readers, 1, __ATOMIC_SEQ_CST);
+    static const char none[] = "no rank of this process records its operations now\n";
+    if (!shown && write(fd, none, sizeof none - 1) < 0) return;
+}
+
+/* --- by a signal --- */
+
+static void on_question(int number)
+{
+    (void)number;
+    int before = errno;
+    td_recorder_print_all(STDERR_FILENO);
+    errno = before;
+}
+
+td_status td_comm_print_on_signal(int number)
+{
+    struct sigaction now, ours = {.sa_handler = on_question, .sa_flags = SA_RESTART};
+    if (sigaction(number, NULL, &now) != 0)
+        return td_fail(TD_ERR_ARG, "signal %d cannot be waited for", number);
+    bool informs = now.sa_flags & SA_SIGINFO;
+    if (!informs && now.sa_handler == on_question) return TD_OK;
+    if (informs || now.sa_handler != SIG_DFL)
+        return td_fail(TD_ERR_ARG, "signal %d is handled or ignored already, which stays so",
+                       number);
+    sigemptyset(&ours.sa_mask);
+    if (sigaction(number, &ours, NULL) == 0) return TD_OK;
+    return td_fail(TD_ERR_ARG, "signal %d cannot be caught", number);
 }

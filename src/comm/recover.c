@@ -183,18 +183,6 @@ static td_status make_plan(const td_comm *comm, td_plan *plan)
     return td_fail(TD_ERR_NOMEM, "no memory for a group of %d ranks", comm->seat->ranks);
 }
 
-/* The record goes on in the new group. A measured choice of algorithms does not: spares have none.
- */
-static void hand_over(td_comm *from, td_comm *to)
-{
-    to->recorder = from->recorder;
-    to->owns_recorder = from->owns_recorder;
-    if (to->recorder) to->recorder->head->size = to->size;
-    if (to->recorder) to->recorder->head->generation = to->generation;
-    from->recorder = NULL, from->record = NULL;
-    from->owns_recorder = false;
-}
-
 static td_status in_a_run(const td_comm *comm)
 {
     TD_TRY(td_comm_check_open(comm, "recover"));
@@ -215,7 +203,8 @@ static td_status run(td_comm *comm, td_muster *mine, td_comm **out)
     td_status status = td_comm_end(record, regroup(comm, comm, mine, &plan, &made));
     free_plan(&plan);
     if (status != TD_OK) return status;
-    if (made) hand_over(comm, made);
+    /* The record goes on in it. A measured choice of algorithms does not: spares have none. */
+    if (made) td_recorder_move(comm, made);
     *out = made;
     return TD_OK;
 }

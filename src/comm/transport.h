@@ -106,14 +106,15 @@ struct td_comm {
     uint64_t agreed_at;           /* its number */
     struct td_recorder *recorder; /* of recorder.c, NULL: nothing is recorded */
     bool owns_recorder;           /* else it is the parent group's */
-    struct td_record *record;     /* of the operation under way, or NULL */
-    struct td_tuning *tuning;     /* of coll/tuning.c, NULL: the table's own sizes */
-    int forced[TD_PATTERNS];      /* algorithm + 1 that serves a pattern, 0: by size */
-    struct td_worker *worker;     /* of work.c, NULL before its first use */
-    struct td_hosts *over;        /* of coll/hosts.c, NULL before its first use */
-    struct td_meet *meet;         /* of coll/meet.c, NULL before its first use */
-    uint64_t generation;          /* recoveries and resizes that led to it */
-    struct td_seat *seat;         /* the rank in the run, NULL: alone */
+    struct td_recorder_group *recorded; /* this group's place there, NULL: it has none */
+    struct td_record *record;           /* of the operation under way or the last, or NULL */
+    struct td_tuning *tuning;           /* of coll/tuning.c, NULL: the table's own sizes */
+    int forced[TD_PATTERNS];            /* algorithm + 1 that serves a pattern, 0: by size */
+    struct td_worker *worker;           /* of work.c, NULL before its first use */
+    struct td_hosts *over;              /* of coll/hosts.c, NULL before its first use */
+    struct td_meet *meet;               /* of coll/meet.c, NULL before its first use */
+    uint64_t generation;                /* recoveries and resizes that led to it */
+    struct td_seat *seat;               /* the rank in the run, NULL: alone */
     bool owns_seat;
     struct td_reborn *reborn; /* of recover.c, NULL: made otherwise */
     td_comm *ends;            /* closed with it: the handle that ends MPI */
@@ -175,6 +176,7 @@ enum {
     TD_DOES_PUSH,
     TD_DOES_PULL,
     TD_DOES_PUSH_PULL,
+    TD_DOES_SERVE, /* until nobody will ask any more */
     TD_DOES_RECOVER,
     TD_DOES_END
 };
@@ -186,6 +188,7 @@ typedef struct td_note {
     int does;
     size_t bytes;
     int type, op, root; /* -1: none; root: or peer */
+    unsigned tag;       /* of a message */
 } td_note;
 /* Counts the operation that begins and makes it the one under way. What it returns (NULL: nothing
  * is recorded) goes to td_comm_end with the operation's status, which that passes on. */

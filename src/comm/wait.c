@@ -46,6 +46,13 @@ typedef struct waiting {
     int64_t ask_at, ask_period; /* 0: not asked yet */
 } waiting;
 
+/* The entry of the operation that waits, NULL: a wait between operations, or no record. */
+static td_record *under_way(const td_comm *comm)
+{
+    td_record *r = comm->record;
+    return r && r->state == TD_RECORD_BEGUN ? r : NULL;
+}
+
 /* --- what missing ranks are doing --- */
 
 /* That rank of the run's card, while it waits for a rank that is not this one; -1: none. */
@@ -171,7 +178,8 @@ static td_status check(waiting *w, int64_t now)
     int who = w->peer >= 0 ? w->peer : w->blame ? w->blame(w->arg) : -1;
     comm->card.missing = who < 0 ? -1 : comm->world[who];
     comm->card.waits = TD_WAITS;
-    if (comm->record) comm->record->missing = comm->card.missing;
+    td_record *record = under_way(comm);
+    if (record) record->missing = comm->card.missing, record->end_ns = w->begin;
     TD_TRY(comm->ops->check(comm, who));
     bool late = now - w->begin > comm->deadline_ms * 1000000;
     if (now >= w->ask_at || late) {
@@ -204,7 +212,8 @@ static td_status wait_for(waiting *w)
         if (w->begin == 0) {
             w->begin = w->checked = now;
             w->ask_at = now + ASK_NS;
-            if (comm->record && !comm->record->begin_ns) comm->record->begin_ns = now;
+            td_record *record = under_way(comm);
+            if (record && !record->begin_ns) record->begin_ns = now;
         }
         if (now - w->checked > CHECK_NS) {
             td_status status = check(w, now);
@@ -229,9 +238,11 @@ td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *tes
     waiting w =
         {.comm = comm, .peer = peer, .bell = bell, .test = test, .blame = blame, .arg = arg};
     td_status status = wait_for(&w);
-    if (w.begin && comm->record && status == TD_OK) {
-        comm->record->waited_ns += td_clock_ns() - w.begin;
-        comm->record->missing = -1;
+    td_record *record = under_way(comm);
+    if (w.begin && record) {
+        record->waited_ns += td_clock_ns() - w.begin;
+        record->end_ns = 0;
+        if (status == TD_OK) record->missing = -1;
     }
     if (w.begin) comm->card.waits = TD_WAITED;
     if (status != TD_OK) {

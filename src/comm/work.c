@@ -161,7 +161,7 @@ static td_status worker_of(td_comm *comm, td_worker **out)
     pthread_cond_init(&w->wanted, NULL);
     pthread_cond_init(&w->ended, NULL);
     comm->worker = w;
-    if (comm->recorder) comm->recorder->several = true;
+    td_recorder_call(w->comm, TD_GROUP_WORKS);
     if (pthread_create(&w->thread, NULL, worker_main, w) != 0)
         status = td_fail(TD_ERR_NOMEM, "the group's thread could not be started");
     else
@@ -275,7 +275,9 @@ td_status td_work_wait(td_work *work)
     if (work->message) return td_message_wait(work->message);
     td_worker *w = work->worker;
     pthread_mutex_lock(&w->lock);
+    td_recorder_wait_for(w->comm, work->state == UNDER_WAY);
     while (work->state == UNDER_WAY) pthread_cond_wait(&w->ended, &w->lock);
+    td_recorder_wait_for(w->comm, false);
     td_status status = work->state == ENDED ? work->status : TD_OK;
     work->state = IDLE;
     pthread_mutex_unlock(&w->lock);

@@ -108,6 +108,26 @@ class Program(unittest.TestCase):
         self.assertIn("holds no record", tandem("diagnose", TOP, expect=2).stderr)
         self.assertIn("tandem diagnose RUN", tandem("diagnose", expect=2).stderr)
 
+    def test_a_signal_asks_what_ranks_do(self):
+        job = subprocess.Popen([TANDEM, "bench", "--steps", "1000000", "--workers", "2"], text=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            caught = 0
+            while not caught >> (signal.SIGUSR1 - 1) & 1:  # before that it would end the process
+                self.assertIsNone(job.poll())
+                with open(f"/proc/{job.pid}/status") as f:
+                    caught = int(re.search(r"SigCgt:\s*(\w+)", f.read())[1], 16)
+            said = set()
+            while len(said) < 2:
+                job.send_signal(signal.SIGUSR1)
+                line = job.stderr.readline()
+                self.assertRegex(line, "rank [01] of 2, step 0: |no rank of this process records")
+                said |= set(re.findall("rank [01] of 2", line))
+            self.assertIsNone(job.poll())
+        finally:
+            job.kill()
+            job.communicate()
+
     @unittest.skipUnless(MPIEXEC, "no mpiexec")
     def test_a_stopped_rank_is_named(self):
         run = new_run()
