@@ -2,6 +2,7 @@
 #include "comm/ranks_test.h"
 
 #include "base/rng.h"
+#include "comm/recorder.h"
 
 enum { N = 40000, WORKS = 12 };
 
@@ -229,6 +230,55 @@ static void a_message_that_does_not_fit_is_named(void **state)
     assert_ok(td_comm_run_local(2, &hasty, misfit, NULL));
 }
 
+/* Operations that the group's works have run. */
+static uint64_t works_of(const td_comm *comm)
+{
+    const td_recorder *r = comm->recorder;
+    uint64_t n = 0;
+    for (int k = 0; k < TD_RECORDER_GROUPS; k++)
+        if (r->group[k].number && r->group[k].kind == TD_GROUP_WORKS) n += r->group[k].collectives;
+    return n;
+}
+
+/* Small sums that are started at once are one operation, of as many as are of a type. */
+static td_status grouped(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { COUNT = 100, KINDS = 2 };
+    td_comm *g;
+    td_work *work[WORKS];
+    float x[WORKS][COUNT], y[WORKS][COUNT], want = 0;
+    int n = td_comm_size(c), me = td_comm_rank(c);
+    for (int r = 0; r < n; r++) want += (float)r;
+    TD_TRY(td_comm_split(c, 0, me, &g));
+    TD_TRY(td_comm_record(g, NULL));
+    for (int k = 0; k < WORKS; k++) {
+        for (int i = 0; i < COUNT; i++) x[k][i] = (float)(me + (k >= WORKS / 2) * 100);
+        td_collective sum = {.pattern = TD_ALLREDUCE, .in = x[k], .out = y[k], .count = COUNT};
+        if (k >= WORKS / 2) sum.op = TD_MAX;
+        TD_TRY(td_work_create(g, &sum, &work[k]));
+    }
+    uint64_t before = works_of(g);
+    TD_TRY(td_work_start_all(work, WORKS));
+    for (int k = 0; k < WORKS; k++) TD_TRY(td_work_wait(work[k]));
+    CHECK(works_of(g) - before == KINDS);
+    for (int k = 0; k < WORKS; k++)
+        CHECK(y[k][COUNT - 1] == (k < WORKS / 2 ? want : (float)(n + 99)));
+    before = works_of(g);
+    for (int k = 0; k < WORKS; k++) TD_TRY(td_work_start(work[k]));
+    for (int k = 0; k < WORKS; k++) TD_TRY(td_work_wait(work[k]));
+    CHECK(works_of(g) - before == WORKS);
+    for (int k = 0; k < WORKS; k++) td_work_destroy(work[k]);
+    td_comm_close(g);
+    return TD_OK;
+}
+
+static void small_ones_are_one_operation(void **state)
+{
+    (void)state;
+    on_all_sizes(grouped, NULL);
+}
+
 static void mistakes_are_refused(void **state)
 {
     (void)state;
@@ -249,6 +299,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_pattern_runs_beside_its_rank),
         cmocka_unit_test(messages_are_under_way_beside_collectives),
         cmocka_unit_test(a_message_that_does_not_fit_is_named),
+        cmocka_unit_test(small_ones_are_one_operation),
         cmocka_unit_test(mistakes_are_refused),
         cmocka_unit_test(a_failing_rank_ends_the_others_works),
     };
