@@ -54,6 +54,7 @@ static td_status serve_parts(td_sharded *s, const td_keyed_request *q)
         td_store_push push = {.worker = ask->worker,
                               .clock = ask->clock,
                               .ticks = ask->role == TD_AS_PRIMARY,
+                              .again = ask->again,
                               .scale = ask->scale,
                               .rate = ask->rate,
                               .keys = q->keys,
@@ -333,7 +334,7 @@ td_status td_sharded_push(td_sharded *s, const td_sharded_step *step)
     const float *in = pairs ? s->push.rows : step->gradients;
     td_ask ask = ask_of(s, s->clock, TD_AS_PRIMARY);
     ask.scale = step->scale, ask.rate = step->rate;
-    if (step->again) ask.worker = step->worker, ask.clock = step->clock;
+    if (step->again) ask.worker = step->worker, ask.clock = step->clock, ask.again = 1;
     td_status status = send(s, step->keys, step->count, sizes, in, ask);
     if (status == TD_OK) go_on(s, &ask, step->keys, step->count);
     if (!is_loss(status)) return status;
@@ -353,6 +354,7 @@ td_status td_sharded_push_again(td_sharded *s)
         sizes = s->push.sizes;
         for (size_t i = 0; i < k->count; i++) sizes[i] = 2 * s->row_bytes;
     }
+    k->ask.again = 1;
     TD_TRY(send(s, k->keys, k->count, sizes, k->values, k->ask));
     k->waits = false;
     go_on(s, &k->ask, k->keys, k->count);

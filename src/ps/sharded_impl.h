@@ -22,6 +22,7 @@ typedef struct td_ask {   /* note of a request */
             uint64_t first, last, most; /* keys; rows that there is room for */
         } range;
         char argument[TD_SHARDED_ARGUMENT];
+        uint64_t again; /* a push that was sent before, perhaps to some servers alone */
     };
 } td_ask;
 

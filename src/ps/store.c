@@ -142,21 +142,13 @@ static void forget_old_rows(td_store *s)
     if (s->pushes % 64 == 0 && now > after) td_table_evict(s->table, (uint32_t)(now + 1 - after));
 }
 
-/* It was taken before, as a worker that heard no answer cannot know. */
-static bool has_all(const td_store *s, const td_slices *slices, const td_store_push *p)
-{
-    for (size_t i = 0; i < p->count; i++)
-        if (*newest(s, td_slice_of(slices, p->keys[i]), p->worker) <= p->clock) return false;
-    return p->count > 0;
-}
-
 td_status td_store_take_push(td_store *s, const td_slices *slices, const td_store_push *p,
                              bool *applied)
 {
     uint64_t behind = steps_behind(s, p);
     float rate = s->config.by_staleness && behind > 1 ? 1 / (float)behind : 1;
     /* A copy takes what its primary has taken, whatever it knows of the clocks by now. */
-    *applied = !p->ticks || td_clocks_may_push(&s->clocks, p->clock) || has_all(s, slices, p);
+    *applied = !p->ticks || p->again || td_clocks_may_push(&s->clocks, p->clock);
     if (*applied && p->count) TD_TRY(apply(s, slices, p, rate));
     for (size_t i = 0; i < p->count && *applied; i++) {
         uint64_t *has = newest(s, td_slice_of(slices, p->keys[i]), p->worker);

@@ -59,6 +59,7 @@ typedef struct td_store_push {
     const uint64_t *keys;
     size_t count;
     const float *values; /* [count][width] gradients; compensated: [count][2][width] with rows */
+    bool again;          /* sent before: clocks may count it already, so it is not late */
 } td_store_push;
 /* All workers have pushed so often: steps from there on are new, also where a worker had gone on
  * beyond. */

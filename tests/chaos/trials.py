@@ -158,7 +158,7 @@ def outage(records, kills, victims):
 
 def tables(bed, chance):
     workers, servers, spares = chance.choice([2, 3]), chance.choice([2, 3]), chance.choice([0, 0, 1, 2])
-    clock = ["asp", "ssp:2", "bsp"][bed.number % 3]
+    clock = ["asp", "ssp:2", "bsp", f"backup:{workers}"][bed.number % 4]  # of the last nothing is ever late
     n = workers + servers + spares
     each = [n, 0, 0, 0] if chance.random() < 0.4 else [(n + 3 - k) // 4 for k in range(4)]
     victims = chance.sample(range(workers + servers), chance.choice([1, 1, 2]))
