@@ -393,9 +393,10 @@ void td_deed_describe(const td_record *e, char text[TD_PAST_TEXT])
 void td_deed_place(td_deed deed, char text[TD_PAST_TEXT])
 {
     const char *name = deed.group->name;
-    if (td_does_alone(deed.entry->does))
-        snprintf(text, TD_PAST_TEXT, deed.group->kind == TD_GROUP_SPLIT ? " (in %s)" : "", name);
-    else
+    *text = 0;
+    if (td_does_alone(deed.entry->does) && deed.group->kind == TD_GROUP_SPLIT)
+        snprintf(text, TD_PAST_TEXT, " (in %s)", name);
+    else if (!td_does_alone(deed.entry->does))
         snprintf(text, TD_PAST_TEXT, " (operation %llu%s%s)",
                  (unsigned long long)deed.entry->sequence, *name ? " of " : "", name);
 }
