@@ -121,8 +121,8 @@ static td_status all_rows(td_comm *c, void *arg)
             td_kv_measure(kv, &stats);
             CHECK(me < size - servers || stats.rows > 0);
             /* to a file, and into another table */
-            snprintf(path, sizeof path, "/tmp/tandem-kv-%s.%s", td_comm_transport(c),
-                     endings[k % 2]);
+            long job = mpi_world ? (long)getppid() : (long)getpid(); /* the same at all ranks */
+            snprintf(path, sizeof path, "/tmp/tandem-kv-%ld-%d.%s", job, size, endings[k % 2]);
             if (me == size - 1) TD_TRY(td_kv_export(kv, path));
             TD_TRY(td_kv_finish(kv));
             td_kv_destroy(kv);
