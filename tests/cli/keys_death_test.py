@@ -135,6 +135,8 @@ class Kills(unittest.TestCase):
         for victim in victims:
             time.sleep(chance.uniform(0.05, 0.3))
             pid = processes_of(run, TANDEM).get(victim)
+            while not pid and process.poll() is None:  # /proc may be read just when a rank begins
+                pid = processes_of(run, TANDEM).get(victim)
             if pid:
                 os.kill(pid, signal.SIGKILL)
         out, err = process.communicate(timeout=100)
