@@ -230,9 +230,10 @@ static td_status until_done(td_comm **c, td_comm *first, td_kv *kv, int dies)
         if (status != TD_ERR_PEER && status != TD_ERR_TIMEOUT) return status;
         td_comm *next;
         TD_TRY(td_comm_recover(*c, NULL, &next, NULL));
-        TD_TRY(td_kv_move(kv, next));
+        status = td_kv_move(kv, next);
         if (*c != first) td_comm_close(*c);
         *c = next;
+        TD_TRY(status);
     }
 }
 
