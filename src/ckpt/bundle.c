@@ -245,7 +245,9 @@ td_status td_bundle_open(const char *folder, const char *kind, const char *file,
         int held =
             open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* keeps its number from reuse */
         td_status status = open_folder(where, kind, file, out);
-        bool again = status != TD_OK && i < TRIES && was_replaced(where, held);
+        /* The older one is emptied, and for a while still there, once the newer has its name. */
+        bool emptied = where == old && td_path_exists(folder);
+        bool again = status != TD_OK && i < TRIES && (emptied || was_replaced(where, held));
         if (held >= 0) close(held);
         if (!again) return status;
     }
