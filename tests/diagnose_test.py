@@ -14,6 +14,8 @@ import tempfile
 import time
 import unittest
 
+from report import run_and_count
+
 BUILD = os.path.abspath(sys.argv[1])
 MPIEXEC = sys.argv[2] if len(sys.argv) > 2 else None
 PATIENCE_S, LONG_MS, SOON_MS, SHORT_MS = 60, "50000", "8000", "400"
@@ -176,14 +178,5 @@ class Misuse(unittest.TestCase):
                     self.assertNotRegex(text, r"\nrank [023] has not come to")
 
 
-def main():
-    result = unittest.main(argv=sys.argv[:1], exit=False, verbosity=1).result
-    bad = len(result.failures) + len(result.errors)
-    print(f"[  PASSED  ] {max(result.testsRun - bad, 0)} test(s).")
-    if bad:
-        print(f"[  FAILED  ] {bad} test(s).")
-    return 1 if bad else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_and_count())

@@ -11,6 +11,8 @@ import sys
 import tempfile
 import unittest
 
+from report import run_and_count
+
 BUILD, MPIEXEC = os.path.abspath(sys.argv[1]), sys.argv[2]
 PATIENCE_S = 60
 FLAGS = ["--with-ft", "ulfm", "--map-by", ":OVERSUBSCRIBE", "--mca", "osc", "^ucx", "-n", "4"]
@@ -93,14 +95,5 @@ class Diagnose(unittest.TestCase):
                                       r"all-reduce 400 B f32 sum \(operation 1\)")
 
 
-def main():
-    result = unittest.main(argv=sys.argv[:1], exit=False, verbosity=1).result
-    bad = len(result.failures) + len(result.errors)
-    print(f"[  PASSED  ] {max(result.testsRun - bad, 0)} test(s).")
-    if bad:
-        print(f"[  FAILED  ] {bad} test(s).")
-    return 1 if bad else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_and_count())

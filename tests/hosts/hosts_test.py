@@ -14,8 +14,10 @@ import tempfile
 import time
 import unittest
 
-from hosts import HERE, SKIP, Hosts, Unavailable
-from idx import make_data
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from hosts import HERE, SKIP, Hosts, Unavailable  # noqa: E402
+from idx import make_data  # noqa: E402
+from report import run_and_count  # noqa: E402
 
 BUILD, MPIEXEC = os.path.abspath(sys.argv[1]), sys.argv[2]
 PATIENCE_S = 120
@@ -183,15 +185,10 @@ def main():
     global hosts
     try:
         with Hosts(3, mpiexec=MPIEXEC) as hosts:
-            result = unittest.main(argv=sys.argv[:1], exit=False, verbosity=1).result
+            return run_and_count()
     except Unavailable as e:
         print(e)
         return SKIP
-    bad = len(result.failures) + len(result.errors)
-    print(f"[  PASSED  ] {result.testsRun - bad} test(s).")
-    if bad:
-        print(f"[  FAILED  ] {bad} test(s).")
-    return 1 if bad else 0
 
 
 if __name__ == "__main__":
