@@ -71,7 +71,8 @@ TD_API TD_MUST_CHECK td_status td_kv_pull(td_kv *kv, const uint64_t *keys, size_
 /* A worker's step: rows move by the sum of their gradients [count][width], whose keys may repeat.
  * In order, once at each server, also when a server or a worker dies meanwhile; returns when all
  * servers concerned have it. The worker's clock goes on by one. The same errors; a step that was
- * not acknowledged is made again by td_kv_move. */
+ * not acknowledged is made again by td_kv_move. TD_ERR_ARG, and no step: a gradient that is not
+ * finite. */
 TD_API TD_MUST_CHECK td_status td_kv_push(td_kv *kv, const uint64_t *keys, size_t count,
                                           const float *gradients);
 /* This worker pushes no more: nobody waits for it, until it pulls again. */

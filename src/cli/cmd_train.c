@@ -188,10 +188,11 @@ static td_status run_rank(td_comm *comm, void *arg)
                           .held_name = s->held_name,
                           .normalise = &s->model.normalise,
                           .hooks = &hooks};
-    if (!td_comm_joined(comm, td_comm_rank(comm))) TD_TRY(check_workers(s, td_comm_size(comm)));
-    if (td_comm_rank(comm) == 0 && !td_comm_joined(comm, 0) && !s->job.resume)
+    bool joined = td_comm_joined(comm, td_comm_rank(comm));
+    td_status status = joined ? TD_OK : check_workers(s, td_comm_size(comm));
+    if (status == TD_OK && td_comm_rank(comm) == 0 && !joined && !s->job.resume)
         td_cli_warn_of_labels(&s->job, s->train);
-    td_status status = td_net_model_train(comm, &s->job, &data, &s->model, &stop_signal);
+    if (status == TD_OK) status = td_net_model_train(comm, &s->job, &data, &s->model, &stop_signal);
     /* mpiexec ends a job with its first process; threads end together. */
     if (td_comm_launched_by_mpi()) {
         status = td_run_folder_failed(&s->folder, status);
@@ -208,6 +209,7 @@ td_status td_cmd_train(int argc, char **argv)
     td_cli_answer();
     s.folder.job = &s.job;
     td_status status = open_session(&s, argc, argv);
+    if (status != TD_OK) td_run_folder_close(&s.folder); /* before others end, see run_rank */
     bool quiet = s.job.quiet;
     comm.deadline_ms = (int64_t)s.job.deadline_s * 1000;
     comm.spares = s.job.spares;

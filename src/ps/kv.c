@@ -229,6 +229,11 @@ td_status td_kv_pull(td_kv *kv, const uint64_t *keys, size_t count, float *out)
 
 td_status td_kv_push(td_kv *kv, const uint64_t *keys, size_t count, const float *gradients)
 {
+    size_t width = kv->config.table.width;
+    for (size_t k = 0; k < count * width; k++)
+        if (!isfinite(gradients[k]))
+            return td_fail(TD_ERR_ARG, "value %zu of the gradient of key %llu is %g", k % width,
+                           (unsigned long long)keys[k / width], (double)gradients[k]);
     return td_sharded_push_all(kv->sharded, keys, count, gradients);
 }
 

@@ -190,7 +190,12 @@ static td_status mistakes(td_comm *c, void *arg)
     CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
     bad = good, bad.meaning = "two\nlines";
     CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    good.width = 2;
     TD_TRY(td_kv_open(c, &good, &kv));
+    const uint64_t keys[2] = {7, 9};
+    const float gradients[4] = {1, 2, 3, NAN};
+    CHECK(td_kv_push(kv, keys, 2, gradients) == TD_ERR_ARG && td_kv_clock(kv) == 0);
+    CHECK(strstr(td_last_error(), "value 1 of the gradient of key 9 is"));
     CHECK(td_kv_apply(kv, 0, NULL, 0, NULL, 0) == TD_ERR_ARG);
     CHECK(td_kv_export(kv, "/tmp/rows.csv") == TD_ERR_ARG);
     CHECK(td_kv_import(kv, "/no/such.tsv") == TD_ERR_IO);

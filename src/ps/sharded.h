@@ -130,7 +130,7 @@ TD_MUST_CHECK td_status td_sharded_apply(td_sharded *sharded, int number, const 
 
 /* All workers have pushed so often, now. Local, at all ranks, while nobody pulls or pushes. */
 void td_sharded_start_at(td_sharded *sharded, uint64_t clock);
-/* This worker pushes no more for now: nobody waits for it, until it pulls or the clocks start
+/* This worker pushes no more: nobody waits for it, until it pulls again or the clocks start
  * again. */
 TD_MUST_CHECK td_status td_sharded_retire(td_sharded *sharded);
 /* Asks all workers to stop at their next step: their pulls wait no more, so that all can come to

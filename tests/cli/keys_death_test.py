@@ -141,8 +141,7 @@ class Kills(unittest.TestCase):
                 os.kill(pid, signal.SIGKILL)
         out, err = process.communicate(timeout=100)
         self.assertEqual(process.returncode, 0, out + err)
-        if other:
-            self.assertEqual(err.count(f"rank {other[0]} leaves the run: it reads other training data in"), 1, err)
+        self.err = err
         return run
 
     def test_a_spare_with_other_data(self):
@@ -151,10 +150,14 @@ class Kills(unittest.TestCase):
             lines = f.readlines()
         other = write("strange.tsv", "".join([*lines[:7], "1" + lines[8][1:], "0" + lines[7][1:], *lines[9:]]))
         for clock in ("bsp", "asp"):
-            run = self.run_and_kill([0], *ps(1, servers=2, clock=clock), n=4, spares=2, astray=(4, other))
-            self.assertEqual(metrics(run)[-1]["step"], 30 * 5)
-            if clock == "bsp":
-                self.assertEqual(weights(run), weights(train("--holdout", "0.2", epochs=30)))
+            for _ in range(5):
+                run = self.run_and_kill([0], *ps(1, servers=2, clock=clock), n=4, spares=2, astray=(4, other))
+                self.assertEqual(metrics(run)[-1]["step"], 30 * 5)
+                if clock == "bsp":
+                    self.assertEqual(weights(run), weights(train("--holdout", "0.2", epochs=30)))
+                if self.err:  # else rank 5 was there before
+                    break
+            self.assertEqual(self.err.count("rank 4 leaves the run: it reads other training data in"), 1, self.err)
 
     def test_in_step(self):
         want = train("--holdout", "0.2", epochs=30)

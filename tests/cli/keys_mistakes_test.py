@@ -95,7 +95,7 @@ class Mistakes(unittest.TestCase):
                   *job("--loss", "hinge", "--label-kind", "value", data=three, model="linear"))
         words = write("words.csv", "size,label\n1,yes\n2,no\n")
         self.says("words.csv", *job("--loss", "poisson", data=words, model="linear"))
-        self.says("negative.csv: sample 1 has -3, where --loss poisson needs counts",
+        self.says("negative.csv: sample 1 has -3, where --loss poisson needs 0 or more",
                   *job("--loss", "poisson", "--label-kind", "value", data=negative, model="linear"))
         for line, text in (("1 0:1:2 x:3:4", ":2: \"x:3:4\" is not field:index:value"),
                            ("1 0:1:2 1:3", ":2: \"1:3\" is not field:index:value"),

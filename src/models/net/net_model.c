@@ -44,8 +44,9 @@ td_status td_net_model_check_targets(const td_net_model *m, const td_dataset *da
             return td_fail(TD_ERR_DATA, "%s: sample %llu is of class %d; the model knows 0 to %d",
                            path, (unsigned long long)i, label, m->classes - 1);
         if (m->loss == TD_LOSS_POISSON && td_dataset_target(data, i) < 0)
-            return td_fail(TD_ERR_DATA, "%s: sample %llu has %g, where --loss poisson needs counts",
-                           path, (unsigned long long)i, (double)td_dataset_target(data, i));
+            return td_fail(TD_ERR_DATA,
+                           "%s: sample %llu has %g, where --loss poisson needs 0 or more", path,
+                           (unsigned long long)i, (double)td_dataset_target(data, i));
     }
     return TD_OK;
 }

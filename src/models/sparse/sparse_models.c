@@ -12,7 +12,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { MOST_WIDTH = 1 << 24, LINE = 16 /* floats */ };
+enum { MOST_WIDTH = 1 << 16 /* a table's */, LINE = 16 /* floats */ };
 
 const char *const td_sparse_model_kinds[] = {"linear", "fm", "ffm", "dlrm", NULL};
 static const td_sparse_kind *const kinds[] = {&td_sparse_linear, &td_sparse_fm, &td_sparse_ffm,
@@ -90,8 +90,11 @@ td_status td_sparse_model_create(const td_sparse_model_config *config, td_sparse
     TD_GOTO(choose_outputs(model, config));
     TD_GOTO(kind->setup(model, config));
     if (model->width > MOST_WIDTH) {
-        status = td_fail(TD_ERR_ARG, "%s: %zu numbers a key are more than %d", kind->name,
-                         model->width, MOST_WIDTH);
+        status = td_fail(TD_ERR_ARG,
+                         "%s of %zu fields, %zu factors and %zu outputs has %zu weights a key, "
+                         "where a row has at most %d",
+                         kind->name, model->fields, model->factors, model->outputs, model->width,
+                         MOST_WIDTH);
         goto out;
     }
     TD_GOTO(take_lanes(model));
