@@ -70,7 +70,7 @@ steps: the curve falls by about {gain} ms for each step of the bound, and its kn
 the fast workers are ahead when they reach the logloss, here {knee} steps. Beyond it a larger bound gains nothing:
 that is asp. Stale rows cost steps, too (the third column), but fewer than waiting costs seconds. `ssp:0` is
 in step, each step as long as the slowest worker's. `backup:3` leaves the slow worker's samples out.
-`groups:2:1:8` behaves as `ssp:8`: the slow worker is a group of its own.
+`groups:2:1:8` lets the three be one step apart and the slow one, a group of its own, eight.
 """
 
 

@@ -41,7 +41,7 @@ typedef struct td_kv_config {
     float l1, l2, beta; /* ftrl; beta 0: 1 */
     float scale;        /* new rows are uniform within +-scale; 0: zero */
     uint64_t seed;      /* of new rows: the same whichever server makes them, and when */
-    uint32_t admit;     /* sightings that make a row; 0: 1 */
+    uint32_t admit;     /* pushes that make a row, which earlier ones do not move; 0: 1 */
     uint64_t
         evict_after;     /* steps after which a row that no push has moved is forgotten; 0: never */
     size_t memory_bytes; /* of a server's rows in memory; 0: no limit */

@@ -12,9 +12,9 @@ td_status td_cache_init(td_cache *c, size_t rows, size_t width)
     while (c->rows < rows) c->rows *= 2;
     c->keys = td_calloc(2 * c->rows, sizeof *c->keys);
     c->place = td_calloc(2 * c->rows, sizeof *c->place);
-    c->clock = td_calloc(c->rows, sizeof *c->clock);
+    c->age = td_calloc(c->rows, sizeof *c->age);
     c->values = td_calloc(c->rows * width, sizeof *c->values);
-    if (!c->keys || !c->place || !c->clock || !c->values) {
+    if (!c->keys || !c->place || !c->age || !c->values) {
         td_cache_fini(c);
         return td_fail(TD_ERR_NOMEM, "no memory to keep %zu rows of a table", rows);
     }
@@ -24,7 +24,7 @@ td_status td_cache_init(td_cache *c, size_t rows, size_t width)
 
 void td_cache_fini(td_cache *c)
 {
-    td_free(c->keys), td_free(c->place), td_free(c->clock), td_free(c->values);
+    td_free(c->keys), td_free(c->place), td_free(c->age), td_free(c->values);
     *c = (td_cache){0};
 }
 
@@ -43,15 +43,15 @@ static size_t seat_of(const td_cache *c, uint64_t key)
     return at;
 }
 
-const float *td_cache_get(const td_cache *c, uint64_t key, uint64_t least, uint64_t *clock)
+const float *td_cache_get(const td_cache *c, uint64_t key, uint64_t least, td_age *age)
 {
     uint32_t place = c->place[seat_of(c, key)];
-    if (place == UINT32_MAX || c->clock[place] < least) return NULL;
-    *clock = c->clock[place];
+    if (place == UINT32_MAX || c->age[place].clock < least) return NULL;
+    *age = c->age[place];
     return c->values + place * c->width;
 }
 
-void td_cache_put(td_cache *c, uint64_t key, uint64_t clock, const float *row)
+void td_cache_put(td_cache *c, uint64_t key, td_age age, const float *row)
 {
     size_t at = seat_of(c, key);
     if (c->place[at] == UINT32_MAX) {
@@ -62,6 +62,6 @@ void td_cache_put(td_cache *c, uint64_t key, uint64_t clock, const float *row)
         c->keys[at] = key;
         c->place[at] = (uint32_t)c->count++;
     }
-    c->clock[c->place[at]] = clock;
+    c->age[c->place[at]] = age;
     memcpy(c->values + c->place[at] * c->width, row, c->width * sizeof *row);
 }

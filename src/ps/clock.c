@@ -119,16 +119,15 @@ td_status td_clocks_init(td_clocks *k, const td_clock *clock, int workers)
     k->pushed = td_calloc(n, sizeof *k->pushed);
     k->gone = td_calloc(n, sizeof *k->gone);
     k->group = td_calloc(n, sizeof *k->group);
-    k->begun = td_calloc(n, sizeof *k->begun);
     k->pace = td_calloc(n, sizeof *k->pace);
-    if (k->pushed && k->gone && k->group && k->begun && k->pace) return TD_OK;
+    if (k->pushed && k->gone && k->group && k->pace) return TD_OK;
     td_clocks_fini(k);
     return td_fail(TD_ERR_NOMEM, "no memory for the clocks of %d workers", workers);
 }
 
 void td_clocks_fini(td_clocks *k)
 {
-    td_free(k->pushed), td_free(k->gone), td_free(k->group), td_free(k->begun), td_free(k->pace);
+    td_free(k->pushed), td_free(k->gone), td_free(k->group), td_free(k->pace);
     *k = (td_clocks){0};
 }
 
@@ -199,18 +198,22 @@ bool td_clocks_may_push(const td_clocks *k, uint64_t clock)
     return k->clock.kind != TD_CLOCK_BACKUP || k->clock.apply || clock >= td_clocks_over(k);
 }
 
-void td_clocks_push(td_clocks *k, int worker, uint64_t clock, int64_t now)
+void td_clocks_push(td_clocks *k, int worker, uint64_t clock, double seconds)
 {
+    double *pace = &k->pace[worker];
     if (clock < k->pushed[worker]) return;
-    if (k->begun[worker]) {
-        double seconds = (double)(now - k->begun[worker]) * 1e-9;
-        double *pace = &k->pace[worker];
-        *pace = *pace > 0 ? 0.8 * *pace + 0.2 * seconds : seconds;
-    }
-    k->begun[worker] = now;
+    if (seconds > 0) *pace = *pace > 0 ? 0.8 * *pace + 0.2 * seconds : seconds;
     k->pushed[worker] = clock + 1;
-    if (k->clock.kind == TD_CLOCK_GROUPS && worker == 0 && (clock + 1) % REGROUP == 0)
-        td_clock_group(k->pace, k->workers, k->clock.count, k->group);
+    if (k->clock.kind != TD_CLOCK_GROUPS || ++k->turn < REGROUP * (uint64_t)k->workers) return;
+    k->turn = 0;
+    td_clock_group(k->pace, k->workers, k->clock.count, k->group);
+}
+
+uint64_t td_clocks_others(const td_clocks *k, int worker)
+{
+    uint64_t sum = 0;
+    for (int w = 0; w < k->workers; w++) sum += w == worker ? 0 : k->pushed[w];
+    return sum;
 }
 
 uint64_t td_clocks_staleness(const td_clocks *k, uint64_t clock)

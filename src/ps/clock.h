@@ -57,8 +57,8 @@ typedef struct td_clocks {
     uint64_t *pushed; /* [workers] */
     bool *gone;       /* [workers] waited for no more */
     int *group;       /* [workers] */
-    int64_t *begun;   /* [workers] when the step under way began, ns; 0: unknown */
-    double *pace;     /* [workers] smoothed seconds of a step; 0: unknown */
+    double *pace;     /* [workers] smoothed seconds of a step, as they tell; 0: unknown */
+    uint64_t turn;    /* pushes since workers were put into groups */
 } td_clocks;
 
 /* TD_ERR_NOMEM. */
@@ -72,8 +72,11 @@ uint64_t td_clocks_slowest(const td_clocks *clocks);
 bool td_clocks_may_pull(const td_clocks *clocks, int worker, uint64_t clock);
 /* Whether a push for step `clock` is to be applied. */
 bool td_clocks_may_push(const td_clocks *clocks, uint64_t clock);
-/* Worker has pushed step `clock` (from 0), at `now`; a repetition changes nothing. */
-void td_clocks_push(td_clocks *clocks, int worker, uint64_t clock, int64_t now);
+/* Worker has pushed step `clock` (from 0), which it was at for `seconds` without its waits (0:
+ * unknown); a repetition changes nothing. */
+void td_clocks_push(td_clocks *clocks, int worker, uint64_t clock, double seconds);
+/* Pushes so far of all workers but this one. */
+uint64_t td_clocks_others(const td_clocks *clocks, int worker);
 /* What is answered to a worker that pulls at its clock: how many steps of others may be missing. */
 uint64_t td_clocks_staleness(const td_clocks *clocks, uint64_t clock);
 

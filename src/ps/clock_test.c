@@ -243,6 +243,24 @@ static void hot_slices_are_moved(void **state)
     assert_int_equal(td_slices_balance(&s, load, all, 3, &t), 0);
 }
 
+/* By what workers say that steps take them, not by how long they have waited for each other; also
+ * when the first has gone. */
+static void the_slow_worker_gets_a_group(void **state)
+{
+    (void)state;
+    td_clock clock = parsed("groups:2:1:8");
+    td_clocks k;
+    assert_ok(td_clocks_init(&k, &clock, 4));
+    for (uint64_t at = 0; at < 20; at++)
+        for (int w = 0; w < 4; w++) td_clocks_push(&k, w, at, w == 3 ? .02 : .005 + .0001 * w);
+    for (int w = 0; w < 4; w++) assert_int_equal(k.group[w], w == 3);
+    k.gone[0] = true;
+    for (uint64_t at = 20; at < 90; at++)
+        for (int w = 1; w < 4; w++) td_clocks_push(&k, w, at, w == 2 ? .05 : .005);
+    for (int w = 1; w < 4; w++) assert_int_equal(k.group[w], w == 2);
+    td_clocks_fini(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -251,6 +269,7 @@ int main(void)
         cmocka_unit_test(late_pushes_are_dropped_or_applied),
         cmocka_unit_test(who_has_gone_is_not_waited_for),
         cmocka_unit_test(workers_are_grouped_by_pace),
+        cmocka_unit_test(the_slow_worker_gets_a_group),
         cmocka_unit_test(slices_survive_servers),
         cmocka_unit_test(keys_spread_over_slices),
         cmocka_unit_test(hot_slices_are_moved),

@@ -3,6 +3,7 @@
 #include "ps/sharded.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "ps/sharded_impl.h"
 
@@ -55,22 +56,24 @@ static td_status serve_parts(td_sharded *s, const td_keyed_request *q)
                               .clock = ask->clock,
                               .ticks = ask->role == TD_AS_PRIMARY,
                               .again = ask->again,
+                              .read = ask->read,
+                              .seconds = (double)ask->seconds,
+                              .factor = ask->factor,
                               .scale = ask->scale,
                               .rate = ask->rate,
                               .keys = q->keys,
                               .count = q->count,
                               .values = q->in};
-        bool applied;
-        TD_TRY(td_store_take_push(&s->store, &s->place.slices, &push, &applied));
-        told->applied = applied;
+        td_store_taken taken;
+        TD_TRY(td_store_take_push(&s->store, &s->place.slices, &push, &taken));
+        told->applied = taken.applied, told->factor = taken.factor;
     }
     if (q->does & TD_PULL && ask->worker < 0)
         TD_TRY(td_table_peek(s->store.table, q->keys, q->count, q->out));
     else if (q->does == TD_PULL)
         s->store.clocks.gone[ask->worker] = false;
     if (q->does & TD_PULL && ask->worker >= 0)
-        TD_TRY(td_store_pull(&s->store, &s->place.slices, ask->worker, ask->clock, q->keys,
-                             q->count, q->out));
+        TD_TRY(td_store_pull(&s->store, &s->place.slices, ask->clock, q->keys, q->count, q->out));
     return TD_OK;
 }
 
@@ -82,6 +85,7 @@ td_status td_sharded_serve(void *user, const td_keyed_request *q)
     TD_TRY(ask->asks == TD_ASKS_PARTS ? serve_parts(s, q) : serve_other(s, q));
     told->slowest = td_clocks_slowest(&s->store.clocks);
     told->over = td_clocks_over(&s->store.clocks);
+    told->others = td_clocks_others(&s->store.clocks, ask->worker);
     told->stops = s->store.stops;
     return TD_OK;
 }
@@ -117,13 +121,14 @@ static td_ask ask_of(const td_sharded *s, uint64_t clock, int role)
     return (td_ask){.worker = s->worker, .role = role, .clock = clock, .scale = 1, .rate = 1};
 }
 
-/* The least that the servers asked say that all workers have pushed. */
-static uint64_t slowest_told(const td_sharded *s, const td_asked *a, size_t count)
+/* The least that the servers asked say of all workers' pushes, and of the others'. */
+static td_age age_told(const td_sharded *s, const td_asked *a, size_t count)
 {
-    uint64_t least = UINT64_MAX;
+    td_age least = {UINT64_MAX, UINT64_MAX};
     for (size_t i = 0; i < count; i++) {
-        uint64_t told = s->told[a->owner[i]].slowest;
-        if (told < least) least = told;
+        const td_told *told = &s->told[a->owner[i]];
+        if (told->slowest < least.clock) least.clock = told->slowest;
+        if (told->others < least.others) least.others = told->others;
     }
     return least;
 }
@@ -140,13 +145,13 @@ static td_status read_kept(td_sharded *s, const uint64_t *keys, size_t count, ui
     TD_TRY(reserve((void **)&a->keys, &a->keys_room, count, sizeof *a->keys));
     TD_TRY(reserve((void **)&a->place, &a->place_room, count, sizeof *a->place));
     TD_TRY(reserve((void **)&a->rows, &a->rows_room, count, s->row_bytes));
-    a->count = 0;
     for (size_t i = 0; i < count; i++) {
-        uint64_t of;
+        td_age of;
         const float *row = td_cache_get(&s->cache, keys[i], least, &of);
         if (row) {
             memcpy(out + i * s->width, row, s->row_bytes);
-            td_staleness_add(&s->reads, clock > of ? clock - of : 0, 1);
+            td_staleness_add(&s->reads, clock > of.clock ? clock - of.clock : 0, 1);
+            a->kept_others += (double)of.others, a->kept++;
             s->cached++;
         } else {
             a->keys[a->count] = keys[i];
@@ -161,10 +166,12 @@ td_status td_sharded_fetch(td_sharded *s, const uint64_t *keys, size_t count, in
     td_asked *a = &s->fetch;
     uint64_t clock = s->clock + (uint64_t)ahead;
     if (a->ticket) return td_fail(TD_ERR_ARG, "fetch: the one before has not been waited for");
-    a->out = out;
+    a->out = out, a->count = count;
+    a->kept = 0, a->kept_others = 0;
     a->ask = ask_of(s, clock, TD_AS_PRIMARY);
     td_parts parts = {.keys = keys, .count = count, .out = out};
     if (s->cache.rows) {
+        a->count = 0;
         TD_TRY(read_kept(s, keys, count, clock, out));
         parts.keys = a->keys, parts.count = a->count, parts.out = a->rows;
     }
@@ -176,14 +183,26 @@ td_status td_sharded_fetch(td_sharded *s, const uint64_t *keys, size_t count, in
     return td_keyed_start(s->keyed, TD_PULL, &parts, &a->ticket);
 }
 
+/* What a step's rows had of the others' pushes, in one fetch or more. */
+static void note_ages(td_sharded *s, const td_asked *a, td_age fetched)
+{
+    if (s->read_at != a->ask.clock) s->read_others = 0, s->read_rows = 0;
+    s->read_at = a->ask.clock;
+    s->read_others += a->kept_others + (a->count ? (double)fetched.others * (double)a->count : 0);
+    s->read_rows += a->kept + a->count;
+}
+
 td_status td_sharded_fetched(td_sharded *s)
 {
     td_asked *a = &s->fetch;
     if (!a->ticket) return td_fail(TD_ERR_ARG, "fetched: no fetch has been begun");
     td_status status = td_keyed_wait(s->keyed, a->ticket);
     a->ticket = 0;
-    if (status != TD_OK || !s->cache.rows) return status;
-    uint64_t of = slowest_told(s, a, a->count);
+    if (status != TD_OK) return status;
+    td_age of = age_told(s, a, a->count);
+    note_ages(s, a, of);
+    s->began = td_clock_ns();
+    if (!s->cache.rows) return TD_OK;
     for (size_t i = 0; i < a->count; i++) {
         const float *row = a->rows + i * s->width;
         memcpy(a->out + a->place[i] * s->width, row, s->row_bytes);
@@ -237,22 +256,28 @@ static td_status pair_up(td_sharded *s, const td_sharded_step *step)
     return TD_OK;
 }
 
-/* Of a push that some primaries have dropped as late, what the others have taken; owners of copies
- * go along. */
-static td_status pick_applied(td_sharded *s, td_parts *parts)
+/* What that primary has taken of a push, for the copies. */
+static td_status copy_of(td_sharded *s, const td_parts *all, int server, td_ask ask)
 {
     td_asked *a = &s->copy;
-    size_t each = parts->sizes ? 2 * s->width : s->width, n = 0;
-    TD_TRY(reserve((void **)&a->keys, &a->keys_room, parts->count, sizeof *a->keys));
-    TD_TRY(reserve((void **)&a->rows, &a->rows_room, parts->count, each * sizeof *a->rows));
-    for (size_t i = 0; i < parts->count; i++) {
-        if (!s->told[s->push.owner[i]].applied) continue;
-        a->keys[n] = parts->keys[i];
-        a->owner[n] = a->owner[i];
-        memcpy(a->rows + n++ * each, (const float *)parts->in + i * each, each * sizeof *a->rows);
+    size_t each = all->sizes ? 2 * s->width : s->width, n = 0;
+    uint64_t ticket;
+    td_parts parts = {.sizes = all->sizes, .owner = a->owner, .note = &ask};
+    if (!s->told[server].applied) return TD_OK;
+    TD_TRY(reserve((void **)&a->keys, &a->keys_room, all->count, sizeof *a->keys));
+    TD_TRY(reserve((void **)&a->rows, &a->rows_room, all->count, each * sizeof *a->rows));
+    TD_TRY(reserve((void **)&a->owner, &a->owner_room, all->count, sizeof *a->owner));
+    for (size_t i = 0; i < all->count; i++) {
+        if (s->push.owner[i] != server) continue;
+        a->keys[n] = all->keys[i];
+        a->owner[n] = s->server_of[s->place.backup[td_slice_of(&s->place.slices, all->keys[i])]];
+        memcpy(a->rows + n++ * each, (const float *)all->in + i * each, each * sizeof *a->rows);
     }
-    parts->keys = a->keys, parts->in = a->rows, parts->count = n;
-    return TD_OK;
+    if (!n) return TD_OK;
+    parts.keys = a->keys, parts.in = a->rows, parts.count = n, parts.owner = a->owner;
+    ask.factor = s->told[server].factor;
+    TD_TRY(td_keyed_start(s->keyed, TD_PUSH, &parts, &ticket));
+    return td_keyed_wait(s->keyed, ticket);
 }
 
 /* To primaries, and to backups where there are any; in: gradients, or those and rows. */
@@ -272,15 +297,18 @@ static td_status send(td_sharded *s, const uint64_t *keys, size_t count, const s
     ask.role = TD_AS_PRIMARY;
     parts.note = &ask;
     TD_TRY(td_keyed_start(s->keyed, does, &parts, &tickets[0]));
-    bool judged = s->config.clock.kind == TD_CLOCK_BACKUP && !s->config.clock.apply;
-    if (judged || !s->replicas) TD_TRY(td_keyed_wait(s->keyed, tickets[0]));
+    /* Primaries decide what is too late, and by how much of its rate a push moves. */
+    bool late = s->config.clock.kind == TD_CLOCK_BACKUP && !s->config.clock.apply;
+    bool decided = late || s->config.by_staleness;
+    if (decided || !s->replicas) TD_TRY(td_keyed_wait(s->keyed, tickets[0]));
     if (!s->replicas) return TD_OK;
-    if (judged) TD_TRY(pick_applied(s, &parts)); /* primaries decide what is too late */
-    parts.owner = second->owner, parts.everywhere = false, parts.answers = NULL, parts.out = NULL;
     ask.role = TD_AS_BACKUP;
+    for (int k = 0; k < s->server_count && decided; k++) TD_TRY(copy_of(s, &parts, k, ask));
+    if (decided) return TD_OK;
+    parts.owner = second->owner, parts.everywhere = false, parts.answers = NULL, parts.out = NULL;
     TD_TRY(td_keyed_start(s->keyed, TD_PUSH, &parts, &tickets[1]));
     TD_TRY(td_keyed_wait(s->keyed, tickets[1]));
-    return judged ? TD_OK : td_keyed_wait(s->keyed, tickets[0]);
+    return td_keyed_wait(s->keyed, tickets[0]);
 }
 
 /* What servers have told of a step that is over. */
@@ -293,8 +321,9 @@ static void go_on(td_sharded *s, const td_ask *ask, const uint64_t *keys, size_t
             s->clock = s->told[k].over;
         s->late += !s->told[k].applied && s->config.clock.kind == TD_CLOCK_BACKUP;
     }
+    s->began = td_clock_ns();
     if (!s->cache.rows) return;
-    uint64_t of = slowest_told(s, &s->push, count);
+    td_age of = age_told(s, &s->push, count);
     for (size_t i = 0; i < count; i++)
         td_cache_put(&s->cache, keys[i], of, s->push.rows + i * s->width);
 }
@@ -334,6 +363,8 @@ td_status td_sharded_push(td_sharded *s, const td_sharded_step *step)
     const float *in = pairs ? s->push.rows : step->gradients;
     td_ask ask = ask_of(s, s->clock, TD_AS_PRIMARY);
     ask.scale = step->scale, ask.rate = step->rate;
+    ask.read = s->read_rows ? (uint64_t)(s->read_others / (double)s->read_rows) : TD_STORE_UNREAD;
+    ask.seconds = s->began ? (float)td_seconds(td_clock_ns() - s->began) : 0;
     if (step->again) ask.worker = step->worker, ask.clock = step->clock, ask.again = 1;
     td_status status = send(s, step->keys, step->count, sizes, in, ask);
     if (status == TD_OK) go_on(s, &ask, step->keys, step->count);

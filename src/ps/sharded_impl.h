@@ -22,15 +22,21 @@ typedef struct td_ask {   /* note of a request */
             uint64_t first, last, most; /* keys; rows that there is room for */
         } range;
         char argument[TD_SHARDED_ARGUMENT];
-        uint64_t again; /* a push that was sent before, perhaps to some servers alone */
+        struct {           /* a push, as td_store_push has it */
+            uint64_t read; /* of others' pushes */
+            float seconds, factor;
+            uint32_t again; /* it was sent before, perhaps to some servers alone */
+        };
     };
 } td_ask;
 
 typedef struct td_told { /* note of an answer */
     uint64_t slowest, over;
-    uint64_t applied, stops;
+    uint32_t applied;
+    float factor; /* of a push's rate */
+    uint64_t stops;
     uint64_t rows, more, reached; /* of a range: how many; whether there are others behind a key */
-    char rest[TD_KEYED_NOTE - 56];
+    uint64_t others;              /* pushes of the other workers */
 } td_told;
 _Static_assert(sizeof(td_ask) == TD_KEYED_NOTE && sizeof(td_told) == TD_KEYED_NOTE, "a note each");
 
@@ -42,7 +48,9 @@ typedef struct td_asked { /* a request's memory, which stays; rooms are in items
     size_t *sizes;
     size_t owner_room, keys_room, place_room, rows_room, sizes_room;
     size_t count;
-    float *out; /* the caller's */
+    float *out;         /* the caller's */
+    double kept_others; /* of the rows that were kept: the sum of their ages' */
+    size_t kept;
     td_ask ask;
     uint64_t ticket;
 } td_asked;
@@ -79,6 +87,10 @@ struct td_sharded {
     float *unique;
     size_t unique_room;
     td_staleness reads; /* of rows that were kept */
+    uint64_t read_at;   /* the step whose rows were read last, */
+    double read_others; /* the sum of others' pushes that they had, */
+    size_t read_rows;   /* of so many */
+    int64_t began;      /* when this worker began to compute; 0: unknown */
     uint64_t cached, asked, late;
 };
 

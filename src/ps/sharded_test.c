@@ -235,6 +235,82 @@ static void delays_are_compensated(void **state)
     on_all_sizes(compensates, NULL);
 }
 
+/* Rates fall by how old rows are, also where a worker reads what it keeps: alone not at all, and
+ * never below what the bound allows. */
+static td_status rates_fall(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { STEPS = 60 };
+    int size = td_comm_size(c);
+    td_sharded_config config = {.table = {.width = 1, .lr = 1}, .by_staleness = true};
+    td_sharded *s;
+    td_sharded_stats stats;
+    uint64_t key = 3;
+    float row, g = -1;
+    TD_TRY(td_clock_parse("ssp:4", &config.clock));
+    TD_TRY(td_sharded_open(c, &config, &s));
+    for (int k = 0; k < STEPS; k++) {
+        TD_TRY(td_sharded_pull(s, &key, 1, &row));
+        TD_TRY(td_sharded_push_all(s, &key, 1, &g));
+    }
+    TD_TRY(td_sharded_meet(s));
+    TD_TRY(td_sharded_look(s, &key, 1, &row));
+    TD_TRY(td_sharded_finish(s));
+    td_sharded_stats_of(s, &stats);
+    if (size == 1) CHECK(row == STEPS && stats.cached > 0);
+    CHECK(row <= (float)(STEPS * size) && row > (float)(STEPS * size) / 7);
+    td_sharded_destroy(s);
+    return TD_OK;
+}
+
+static void rates_fall_with_staleness(void **state)
+{
+    (void)state;
+    on_all_sizes(rates_fall, NULL);
+}
+
+/* What a primary makes of a push by its staleness, the copy makes of it, too. */
+static td_status copies_agree(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { STEPS = 50, ALL = 40 };
+    int size = td_comm_size(c), me = td_comm_rank(c);
+    td_sharded_config config = {.table = {.width = 1, .lr = 1},
+                                .servers = {.replicas = size > 1},
+                                .by_staleness = true};
+    td_sharded *s;
+    uint64_t keys[ALL], held = 0;
+    float rows[ALL], g[ALL];
+    double least[ALL], most[ALL];
+    TD_TRY(td_sharded_open(c, &config, &s));
+    for (int k = 0; k < ALL; k++) keys[k] = (uint64_t)k * 0x9e3779b97f4a7c15, g[k] = -1;
+    for (int k = 0; k < STEPS; k++) {
+        TD_TRY(td_sharded_pull(s, keys, ALL, rows));
+        if (k % 4 == me % 4) nanosleep(&(struct timespec){.tv_nsec = 300000}, NULL);
+        TD_TRY(td_sharded_push_all(s, keys, ALL, g));
+    }
+    TD_TRY(td_sharded_finish(s));
+    TD_TRY(td_table_peek(td_sharded_table(s), keys, ALL, rows));
+    for (int k = 0; k < ALL; k++) {
+        bool has = td_place_has(td_sharded_place(s), keys[k], me);
+        least[k] = has ? (double)rows[k] : 1e9, most[k] = has ? (double)rows[k] : -1e9;
+        held += has;
+    }
+    TD_TRY(td_comm_allreduce(c, least, least, ALL, TD_F64, TD_MIN));
+    TD_TRY(td_comm_allreduce(c, most, most, ALL, TD_F64, TD_MAX));
+    TD_TRY(td_comm_allreduce(c, &held, &held, 1, TD_I64, TD_SUM));
+    CHECK(held == ALL * (uint64_t)(size > 1 ? 2 : 1));
+    for (int k = 0; k < ALL; k++) CHECK(most[k] - least[k] < 1e-3 && most[k] <= STEPS * size);
+    td_sharded_destroy(s);
+    return TD_OK;
+}
+
+static void copies_fall_alike(void **state)
+{
+    (void)state;
+    on_all_sizes(copies_agree, NULL);
+}
+
 /* The keys of one server are hot: some of its slices go to others, and nothing is lost. */
 static td_status cools_down(td_comm *c, void *arg)
 {
@@ -470,6 +546,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(no_read_is_staler_than_its_clock_allows),
         cmocka_unit_test(stragglers_are_left_behind),
         cmocka_unit_test(delays_are_compensated),
+        cmocka_unit_test(rates_fall_with_staleness),
+        cmocka_unit_test(copies_fall_alike),
         cmocka_unit_test(hot_slices_are_shared_out),
         cmocka_unit_test(clocks_start_again),
         cmocka_unit_test(nobody_waits_for_who_has_nothing_to_do),

@@ -2,7 +2,6 @@
 #include "ps/store.h"
 
 #include "base/alloc.h"
-#include "base/clock.h"
 #include "base/error.h"
 
 #include <string.h>
@@ -13,8 +12,7 @@ td_status td_store_init(td_store *s, const td_store_config *config, td_table *ta
     *s = (td_store){.config = *config, .table = table};
     TD_TRY(td_clocks_init(&s->clocks, &config->clock, config->workers));
     s->newest = td_calloc(TD_SLICES * n, sizeof *s->newest);
-    s->pulled_at = td_calloc(TD_STORE_AHEAD * n, sizeof *s->pulled_at);
-    if (s->newest && s->pulled_at) return TD_OK;
+    if (s->newest) return TD_OK;
     return td_fail(TD_ERR_NOMEM, "no memory for the pushes of %d workers", config->workers);
 }
 
@@ -22,7 +20,7 @@ void td_store_fini(td_store *s)
 {
     td_clocks_fini(&s->clocks);
     td_table_destroy(s->table);
-    td_free(s->newest), td_free(s->pulled_at), td_free(s->scratch), td_free(s->some_keys);
+    td_free(s->newest), td_free(s->scratch), td_free(s->some_keys);
     *s = (td_store){0};
 }
 
@@ -33,16 +31,10 @@ bool td_store_may_pull(const td_store *s, int worker, uint64_t clock)
     return td_clocks_may_pull(&s->clocks, worker, clock);
 }
 
-static uint64_t *pulled_at(td_store *s, int worker, uint64_t clock)
-{
-    return &s->pulled_at[(size_t)worker * TD_STORE_AHEAD + clock % TD_STORE_AHEAD];
-}
-
-td_status td_store_pull(td_store *s, const td_slices *slices, int worker, uint64_t clock,
-                        const uint64_t *keys, size_t count, float *out)
+td_status td_store_pull(td_store *s, const td_slices *slices, uint64_t clock, const uint64_t *keys,
+                        size_t count, float *out)
 {
     td_staleness_add(&s->reads, td_clocks_staleness(&s->clocks, clock), count);
-    *pulled_at(s, worker, clock) = s->pushes;
     for (size_t i = s->turn++ % 8; i < count; i += 8) /* another eighth of the keys each time */
         s->load[td_slice_of(slices, keys[i])]++;
     return td_table_pull(s->table, keys, count, out);
@@ -50,10 +42,11 @@ td_status td_store_pull(td_store *s, const td_slices *slices, int worker, uint64
 
 /* --- pushes --- */
 
-/* Steps of the others since this one's pull: pushes by workers. */
-static uint64_t steps_behind(td_store *s, const td_store_push *p)
+/* Steps of the others since its rows were read: their pushes by workers. */
+static uint64_t steps_behind(const td_store *s, const td_store_push *p)
 {
-    uint64_t then = *pulled_at(s, p->worker, p->clock), since = s->pushes - then;
+    uint64_t now = td_clocks_others(&s->clocks, p->worker),
+             since = now > p->read ? now - p->read : 0;
     return (since + (uint64_t)s->config.workers / 2) / (uint64_t)s->config.workers;
 }
 
@@ -143,22 +136,25 @@ static void forget_old_rows(td_store *s)
 }
 
 td_status td_store_take_push(td_store *s, const td_slices *slices, const td_store_push *p,
-                             bool *applied)
+                             td_store_taken *out)
 {
     uint64_t behind = steps_behind(s, p);
-    float rate = s->config.by_staleness && behind > 1 ? 1 / (float)behind : 1;
     /* A copy takes what its primary has taken, whatever it knows of the clocks by now. */
-    *applied = !p->ticks || p->again || td_clocks_may_push(&s->clocks, p->clock);
-    if (*applied && p->count) TD_TRY(apply(s, slices, p, rate));
-    for (size_t i = 0; i < p->count && *applied; i++) {
+    bool applied = !p->ticks || p->again || td_clocks_may_push(&s->clocks, p->clock);
+    float factor = p->factor > 0                          ? p->factor
+                   : s->config.by_staleness && behind > 1 ? 1 / (float)behind
+                                                          : 1;
+    *out = (td_store_taken){applied, factor};
+    if (applied && p->count) TD_TRY(apply(s, slices, p, factor));
+    for (size_t i = 0; i < p->count && applied; i++) {
         uint64_t *has = newest(s, td_slice_of(slices, p->keys[i]), p->worker);
         if (*has <= p->clock) *has = p->clock + 1;
     }
     if (!p->ticks || p->clock < s->clocks.pushed[p->worker]) return TD_OK;
-    s->pushes += *applied, s->dropped += !*applied;
-    if (*applied) td_staleness_add(&s->writes, behind, 1);
+    s->pushes += applied, s->dropped += !applied;
+    if (applied) td_staleness_add(&s->writes, behind, 1);
     forget_old_rows(s);
-    td_clocks_push(&s->clocks, p->worker, p->clock, td_clock_ns());
+    td_clocks_push(&s->clocks, p->worker, p->clock, p->seconds);
     return TD_OK;
 }
 

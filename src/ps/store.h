@@ -28,9 +28,8 @@ typedef struct td_store {
     td_clocks clocks;
     uint64_t *newest;         /* [TD_SLICES][workers] pushes that the slice has of each worker */
     uint64_t pushes, dropped; /* applied, of all workers; late ones that were not */
-    uint64_t *pulled_at;      /* [workers][TD_STORE_AHEAD] pushes when it pulled at a clock */
     td_staleness reads,
-        writes;             /* clocks behind of rows pulled; of pushes, others' since the pull */
+        writes;             /* clocks behind of rows pulled; of pushes, others' since their rows */
     double load[TD_SLICES]; /* an eighth of the rows asked for, of late */
     uint64_t turn;          /* pulls */
     bool stops;             /* a worker has asked all to stop: no pull waits any more */
@@ -39,17 +38,14 @@ typedef struct td_store {
     size_t scratch_room, keys_room;
 } td_store;
 
-enum { TD_STORE_AHEAD = 8 }; /* a worker may have pulled for so many clocks at once */
-
 /* TD_ERR_NOMEM. The table is taken. */
 TD_MUST_CHECK td_status td_store_init(td_store *store, const td_store_config *config,
                                       td_table *table);
 void td_store_fini(td_store *store); /* zeroed is fine */
 
 bool td_store_may_pull(const td_store *store, int worker, uint64_t clock);
-TD_MUST_CHECK td_status td_store_pull(td_store *store, const td_slices *slices, int worker,
-                                      uint64_t clock, const uint64_t *keys, size_t count,
-                                      float *out);
+TD_MUST_CHECK td_status td_store_pull(td_store *store, const td_slices *slices, uint64_t clock,
+                                      const uint64_t *keys, size_t count, float *out);
 
 typedef struct td_store_push {
     int worker;
@@ -60,12 +56,21 @@ typedef struct td_store_push {
     size_t count;
     const float *values; /* [count][width] gradients; compensated: [count][2][width] with rows */
     bool again;          /* sent before: clocks may count it already, so it is not late */
+    uint64_t read;       /* td_clocks_others of its rows, in the mean; TD_STORE_UNREAD: none */
+    double seconds;      /* it took, as td_clocks_push has it */
+    float factor; /* of the rate, by_staleness, as another server has chosen it; 0: to be chosen */
 } td_store_push;
+#define TD_STORE_UNREAD UINT64_MAX
+
+typedef struct td_store_taken {
+    bool applied; /* false: it came too late, and was dropped */
+    float factor; /* of the rate, by_staleness */
+} td_store_taken;
+
 /* All workers have pushed so often: steps from there on are new, also where a worker had gone on
  * beyond. */
 void td_store_start_at(td_store *store, uint64_t clock);
-/* *applied: false: it came too late, and was dropped. */
 TD_MUST_CHECK td_status td_store_take_push(td_store *store, const td_slices *slices,
-                                           const td_store_push *push, bool *applied);
+                                           const td_store_push *push, td_store_taken *out);
 
 #endif

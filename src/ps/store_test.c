@@ -66,10 +66,10 @@ static void push(bed *b, int worker, uint64_t step)
     uint64_t keys[MOST];
     float g[MOST * WIDTH];
     size_t n = make_push(worker, step, keys, g);
-    bool applied;
+    td_store_taken taken;
     td_store_push p = {worker, step, true, 1, 1, keys, n, g};
-    assert_ok(td_store_take_push(&b->store, &b->slices, &p, &applied));
-    assert_true(applied);
+    assert_ok(td_store_take_push(&b->store, &b->slices, &p, &taken));
+    assert_true(taken.applied);
 }
 
 static void once(bed *b, int worker, uint64_t step)
@@ -107,12 +107,12 @@ static void repeated_pushes_count_once(void **state)
         for (int w = 0; w < WORKERS; w++) {
             uint64_t keys[MOST];
             float g[MOST * WIDTH];
-            bool applied;
+            td_store_taken taken;
             once(&b, w, step);
             if (td_rng_below(&rng, 2)) {
                 size_t n = cut(&b, w, step, keys, g, (int)td_rng_below(&rng, 2));
                 td_store_push part = {w, step, false, 1, 1, keys, n, g};
-                assert_ok(td_store_take_push(&b.store, &b.slices, &part, &applied));
+                assert_ok(td_store_take_push(&b.store, &b.slices, &part, &taken));
             }
             for (uint32_t again = 0; again <= td_rng_below(&rng, 3); again++) push(&b, w, step);
             assert_int_equal(b.store.clocks.pushed[w], step + 1);
@@ -132,24 +132,49 @@ static void dropped_pushes_stay_dropped(void **state)
     bed b;
     uint64_t keys[MOST];
     float g[MOST * WIDTH];
-    bool applied;
+    td_store_taken taken;
     open_bed(&b, (td_clock){.kind = TD_CLOCK_BACKUP, .count = 2});
     for (uint64_t step = 0; step < 9; step++)
         for (int w = 0; w < WORKERS; w++) {
             td_store_push p = {w, step, true, 1, 1, keys, 0, g};
             p.count = make_push(w, step, keys, g);
             for (int again = 0; again < 2 && w == 2; again++) {
-                assert_ok(td_store_take_push(&b.store, &b.slices, &p, &applied));
-                assert_false(applied);
+                assert_ok(td_store_take_push(&b.store, &b.slices, &p, &taken));
+                assert_false(taken.applied);
             }
             if (w == 2) continue;
             once(&b, w, step);
-            assert_ok(td_store_take_push(&b.store, &b.slices, &p, &applied));
-            assert_true(applied);
+            assert_ok(td_store_take_push(&b.store, &b.slices, &p, &taken));
+            assert_true(taken.applied);
         }
     assert_int_equal(b.store.pushes, 18);
     assert_int_equal(b.store.dropped, 9);
     compare(&b);
+    close_bed(&b);
+}
+
+/* A push moves by less the more the others have pushed since its rows were read. */
+static void rates_fall_with_staleness(void **state)
+{
+    (void)state;
+    bed b;
+    const uint64_t key = 5;
+    const float g[WIDTH] = {1, 1};
+    td_store_taken taken;
+    open_bed(&b, (td_clock){0});
+    b.store.config.by_staleness = true;
+    for (uint64_t others = 0; others < 12; others++) {
+        td_store_push p = {0, others, true, 1, 1, &key, 1, g};
+        p.read = td_clocks_others(&b.store.clocks, 0);
+        for (uint64_t k = 0; k < others; k++)
+            push(&b, 1 + (int)(k % 2), b.store.clocks.pushed[1 + k % 2]);
+        assert_ok(td_store_take_push(&b.store, &b.slices, &p, &taken));
+        uint64_t behind = (others + 1) / 3;
+        assert_true(taken.factor == (behind > 1 ? 1 / (float)behind : 1));
+        p.factor = .25f, p.ticks = false, p.worker = 2; /* as another server has chosen it */
+        assert_ok(td_store_take_push(&b.store, &b.slices, &p, &taken));
+        assert_true(taken.factor == .25f);
+    }
     close_bed(&b);
 }
 
@@ -165,24 +190,24 @@ static void kept_rows_are_fresh_enough(void **state)
     td_rng_init(&rng, 7, TD_RNG_TEST, 0, 0);
     assert_ok(td_cache_init(&c, ROOM, 1));
     for (uint64_t step = 1; step < 20000; step++) {
-        uint64_t k = td_rng_below(&rng, td_rng_below(&rng, 2) ? TRIED : 20), key = k << 40 | k,
-                 clock;
+        uint64_t k = td_rng_below(&rng, td_rng_below(&rng, 2) ? TRIED : 20), key = k << 40 | k;
+        td_age age;
         uint64_t least = step > 50 ? step - td_rng_below(&rng, 50) : 0;
-        const float *row = td_cache_get(&c, key, least, &clock);
+        const float *row = td_cache_get(&c, key, least, &age);
         if (row) {
-            assert_true(clock >= least && clock == of[k] && *row == last[k] && of[k]);
+            assert_true(age.clock >= least && age.clock == of[k] && *row == last[k] && of[k]);
             hits++;
             continue;
         }
         last[k] = (float)step, of[k] = step;
-        td_cache_put(&c, key, step, &last[k]);
+        td_cache_put(&c, key, (td_age){step, 0}, &last[k]);
         assert_true(c.count <= c.rows);
-        row = td_cache_get(&c, key, step, &clock);
-        assert_true(row && *row == last[k] && clock == step);
-        assert_null(td_cache_get(&c, key, step + 1, &clock));
+        row = td_cache_get(&c, key, step, &age);
+        assert_true(row && *row == last[k] && age.clock == step);
+        assert_null(td_cache_get(&c, key, step + 1, &age));
         if (step % 1000) continue;
         td_cache_clear(&c);
-        assert_null(td_cache_get(&c, key, 0, &clock));
+        assert_null(td_cache_get(&c, key, 0, &age));
         memset(of, 0, sizeof of);
     }
     assert_true(hits > 1000);
@@ -211,9 +236,8 @@ static void memory_may_run_out(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(repeated_pushes_count_once),
-        cmocka_unit_test(dropped_pushes_stay_dropped),
-        cmocka_unit_test(kept_rows_are_fresh_enough),
+        cmocka_unit_test(repeated_pushes_count_once), cmocka_unit_test(dropped_pushes_stay_dropped),
+        cmocka_unit_test(rates_fall_with_staleness),  cmocka_unit_test(kept_rows_are_fresh_enough),
         cmocka_unit_test(memory_may_run_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -40,7 +40,7 @@ typedef struct td_table_config {
     float scale;        /* uniform: within +-scale; normal: deviation */
     uint64_t seed;
     uint32_t number;     /* of the table, among those of one seed */
-    uint32_t admit;      /* sightings (pushes or pulls) that make a row; 0: 1 */
+    uint32_t admit;      /* pushes that make a row; 0: 1 */
     size_t memory_bytes; /* 0: no limit */
     const char *folder;  /* with a limit: where cold rows lie, this table's alone */
 } td_table_config;
@@ -54,13 +54,13 @@ typedef struct td_table td_table;
 TD_MUST_CHECK td_status td_table_create(const td_table_config *config, td_table **out);
 void td_table_destroy(td_table *table);
 
-/* Copies the weights of `count` rows to out [count][width]. Rows not admitted yet, which this
- * counts as a sighting of, give what they would begin with. TD_ERR_NOMEM: some rows may have been
- * made. */
+/* Copies the weights of `count` rows to out [count][width]. Rows not admitted yet give what they
+ * would begin with; where the first push would make them, they may be made. Neither a sighting nor
+ * a use. TD_ERR_NOMEM: some rows may have been made. */
 TD_MUST_CHECK td_status td_table_pull(td_table *table, const uint64_t *keys, size_t count,
                                       float *out);
 
-/* The same, but makes no row, counts no sighting, and leaves cold rows cold. Fails only where rows
+/* The same, but makes no row, and leaves cold rows cold. Fails only where rows
  * are cold: TD_ERR_IO, TD_ERR_NOMEM. */
 td_status td_table_peek(const td_table *table, const uint64_t *keys, size_t count, float *out);
 
@@ -82,7 +82,7 @@ typedef td_status td_table_apply_fn(void *arg, uint64_t key, float *row);
 TD_MUST_CHECK td_status td_table_apply(td_table *table, const uint64_t *keys, size_t count,
                                        td_table_apply_fn *fn, void *arg);
 
-/* Later pushes and pulls mark their rows with this time, which must not go back. */
+/* Later pushes mark their rows with this time, which must not go back. */
 void td_table_set_clock(td_table *table, uint32_t now);
 /* Takes out rows and sightings that were marked before `least`; returns how many rows. Where cold
  * rows cannot be taken out, which it logs, rows stay until a later call. */

@@ -117,15 +117,20 @@ void td_table_take_out(td_table *t, td_part *part, size_t hole);
 TD_MUST_CHECK td_status td_table_see_rowless(td_table *t, uint64_t key, uint64_t hash, td_entry *e,
                                              float **row);
 
-/* One more sighting; *row: NULL, or the key's, made if it is time. moves: the row will change. */
+/* *row: NULL, or the key's. moves: the row will change, which is a sighting, and makes the row if
+ * it is time; else one that is there at the first sighting is made, too. */
 TD_MUST_CHECK static inline td_status td_table_see(td_table *t, uint64_t key, uint64_t hash,
                                                    bool moves, float **row)
 {
     td_entry *e = td_table_probe(t, key, hash);
-    if (e->row >= TD_TABLE_SIGHTED) return td_table_see_rowless(t, key, hash, e, row);
+    if (e->row >= TD_TABLE_SIGHTED) {
+        *row = NULL;
+        if (!moves && t->config.admit > 1) return TD_OK;
+        return td_table_see_rowless(t, key, hash, e, row);
+    }
     uint8_t mark = TD_ROW_USED | (moves ? TD_ROW_MOVED : 0);
     /* Lines that stay clean are not written back. */
-    if (e->used != t->clock) e->used = t->clock, mark |= TD_ROW_MOVED;
+    if (moves && e->used != t->clock) e->used = t->clock, mark |= TD_ROW_MOVED;
     if (t->tier.marks) t->tier.marks[e->row] |= mark;
     *row = td_table_row(t, e->row);
     return TD_OK;

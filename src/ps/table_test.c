@@ -190,10 +190,7 @@ static void admission_and_eviction_against_arrays(void **state)
                 if (sees(&m, k[i], now)) m.weight[k[i]] -= g[i];
         } else {
             assert_ok(td_table_pull(t, keys, n, got));
-            for (uint32_t i = 0; i < n; i++) {
-                sees(&m, k[i], now);
-                assert_true(got[i] == m.weight[k[i]]);
-            }
+            for (uint32_t i = 0; i < n; i++) assert_true(got[i] == m.weight[k[i]]);
         }
         if (now % 97 == 0) evict(t, &m, now - 50);
         if (now % 977 == 0) evict(t, &m, now + 1);

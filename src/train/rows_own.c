@@ -95,7 +95,7 @@ static td_status read_keyed(loop *l)
     size_t width = l->task->oracle.width, missing = 0;
     TD_TRY(make_room(o, b->unique.count, width));
     for (size_t i = 0; i < b->unique.count; i++) {
-        uint64_t of;
+        td_age of;
         const float *row = td_cache_get(&o->view, b->unique.keys[i], 0, &of);
         if (row)
             memcpy(b->table + i * width, row, width * sizeof *row);
@@ -108,7 +108,7 @@ static td_status read_keyed(loop *l)
     for (size_t k = 0, i = 0; k < missing; k++) { /* in the batch's order */
         while (b->unique.keys[i] != o->keys[k]) i++;
         memcpy(b->table + i * width, o->rows + k * width, width * sizeof(float));
-        td_cache_put(&o->view, o->keys[k], 0, o->rows + k * width);
+        td_cache_put(&o->view, o->keys[k], (td_age){0}, o->rows + k * width);
     }
     return TD_OK;
 }
@@ -136,7 +136,7 @@ static td_status move_copy(loop *l, const float *gradient, float rate)
     for (size_t i = 0; i < b->unique.count && width; i++) {
         float *row = b->table + i * width;
         for (size_t k = 0; k < width; k++) row[k] -= rate * gradient[i * width + k];
-        td_cache_put(&o->view, b->unique.keys[i], 0, row);
+        td_cache_put(&o->view, b->unique.keys[i], (td_age){0}, row);
     }
     td_table_step sum = {.scale = -1, .rate_factor = 1};
     if (width) TD_TRY(td_table_push(o->pending, b->unique.keys, b->unique.count, gradient, sum));
@@ -212,14 +212,14 @@ static td_status draw_to_centre(loop *l)
         TD_TRY(td_sharded_fetched(s));
     }
     for (size_t i = 0; i < o->count; i++) {
-        uint64_t of;
+        td_age of;
         float *to = o->rows + i * width;
         const float *x = td_cache_get(&o->view, o->keys[i], 0, &of);
         memcpy(to, x ? x : o->centre + i * width, width * sizeof *to);
         float moved[65536];
         memcpy(moved, to, width * sizeof *to);
         draw_nearer(moved, o->centre + i * width, width, alpha, to);
-        td_cache_put(&o->view, o->keys[i], 0, moved);
+        td_cache_put(&o->view, o->keys[i], (td_age){0}, moved);
     }
     TD_TRY(push_one(l, TD_ROWS_KEYED, o->keys, o->count, o->rows, 1, 1));
     if (!n) return TD_OK;
