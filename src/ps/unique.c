@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 enum { AHEAD = 16 };
@@ -42,14 +43,20 @@ static size_t seat_of(uint64_t key, int bits)
     return (size_t)(((key ^ key >> 32) * 0x9e3779b97f4a7c15) >> (64 - bits));
 }
 
+static int seat_bits(size_t count)
+{
+    int bits = 4;
+    while ((size_t)1 << bits < 2 * count) bits++;
+    return bits;
+}
+
 td_status td_unique_fill(td_unique *b, const uint64_t *keys, size_t count)
 {
     b->count = b->asked = 0;
     if (count > (size_t)1 << 31)
         return td_fail(TD_ERR_ARG, "a batch has at most 2^31 keys, not %zu", count);
     TD_TRY(make_room(b, count));
-    int bits = 4;
-    while ((size_t)1 << bits < 2 * count) bits++;
+    int bits = seat_bits(count);
     size_t mask = ((size_t)1 << bits) - 1;
     for (size_t i = 0; i < count; i++) {
         if (i + AHEAD < count) __builtin_prefetch(&b->seats[seat_of(keys[i + AHEAD], bits)], 1);
@@ -63,6 +70,28 @@ td_status td_unique_fill(td_unique *b, const uint64_t *keys, size_t count)
     }
     b->asked = count;
     return TD_OK;
+}
+
+static bool has(const td_unique *b, uint64_t key, int bits)
+{
+    size_t mask = ((size_t)1 << bits) - 1, at = seat_of(key, bits);
+    while (b->seats[at] != UINT32_MAX && b->keys[b->seats[at]] != key) at = (at + 1) & mask;
+    return b->seats[at] != UINT32_MAX;
+}
+
+size_t td_unique_split(const td_unique *before, const td_unique *b, uint32_t *place)
+{
+    size_t apart = 0, behind = b->count;
+    int bits = seat_bits(before->asked);
+    for (size_t k = 0; k < b->count; k++) {
+        if (before->asked && k + AHEAD < b->count)
+            __builtin_prefetch(&before->seats[seat_of(b->keys[k + AHEAD], bits)]);
+        if (before->asked && has(before, b->keys[k], bits))
+            place[--behind] = (uint32_t)k;
+        else
+            place[apart++] = (uint32_t)k;
+    }
+    return apart;
 }
 
 void td_unique_spread(const td_unique *b, size_t width, const float *rows, float *out)

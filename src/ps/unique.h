@@ -24,6 +24,9 @@ void td_unique_free(td_unique *batch);
 
 /* rows [count][width] to out [asked][width]. */
 void td_unique_spread(const td_unique *batch, size_t width, const float *rows, float *out);
+/* Places of the keys of `batch`, each once: first of those that `before` does not have, which is
+ * how many it returns. place: [batch->count]. */
+size_t td_unique_split(const td_unique *before, const td_unique *batch, uint32_t *place);
 /* values [asked][width] to rows [count][width]: those of a key are added in the order asked. */
 void td_unique_gather(const td_unique *batch, size_t width, const float *values, float *rows);
 

@@ -42,8 +42,35 @@ static void batches_hold_each_key_once(void **state)
     td_unique_free(&b);
 }
 
+static void batches_are_split_by_the_one_before(void **state)
+{
+    (void)state;
+    enum { MOST = 900 };
+    td_unique before = {0}, b = {0};
+    td_rng rng;
+    uint64_t keys[MOST];
+    uint32_t place[MOST];
+    td_rng_init(&rng, 3, TD_RNG_TEST, 0, 0);
+    for (int round = 0; round < 60; round++) {
+        size_t n = td_rng_below(&rng, round % 3 ? MOST : 3), m = td_rng_below(&rng, MOST);
+        for (size_t i = 0; i < n; i++) keys[i] = (uint64_t)td_rng_below(&rng, 700) << 33;
+        if (round) assert_ok(td_unique_fill(&before, keys, n)); /* else it was never filled */
+        for (size_t i = 0; i < m; i++) keys[i] = (uint64_t)td_rng_below(&rng, 700) << 33;
+        assert_ok(td_unique_fill(&b, keys, m));
+        size_t apart = td_unique_split(&before, &b, place), seen[MOST] = {0};
+        for (size_t k = 0; k < b.count; k++) {
+            bool there = false;
+            for (size_t j = 0; j < before.count; j++)
+                there = there || before.keys[j] == b.keys[place[k]];
+            assert_true(there == (k >= apart) && !seen[place[k]]++);
+        }
+    }
+    td_unique_free(&before), td_unique_free(&b);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(batches_hold_each_key_once)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(batches_hold_each_key_once),
+                                       cmocka_unit_test(batches_are_split_by_the_one_before)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -447,6 +447,7 @@ static void close_loop(loop *l)
     td_rows_save_drop(l->saving);
     td_rows_tables_close(&l->tables);
     td_rows_batch_free(&l->batch), td_rows_batch_free(&l->scorer.batch);
+    td_rows_batch_free(&l->next), td_rows_ahead_free(&l->ahead);
     td_loader_destroy(l->loader);
     td_feed_close(l->feed);
     td_pool_destroy(l->pool);

@@ -205,6 +205,7 @@ static td_status take_up(loop *l)
     l->stopping = l->stopping || l->few;
     TD_TRY(td_mishap(l->mishaps, l->comm, l->state.step, "handover"));
     TD_TRY(td_comm_agree(l->comm, td_rows_make_ready(l)));
+    l->ahead.there = l->ahead.fetching = l->ahead.taken = false;
     if (joined) TD_TRY(td_rows_choose_schedule(l));
     td_rows_save_drop(l->saving); /* its ranks may be gone */
     l->saving = NULL;

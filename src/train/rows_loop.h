@@ -15,6 +15,18 @@ typedef struct td_rows_interval {  /* between lines of metrics */
     double loss, weight, correct;
 } td_rows_interval;
 
+/* paced: of the next batch, whose rows come while this one computes */
+typedef struct td_rows_ahead {
+    bool there;      /* the next batch has been read, */
+    bool fetching;   /* and its rows are on their way */
+    bool taken;      /* it is this one now; some of its rows are still to be fetched */
+    uint64_t step;   /* whose batch it is */
+    uint32_t *place; /* [count] of its keys: first those that the step before did not move */
+    uint64_t *keys;  /* [count] in that order */
+    float *rows;     /* [count][width] */
+    size_t apart, count, room;
+} td_rows_ahead;
+
 typedef struct td_rows_loop {
     td_comm *comm, *made; /* made: comm, where it is this loop's to close */
     const td_job *job;
@@ -31,7 +43,8 @@ typedef struct td_rows_loop {
     td_rows_tables tables;
     td_pool *pool;
     td_rows_shape shape;
-    td_rows_batch batch;
+    td_rows_batch batch, next;
+    td_rows_ahead ahead;
     td_loader *loader;
     td_feed *feed; /* NULL: each worker reads its own samples */
     td_feed_lease lease;
@@ -136,6 +149,17 @@ bool td_rows_saving_now(const td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_all_saved(td_rows_loop *l);
 /* What a step needs of this rank's share of the leaves. */
 TD_MUST_CHECK td_status td_rows_make_ready(td_rows_loop *l);
+/* The batch of that step. */
+TD_MUST_CHECK td_status td_rows_read_batch(td_rows_loop *l, uint64_t step, td_rows_batch *out);
+/* rows_ahead.c: reads the next batch and begins to fetch, if that may be; waits for it. */
+TD_MUST_CHECK td_status td_rows_ahead_begin(td_rows_loop *l);
+TD_MUST_CHECK td_status td_rows_ahead_end(td_rows_loop *l);
+/* Whether the step's batch had been read ahead, and is l->batch now; begins to fetch its other
+ * rows; puts all of them into their places. */
+bool td_rows_ahead_take(td_rows_loop *l);
+TD_MUST_CHECK td_status td_rows_ahead_fetch(td_rows_loop *l);
+void td_rows_ahead_spread(td_rows_loop *l);
+void td_rows_ahead_free(td_rows_ahead *ahead);
 /* rows_own.c (downpour, easgd): what the batch's step is computed at; moves by its gradients, one
  * row for each key and the dense ones. last: all meet behind it, so nothing may be left over. */
 TD_MUST_CHECK td_status td_rows_own_read(td_rows_loop *l);

@@ -125,26 +125,30 @@ static void count_samples(loop *l)
     if (l->feed) td_feed_done(l->feed, b);
 }
 
-static td_status next_batch(loop *l)
+td_status td_rows_read_batch(loop *l, uint64_t step, td_rows_batch *out)
 {
-    if (l->feed) return TD_OK; /* it is there */
     const td_batch *b;
     int begin, end;
     int64_t began = td_clock_ns();
-    if (l->next_in_loader != l->state.step)
-        TD_TRY(
-            td_loader_seek(l->loader, l->state.step / l->per_epoch, l->state.step % l->per_epoch));
+    if (l->next_in_loader != step)
+        TD_TRY(td_loader_seek(l->loader, step / l->per_epoch, step % l->per_epoch));
     TD_TRY(td_loader_next(l->loader, &b));
-    l->next_in_loader = l->state.step + 1;
+    l->next_in_loader = step + 1;
     td_rows_tables_leaves(&l->tables, l->job->leaves, &begin, &end);
     td_batch none = *b;
     if (begin == end) { /* this rank only serves */
         none.rows = 0, none.leaves = 0;
         b = &none;
     }
-    td_status status = td_rows_batch_fill(&l->batch, &l->shape, b, begin);
+    td_status status = td_rows_batch_fill(out, &l->shape, b, begin);
     l->input_ns += td_clock_ns() - began;
     return status;
+}
+
+static td_status next_batch(loop *l)
+{
+    if (l->feed || td_rows_ahead_take(l)) return TD_OK; /* it is there */
+    return td_rows_read_batch(l, l->state.step, &l->batch);
 }
 
 static size_t dense_floats(const loop *l)
@@ -349,9 +353,13 @@ static td_status pull_paced(loop *l)
     td_rows_batch *b = &l->batch;
     int64_t began = td_clock_ns();
     td_sharded *keyed = t->sharded[TD_ROWS_KEYED];
-    if (keyed) TD_TRY(td_sharded_fetch(keyed, b->unique.keys, b->unique.count, 0, b->table));
+    bool ahead = l->ahead.taken;
+    if (keyed)
+        TD_TRY(ahead ? td_rows_ahead_fetch(l)
+                     : td_sharded_fetch(keyed, b->unique.keys, b->unique.count, 0, b->table));
     TD_TRY(td_rows_pull_dense(t));
     if (keyed) TD_TRY(td_sharded_fetched(keyed));
+    if (ahead) td_rows_ahead_spread(l);
     l->pull_ns += td_clock_ns() - began;
     return TD_OK;
 }
@@ -394,6 +402,7 @@ static td_status step_paced(loop *l)
     uint64_t number = l->state.step + 1;
     TD_TRY(next_batch(l));
     TD_TRY(pull_paced(l));
+    TD_TRY(td_rows_ahead_begin(l));
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "backward"));
     TD_TRY(compute(l));
     for (int u = 0; u < l->batch.unit_count; u++)
@@ -404,6 +413,7 @@ static td_status step_paced(loop *l)
     l->pushing_at = l->state.step;
     TD_TRY(td_rows_push_paced(l));
     l->push_ns += td_clock_ns() - began;
+    TD_TRY(td_rows_ahead_end(l));
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
     return td_rows_after_step(l, sums);
 }
