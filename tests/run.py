@@ -28,7 +28,7 @@ STEPS = {
              ["base/pool", "comm/comm", "comm/collective", "comm/work", "comm/misuse",
               "comm/algorithms", "comm/keyed", "comm/recover", "comm/treesum", "data/loader",
               "models/net", "models/revive", "ps/bulk", "ps/range", "ps/recover", "ps/sharded", "chaos/counters",
-              "strategy/allreduce", "train/train", "train/checkpoint", "train/rows_files"]),
+              "strategy/allreduce", "train/train", "train/checkpoint", "train/rows_feed", "train/rows_files"]),
     "fuzz": ("build-fuzz", ["-Dfuzz=true", "-Dmpi=disabled", "-Db_lundef=false"], "clang",
              ["fuzz"], []),
 }

@@ -21,7 +21,9 @@ typedef struct ask { /* note of a request */
     uint64_t epoch, clock;
     uint64_t done; /* shard + 1 that is; 0: none */
     tally learnt;  /* by this worker in this epoch, that shard among it */
-    int32_t worker, rank, rest[4];
+    int32_t worker, rank;
+    uint64_t want; /* shard + 1: that one, or none */
+    int32_t rest[2];
 } ask;
 
 typedef struct told { /* note of an answer */
@@ -59,6 +61,7 @@ struct td_feed {
     uint64_t held, held_name; /* shard + 1 that it has, and the name of its push, */
     bool held_owed;           /* which another has begun */
     uint64_t finished;        /* shard + 1 that its server is to be told is done */
+    uint64_t owed;            /* no shard below is owed under its own name */
     char *in;
     size_t in_room;
     int next; /* server to be asked first */
@@ -188,8 +191,25 @@ static void begin_epoch(td_feed *f, uint64_t epoch)
 {
     memset(f->state, FREE, f->shards);
     memset(f->learnt, 0, f->ranks * sizeof *f->learnt);
-    f->epoch = epoch, f->first = 0, f->finished = 0;
+    f->epoch = epoch, f->first = 0, f->finished = 0, f->owed = f->shards;
     f->unknown = false;
+}
+
+static uint64_t repay(td_feed *f, uint64_t shard, const ask *a, told *t)
+{
+    t->worker = (uint64_t)worker_of(f->name[shard]) + 1;
+    t->clock = clock_of(f->name[shard]);
+    f->state[shard] = REPAID;
+    f->holder[shard] = a->rank;
+    return shard;
+}
+
+/* That one, if it waits. */
+static uint64_t lease_wanted(td_feed *f, const ask *a, told *t)
+{
+    uint64_t shard = a->want - 1;
+    t->left = f->state[shard] != DONE;
+    return f->state[shard] == OWED ? repay(f, shard, a, t) : UINT64_MAX;
 }
 
 /* The next that waits. */
@@ -199,13 +219,8 @@ static uint64_t lease(td_feed *f, const ask *a, told *t)
     while (found < f->shards && (!is_mine(f, found) || f->state[found] > OWED)) found++;
     f->first = found + (found < f->shards);
     if (found == f->shards) return UINT64_MAX;
+    if (f->state[found] == OWED) return repay(f, found, a, t);
     f->holder[found] = a->rank;
-    if (f->state[found] == OWED) {
-        t->worker = (uint64_t)worker_of(f->name[found]) + 1;
-        t->clock = clock_of(f->name[found]);
-        f->state[found] = REPAID;
-        return found;
-    }
     f->state[found] = LEASED;
     f->name[found] = name_of(a->worker, a->clock);
     return found;
@@ -242,8 +257,8 @@ static td_status serve(void *user, const td_keyed_request *q)
     if (a->epoch > f->epoch || f->epoch == UINT64_MAX) begin_epoch(f, a->epoch);
     if (a->done) f->state[a->done - 1] = DONE;
     if (a->epoch == f->epoch) newer(&f->learnt[a->rank], &a->learnt, 1, NULL);
-    uint64_t shard = lease(f, a, t);
-    t->left = shard == UINT64_MAX ? not_done(f) : 1;
+    uint64_t shard = a->want ? lease_wanted(f, a, t) : lease(f, a, t);
+    if (!a->want) t->left = shard == UINT64_MAX ? not_done(f) : 1;
     if (shard == UINT64_MAX) return TD_OK;
     TD_TRY(pack(f, shard));
     t->shard = shard + 1, t->bytes = f->bytes;
@@ -252,12 +267,17 @@ static td_status serve(void *user, const td_keyed_request *q)
 
 /* --- a worker --- */
 
-/* One server: is there a shard? */
-static td_status ask_one(td_feed *f, int server, uint64_t epoch, uint64_t clock, told *out)
+/* One server: is there a shard? want: that one + 1, or any. */
+static td_status ask_one(td_feed *f, int server, uint64_t epoch, uint64_t clock, uint64_t want,
+                         told *out)
 {
     told all[MOST_SERVERS];
     uint64_t ticket;
-    ask a = {.epoch = epoch, .clock = clock, .worker = f->config.worker, .rank = f->rank};
+    ask a = {.epoch = epoch,
+             .clock = clock,
+             .worker = f->config.worker,
+             .rank = f->rank,
+             .want = want};
     a.learnt = f->learnt[f->rank];
     if (f->finished && owner_of(f, f->finished - 1) == server) a.done = f->finished;
     td_parts parts = {.everywhere = true, .note = &a, .answers = all, .only = server + 1};
@@ -286,28 +306,52 @@ static td_status fetch(td_feed *f, uint64_t shard, uint64_t bytes, td_rows_batch
     return unpack(f, batch);
 }
 
+static td_status take(td_feed *f, const told *t, uint64_t clock, td_rows_batch *batch,
+                      td_feed_lease *out)
+{
+    f->next = owner_of(f, t->shard - 1); /* what is done is told before anything else is begun */
+    *out = (td_feed_lease){.owed = t->worker > 0, .clock = t->clock};
+    out->worker = (int)t->worker - 1;
+    f->held = t->shard;
+    f->held_owed = out->owed;
+    f->held_name = out->owed ? name_of(out->worker, t->clock) : name_of(f->config.worker, clock);
+    return fetch(f, t->shard - 1, t->bytes, batch);
+}
+
+/* A shard + 1 whose push is still owed under this worker's name; 0: none. */
+static uint64_t owed_here(td_feed *f)
+{
+    for (; f->owed < f->shards; f->owed++) {
+        uint8_t state = f->state[f->owed];
+        bool owed = state == OWED || state == REPAID;
+        if (owed && worker_of(f->name[f->owed]) == f->config.worker) return f->owed + 1;
+    }
+    return 0;
+}
+
+/* What this worker's predecessor owes goes before what it does itself: slices remember of a name
+ * only its newest push, and would leave out an older one. */
 td_status td_feed_next(td_feed *f, uint64_t epoch, uint64_t clock, td_rows_batch *batch,
                        td_feed_lease *out)
 {
     struct timespec moment = {.tv_nsec = 500000};
     if (epoch != f->epoch || f->epoch == UINT64_MAX) begin_epoch(f, epoch);
     *out = (td_feed_lease){0};
-    uint64_t left = 0;
-    for (int k = 0; k < f->config.server_count; k++) {
-        int server = (f->next + k) % f->config.server_count;
-        told t;
-        TD_TRY(ask_one(f, server, epoch, clock, &t));
-        left += t.left;
-        if (!t.shard) continue;
-        /* The same is asked next: what is done is told before anything else is begun. */
-        f->next = server;
-        *out = (td_feed_lease){.owed = t.worker > 0, .clock = t.clock};
-        out->worker = (int)t.worker - 1;
-        f->held = t.shard;
-        f->held_owed = out->owed;
-        f->held_name = out->owed ? name_of(out->worker, t.clock) : name_of(f->config.worker, clock);
-        return fetch(f, t.shard - 1, t.bytes, batch);
+    uint64_t left = 0, unfinished = 0, owed;
+    told t;
+    while (!left && (owed = owed_here(f)) != 0) {
+        TD_TRY(ask_one(f, owner_of(f, owed - 1), epoch, clock, owed, &t));
+        if (t.shard) return take(f, &t, clock, batch, out);
+        left = t.left;
+        if (!left) f->state[owed - 1] = DONE;
     }
+    for (int k = 0; k < f->config.server_count && !left; k++) {
+        int server = (f->next + k) % f->config.server_count;
+        TD_TRY(ask_one(f, server, epoch, clock, 0, &t));
+        if (t.shard) return take(f, &t, clock, batch, out);
+        unfinished += t.left;
+    }
+    left += unfinished;
     out->none = left == 0, out->wait = left > 0;
     if (out->wait) nanosleep(&moment, NULL);
     return TD_OK;
@@ -466,6 +510,7 @@ static td_status share(td_feed *f, const td_feed *old, td_comm *comm)
         f->state[k] = known[k] == is_done ? DONE : known[k] ? OWED : FREE;
         f->name[k] = known[k] == is_done ? 0 : known[k];
     }
+    f->owed = 0;
     td_free(known);
     return status;
 }

@@ -4,6 +4,7 @@
  * learns from them, and says that it is done when it asks for the next: so fast workers get more. A
  * dead worker's lease is dealt out again, and as its push may have reached some servers, it is made
  * again under the dead one's name and clock: whatever slice has it already leaves it out (store.h).
+ * Who takes the dead one's place begins behind that.
  * What a dead data server knew, the others know from the workers, and what a dead worker had learnt
  * from, its data servers; each group that follows another begins by telling all. So a shard is
  * learnt from once an epoch, which counts prove, unless a worker and a data server die at once:
