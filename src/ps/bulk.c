@@ -507,5 +507,8 @@ td_status td_bulk_move(td_bulk *b, td_comm *comm, const td_servers *servers, boo
     *lost = false;
     TD_TRY(td_comm_agree(comm, enter(b, comm)));
     if (joined) b->made = made;
-    return td_servers_move(comm, servers, &b->config.table, !joined, &b->place, &b->table, lost);
+    td_slices after;
+    TD_TRY(td_servers_move(comm, servers, &b->config.table, !joined, &b->place, &b->table, &after,
+                           lost));
+    return td_servers_settle(comm, &after, &b->place, b->table);
 }

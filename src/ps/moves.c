@@ -14,7 +14,6 @@ typedef struct move {
     td_comm *comm;
     const td_slices *before, *after;
     td_table *table;
-    int self; /* in the run */
     size_t row_bytes, item;
     int32_t to[TD_SLICES][2]; /* ranks of the group that get this rank's slice, -1: nobody */
     size_t *give, *take, *at; /* [size] bytes; at: where the next goes */
@@ -75,12 +74,6 @@ static td_status pack_row(void *arg, uint64_t key, td_table_mark mark, const flo
     return TD_OK;
 }
 
-static bool is_not_here(void *arg, uint64_t key)
-{
-    const move *m = arg;
-    return !td_slices_has(m->after, td_slice_of(m->after, key), m->self);
-}
-
 static size_t sum_of(const move *m, const size_t *bytes)
 {
     size_t sum = 0;
@@ -120,9 +113,7 @@ static td_status exchange(move *m)
         status = td_table_each_key(m->table, pack_row, m);
     TD_TRY(td_comm_agree(m->comm, status));
     TD_TRY(td_comm_alltoallv(m->comm, m->out, m->give, m->in, m->take));
-    TD_TRY(td_comm_agree(m->comm, m->table ? unpack(m) : TD_OK));
-    if (m->table) td_table_drop(m->table, is_not_here, m);
-    return TD_OK;
+    return td_comm_agree(m->comm, m->table ? unpack(m) : TD_OK);
 }
 
 td_status td_slices_move(td_comm *comm, const td_slices *before, const td_slices *after,
@@ -131,7 +122,6 @@ td_status td_slices_move(td_comm *comm, const td_slices *before, const td_slices
     size_t n = (size_t)td_comm_size(comm), floats = table ? td_table_row_floats(table) : 0,
            most = 0;
     move m = {.comm = comm, .before = before, .after = after, .table = table};
-    m.self = td_comm_rank_in_run(comm, td_comm_rank(comm));
     TD_TRY(td_comm_allreduce(comm, &floats, &most, 1, TD_I64, TD_MAX));
     m.row_bytes = most * sizeof(float);
     m.item = m.row_bytes + HEAD;
@@ -145,4 +135,21 @@ td_status td_slices_move(td_comm *comm, const td_slices *before, const td_slices
     }
     td_free(m.give), td_free(m.out), td_free(m.in);
     return status;
+}
+
+typedef struct holder {
+    const td_slices *slices;
+    int self; /* in the run */
+} holder;
+
+static bool is_not_here(void *arg, uint64_t key)
+{
+    const holder *h = arg;
+    return !td_slices_has(h->slices, td_slice_of(h->slices, key), h->self);
+}
+
+void td_slices_drop(const td_comm *comm, const td_slices *slices, td_table *table)
+{
+    holder h = {slices, td_comm_rank_in_run(comm, td_comm_rank(comm))};
+    if (table) td_table_drop(table, is_not_here, &h);
 }

@@ -11,10 +11,12 @@
 #include "tandem/comm.h"
 
 /* Collective. A slice comes from its primary of before, or from its backup where that is not in the
- * group. table: NULL where a rank has none. Rows that a server no longer has are taken out. A
- * failure of one rank is one of all; all have then still what they had. */
+ * group. table: NULL where a rank has none. Servers keep the rows that they are to have no longer,
+ * until td_slices_drop. A failure of one rank is one of all; all have then still what they had. */
 TD_MUST_CHECK td_status td_slices_move(td_comm *comm, const td_slices *before,
                                        const td_slices *after, td_table *table);
+/* Takes out what this rank does not have by that map. Local; table: NULL is fine. */
+void td_slices_drop(const td_comm *comm, const td_slices *slices, td_table *table);
 /* The rank of the group that gives a slice. */
 int td_slices_giver(const td_comm *comm, const td_slices *before, int slice);
 

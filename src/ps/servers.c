@@ -123,16 +123,18 @@ static bool serves(const int *server, int count, int32_t world)
 }
 
 td_status td_servers_move(td_comm *comm, const td_servers *servers, const td_table_config *config,
-                          bool knows, td_place *place, td_table **table, bool *lost)
+                          bool knows, td_place *place, td_table **table, td_slices *after,
+                          bool *lost)
 {
     int server[MOST_SERVERS], size = td_comm_size(comm), mine, first;
-    td_slices before = place->slices, after;
+    td_slices before = place->slices;
     TD_TRY(td_comm_agree(comm, check(comm, servers)));
     mine = knows ? td_comm_rank(comm) : size;
     TD_TRY(td_comm_allreduce(comm, &mine, &first, 1, TD_I32, TD_MIN));
     *lost = first == size;
     if (*lost) return td_fail(TD_ERR_PEER, "no rank that is left knows where a table is");
     TD_TRY(td_comm_broadcast(comm, &before, sizeof before, first));
+    place->slices = before;
     int count = in_run(comm, servers, server);
     td_slices kept = before;
     for (int k = 0; k < TD_SLICES; k++) { /* at ranks that are here, and are to serve no more */
@@ -141,27 +143,30 @@ td_status td_servers_move(td_comm *comm, const td_servers *servers, const td_tab
             !serves(server, count, before.backup[k]))
             kept.primary[k] = server[k * count / TD_SLICES], kept.backup[k] = -1;
     }
-    td_status status = td_slices_repair(&kept, server, count, servers->replicas, &after);
+    td_status status = td_slices_repair(&kept, server, count, servers->replicas, after);
     *lost = status != TD_OK; /* all alike */
     TD_TRY(status);
     if (!*table && is_server(comm, servers)) status = td_table_create(config, table);
     TD_TRY(td_comm_agree(comm, status));
-    TD_TRY(td_slices_move(comm, &before, &after, *table));
-    place->slices = after;
-    place_in(comm, place);
-    return TD_OK;
+    return td_slices_move(comm, &before, after, *table);
 }
 
 td_status td_servers_balance(td_comm *comm, const td_servers *servers, const double *load,
-                             td_place *place, td_table *table, int *out_moved)
+                             const td_place *place, td_table *table, td_slices *after,
+                             int *out_moved)
 {
     int server[MOST_SERVERS];
-    td_slices after;
     int count = in_run(comm, servers, server);
-    *out_moved = td_slices_balance(&place->slices, load, server, count, &after);
-    if (!*out_moved) return TD_OK;
-    TD_TRY(td_slices_move(comm, &place->slices, &after, table));
-    place->slices = after;
+    *out_moved = td_slices_balance(&place->slices, load, server, count, after);
+    return *out_moved ? td_slices_move(comm, &place->slices, after, table) : TD_OK;
+}
+
+td_status td_servers_settle(td_comm *comm, const td_slices *after, td_place *place, td_table *table)
+{
+    TD_TRY(td_comm_agree(comm, TD_OK)); /* all have the rows, and what goes with them */
+    place->slices = *after;
     place_in(comm, place);
+    TD_TRY(td_comm_agree(comm, TD_OK)); /* all have the map */
+    td_slices_drop(comm, after, table);
     return TD_OK;
 }

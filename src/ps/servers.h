@@ -37,19 +37,25 @@ TD_MUST_CHECK td_status td_servers_open(td_comm *comm, const td_servers *servers
                                         const td_table_config *config, td_place *place,
                                         td_table **out);
 
-/* The same slices in another group, or at other ranks of this one. Collective. The map becomes what
- * is left of it with `servers` (slices.h), rows move to where they now belong, and `table` (NULL:
- * this rank has none yet) is made at ranks that become servers. place: of this rank where `knows`,
- * else filled in by one that does. *lost: TD_ERR_PEER because some slice is at no rank that is
- * left. */
+/* The same slices in another group, or at other ranks of this one. Collective. *after is what is
+ * left of the map with `servers` (slices.h), rows are copied to where they then belong, and `table`
+ * (NULL: this rank has none yet) is made at ranks that become servers. place->slices is the map of
+ * before, that of one rank that `knows`. *lost: TD_ERR_PEER because some slice is at no rank that
+ * is left. To be followed by td_servers_settle. */
 TD_MUST_CHECK td_status td_servers_move(td_comm *comm, const td_servers *servers,
                                         const td_table_config *config, bool knows, td_place *place,
-                                        td_table **table, bool *lost);
+                                        td_table **table, td_slices *after, bool *lost);
 
 /* Moves primaries of hot slices (td_slices_balance); load: [TD_SLICES] the same at all ranks.
- * Collective; *out_moved slices have moved. */
+ * Collective; *out_moved slices have moved, and where there are any, settle follows. */
 TD_MUST_CHECK td_status td_servers_balance(td_comm *comm, const td_servers *servers,
-                                           const double *load, td_place *place, td_table *table,
-                                           int *out_moved);
+                                           const double *load, const td_place *place,
+                                           td_table *table, td_slices *after, int *out_moved);
+
+/* The map is `after` from now on, and rows that a rank does not have by it are taken out: when all
+ * know that all have that map. Whoever fails meanwhile, ranks that have either map can go on from
+ * it: until then rows are at the places of both. Collective. */
+TD_MUST_CHECK td_status td_servers_settle(td_comm *comm, const td_slices *after, td_place *place,
+                                          td_table *table);
 
 #endif

@@ -197,10 +197,11 @@ td_status td_sharded_finish(td_sharded *s)
 
 /* --- slices that move --- */
 
-/* Which pushes each slice has goes along with it. Collective; `before` is the map that it was. */
-static td_status carry_memory(td_sharded *s, td_comm *comm, const td_slices *before,
-                              const uint64_t *own)
+/* Which pushes each slice has goes along with it. Collective, ahead of td_servers_settle. */
+static td_status carry_memory(td_sharded *s, td_comm *comm, const td_slices *after)
 {
+    const td_slices *before = &s->place.slices;
+    const uint64_t *own = s->store.newest;
     size_t each = TD_SLICES * (size_t)s->config.worker_count;
     int self = td_comm_rank_in_run(comm, td_comm_rank(comm));
     uint64_t *all = td_calloc(each * (size_t)td_comm_size(comm), sizeof *all);
@@ -209,7 +210,7 @@ static td_status carry_memory(td_sharded *s, td_comm *comm, const td_slices *bef
     if (status == TD_OK) status = td_comm_allgather(comm, own, each * sizeof *own, all);
     size_t workers = (size_t)s->config.worker_count;
     for (int k = 0; k < TD_SLICES && status == TD_OK; k++) {
-        if (td_slices_has(before, k, self) || !td_slices_has(&s->place.slices, k, self)) continue;
+        if (td_slices_has(before, k, self) || !td_slices_has(after, k, self)) continue;
         size_t giver = (size_t)td_slices_giver(comm, before, k);
         memcpy(s->store.newest + (size_t)k * workers, all + giver * each + (size_t)k * workers,
                workers * sizeof *all);
@@ -222,12 +223,14 @@ td_status td_sharded_balance(td_sharded *s, td_sharded_balanced *out)
 {
     double load[TD_SLICES];
     td_sharded_balanced b = {0};
-    td_slices before = s->place.slices;
+    td_slices before = s->place.slices, after;
     TD_TRY(td_comm_allreduce(s->comm, s->store.load, load, TD_SLICES, TD_F64, TD_SUM));
     memset(s->store.load, 0, sizeof s->store.load);
     td_servers servers = {.rank = s->serving, .count = s->server_count, .replicas = s->replicas};
-    TD_TRY(td_servers_balance(s->comm, &servers, load, &s->place, s->store.table, &b.moved));
-    if (b.moved) TD_TRY(carry_memory(s, s->comm, &before, s->store.newest));
+    TD_TRY(
+        td_servers_balance(s->comm, &servers, load, &s->place, s->store.table, &after, &b.moved));
+    if (b.moved) TD_TRY(carry_memory(s, s->comm, &after));
+    if (b.moved) TD_TRY(td_servers_settle(s->comm, &after, &s->place, s->store.table));
     b.before = td_slices_hottest(&before, load);
     b.after = td_slices_hottest(&s->place.slices, load);
     *out = b;
@@ -261,7 +264,7 @@ td_status td_sharded_move(td_sharded *s, td_comm *comm, const td_servers *server
                           const int *worker, bool joined, bool *lost)
 {
     *lost = false;
-    td_slices before;
+    td_slices after;
     td_keyed_destroy(s->keyed);
     td_comm_close(s->meeting);
     s->keyed = NULL, s->meeting = NULL;
@@ -270,14 +273,10 @@ td_status td_sharded_move(td_sharded *s, td_comm *comm, const td_servers *server
     td_status status = take_places(s, comm, servers, worker);
     if (status == TD_OK && !s->store.newest) status = init_store(s, NULL);
     TD_TRY(td_comm_agree(comm, status));
-    /* All have the map of before. */
-    int mine = joined ? td_comm_size(comm) : td_comm_rank(comm), first;
-    TD_TRY(td_comm_allreduce(comm, &mine, &first, 1, TD_I32, TD_MIN));
-    before = s->place.slices;
-    if (first < td_comm_size(comm)) TD_TRY(td_comm_broadcast(comm, &before, sizeof before, first));
     TD_TRY(td_servers_move(comm, servers, &s->config.table, !joined, &s->place, &s->store.table,
-                           lost));
-    TD_TRY(carry_memory(s, comm, &before, s->store.newest));
+                           &after, lost));
+    TD_TRY(carry_memory(s, comm, &after));
+    TD_TRY(td_servers_settle(comm, &after, &s->place, s->store.table));
     TD_TRY(agree_on_clocks(s, joined));
     TD_TRY(open_channel(s, servers));
     return td_sharded_push_again(s);

@@ -2,8 +2,11 @@
  * and at most what was tried. */
 #include "ps/sums_test.h"
 
+#include "base/log.h"
 #include "base/rng.h"
 #include "tandem/recover.h"
+
+#include <pthread.h>
 
 enum { RANKS = 5, COUNTERS = 40, LONG = 300 };
 
@@ -14,11 +17,16 @@ typedef struct life {
     int servers; /* the first ranks; 0: all */
     int worker[RANKS], serving[RANKS];
     bool over;
+    long late_ns; /* it dies so long after it has come to a hand-over; 0: no */
+    pthread_t killer;
+    bool killed; /* the killer has begun */
 } life;
 
 typedef struct losses {
     int rank[2], step[2], servers;
     const char *clock;
+    int late;     /* of the run: it dies in the midst of the first hand-over, */
+    long late_ns; /* so long after its beginning; 0: none does */
     /* what ranks of the run had acknowledged, and had under way when they died */
     int acknowledged[RANKS + 2][COUNTERS], tried[RANKS + 2][COUNTERS];
 } losses;
@@ -57,6 +65,14 @@ static void workers_of(life *l)
         }
 }
 
+static void *kill_late(void *arg)
+{
+    life *l = arg;
+    nanosleep(&(struct timespec){.tv_nsec = l->late_ns}, NULL);
+    td_comm_die(l->comm);
+    return NULL;
+}
+
 static td_status to_next(life *l, bool joined)
 {
     td_comm *next;
@@ -67,6 +83,7 @@ static td_status to_next(life *l, bool joined)
     }
     td_servers servers = servers_of(l);
     workers_of(l);
+    if (l->late_ns && !l->killed) l->killed = !pthread_create(&l->killer, NULL, kill_late, l);
     return td_sharded_move(l->s, l->comm, &servers, l->worker, joined, &l->over);
 }
 
@@ -150,6 +167,7 @@ static td_status live(td_comm *c, void *arg)
     losses *x = arg;
     life l = {.world = c, .comm = c, .servers = x->servers};
     l.rank = td_comm_rank_in_run(c, td_comm_rank(c));
+    l.late_ns = l.rank == x->late ? x->late_ns : 0;
     td_sharded_config config = {.table = {.width = 1, .lr = 1}, .worker_count = RANKS};
     bool joined = td_comm_joined(c, td_comm_rank(c)), dead = false;
     TD_TRY(td_clock_parse(x->clock, &config.clock));
@@ -162,6 +180,8 @@ static td_status live(td_comm *c, void *arg)
             int w = td_sharded_worker(l.s);
             bool kept = w >= 0 && clock < LONG && status != TD_OK;
             status = to_next(&l, false);
+            dead = l.killed && !pthread_join(l.killer, NULL);
+            if (dead) status = td_fail(TD_ERR_PEER, "it is dead");
             if (status == TD_OK && kept && td_sharded_clock(l.s) > clock) { /* made again */
                 counted_keys(w, clock, keys);
                 for (int k = 0; k < 4; k++) x->acknowledged[l.rank][keys[k]]++;
@@ -200,8 +220,34 @@ static void nothing_acknowledged_is_lost(void **state)
         }
 }
 
+/* A second one dies at any moment of the hand-over from the first: rows and what is known of pushes
+ * are at the places of before or of behind it. */
+static void deaths_in_a_hand_over_lose_nothing(void **state)
+{
+    (void)state;
+    if (mpi_world) skip();
+    td_rng rng;
+    td_rng_init(&rng, 13, TD_RNG_TEST, 0, 0);
+    td_log_set_level(TD_LOG_QUIET);
+    int trials = getenv("TANDEM_TEST_SHORT") ? 20 : 120, both = 0;
+    for (int k = 0; k < trials; k++) {
+        losses x = {.rank = {2, -1}, .step = {3 + k % 30, 0}, .clock = k % 2 ? "asp" : "ssp:2"};
+        td_comm_config config = {.deadline_ms = 60000, .spares = k % 3 ? 2 : 0};
+        x.late = (3 + k % 4) % RANKS; /* not the first */
+        x.late_ns = 1 + (long)(td_rng_below(&rng, 3000000) >> td_rng_below(&rng, 6));
+        td_status status = td_comm_run_local(RANKS + config.spares, &config, live, &x);
+        /* Both may have had the two copies of a slice. */
+        both += status != TD_OK;
+        if (status != TD_OK && !strstr(td_last_error(), "part "))
+            fail_msg("trial %d: %s", k, td_last_error());
+    }
+    td_log_set_level(TD_LOG_WARN);
+    assert_true(both < trials);
+}
+
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(nothing_acknowledged_is_lost)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(nothing_acknowledged_is_lost),
+                                       cmocka_unit_test(deaths_in_a_hand_over_lose_nothing)};
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
 }
