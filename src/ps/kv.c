@@ -23,6 +23,7 @@ struct td_kv {
     char *rule, *folder, *meaning;
     char said[SAID]; /* all that must be alike at all ranks */
     bool finished;
+    bool empty; /* it has come into the run, and has nothing of it yet */
     td_sharded_function *functions;
     bool apart;               /* servers do not work */
     int workers, servers;     /* servers 0: all ranks are both */
@@ -318,16 +319,16 @@ td_status td_kv_import(td_kv *kv, const char *path)
 
 /* --- another group --- */
 
-/* Who has which part, as the lowest rank that has not joined knows it; joined: ours is made. */
-static td_status hear_parts(td_kv *kv, td_comm *comm, bool joined)
+/* Who has which part, as the lowest rank that is not empty knows it. */
+static td_status hear_parts(td_kv *kv, td_comm *comm, const uint8_t *empty)
 {
     int counts[2] = {kv->workers, kv->servers}, teller = 0;
-    while (teller < td_comm_size(comm) && td_comm_joined(comm, teller)) teller++;
+    while (teller < td_comm_size(comm) && empty[teller]) teller++;
     if (teller == td_comm_size(comm))
         return td_fail(TD_ERR_PEER, "no rank is left that has a part of the table");
     TD_TRY(compare(kv, comm, teller));
     TD_TRY(td_comm_broadcast(comm, counts, sizeof counts, teller));
-    td_status status = joined && !kv->worker ? take_room(kv, counts[0], counts[1]) : TD_OK;
+    td_status status = kv->empty && !kv->worker ? take_room(kv, counts[0], counts[1]) : TD_OK;
     TD_TRY(td_comm_agree(comm, status));
     size_t parts = (size_t)(kv->workers + kv->servers);
     return td_comm_broadcast(comm, kv->worker, parts * sizeof *kv->worker, teller);
@@ -350,7 +351,7 @@ static int *missing_part(td_kv *kv)
     return NULL;
 }
 
-static void fill_parts(td_kv *kv, td_comm *comm)
+static void fill_parts(td_kv *kv, td_comm *comm, const uint8_t *empty)
 {
     for (int k = 0; k < kv->workers + kv->servers; k++)
         if (!is_here(comm, kv->worker[k])) kv->worker[k] = -1;
@@ -358,16 +359,27 @@ static void fill_parts(td_kv *kv, td_comm *comm)
         int self = td_comm_rank_in_run(comm, r), *part = NULL;
         bool has = false;
         for (int k = 0; k < kv->workers + kv->servers; k++) has = has || kv->worker[k] == self;
-        if (!has && td_comm_joined(comm, r)) part = missing_part(kv);
+        if (!has && empty[r]) part = missing_part(kv);
         if (part) *part = self;
     }
 }
 
-static td_status go_on(td_kv *kv, td_comm *comm, bool joined)
+static td_status take_up_parts(td_kv *kv, td_comm *comm)
+{
+    uint8_t own = kv->empty, *empty = td_calloc((size_t)td_comm_size(comm), 1);
+    td_status status = empty ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a table's ranks");
+    status = td_comm_agree(comm, status);
+    if (status == TD_OK) status = td_comm_allgather(comm, &own, 1, empty);
+    if (status == TD_OK) status = hear_parts(kv, comm, empty);
+    if (status == TD_OK) fill_parts(kv, comm, empty);
+    td_free(empty);
+    return status;
+}
+
+static td_status go_on(td_kv *kv, td_comm *comm)
 {
     bool lost = false;
-    TD_TRY(hear_parts(kv, comm, joined));
-    fill_parts(kv, comm);
+    TD_TRY(take_up_parts(kv, comm));
     int serving = find_parts(kv, comm);
     td_servers servers = servers_of(kv, serving);
     if (kv->apart && serving == 0)
@@ -379,24 +391,29 @@ static td_status go_on(td_kv *kv, td_comm *comm, bool joined)
         status = td_sharded_join(&c, &kv->sharded);
     }
     TD_TRY(td_comm_agree(comm, status));
-    return td_sharded_move(kv->sharded, comm, &servers, kv->worker_at, joined, &lost);
+    TD_TRY(td_sharded_move(kv->sharded, comm, &servers, kv->worker_at, kv->empty, &lost));
+    kv->empty = false;
+    return TD_OK;
 }
 
 td_status td_kv_move(td_kv *kv, td_comm *comm)
 {
     TD_TRY(td_comm_agree(comm, TD_OK)); /* with who has joined */
-    return go_on(kv, comm, false);
+    return go_on(kv, comm);
 }
 
 td_status td_kv_join(td_comm *comm, const td_kv_config *config, td_kv **out)
 {
     td_kv *kv = NULL;
-    td_status status = td_comm_agree(comm, create(config, &kv));
-    if (status == TD_OK) status = go_on(kv, comm, true);
-    if (status != TD_OK) {
+    td_status made = create(config, &kv), status;
+    *out = NULL;
+    if (kv) kv->empty = true;
+    status = td_comm_agree(comm, made);
+    if (status == TD_OK) status = go_on(kv, comm);
+    bool lost = status == TD_ERR_PEER || status == TD_ERR_TIMEOUT;
+    if (status == TD_OK || (lost && made == TD_OK))
+        *out = kv;
+    else
         td_kv_destroy(kv);
-        return status;
-    }
-    *out = kv;
-    return TD_OK;
+    return status;
 }

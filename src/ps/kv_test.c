@@ -7,8 +7,10 @@
 
 #include "base/fs.h"
 #include "base/log.h"
+#include "base/rng.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -215,14 +217,45 @@ static void mistakes_are_told_at_all_ranks(void **state)
 
 enum { RANKS = 4 };
 
-static td_status until_done(td_comm **c, td_comm *first, td_kv *kv, int dies)
+typedef struct plan {
+    int servers, dies;
+    bool strange; /* the spare describes another table */
+    int late;     /* it dies in the hand-over from the first death, so long after its beginning */
+    long late_ns; /* 0: none does */
+} plan;
+
+typedef struct killing {
+    td_comm *comm;
+    long ns;
+} killing;
+
+static void *kill_late(void *arg)
+{
+    killing *k = arg;
+    nanosleep(&(struct timespec){.tv_nsec = k->ns}, NULL);
+    td_comm_die(k->comm);
+    return NULL;
+}
+
+static td_status move(td_kv *kv, td_comm *next, const plan *p)
+{
+    killing k = {next, p->late_ns};
+    pthread_t killer;
+    if (!p->late_ns || td_comm_rank_in_run(next, td_comm_rank(next)) != p->late)
+        return td_kv_move(kv, next);
+    if (pthread_create(&killer, NULL, kill_late, &k)) return TD_ERR_NOMEM;
+    td_status status = td_kv_move(kv, next);
+    pthread_join(killer, NULL);
+    return status == TD_OK ? td_fail(TD_ERR_PEER, "it is dead") : status;
+}
+
+static td_status until_done(td_comm **c, td_comm *first, td_kv *kv, const plan *p, td_status status)
 {
     uint64_t keys[4];
     float gradients[4 * WIDTH], rows[4 * WIDTH];
-    for (;;) {
-        td_status status = TD_OK;
+    for (;; status = TD_OK) {
         while (status == TD_OK && td_kv_worker(kv) >= 0 && td_kv_clock(kv) < STEPS) {
-            if (td_comm_rank_in_run(*c, td_comm_rank(*c)) == dies && td_kv_clock(kv) == 10) {
+            if (td_comm_rank_in_run(*c, td_comm_rank(*c)) == p->dies && td_kv_clock(kv) == 10) {
                 td_comm_die(*c);
                 return TD_ERR_PEER;
             }
@@ -235,17 +268,21 @@ static td_status until_done(td_comm **c, td_comm *first, td_kv *kv, int dies)
         if (status != TD_ERR_PEER && status != TD_ERR_TIMEOUT) return status;
         td_comm *next;
         TD_TRY(td_comm_recover(*c, NULL, &next, NULL));
-        status = td_kv_move(kv, next);
+        status = move(kv, next, p);
         if (*c != first) td_comm_close(*c);
         *c = next;
+        bool dead = p->late_ns && td_comm_rank_in_run(next, td_comm_rank(next)) == p->late;
+        if (dead || (status != TD_OK && strstr(td_last_error(), "part "))) return status;
+        while (status == TD_ERR_PEER || status == TD_ERR_TIMEOUT) {
+            TD_TRY(td_comm_recover(*c, NULL, &next, NULL));
+            status = td_kv_move(kv, next);
+            if (*c != first) td_comm_close(*c);
+            *c = next;
+            if (status != TD_OK && strstr(td_last_error(), "part ")) return status;
+        }
         TD_TRY(status);
     }
 }
-
-typedef struct plan {
-    int servers, dies;
-    bool strange; /* the spare describes another table */
-} plan;
 
 #define CHECK_JOIN(is)                                                                             \
     if (!(is)) return td_fail(TD_ERR_INTERNAL, "a strange spare: %s", td_last_error())
@@ -254,7 +291,7 @@ static td_status live(td_comm *first, void *arg)
 {
     const plan *p = arg;
     td_comm *c = first;
-    td_kv *kv;
+    td_kv *kv = NULL;
     seen s = {0};
     td_kv_config config = {.width = WIDTH,
                            .lr = 1,
@@ -267,9 +304,12 @@ static td_status live(td_comm *first, void *arg)
         CHECK_JOIN(td_kv_join(first, &config, &kv) == TD_ERR_ARG);
         return TD_OK;
     }
-    TD_TRY(joined ? td_kv_join(first, &config, &kv) : td_kv_open(first, &config, &kv));
-    td_status status = until_done(&c, first, kv, p->dies);
-    bool dead = td_comm_rank_in_run(first, td_comm_rank(first)) == p->dies;
+    td_status status = joined ? td_kv_join(first, &config, &kv) : td_kv_open(first, &config, &kv);
+    if (status != TD_OK && !kv) return status;
+    if (status == TD_OK || !strstr(td_last_error(), "part "))
+        status = until_done(&c, first, kv, p, status);
+    int self = td_comm_rank_in_run(first, td_comm_rank(first));
+    bool dead = self == p->dies || (p->late_ns && self == p->late);
     if (status == TD_OK && !dead) {
         s.c = c;
         want_steps(&s, RANKS - p->servers);
@@ -300,12 +340,35 @@ static void a_death_costs_no_push(void **state)
     td_log_set_level(TD_LOG_WARN);
 }
 
+/* A second death while the first one's parts are handed over, and a spare joins. */
+static void a_death_in_a_hand_over_costs_none(void **state)
+{
+    (void)state;
+    if (mpi_world) skip();
+    td_comm_config config = {.spares = 2, .deadline_ms = 60000};
+    td_rng rng;
+    td_rng_init(&rng, 14, TD_RNG_TEST, 0, 0);
+    td_log_set_level(TD_LOG_QUIET);
+    int trials = getenv("TANDEM_TEST_SHORT") ? 10 : 60, both = 0;
+    for (int k = 0; k < trials; k++) {
+        plan p = {.servers = k % 2 ? 0 : 2, .dies = 0, .late = 1 + k % 3};
+        p.late_ns = 1 + (long)(td_rng_below(&rng, 2000000) >> td_rng_below(&rng, 6));
+        td_status status = td_comm_run_local(RANKS + 2, &config, live, &p);
+        both += status != TD_OK; /* they may have had the two copies of a slice */
+        if (status != TD_OK && !strstr(td_last_error(), "part "))
+            fail_msg("trial %d: %s", k, td_last_error());
+    }
+    td_log_set_level(TD_LOG_WARN);
+    assert_true(both < trials);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_those_of_one_table),
         cmocka_unit_test(mistakes_are_told_at_all_ranks),
         cmocka_unit_test(a_death_costs_no_push),
+        cmocka_unit_test(a_death_in_a_hand_over_costs_none),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
 }
