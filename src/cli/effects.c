@@ -104,9 +104,21 @@ static bool together(const td_job *j)
     return !tables(j);
 }
 
+static bool net_of_its_own(const td_job *j)
+{
+    return dlrm(j) && !easgd(j);
+}
+
+static bool net_paced(const td_job *j)
+{
+    return dlrm(j) && ps_paced(j);
+}
+
 static bool rule_of(const td_job *j, const char *const *in_nets, const char *const *in_tables)
 {
-    return easgd(j) ? false : one_of(j->rule, tables(j) ? in_tables : in_nets);
+    const char *const *names = tables(j) ? in_tables : in_nets;
+    if (easgd(j)) return false;
+    return one_of(j->rule, names) || (dlrm(j) && j->net_rule && one_of(j->net_rule, names));
 }
 
 static bool momentum(const td_job *j)
@@ -136,7 +148,8 @@ static bool epsilon(const td_job *j)
 
 static bool ftrl(const td_job *j)
 {
-    return !easgd(j) && !strcmp(j->rule, "ftrl");
+    static const char *const names[] = {"ftrl", NULL};
+    return rule_of(j, names, names);
 }
 
 static bool any_rule(const td_job *j)
@@ -185,6 +198,9 @@ static const effect effects[] = {
     {"crop", together, TOGETHER},
     {"shard-optimizer", together, TOGETHER},
     {"optimizer", any_rule, "strategies other than easgd, which moves by plain sgd"},
+    {"net-optimizer", net_of_its_own, "--model dlrm, but not easgd"},
+    {"net-lr", net_of_its_own, "--model dlrm, but not easgd"},
+    {"net-clock", net_paced, "--model dlrm with --strategy ps at a --clock other than bsp"},
     {"momentum", momentum, "--optimizer sgd, or networks' nesterov and rmsprop"},
     {"beta1", beta1, "--optimizer adam or adamw"},
     {"beta2", beta2, "--optimizer adam, adamw or rmsprop"},

@@ -56,6 +56,8 @@ typedef struct td_job {
     int strategy; /* a td_job_strategy */
     int servers, replicas, data_servers;
     char *clock;
+    char *net_rule, *net_clock; /* of a network beside rows under keys; NULL: as theirs */
+    double net_lr;              /* 0: theirs */
     bool staleness_rate;
     double compensation;
     int push_every, fetch_every; /* steps; of downpour, and easgd */

@@ -459,6 +459,27 @@ static void close_loop(loop *l)
     td_comm_close(l->made);
 }
 
+/* In step both tables are; and one that skips late workers' steps would leave the other behind. */
+static td_status choose_net_clock(loop *l)
+{
+    const char *text = l->job->net_clock;
+    td_clock *net = &l->net_clock;
+    *net = l->clock;
+    if (!text || !*text || l->mode != TD_ROWS_PACED) return TD_OK;
+    if (td_clock_parse(text, net) != TD_OK)
+        return td_fail(TD_ERR_ARG,
+                       "--net-clock %s is no clock; there are asp, ssp:BOUND and "
+                       "groups:GROUPS:INSIDE:BETWEEN",
+                       text);
+    if (td_clock_is_exact(net) || net->kind == TD_CLOCK_BACKUP || l->clock.kind == TD_CLOCK_BACKUP)
+        return td_fail(TD_ERR_ARG,
+                       "--net-clock %s beside --clock %s: two tables may differ among asp, ssp:1 "
+                       "and "
+                       "up, and groups",
+                       text, l->job->clock);
+    return TD_OK;
+}
+
 td_status td_train_rows(td_comm *comm, const td_job *job, const td_train_data *data,
                         const td_rows_task *task, const volatile int *stop)
 {
@@ -482,6 +503,7 @@ td_status td_train_rows(td_comm *comm, const td_job *job, const td_train_data *d
                  : TD_ROWS_EXACT;
     l.exact = l.mode == TD_ROWS_EXACT;
     if (l.mode == TD_ROWS_PACED && td_clock_is_exact(&l.clock)) l.clock.kind = TD_CLOCK_ASP;
+    if (status == TD_OK) status = choose_net_clock(&l);
     l.slow = td_slow_read(td_comm_rank(comm), job->leaves / td_comm_size(comm));
     if (status == TD_OK) status = live(&l);
     char sentence[SENTENCE];

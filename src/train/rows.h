@@ -38,6 +38,7 @@ TD_MUST_CHECK td_status td_train_rows(td_comm *comm, const td_job *job, const td
 
 /* The update rule of a job's tables, by its name there. */
 const char *td_rows_rule(const td_job *job);
+const char *td_rows_net_rule(const td_job *job); /* of the dense ones beside them */
 
 /* Where rows come from when a model is scored. `rows` may be collective. */
 typedef struct td_rows_source {

@@ -29,10 +29,20 @@ td_status td_rows_choose_schedule(loop *l)
     return td_schedule_check(&l->schedule);
 }
 
-const char *td_rows_rule(const td_job *job)
+static const char *rule_named(const td_job *job, const char *name)
 {
     if (job->strategy == TD_STRATEGY_EASGD) return "sgd"; /* of the centre */
-    return !strcmp(job->rule, "sgd") && job->momentum > 0 ? "momentum" : job->rule;
+    return !strcmp(name, "sgd") && job->momentum > 0 ? "momentum" : name;
+}
+
+const char *td_rows_rule(const td_job *job)
+{
+    return rule_named(job, job->rule);
+}
+
+const char *td_rows_net_rule(const td_job *job)
+{
+    return rule_named(job, job->net_rule && *job->net_rule ? job->net_rule : job->rule);
 }
 
 /* The rate is the schedule's, by td_table_step.rate_factor. */
@@ -101,11 +111,12 @@ static td_status check_options(const loop *l, int size)
     if (job->accumulate > 1)
         return td_fail(TD_ERR_ARG, "--accumulate is not for parameters in tables; give a larger "
                                    "--batch");
-    if (!has_rule(td_rows_rule(job)))
+    bool has = has_rule(td_rows_rule(job));
+    if (!has || !has_rule(td_rows_net_rule(job)))
         return td_fail(TD_ERR_ARG,
-                       "--optimizer %s is for networks whose parameters are not in tables; these "
+                       "--%soptimizer %s is for networks whose parameters are not in tables; these "
                        "have sgd (with --momentum or without), adagrad, adam and ftrl",
-                       job->rule);
+                       has ? "net-" : "", has ? job->net_rule : job->rule);
     if (l->mode == TD_ROWS_SHARED && l->task->oracle.width && (job->bits < 1 || job->bits > 30))
         return td_fail(TD_ERR_ARG, "--strategy hogwild keeps 2^bits rows: give --bits 1 to 30");
     if (l->mode == TD_ROWS_SHARED && (job->replicas || job->table_memory))
@@ -165,6 +176,8 @@ td_status td_rows_open_all(loop *l, bool joined)
     int feeders = l->mode == TD_ROWS_EXACT ? 0 : job->data_servers, servers = beyond - feeders;
     td_rows_tables_config config = {.job = job,
                                     .clock = l->clock,
+                                    .net_clock = l->net_clock,
+                                    .net_rule = td_rows_net_rule(job),
                                     .mode = l->mode,
                                     .keyed = keyed_config(l),
                                     .params = l->task->oracle.params,
@@ -175,6 +188,7 @@ td_status td_rows_open_all(loop *l, bool joined)
     td_status status = td_pool_create(job->threads, &l->pool);
     if (!joined && status == TD_OK) status = check_options(l, size);
     if (!joined && status == TD_OK && !l->exact) status = td_clock_check(&l->clock, l->workers);
+    if (!joined && status == TD_OK && !l->exact) status = td_clock_check(&l->net_clock, l->workers);
     if (!joined) status = td_comm_agree(l->comm, status);
     TD_TRY(status);
     TD_TRY(td_rows_tables_open(l->comm, &config, joined, &l->tables));

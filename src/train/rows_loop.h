@@ -36,7 +36,7 @@ typedef struct td_rows_loop {
     const char *mishaps;
     bool first; /* rank 0 of the group */
     int workers;
-    td_clock clock;
+    td_clock clock, net_clock;
     td_rows_mode mode;
     bool exact; /* mode is TD_ROWS_EXACT */
     td_optim_config schedule;

@@ -125,6 +125,8 @@ static td_table_config dense_config(const td_rows_tables_config *c)
 {
     td_table_config t = c->keyed;
     t.width = dense_width(c->params);
+    t.rule = c->net_rule;
+    if (c->job->net_lr > 0) t.lr = (float)(c->job->net_lr / c->job->lr);
     t.init = TD_TABLE_ZERO;
     t.number = TD_ROWS_DENSE;
     t.admit = 0;
@@ -165,7 +167,7 @@ static td_status open_paced(td_rows_tables *t, int which, bool joined)
                            .servers = servers_of(t, which),
                            .worker = t->roles.worker,
                            .worker_count = t->roles.workers,
-                           .clock = t->clock,
+                           .clock = t->clock[which],
                            .by_staleness = t->by_staleness,
                            .evict_after = which == TD_ROWS_KEYED ? t->evict_after : 0,
                            .compensation = t->compensation};
@@ -213,7 +215,7 @@ td_status td_rows_tables_open(td_comm *comm, const td_rows_tables_config *c, boo
     *t = (td_rows_tables){.comm = comm,
                           .mode = c->mode,
                           .bits = c->job->bits,
-                          .clock = c->clock,
+                          .clock = {c->clock, c->net_clock},
                           .leaves = c->job->leaves,
                           .replicas = c->job->replicas,
                           .by_staleness = c->job->staleness_rate,

@@ -45,7 +45,7 @@ typedef struct td_rows_tables {
     td_comm *comm, *meeting; /* meeting: its own group, without deadline; shared */
     td_roles roles;
     td_rows_mode mode;
-    td_clock clock;
+    td_clock clock[TD_ROWS_TABLES];
     bool has[TD_ROWS_TABLES];
     size_t dense_rows, params; /* dense parameters: rows of the table, floats */
     td_table_config config[TD_ROWS_TABLES];
@@ -66,7 +66,8 @@ typedef struct td_rows_tables {
 
 typedef struct td_rows_tables_config {
     const td_job *job;
-    td_clock clock;
+    td_clock clock, net_clock; /* net: of the dense ones */
+    const char *net_rule;      /* as keyed.rule */
     td_rows_mode mode;
     td_table_config keyed; /* width 0: none */
     size_t params;         /* dense ones */

@@ -42,6 +42,11 @@ class Mistakes(unittest.TestCase):
                  ps(1, servers=1000)),
                 ("a memory limit of 1000 bytes is too small for rows of", ps(2, "--table-memory", "1000"))):
             self.says(text, *job(*words))
+        ssp = ["--strategy", "ps", "--clock", "ssp:2"]
+        self.says("--net-clock backup:1 beside --clock ssp:2: two tables may differ among",
+                  *job(*ssp, "--net-clock", "backup:1", model="dlrm"))
+        self.says("--net-clock often is no clock; there are asp", *job(*ssp, "--net-clock", "often", model="dlrm"))
+        self.says("--net-optimizer adamw is for networks", *job("--net-optimizer", "adamw", model="dlrm"))
         self.says("no update rule is called \"ftrl\"", *job("--optimizer", "ftrl", model="mlp", data=DATA))
         if MPIEXEC:
             done = tandem(*job(*ps(1, servers=2)), expect=2, prefix=ranks(2))
@@ -59,6 +64,8 @@ class Mistakes(unittest.TestCase):
                 (["--elastic", "0.5"], "fm", ["--strategy", "downpour"]), (["--table-memory", "1g"], "mlp", ssp),
                 (["--admit", "2"], "mlp", []), (["--evict-after", "2"], "mlp", ssp), (["--bits", "9"], "mlp", []),
                 (["--hash-seed", "9"], "mlp", ssp), (["--factors", "9"], "linear", []), (["--top", "4-1"], "fm", []),
+                (["--net-lr", "0.1"], "fm", []), (["--net-clock", "asp"], "dlrm", ["--strategy", "ps"]),
+                (["--net-optimizer", "adam"], "dlrm", ["--strategy", "easgd"]),
                 (["--bottom", "4-1"], "mlp", []), (["--balance"], "fm", []), (["--flip"], "mlp", ssp),
                 (["--shard-optimizer"], "fm", []), (["--optimizer", "adam"], "fm", ["--strategy", "easgd"]),
                 (["--momentum", "0.9"], "mlp", ["--optimizer", "adam"]), (["--beta1", "0.8"], "mlp", []),

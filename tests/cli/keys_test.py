@@ -46,6 +46,26 @@ class Bits(unittest.TestCase):
                 want = train(*rule, model=model)
                 self.same(want, *ps(3, "--replicas", "1", servers=2), *rule, model=model)
 
+    def test_a_network_with_a_rule_of_its_own(self):
+        own = ["--optimizer", "adagrad", "--net-optimizer", "adam", "--net-lr", "0.003", "--beta2", "0.99"]
+        self.same(train("--optimizer", "adagrad", model="dlrm"), "--optimizer", "adagrad", "--net-optimizer", "adagrad",
+                  "--net-lr", "0.1", model="dlrm")
+        self.same(train(*own, model="dlrm"), *own, *ps(2, servers=1), model="dlrm")
+        # In the first step gradients are the same, and rows move by their own rule.
+        first, other = (rows_of(os.path.join(train(*words, "--steps", "1", model="dlrm"), "model"))
+                        for words in (["--optimizer", "adagrad"], own))
+        self.assertEqual(first.keys(), other.keys())
+        differ = {tensor for tensor, key in first if first[tensor, key] != other[tensor, key]}
+        self.assertTrue(differ and differ < {tensor for tensor, _ in first}, differ)
+        self.assertFalse(any(tensor in differ for tensor, key in first if key > 1 << 20), differ)
+        # Clocks that lag by different numbers of steps are one to a worker alone.
+        want = weights(train(*ps(1, servers=1, clock="asp"), *own, model="dlrm"))
+        for clock, net in (("asp", "ssp:2"), ("ssp:3", "asp"), ("ssp:1", "groups:1:1:2")):
+            got = train(*ps(1, servers=1, clock=clock), "--net-clock", net, *own, model="dlrm")
+            self.assertEqual(weights(got), want, (clock, net))
+        run = train(*ps(3, servers=2, clock="ssp:1"), "--net-clock", "asp", *own, model="dlrm")
+        self.assertEqual(metrics(run)[-1]["pushes"] > 0, True)
+
     @unittest.skipUnless(MPIEXEC, "no mpiexec")
     def test_processes(self):
         for model in SOME:
