@@ -2,6 +2,7 @@
 #ifndef TD_CLI_CLI_H
 #define TD_CLI_CLI_H
 
+#include "models/net/net_model.h"
 #include "tandem/comm.h"
 #include "tandem/data.h"
 #include "train/job.h"
@@ -54,6 +55,17 @@ TD_MUST_CHECK td_status td_cli_run(int workers, const td_comm_config *config, td
 void td_cli_tell_here(td_comm *comm, td_status status);
 /* This process's number among those that mpiexec started; 0 without it. */
 int td_cli_rank(void);
+
+/* Whether the job has ranks that data servers read for (under MPI), and whether this process is
+ * one: it opens no training data. */
+bool td_cli_has_fed(const td_job *job);
+bool td_cli_is_fed(const td_job *job);
+/* Collective, in such a job: fed ranks hear from a data server what the data are, and which model.
+ */
+TD_MUST_CHECK td_status td_cli_hear_data(td_comm *comm, const td_job *job, bool fed,
+                                         td_dataset **train, td_net_model *model);
+/* Collective: TD_ERR_DATA where some ranks find test files and others do not. */
+TD_MUST_CHECK td_status td_cli_agree_on_test(td_comm *comm, const char *path);
 
 /* Whether `path` is a folder with test files. */
 bool td_cli_has_test(const char *path);

@@ -21,6 +21,7 @@ typedef struct session {
     td_net_model model;
     td_run_folder folder;
     bool leads; /* this process is rank 0, or has become it; all of them where ranks are threads */
+    bool fed;   /* data servers read for it */
 } session;
 
 static volatile int stop_signal; /* written by the handler alone */
@@ -95,6 +96,24 @@ static td_status check_held(const td_job *job)
                    job->patience ? "--patience" : "--keep best");
 }
 
+static td_status open_test(session *s)
+{
+    td_data_config config;
+    if (!td_cli_has_test(s->job.data)) return check_held(&s->job);
+    TD_TRY(td_cli_data_config(&s->job, TD_SPLIT_TEST, s->whole, &config));
+    s->held_name = "test";
+    return td_dataset_open(&config, &s->held);
+}
+
+/* Where data servers read: the data that they have. Collective. */
+static td_status hear_data(session *s, td_comm *comm)
+{
+    TD_TRY(td_cli_agree_on_test(comm, s->job.data));
+    TD_TRY(td_cli_hear_data(comm, &s->job, s->fed, &s->whole, &s->model));
+    s->train = s->whole;
+    return td_comm_agree(comm, s->fed ? open_test(s) : TD_OK);
+}
+
 static td_status open_data(session *s)
 {
     td_data_config config;
@@ -107,10 +126,7 @@ static td_status open_data(session *s)
         s->held_name = "held-out";
         return td_dataset_split(s->whole, s->job.holdout, s->job.seed, &s->train, &s->held);
     }
-    if (!td_cli_has_test(s->job.data)) return check_held(&s->job);
-    TD_TRY(td_cli_data_config(&s->job, TD_SPLIT_TEST, s->whole, &config));
-    s->held_name = "test";
-    return td_dataset_open(&config, &s->held);
+    return open_test(s);
 }
 
 static void close_session(session *s)
@@ -128,6 +144,8 @@ static td_status open_session(session *s, int argc, char **argv)
     TD_TRY(td_cli_read_train(argc, argv, &s->job));
     s->leads = td_cli_rank() == 0;
     if (s->leads) TD_TRY(td_run_folder_check(&s->folder));
+    s->fed = td_cli_is_fed(&s->job);
+    if (s->fed) return TD_OK; /* it hears of them */
     TD_TRY(open_data(s));
     return td_net_model_create(&s->job, s->train, &s->model);
 }
@@ -183,14 +201,16 @@ static td_status run_rank(td_comm *comm, void *arg)
 {
     session *s = arg;
     td_train_hooks hooks = {s, begin, kept, take_over};
+    bool joined = td_comm_joined(comm, td_comm_rank(comm));
+    td_status status = joined ? TD_OK : check_workers(s, td_comm_size(comm));
+    if (status == TD_OK && !joined && td_cli_has_fed(&s->job)) status = hear_data(s, comm);
     td_train_data data = {.train = s->train,
                           .held = s->held,
                           .held_name = s->held_name,
                           .normalise = &s->model.normalise,
                           .hooks = &hooks};
-    bool joined = td_comm_joined(comm, td_comm_rank(comm));
-    td_status status = joined ? TD_OK : check_workers(s, td_comm_size(comm));
-    if (status == TD_OK && td_comm_rank(comm) == 0 && !joined && !s->job.resume)
+    int reader = td_cli_has_fed(&s->job) ? td_comm_size(comm) - s->job.data_servers : 0;
+    if (status == TD_OK && td_comm_rank(comm) == reader && !joined && !s->job.resume)
         td_cli_warn_of_labels(&s->job, s->train);
     if (status == TD_OK) status = td_net_model_train(comm, &s->job, &data, &s->model, &stop_signal);
     /* mpiexec ends a job with its first process; threads end together. */

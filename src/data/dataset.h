@@ -35,6 +35,7 @@ struct td_dataset {
     int index_base;            /* libsvm, libffm: 0 or 1, as decided; -1 otherwise */
     const td_dataset *base;    /* of a view */
     const uint64_t *rows;      /* [samples] of a view: indices in base */
+    uint64_t elsewhere;        /* its fingerprint, where its samples are not here; 0: they are */
     td_mapping cache;
     td_block *blocks;
 };

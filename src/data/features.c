@@ -207,7 +207,7 @@ size_t td_features_room(const td_features *f, const td_dataset *data, uint64_t i
 size_t td_features_most_of(const td_features *f, const td_dataset *data)
 {
     size_t most = f->columns ? td_features_room(f, data, 0) : f->bias;
-    for (uint64_t i = 0; !f->columns && i < data->info.samples; i++) {
+    for (uint64_t i = 0; !f->columns && !data->elsewhere && i < data->info.samples; i++) {
         size_t room = td_features_room(f, data, i);
         if (room > most) most = room;
     }

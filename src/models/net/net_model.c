@@ -321,6 +321,19 @@ static td_status read_manifest(const char *folder, json_t *state, td_net_model *
     return make_net(m, arch);
 }
 
+td_status td_net_model_begin(json_t *manifest, const char *name, const td_dataset *data,
+                             td_net_model *out)
+{
+    td_net_model m = {0};
+    td_status status = read_manifest(name, manifest, &m);
+    if (status == TD_OK && m.sparse) status = td_sparse_part_plan(&m, data);
+    if (status == TD_OK)
+        *out = m;
+    else
+        td_net_model_close(&m);
+    return status;
+}
+
 td_status td_net_model_open(const char *run, td_net_model *out)
 {
     char folder[TD_PATH_MAX];

@@ -32,6 +32,10 @@ bool td_net_model_is_sparse(const char *name);
 /* A new model for a data set. */
 TD_MUST_CHECK td_status td_net_model_create(const td_job *job, const td_dataset *data,
                                             td_net_model *out);
+/* From another's manifest, without parameters, for a run that begins; data: as that one was made
+ * for, but it may lie elsewhere. `name` is for messages. */
+TD_MUST_CHECK td_status td_net_model_begin(json_t *manifest, const char *name,
+                                           const td_dataset *data, td_net_model *out);
 /* From RUN/model. */
 TD_MUST_CHECK td_status td_net_model_open(const char *run, td_net_model *out);
 void td_net_model_close(td_net_model *model); /* a zeroed one is fine */

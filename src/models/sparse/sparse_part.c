@@ -76,6 +76,11 @@ static td_status plan_features(const td_sparse_part *p, const td_net_model *m,
     return td_features_create(data, &config, out);
 }
 
+td_status td_sparse_part_plan(td_net_model *m, const td_dataset *data)
+{
+    return plan_features(m->sparse, m, data, &m->sparse->features);
+}
+
 td_status td_sparse_part_create(const td_job *job, const td_dataset *data, td_net_model *m)
 {
     td_sparse_part *p = td_calloc(1, sizeof *p);

@@ -33,6 +33,8 @@ void td_sparse_part_destroy(td_sparse_part *part); /* NULL is fine */
 json_t *td_sparse_part_json(const td_sparse_part *part);
 TD_MUST_CHECK td_status td_sparse_part_from_json(const char *folder, json_t *json,
                                                  td_net_model *model);
+/* Features of a model that is to be trained. */
+TD_MUST_CHECK td_status td_sparse_part_plan(td_net_model *model, const td_dataset *data);
 /* An opened model's rows and dense parameters. */
 TD_MUST_CHECK td_status td_sparse_part_read(td_net_model *model, const td_bundle *bundle);
 
