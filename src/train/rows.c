@@ -173,6 +173,7 @@ static td_status begin_checkpoint(loop *l)
 {
     char path[TD_PATH_MAX];
     TD_TRY(end_checkpoint(l));
+    l->checkpointed_at = td_clock_ns();
     TD_TRY(td_checkpoint_path(l->job, l->state.step, path));
     json_t *state = l->first ? td_checkpoint_state(l->job, &l->as_task, &l->state) : NULL;
     td_rows_bundle b = {.folder = path,
@@ -239,16 +240,6 @@ static td_status save_model(loop *l)
         status = td_rows_write(&l->tables, &b);
     json_decref(metrics);
     return status;
-}
-
-/* The step at which all meet next. */
-uint64_t td_rows_next_meeting(const loop *l)
-{
-    uint64_t epoch = (l->state.step / l->per_epoch + 1) * l->per_epoch, end = epoch;
-    uint64_t every = l->job->checkpoint_every.steps;
-    if (every && (l->state.step / every + 1) * every < end)
-        end = (l->state.step / every + 1) * every;
-    return end < l->last ? end : l->last;
 }
 
 /* --- a run --- */
@@ -318,15 +309,15 @@ static td_status cool_down(loop *l)
 static td_status after_meeting(loop *l)
 {
     bool end_of_epoch = l->state.step % l->per_epoch == 0, end = l->state.step == l->last;
-    bool stopped = l->stopping && !end;
+    bool stopped = l->stopping && !end, due;
+    TD_TRY(td_rows_plan(l, &due));
+    if (!due && !end_of_epoch && !end && !stopped) return end_checkpoint(l);
     uint64_t every = (uint64_t)l->job->eval_every * l->per_epoch;
     end_interval(l);
     if (end_of_epoch || end) TD_TRY(tell_epoch(l));
     if (l->data->held && !stopped && (end || (every && l->state.step % every == 0)))
         TD_TRY(evaluate(l));
     l->state.finished = end;
-    uint64_t steps = l->job->checkpoint_every.steps;
-    bool due = steps ? l->state.step % steps == 0 : end_of_epoch;
     if (l->job->balance && l->mode == TD_ROWS_PACED && !end) TD_TRY(cool_down(l));
     if (due || end || stopped) TD_TRY(begin_checkpoint(l));
     if (end || stopped) TD_TRY(end_checkpoint(l));
@@ -401,7 +392,7 @@ static td_status run(loop *l)
         TD_TRY(after_meeting(l));
         l->done = l->state.step == l->last || out_of_patience(l);
         l->met = false;
-        l->end = td_rows_next_meeting(l);
+        td_rows_leave_meeting(l);
         if (!l->done) TD_TRY(td_rows_look_for_resize(l));
         if (l->away) return TD_OK;
     }
@@ -490,6 +481,7 @@ td_status td_train_rows(td_comm *comm, const td_job *job, const td_train_data *d
               .stop = stop,
               .mishaps = td_mishaps(),
               .first = td_comm_rank(comm) == 0,
+              .checkpointed_at = td_clock_ns(),
               .news = {.step = -1}};
     td_status status = TD_OK;
     if (job->strategy == TD_STRATEGY_PS)

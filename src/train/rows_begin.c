@@ -2,6 +2,7 @@
 #include "train/rows_loop.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "data/dataset.h"
@@ -88,7 +89,7 @@ static td_status check_options(const loop *l, int size)
         return td_fail(TD_ERR_ARG,
                        "--data-servers hand samples to whoever is free: they go with models "
                        "over features at a clock other than bsp, or with hogwild");
-    if (job->data_servers && job->checkpoint_every.steps)
+    if (job->data_servers && (job->checkpoint_every.steps || job->checkpoint_every.seconds))
         return td_fail(TD_ERR_ARG,
                        "--data-servers: checkpoints are written between epochs; leave out "
                        "--checkpoint-every");
@@ -282,7 +283,8 @@ static td_status begin_run(loop *l)
         td_progress_say(l->progress, "resumed at step %llu", (unsigned long long)l->state.step);
     td_train_record(l->comm, l->job, &l->recorded);
     td_rows_begin_interval(l);
-    l->end = td_rows_next_meeting(l);
+    l->checkpointed_at = td_clock_ns();
+    td_rows_leave_meeting(l);
     l->done = l->state.step >= l->last;
     l->begun = true;
     return TD_OK;

@@ -52,9 +52,14 @@ typedef struct td_rows_loop {
     td_task as_task; /* for evaluation and checkpoints */
     bool looked;     /* dense parameters have been looked up for this evaluation */
     td_train_state state;
-    uint64_t end;                             /* the step at which all meet next, */
-    bool met;                                 /* and have met, but not done yet what follows */
-    bool done;                                /* that was the last, or patience is out */
+    uint64_t end;            /* the step at which all meet next, */
+    bool met;                /* and have met, but not done yet what follows */
+    bool done;               /* that was the last, or patience is out */
+    bool asked;              /* the clock has asked for a meeting behind this step (exact) */
+    uint64_t to_meeting;     /* steps to the next meeting, as rank 0's clock has them */
+    uint64_t left_step;      /* the last meeting was at, */
+    int64_t left_at;         /* and was over then */
+    int64_t checkpointed_at; /* the last checkpoint, or the run's beginning */
     uint64_t per_epoch, last, next_in_loader; /* steps; that the loader gives next */
     /* of a step */
     double *totals;        /* [leaves or lanes][TD_LEAF_VALUES] of this rank's units */
@@ -129,11 +134,17 @@ TD_MUST_CHECK td_status td_rows_too_few(td_rows_loop *l);
 void td_rows_begin_interval(td_rows_loop *l);
 void td_rows_tell_interval(td_rows_loop *l); /* the last */
 void td_rows_tell_evaluation(td_rows_loop *l);
-uint64_t td_rows_next_meeting(const td_rows_loop *l); /* the step at which all meet next */
 TD_MUST_CHECK td_status td_rows_evaluate_pass(void *loop, const td_net_pass *pass);
 TD_MUST_CHECK td_status td_rows_look_up(void *loop, const uint64_t *keys, size_t count, float *out);
 
-/* rows_step.c: steps up to `end`, or until all are to stop; then all workers are at the same step.
+/* rows_meeting.c: whether rank 0's clock asks for a checkpoint; at a meeting, whether one is due
+ * there (collective); and, behind it, at which step all meet next. */
+bool td_rows_clock_asks(const td_rows_loop *l);
+TD_MUST_CHECK td_status td_rows_plan(td_rows_loop *l, bool *due);
+void td_rows_leave_meeting(td_rows_loop *l);
+
+/* rows_step.c: steps up to `end`, which is l->end and may come nearer meanwhile (exact), or until
+ * all are to stop; then all workers are at the same step.
  */
 TD_MUST_CHECK td_status td_rows_steps(td_rows_loop *l, uint64_t end);
 /* exact: moves rows by what waits, at l->scale. Local. */

@@ -261,14 +261,15 @@ static td_status pull_exact(loop *l)
 /* Whether any rank was asked to stop, behind the agreement that all have the step's sums. */
 static td_status agree_on_offer(loop *l, td_status status)
 {
-    uint8_t mine[4] = {status != TD_OK, l->stop && *l->stop, td_rows_resize_asked(l),
-                       td_rows_saving_now(l)},
-            all[4];
+    uint8_t mine[5] = {status != TD_OK, l->stop && *l->stop, td_rows_resize_asked(l),
+                       td_rows_saving_now(l), td_rows_clock_asks(l)},
+            all[5];
     if (td_rows_is_loss(status)) return status;
-    TD_TRY(td_comm_allreduce(l->comm, mine, all, 4, TD_U8, TD_MAX));
+    TD_TRY(td_comm_allreduce(l->comm, mine, all, 5, TD_U8, TD_MAX));
     l->stopping = l->stopping || all[1];
     l->resizing = all[2];
     l->saved = !all[3];
+    l->asked = all[4];
     return all[0] ? td_comm_agree(l->comm, status) : TD_OK;
 }
 
@@ -311,6 +312,7 @@ static td_status step_exact(loop *l)
     TD_TRY(td_rows_apply(l));
     l->push_ns += td_clock_ns() - began;
     l->state.step++;
+    if (l->asked) l->end = l->state.step;
     count_samples(l);
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
     status = td_rows_after_step(l, sums); /* before anything that a death may end */
@@ -522,7 +524,7 @@ static td_status meet(loop *l, uint64_t end)
 td_status td_rows_steps(loop *l, uint64_t end)
 {
     if (l->exact) {
-        while (l->state.step < end && !l->stopping && !l->resizing) TD_TRY(step_exact(l));
+        while (l->state.step < l->end && !l->stopping && !l->resizing) TD_TRY(step_exact(l));
         return TD_OK;
     }
     TD_TRY(up_to(l, end));

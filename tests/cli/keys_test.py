@@ -163,6 +163,23 @@ class Resumed(unittest.TestCase):
             tandem("train", "--run", run, "--resume", "--quiet", *place(3, servers=2))
             self.assertEqual(metrics(run)[-1]["step"], 60 * -(-ROWS // 64), clock)
 
+    def test_seconds_between_checkpoints(self):
+        """In an epoch's midst, at every clock; in step they change no bit."""
+        how = {"data": clicks(rows=1600), "epochs": 1}
+        ways = {"bsp": ps(2, servers=1), "asp": ps(2, servers=1, clock="asp"),
+                "hogwild": ["--strategy", "hogwild", "--bits", "12", *place(2)],
+                "easgd": ["--strategy", "easgd", *place(2)]}
+        runs = {name: new_run() for name in ways}
+        jobs = [subprocess.Popen([TANDEM, *job(*way, "--batch", "16", "--checkpoint-every", "1s", "--keep-checkpoints",
+                                               "9", run=runs[name], **how)],
+                                 env=dict(os.environ, TANDEM_FAKE_SLOW="0:25")) for name, way in ways.items()]
+        self.assertEqual([process.wait(60) for process in jobs], [0] * len(jobs))
+        for name, run in runs.items():
+            kept = sorted(int(n.split("-")[1]) for n in os.listdir(os.path.join(run, "checkpoints")))
+            self.assertEqual(kept[-1], 100, name)
+            self.assertTrue(2 <= len(kept) <= 4 and kept[0] > 9, (name, kept))
+        self.assertEqual(weights(runs["bsp"]), weights(train("--batch", "16", **how)))
+
     def test_what_rows_remember(self):
         """Ages and sightings lie in checkpoints, too."""
         data = clicks(rows=3000)
