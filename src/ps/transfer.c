@@ -29,21 +29,40 @@ td_status td_transfer_check(const char *path)
     return find_format(path, &format);
 }
 
-void td_columns_of(const td_table *t, td_columns *out)
+void td_columns_of(const td_table_config *config, bool states, td_columns *out)
 {
-    const td_table_config *config = td_table_config_of(t);
     td_rule rule = TD_RULE_SGD;
     *out = (td_columns){.count = 1, .width = config->width, .name = {"weights"}};
-    if (td_rule_find(config->rule, &rule) != TD_OK) return;
+    if (!states || !config->rule || td_rule_find(config->rule, &rule) != TD_OK) return;
     for (const char *const *state = td_rule_states(rule); *state; state++)
         snprintf(out->name[out->count++], TD_TRANSFER_NAME, "%s.%s", config->rule, *state);
 }
 
-td_status td_transfer_export(const td_table *t, const char *path, const char *meaning)
+static td_status walk_table(void *self, td_table_each_key_fn *each, void *arg)
+{
+    return td_table_range(self, 0, UINT64_MAX, each, arg);
+}
+
+td_transfer_rows td_transfer_table(const td_table *t)
+{
+    return (td_transfer_rows){.config = td_table_config_of(t),
+                              .states = true,
+                              .count = td_table_rows(t),
+                              .walk = walk_table,
+                              .self = (void *)(uintptr_t)t};
+}
+
+td_status td_transfer_write(const td_transfer_rows *rows, const char *path, const char *meaning)
 {
     const td_format *format = NULL;
     TD_TRY(find_format(path, &format));
-    return format->write(t, path, meaning);
+    return format->write(rows, path, meaning);
+}
+
+td_status td_transfer_export(const td_table *t, const char *path, const char *meaning)
+{
+    td_transfer_rows rows = td_transfer_table(t);
+    return td_transfer_write(&rows, path, meaning);
 }
 
 td_status td_intake_put(td_intake *in, uint64_t key)
@@ -85,7 +104,7 @@ td_status td_transfer_import(td_table *t, const char *path, const td_transfer_wa
     td_intake in = {.table = t, .path = path};
     if (want) in.want = *want;
     TD_TRY(find_format(path, &format));
-    td_columns_of(t, &in.columns);
+    td_columns_of(td_table_config_of(t), true, &in.columns);
     in.row = td_calloc(td_table_row_floats(t), sizeof *in.row);
     if (!in.row) return td_fail(TD_ERR_NOMEM, "no memory to read %s", path);
     td_status status = format->read(&in);

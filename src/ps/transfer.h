@@ -26,6 +26,17 @@ TD_MUST_CHECK td_status td_transfer_check(const char *path);
 TD_MUST_CHECK td_status td_transfer_export(const td_table *table, const char *path,
                                            const char *meaning);
 
+/* The same of rows that are in no table. */
+typedef struct td_transfer_rows {
+    const td_table_config *config; /* width, rule */
+    bool states;                   /* rows have them behind their weights */
+    size_t count;
+    td_status (*walk)(void *self, td_table_each_key_fn *each, void *arg); /* in ascending order */
+    void *self;
+} td_transfer_rows;
+TD_MUST_CHECK td_status td_transfer_write(const td_transfer_rows *rows, const char *path,
+                                          const char *meaning);
+
 /* Whether a key is meant; files may be of any number of servers. */
 typedef bool td_transfer_mine_fn(void *arg, uint64_t key);
 

@@ -11,7 +11,9 @@ typedef struct td_columns {
     size_t count, width;
     char name[TD_TRANSFER_COLUMNS][TD_TRANSFER_NAME];
 } td_columns;
-void td_columns_of(const td_table *table, td_columns *out);
+void td_columns_of(const td_table_config *config, bool states, td_columns *out);
+/* All of a table's. */
+td_transfer_rows td_transfer_table(const td_table *table);
 
 /* A row on its way into a table. */
 typedef struct td_intake {
@@ -30,7 +32,7 @@ TD_MUST_CHECK td_status td_intake_lacks_states(const td_intake *intake);
 
 typedef struct td_format {
     const char *ending;
-    td_status (*write)(const td_table *table, const char *path, const char *meaning);
+    td_status (*write)(const td_transfer_rows *rows, const char *path, const char *meaning);
     td_status (*read)(td_intake *intake);
 } td_format;
 extern const td_format td_format_safetensors, td_format_tsv;

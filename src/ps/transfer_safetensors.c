@@ -123,36 +123,30 @@ static td_status count_row(void *arg, uint64_t key, const float *row)
     return TD_OK;
 }
 
-static td_status write_some(const td_table *t, const char *path, td_transfer_mine_fn *mine,
-                            void *arg, bool states, bool used, const char *meaning)
+static td_status write_rows(writing *w, const td_transfer_rows *rows, const char *path)
 {
-    writing w = {.mine = mine, .arg = arg, .used = used, .meaning = meaning, .file = {.fd = -1}};
     td_status status = TD_OK;
-    size_t rows = td_table_rows(t);
-    td_columns_of(t, &w.columns);
-    if (!states) w.columns.count = 1;
-    if (mine) {
-        TD_TRY(td_table_each(t, count_row, &w));
-        rows = w.rows, w.rows = 0;
-    }
-    w.buffers = td_malloc(STREAMS * BUFFER_BYTES);
-    if (!w.buffers) return td_fail(TD_ERR_NOMEM, "no memory to write %s", path);
-    TD_GOTO(td_writer_open(&w.file, path));
-    TD_GOTO(write_header(&w, rows));
-    TD_GOTO(td_table_range(t, 0, UINT64_MAX, write_row, &w));
-    for (size_t k = 0; k < STREAMS; k++) TD_GOTO(flush(&w, &w.streams[k]));
-    status = w.rows == rows
-                 ? td_writer_commit(&w.file)
-                 : td_fail(TD_ERR_INTERNAL, "a table of %zu rows has given %zu", rows, w.rows);
+    td_columns_of(rows->config, rows->states, &w->columns);
+    w->file.fd = -1;
+    w->buffers = td_malloc(STREAMS * BUFFER_BYTES);
+    if (!w->buffers) return td_fail(TD_ERR_NOMEM, "no memory to write %s", path);
+    TD_GOTO(td_writer_open(&w->file, path));
+    TD_GOTO(write_header(w, rows->count));
+    TD_GOTO(rows->walk(rows->self, write_row, w));
+    for (size_t k = 0; k < STREAMS; k++) TD_GOTO(flush(w, &w->streams[k]));
+    status = w->rows == rows->count ? td_writer_commit(&w->file)
+                                    : td_fail(TD_ERR_INTERNAL, "a table of %zu rows has given %zu",
+                                              rows->count, w->rows);
 out:
-    td_writer_abandon(&w.file);
-    td_free(w.buffers);
+    td_writer_abandon(&w->file);
+    td_free(w->buffers);
     return status;
 }
 
-static td_status write_file(const td_table *t, const char *path, const char *meaning)
+static td_status write_file(const td_transfer_rows *rows, const char *path, const char *meaning)
 {
-    return write_some(t, path, NULL, NULL, true, false, meaning);
+    writing w = {.meaning = meaning};
+    return write_rows(&w, rows, path);
 }
 
 td_status td_transfer_export_some(const td_table *t, const char *path, td_transfer_mine_fn *mine,
@@ -160,7 +154,12 @@ td_status td_transfer_export_some(const td_table *t, const char *path, td_transf
                                   uint64_t *out_bytes)
 {
     td_mapping map;
-    TD_TRY(write_some(t, path, mine, arg, states, used, NULL));
+    writing w = {.mine = mine, .arg = arg, .used = used};
+    td_transfer_rows rows = td_transfer_table(t);
+    TD_TRY(td_table_each(t, count_row, &w));
+    rows.states = states;
+    rows.count = w.rows, w.rows = 0;
+    TD_TRY(write_rows(&w, &rows, path));
     TD_TRY(td_map_file(path, &map));
     *out_hash = XXH64(map.data, map.size, 0);
     *out_bytes = map.size;

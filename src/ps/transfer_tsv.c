@@ -70,17 +70,17 @@ static td_status write_row(void *arg, uint64_t key, td_table_mark mark, const fl
     return TD_OK;
 }
 
-static td_status write_file(const td_table *t, const char *path, const char *meaning)
+static td_status write_file(const td_transfer_rows *rows, const char *path, const char *meaning)
 {
     writing w = {.file = {.fd = -1}};
     td_status status = TD_OK;
     char *at;
-    td_columns_of(t, &w.columns);
+    td_columns_of(rows->config, rows->states, &w.columns);
     w.bytes = td_malloc(BUFFER_BYTES);
     if (!w.bytes) return td_fail(TD_ERR_NOMEM, "no memory to write %s", path);
     TD_GOTO(td_writer_open(&w.file, path));
     TD_GOTO(write_names(&w));
-    TD_GOTO(td_table_range(t, 0, UINT64_MAX, write_row, &w));
+    TD_GOTO(rows->walk(rows->self, write_row, &w));
     TD_GOTO(room(&w, &at));
     w.used += (size_t)sprintf(at, "# %zu rows%s", w.rows, meaning ? " of " : "");
     TD_GOTO(flush(&w));
