@@ -55,6 +55,21 @@ static td_status open_like(session *s, char *trained_on)
     return status;
 }
 
+/* What the training's servers had, where the run's folder still says so. */
+static uint64_t trained_memory(const char *run)
+{
+    td_job trained;
+    char path[TD_PATH_MAX];
+    uint64_t bytes = 0;
+    td_status status = td_job_init(&trained);
+    if (status == TD_OK) status = td_path_join(path, run, "job.yaml");
+    if (status == TD_OK) status = td_job_read_file(path, &trained);
+    if (status == TD_OK) bytes = trained.table_memory;
+    td_options_fini(td_job_rows, &trained);
+    td_error_clear();
+    return bytes;
+}
+
 /* The options of the training, then the flags over them. */
 static td_status read_options(unsigned where, int argc, char **argv, session *s)
 {
@@ -64,8 +79,10 @@ static td_status read_options(unsigned where, int argc, char **argv, session *s)
     if (!s->job.run)
         return td_fail(TD_ERR_ARG, "--run is missing: name the folder of a trained run");
     TD_TRY(td_net_model_open(s->job.run, &s->model));
+    uint64_t memory = trained_memory(s->job.run);
     td_options_fini(td_job_rows, &s->job);
     TD_TRY(td_job_init(&s->job));
+    s->job.table_memory = memory;
     TD_TRY(take_options(&s->model, &s->job));
     char *trained_on = s->job.data;
     s->job.data = NULL;
@@ -73,6 +90,7 @@ static td_status read_options(unsigned where, int argc, char **argv, session *s)
     if (status == TD_OK && !s->job.data)
         status = td_fail(TD_ERR_ARG, "--data is missing: name a file or folder");
     if (status == TD_OK) status = open_like(s, trained_on);
+    if (status == TD_OK) status = td_net_model_hold(&s->model, s->job.table_memory);
     td_free(trained_on);
     return status;
 }

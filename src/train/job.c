@@ -192,8 +192,9 @@ const td_option td_job_rows[] = {
      "easgd: how far a worker and the centre move towards each other; 0: 0.9 / workers", 0, 1, NULL,
      ALL},
     {"tables.memory", "table-memory", TD_OPT_SIZE, AT(table_memory), "0", "BYTES",
-     "of each server's rows (512m, 4g); what is more lies on disk; 0: all in memory", 0, 0, NULL,
-     ALL | TD_JOB_PLACE},
+     "of each server's rows (512m, 4g), or of a model's; what is more lies on disk; 0: all in "
+     "memory",
+     0, 0, NULL, ALL | TD_JOB_PLACE | TD_JOB_EVAL | TD_JOB_PREDICT},
     {"tables.admit", "admit", TD_OPT_INT, AT(admit), "1", "N",
      "a key gets a row when it has been seen so often", 1, 1000000000, NULL, ALL},
     {"tables.evict_after", "evict-after", TD_OPT_INT, AT(evict_after), "0", "STEPS",

@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "ps/transfer.h"
 #include "tandem/recover.h"
-#include "train/rows_gather.h"
+#include "train/rows_view.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -287,86 +287,24 @@ td_status td_rows_write(td_rows_tables *t, const td_rows_bundle *b)
 
 /* --- reading --- */
 
-typedef struct column_view {
-    const unsigned char *bytes;
-} column_view;
-
 typedef bool wanted_fn(const void *arg, int which, uint64_t key);
-
-static td_status view_column(const td_safetensors *f, const char *name, size_t rows, size_t width,
-                             column_view *out)
-{
-    td_tensor_view v;
-    TD_TRY(td_safetensors_view(f, name, &v));
-    if (strcmp(v.type, "F32") != 0 || v.rank != 2 || v.shape[0] != rows || v.shape[1] != width)
-        return td_fail(TD_ERR_CORRUPT,
-                       "tensor %s of a table has not %zu rows of %zu: it belongs to another model",
-                       name, rows, width);
-    out->bytes = v.bytes;
-    return TD_OK;
-}
-
-static td_status view_numbers(const td_safetensors *f, const char *name, size_t count,
-                              column_view *out)
-{
-    td_tensor_view v;
-    TD_TRY(td_safetensors_view(f, name, &v));
-    if (!strcmp(v.type, "F32") || v.rank != 1 || v.shape[0] != count)
-        return td_fail(TD_ERR_CORRUPT, "tensor %s of a table is not %zu whole numbers", name,
-                       count);
-    out->bytes = v.bytes;
-    return TD_OK;
-}
-
-static uint64_t number_at(column_view v, size_t i)
-{
-    uint64_t number = 0;
-    if (v.bytes) memcpy(&number, v.bytes + i * sizeof number, sizeof number);
-    return number;
-}
 
 /* Keys that were seen and have no row yet. */
 static td_status read_sighted(td_table *table, const td_safetensors *f, int which,
                               wanted_fn *wanted, const void *arg)
 {
     td_tensor_view keys;
-    column_view key = {0}, used = {0}, seen = {0};
+    td_rows_column key = {0}, used = {0}, seen = {0};
     if (which != TD_ROWS_KEYED || !td_safetensors_has(f, "sighted.keys")) return TD_OK;
     TD_TRY(td_safetensors_view(f, "sighted.keys", &keys));
-    TD_TRY(view_numbers(f, "sighted.keys", keys.shape[0], &key));
-    TD_TRY(view_numbers(f, "sighted.used", keys.shape[0], &used));
-    TD_TRY(view_numbers(f, "sighted.seen", keys.shape[0], &seen));
+    TD_TRY(td_rows_view_numbers(f, "sighted.keys", keys.shape[0], &key));
+    TD_TRY(td_rows_view_numbers(f, "sighted.used", keys.shape[0], &used));
+    TD_TRY(td_rows_view_numbers(f, "sighted.seen", keys.shape[0], &seen));
     for (size_t i = 0; i < keys.shape[0]; i++) {
-        td_table_mark mark = {(uint32_t)number_at(used, i), (uint32_t)number_at(seen, i)};
-        if (!wanted || wanted(arg, which, number_at(key, i)))
-            TD_TRY(td_table_put_key(table, number_at(key, i), mark, NULL));
+        td_table_mark mark = {(uint32_t)td_rows_number(used, i), (uint32_t)td_rows_number(seen, i)};
+        if (!wanted || wanted(arg, which, td_rows_number(key, i)))
+            TD_TRY(td_table_put_key(table, td_rows_number(key, i), mark, NULL));
     }
-    return TD_OK;
-}
-
-typedef struct table_view {
-    size_t rows;
-    column_view key, used, column[TD_ROWS_COLUMNS];
-    td_rows_columns c;
-} table_view;
-
-/* A column of a state that is missing reads as 0. */
-static td_status view_table(const td_table_config *config, int which, const td_safetensors *f,
-                            table_view *v)
-{
-    td_tensor_view keys;
-    const char *name = which == TD_ROWS_DENSE ? "dense.keys" : "keys";
-    *v = (table_view){0};
-    if (!td_safetensors_has(f, name)) return TD_OK;
-    TD_TRY(td_safetensors_view(f, name, &keys));
-    TD_TRY(td_rows_columns_of(config, which, true, &v->c));
-    v->rows = keys.shape[0];
-    TD_TRY(view_numbers(f, name, v->rows, &v->key));
-    if (which == TD_ROWS_KEYED && td_safetensors_has(f, "used"))
-        TD_TRY(view_numbers(f, "used", v->rows, &v->used));
-    for (size_t k = 0; k < v->c.count; k++)
-        if (k == 0 || td_safetensors_has(f, v->c.name[k]))
-            TD_TRY(view_column(f, v->c.name[k], v->rows, v->c.width, &v->column[k]));
     return TD_OK;
 }
 
@@ -374,15 +312,15 @@ static td_status view_table(const td_table_config *config, int which, const td_s
 static td_status read_table(td_table *table, const td_table_config *config, int which,
                             const td_safetensors *f, wanted_fn *wanted, const void *arg)
 {
-    table_view v;
-    TD_TRY(view_table(config, which, f, &v));
+    td_rows_view v;
+    TD_TRY(td_rows_view_table(config, which, f, &v));
     td_status status = TD_OK;
     size_t width = v.c.width, bytes = width * sizeof(float);
     float *row = td_calloc(td_table_row_floats(table), sizeof *row);
     if (!row) return td_fail(TD_ERR_NOMEM, "no memory for a row");
     for (size_t i = 0; i < v.rows && status == TD_OK; i++) {
-        uint64_t key = number_at(v.key, i);
-        td_table_mark mark = {.used = (uint32_t)number_at(v.used, i)};
+        uint64_t key = td_rows_number(v.key, i);
+        td_table_mark mark = {.used = (uint32_t)td_rows_number(v.used, i)};
         if (wanted && !wanted(arg, which, key)) continue;
         for (size_t k = 0; k < v.c.count; k++)
             if (v.column[k].bytes) memcpy(row + k * width, v.column[k].bytes + i * bytes, bytes);

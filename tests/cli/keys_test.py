@@ -433,6 +433,19 @@ class Answers(unittest.TestCase):
             as_json = tandem("predict", "--run", run, "--data", other, "--json").stdout.splitlines()
             self.assertEqual(len([json.loads(line) for line in as_json]), 150)
 
+    def test_a_model_that_is_not_held(self):
+        """Its rows are looked up in its files: to the same answers, whoever wrote them."""
+        data, less = clicks(rows=1000, categories=3000), ["--table-memory", "65536"]
+        for words in (ps(2, servers=1), ps(2, "--table-memory", "524288", servers=2)):
+            run = train(*words, "--optimizer", "adagrad", data=data, epochs=1)
+            want = self.ask(run, data, "--table-memory", "0")
+            self.assertEqual(self.ask(run, data), want)
+            self.assertEqual(self.ask(run, data, *less), want)
+            self.assertEqual(self.ask(run, data, *less, "--workers", "3"), want)
+            os.remove(os.path.join(run, "job.yaml"))  # which says what the servers had
+            self.assertEqual(self.ask(run, data), want)
+            self.assertFalse(os.path.exists(os.path.join(run, "cold", "rank-0")))
+
     def test_what_training_never_saw(self):
         """A category that is new is as one that is missing; the training file may be gone."""
         lines = [f"{i % 7},{'red green blue'.split()[i % 3]},{'no yes'.split()[(i % 3 == 1) ^ (i % 11 == 0)]}\n"

@@ -78,7 +78,8 @@ const td_slot *td_net_model_slots(const td_net_model *m, size_t *count)
 
 size_t td_net_model_rows(const td_net_model *m)
 {
-    return td_table_rows(m->sparse->rows);
+    const td_sparse_part *p = m->sparse;
+    return p->rows ? td_table_rows(p->rows) : td_rows_mapped_count(p->files);
 }
 
 size_t td_net_model_width(const td_net_model *m)
@@ -348,7 +349,7 @@ td_status td_net_model_open(const char *run, td_net_model *out)
     TD_GOTO(td_bundle_open(folder, "model", file_name, &b));
     TD_GOTO(read_manifest(folder, b.state, &m));
     if (m.sparse) {
-        status = td_sparse_part_read(&m, &b);
+        status = td_sparse_part_open(&m, &b);
         goto out;
     }
     m.params = td_alloc_aligned(td_net_params(m.net) * sizeof *m.params);

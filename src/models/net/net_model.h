@@ -36,9 +36,12 @@ TD_MUST_CHECK td_status td_net_model_create(const td_job *job, const td_dataset 
  * for, but it may lie elsewhere. `name` is for messages. */
 TD_MUST_CHECK td_status td_net_model_begin(json_t *manifest, const char *name,
                                            const td_dataset *data, td_net_model *out);
-/* From RUN/model. */
+/* From RUN/model. Rows under keys stay in its files, which are looked into. */
 TD_MUST_CHECK td_status td_net_model_open(const char *run, td_net_model *out);
 void td_net_model_close(td_net_model *model); /* a zeroed one is fine */
+/* Takes an opened model's rows into memory, where looks are faster, if they take no more than that
+ * (0: whatever they take). TD_ERR_NOMEM. */
+TD_MUST_CHECK td_status td_net_model_hold(td_net_model *model, uint64_t memory_bytes);
 
 /* TD_ERR_DATA when the data's samples are not what the model was made for. */
 TD_MUST_CHECK td_status td_net_model_fits(const td_net_model *model, const td_dataset *data);
@@ -55,9 +58,9 @@ size_t td_net_model_rows(const td_net_model *model);
 size_t td_net_model_width(const td_net_model *model);
 
 /* Writes an opened model's rows under keys job->from_key to job->to_key to job->out, for other
- * tools (ps/transfer.h), and keeps those alone. job->states: with the update rule's states, from
- * the newest checkpoint of job->run, which must be of the model's step. TD_ERR_ARG: it is a
- * network, or there are no such states. */
+ * tools (ps/transfer.h), from file to file: it must not be held. job->states: with the update
+ * rule's states, from the newest checkpoint of job->run, which must be of the model's step.
+ * TD_ERR_ARG: it is a network, or there are no such states. */
 TD_MUST_CHECK td_status td_net_model_export(td_net_model *model, const td_job *job,
                                             size_t *out_rows);
 

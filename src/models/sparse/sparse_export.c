@@ -1,4 +1,5 @@
-/* A model's rows to a file for other tools: see net_model.h. */
+/* A model's rows to a file for other tools: see net_model.h. They go from where they are mapped to
+ * the file's buffers, so it takes no memory to speak of, however many they are. */
 #include "base/error.h"
 #include "models/sparse/sparse_part.h"
 #include "ps/transfer.h"
@@ -11,7 +12,7 @@ static td_status take_states(td_net_model *m, const td_job *job)
     td_task task = {.arch = p->arch};
     td_train_state state;
     td_bundle b = {0};
-    td_table *table = NULL;
+    td_rows_mapped *files = NULL;
     td_table_config config = {.width = td_net_model_width(m), .rule = td_rows_rule(job), .lr = 1};
     char path[TD_PATH_MAX];
     int64_t found = TD_CHECKPOINT_NONE,
@@ -23,15 +24,11 @@ static td_status take_states(td_net_model *m, const td_job *job)
                        job->run, (long long)made);
     TD_TRY(td_checkpoint_path(job, (uint64_t)found, path));
     td_status status = td_checkpoint_open(path, job, &task, &b, &state);
-    if (status == TD_OK) status = td_table_create(&config, &table);
-    if (status == TD_OK) status = td_rows_read_all(table, &b);
+    if (status == TD_OK) status = td_rows_map(&b, &config, &files);
     td_bundle_close(&b);
-    if (status != TD_OK) {
-        td_table_destroy(table);
-        return status;
-    }
-    td_table_destroy(p->rows);
-    p->rows = table;
+    TD_TRY(status);
+    td_rows_unmap(p->files);
+    p->files = files;
     return TD_OK;
 }
 
@@ -51,10 +48,15 @@ out:
     return status;
 }
 
-static bool is_left_out(void *arg, uint64_t key)
+typedef struct window {
+    const td_rows_mapped *files;
+    uint64_t first, last;
+} window;
+
+static td_status walk(void *self, td_table_each_key_fn *each, void *arg)
 {
-    const td_job *job = arg;
-    return key < job->from_key || key > job->to_key;
+    const window *w = self;
+    return td_rows_mapped_range(w->files, w->first, w->last, each, arg);
 }
 
 td_status td_net_model_export(td_net_model *m, const td_job *job, size_t *out_rows)
@@ -66,8 +68,14 @@ td_status td_net_model_export(td_net_model *m, const td_job *job, size_t *out_ro
                        "fm, ffm, dlrm",
                        job->run);
     if (job->states) TD_TRY(with_states(m, job));
-    td_table_drop(m->sparse->rows, is_left_out, (void *)(uintptr_t)job);
-    TD_TRY(td_transfer_export(m->sparse->rows, job->out, m->sparse->meaning));
-    *out_rows = td_table_rows(m->sparse->rows);
+    const td_rows_mapped *files = m->sparse->files;
+    window w = {files, job->from_key, job->to_key};
+    td_transfer_rows rows = {.config = td_rows_mapped_config(files),
+                             .states = true,
+                             .count = td_rows_mapped_between(files, w.first, w.last),
+                             .walk = walk,
+                             .self = &w};
+    TD_TRY(td_transfer_write(&rows, job->out, m->sparse->meaning));
+    *out_rows = rows.count;
     return TD_OK;
 }

@@ -106,6 +106,7 @@ void td_sparse_part_destroy(td_sparse_part *p)
     if (!p) return;
     td_features_destroy(p->features);
     td_sparse_model_destroy(p->math);
+    td_rows_unmap(p->files);
     td_table_destroy(p->rows);
     td_free(p->bottom), td_free(p->top), td_free(p->arch), td_free(p->meaning);
     td_free(p);
@@ -152,13 +153,9 @@ static td_table_config opened_config(const td_sparse_part *p)
     return t; /* keys that no training has seen have no weight */
 }
 
-td_status td_sparse_part_read(td_net_model *m, const td_bundle *b)
+static td_status read_dense(td_net_model *m, const td_bundle *b)
 {
-    td_sparse_part *p = m->sparse;
-    td_sparse_oracle o = td_sparse_model_oracle(p->math);
-    td_table_config config = opened_config(p);
-    TD_TRY(td_table_create(&config, &p->rows));
-    TD_TRY(td_rows_read_all(p->rows, b));
+    td_sparse_oracle o = td_sparse_model_oracle(m->sparse->math);
     if (!o.params) return TD_OK;
     m->params = td_alloc_aligned(o.params * sizeof *m->params);
     if (!m->params) return td_fail(TD_ERR_NOMEM, "no memory for the model");
@@ -166,6 +163,40 @@ td_status td_sparse_part_read(td_net_model *m, const td_bundle *b)
     for (size_t s = 0; s < o.slot_count; s++)
         TD_TRY(td_bundle_read(b, o.slots[s].name, o.slots[s].shape[0], o.slots[s].count,
                               m->params + o.slots[s].offset));
+    return TD_OK;
+}
+
+td_status td_sparse_part_open(td_net_model *m, td_bundle *b)
+{
+    td_table_config config = opened_config(m->sparse);
+    TD_TRY(read_dense(m, b));
+    return td_rows_map(b, &config, &m->sparse->files);
+}
+
+/* Of memory that a table of so many rows takes, at most: see ps/table.h. */
+static double table_bytes(size_t rows, size_t width)
+{
+    size_t align = width > 16 ? 16 : 4, floats = (width + align - 1) / align * align;
+    return (double)rows * ((double)(floats * sizeof(float)) + 16 / 0.375);
+}
+
+td_status td_net_model_hold(td_net_model *m, uint64_t memory_bytes)
+{
+    td_sparse_part *p = m->sparse;
+    if (!p || p->rows) return TD_OK;
+    td_table_config config = opened_config(p);
+    td_table *rows = NULL;
+    size_t count = td_rows_mapped_count(p->files);
+    if (memory_bytes && table_bytes(count, config.width) > (double)memory_bytes) return TD_OK;
+    td_status status = td_table_create(&config, &rows);
+    if (status == TD_OK) status = td_rows_mapped_copy(p->files, rows);
+    if (status != TD_OK) {
+        td_table_destroy(rows);
+        return status;
+    }
+    p->rows = rows;
+    td_rows_unmap(p->files);
+    p->files = NULL;
     return TD_OK;
 }
 
@@ -220,7 +251,10 @@ td_status td_sparse_part_train(td_comm *comm, const td_job *job, const td_train_
 
 static td_status own_rows(void *self, const uint64_t *keys, size_t count, float *out)
 {
-    return td_table_peek(self, keys, count, out);
+    const td_sparse_part *p = self;
+    if (p->rows) return td_table_peek(p->rows, keys, count, out);
+    td_rows_mapped_peek(p->files, keys, count, out);
+    return TD_OK;
 }
 
 td_status td_sparse_part_scorer(const td_net_model *m, const td_dataset *data,
@@ -246,7 +280,7 @@ td_status td_sparse_part_scorer(const td_net_model *m, const td_dataset *data,
                                       .numbers = oracle->numbers,
                                       .by_leaf = true,
                                       .pool = pool},
-                            .source = {p->rows, own_rows, m->params}};
+                            .source = {p, own_rows, m->params}};
     return TD_OK;
 }
 

@@ -9,6 +9,7 @@
 #include "models/sparse/sparse_models.h"
 #include "ps/table.h"
 #include "train/rows.h"
+#include "train/rows_view.h"
 
 struct td_sparse_part {
     char kind[16];
@@ -20,7 +21,8 @@ struct td_sparse_part {
     char *meaning; /* those of it that say what a key and its row mean */
     td_features *features;
     td_sparse_model *math; /* of one lane, for scores */
-    td_table *rows;        /* of an opened model, else NULL */
+    td_rows_mapped *files; /* of an opened model, else NULL: its rows, */
+    td_table *rows;        /* or, where they are held, they in memory */
 };
 
 /* A new model's part for a data set; the model's loss and classes are chosen, and it is scaled. */
@@ -35,8 +37,8 @@ TD_MUST_CHECK td_status td_sparse_part_from_json(const char *folder, json_t *jso
                                                  td_net_model *model);
 /* Features of a model that is to be trained. */
 TD_MUST_CHECK td_status td_sparse_part_plan(td_net_model *model, const td_dataset *data);
-/* An opened model's rows and dense parameters. */
-TD_MUST_CHECK td_status td_sparse_part_read(td_net_model *model, const td_bundle *bundle);
+/* An opened model's rows, where they lie, and dense parameters. Takes the bundle. */
+TD_MUST_CHECK td_status td_sparse_part_open(td_net_model *model, td_bundle *bundle);
 
 TD_MUST_CHECK td_status td_sparse_part_train(td_comm *comm, const td_job *job,
                                              const td_train_data *data, const td_net_model *model,
