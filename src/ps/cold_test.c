@@ -138,7 +138,7 @@ static td_status list(void *arg, uint64_t key, td_table_mark mark, const float *
 static listing list_of(const td_table *t, uint64_t first, uint64_t last)
 {
     listing l = {.floats = td_table_row_floats(t), .keys = malloc(KEYS * sizeof *l.keys)};
-    l.rows = malloc(KEYS * l.floats * sizeof *l.rows);
+    l.rows = malloc(KEYS * (l.floats + 1) * sizeof *l.rows);
     assert_ok(td_table_range(t, first, last, list, &l));
     for (size_t i = 0; i < l.count; i++) {
         assert_true(l.keys[i] >= first && l.keys[i] <= last);
@@ -173,6 +173,9 @@ static void compare_range(pair *p, uint64_t first, uint64_t last)
     assert_memory_equal(a.keys, b.keys, a.count * sizeof *a.keys);
     assert_memory_equal(a.rows, b.rows, a.count * a.floats * sizeof *a.rows);
     if (first == 0 && last == UINT64_MAX) assert_int_equal(a.count, td_table_rows(p->free));
+    assert_ok(td_table_find(p->free, a.keys, a.count, a.rows)); /* weights, and a number for each */
+    assert_ok(td_table_find(p->limited, a.keys, a.count, b.rows));
+    assert_memory_equal(a.rows, b.rows, a.count * (td_table_config_of(p->free)->width + 1) * 4);
     free(a.keys), free(a.rows), free(b.keys), free(b.rows);
 }
 

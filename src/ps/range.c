@@ -137,3 +137,54 @@ td_status td_table_range(const td_table *t, uint64_t first, uint64_t last,
 {
     return td_table_range_some(t, first, last, SIZE_MAX, each, arg);
 }
+
+/* --- rows of keys --- */
+
+typedef struct finding {
+    const uint32_t *number; /* [] of keys that have no entry */
+    char *out;
+    size_t bytes, item;
+} finding;
+
+static void put_found(const finding *f, size_t i, const void *row)
+{
+    const uint32_t there = 1;
+    memcpy(f->out + i * f->item, row, f->bytes);
+    memcpy(f->out + i * f->item + f->bytes, &there, sizeof there);
+}
+
+static td_status take_cold(void *arg, size_t i, uint32_t used, const void *row)
+{
+    const finding *f = arg;
+    (void)used;
+    put_found(f, f->number[i], row);
+    return TD_OK;
+}
+
+td_status td_table_find(const td_table *t, const uint64_t *keys, size_t count, void *out)
+{
+    finding f = {.out = out, .bytes = t->config.width * sizeof(float)};
+    f.item = f.bytes + sizeof(uint32_t);
+    bool cold = t->tier.rows > 0;
+    uint64_t *absent = cold ? td_reallocarray(NULL, count, sizeof *absent) : NULL;
+    uint32_t *number = cold ? td_reallocarray(NULL, count, sizeof *number) : NULL;
+    td_status status = TD_OK;
+    size_t n = 0;
+    if (cold && (!absent || !number))
+        TD_GOTO(td_fail(TD_ERR_NOMEM, "no memory for a batch of %zu rows", count));
+    memset(out, 0, count * f.item);
+    for (size_t i = 0; i < count; i++) {
+        if (i + TD_TABLE_AHEAD < count)
+            td_table_prefetch(t, td_table_mixed(keys[i + TD_TABLE_AHEAD]));
+        const td_entry *e = td_table_probe(t, keys[i], td_table_mixed(keys[i]));
+        if (e->row < TD_TABLE_SIGHTED)
+            put_found(&f, i, td_table_row(t, e->row));
+        else if (e->row == TD_TABLE_NONE && cold)
+            absent[n] = keys[i], number[n++] = (uint32_t)i;
+    }
+    f.number = number;
+    if (n) status = td_cold_get(t->tier.cold, absent, n, take_cold, &f);
+out:
+    td_free(absent), td_free(number);
+    return status;
+}

@@ -38,7 +38,8 @@ static td_status serve_other(td_sharded *s, const td_keyed_request *q)
     case TD_ASKS_PARTS: break;
     case TD_ASKS_STOP: s->store.stops = true; break;
     case TD_RETIRES: s->store.clocks.gone[ask->worker] = true; break;
-    case TD_ASKS_RANGE: return td_sharded_serve_range(s, ask, q->out, q->answer);
+    case TD_ASKS_KEYS: return td_sharded_serve_keys(s, ask, q->out, q->answer);
+    case TD_ASKS_ROWS: return td_sharded_serve_rows(s, q);
     case TD_APPLIES:
         return td_table_apply(s->store.table, q->keys, q->count, call,
                               &(called){s->functions[ask->function], ask->argument});

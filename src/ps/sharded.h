@@ -106,8 +106,10 @@ TD_MUST_CHECK td_status td_sharded_push_all(td_sharded *sharded, const uint64_t 
  * at one moment of the call; of pushes made meanwhile some rows may have their part and others not,
  * and a row that is made or forgotten meanwhile may come or not.
  *
- * Cost: rows of each server come by 4096 (wide ones: by 1 MiB), for which it walks through its
- * index once and serves nobody else meanwhile; so much of each server is in memory here.
+ * Cost: a server walks through its index 16 times, each time for a 16th of its keys, and serves
+ * nobody else meanwhile; it sorts 16 bytes a key of these, and they are in memory here. Rows come
+ * by 4096 (wide ones: by 1 MiB) by their keys, which go to the server and back: 24 bytes a row
+ * besides its weights.
  * TD_ERR_NOMEM, and what td_keyed_wait fails with. */
 TD_MUST_CHECK td_status td_sharded_range(td_sharded *sharded, uint64_t first, uint64_t last,
                                          td_table_each_fn *each, void *arg);

@@ -9,7 +9,14 @@
 #include "tandem/keyed.h"
 
 enum { TD_AS_PRIMARY, TD_AS_BACKUP };
-typedef enum td_asks { TD_ASKS_PARTS, TD_ASKS_STOP, TD_RETIRES, TD_ASKS_RANGE, TD_APPLIES } td_asks;
+typedef enum td_asks {
+    TD_ASKS_PARTS,
+    TD_ASKS_STOP,
+    TD_RETIRES,
+    TD_ASKS_KEYS,
+    TD_ASKS_ROWS,
+    TD_APPLIES
+} td_asks;
 
 typedef struct td_ask {   /* note of a request */
     int32_t worker, role; /* worker -1: none, which only looks */
@@ -35,7 +42,8 @@ typedef struct td_told { /* note of an answer */
     uint32_t applied;
     float factor; /* of a push's rate */
     uint64_t stops;
-    uint64_t rows, more, reached; /* of a range: how many; whether there are others behind a key */
+    uint64_t rows, more, reached; /* of a page: keys; rows of the server's table, 0: none of them is
+                                     behind the page; the last key that was looked at */
     uint64_t others;              /* pushes of the other workers */
 } td_told;
 _Static_assert(sizeof(td_ask) == TD_KEYED_NOTE && sizeof(td_told) == TD_KEYED_NOTE, "a note each");
@@ -96,9 +104,11 @@ struct td_sharded {
 
 td_keyed_serve_fn td_sharded_serve;
 td_keyed_ready_fn td_sharded_ready;
-/* sharded_range.c: a server's rows of a range, to `out`. */
-TD_MUST_CHECK td_status td_sharded_serve_range(const td_sharded *sharded, const td_ask *ask,
-                                               void *out, td_told *told);
+/* sharded_range.c: a server's keys of a range, to `out`; the rows of keys. */
+TD_MUST_CHECK td_status td_sharded_serve_keys(const td_sharded *sharded, const td_ask *ask,
+                                              void *out, td_told *told);
+TD_MUST_CHECK td_status td_sharded_serve_rows(const td_sharded *sharded,
+                                              const td_keyed_request *request);
 /* Makes the kept step again, if there is one. */
 TD_MUST_CHECK td_status td_sharded_push_again(td_sharded *sharded);
 

@@ -114,6 +114,71 @@ static void every_row_comes_once_in_order(void **state)
     on_all_layouts(gives_ranges);
 }
 
+/* --- of servers that have many --- */
+
+enum { MANY = 120000 }; /* at one server: a page has more keys than a chunk rows */
+
+typedef struct counted {
+    td_comm *c;
+    uint64_t next, step; /* the keys that are to come */
+    td_table *drops;     /* when the first key comes, of all but every step-th; NULL: not */
+} counted;
+
+static bool is_gone(void *arg, uint64_t key)
+{
+    return key % *(const uint64_t *)arg != 0;
+}
+
+static td_status count(void *arg, uint64_t key, const float *row)
+{
+    counted *x = arg;
+    td_comm *c = x->c;
+    uint64_t dropping = 3;
+    CHECK(key == x->next && row[0] == -(float)(key % 1000));
+    if (x->drops && key == 4096) td_table_drop(x->drops, is_gone, &dropping);
+    if (x->drops && key >= 8191) x->step = 3; /* those before were there already */
+    x->next = (key + x->step) / x->step * x->step;
+    return TD_OK;
+}
+
+static td_status gives_many(td_comm *c, void *arg)
+{
+    enum { PART = 1000 };
+    layout l = {true, 0, "asp"};
+    td_sharded_config config = {.table = {.width = 1, .lr = 1}};
+    td_sharded *s;
+    uint64_t keys[PART];
+    float g[PART];
+    TD_TRY(open_table(c, &l, &config, &s));
+    for (uint64_t at = 0; at < MANY && td_comm_rank(c) == 0; at += PART) {
+        for (uint64_t i = 0; i < PART; i++) keys[i] = at + i, g[i] = (float)((at + i) % 1000);
+        TD_TRY(td_sharded_push_all(s, keys, PART, g));
+    }
+    TD_TRY(td_sharded_meet(s));
+    counted x = {.c = c, .step = 1};
+    TD_TRY(td_sharded_range(s, 0, UINT64_MAX, count, &x));
+    CHECK(x.next == MANY);
+    TD_TRY(td_sharded_meet(s));
+    if (arg) { /* one rank: rows go while it asks for them */
+        x = (counted){.c = c, .step = 1, .drops = td_sharded_table(s)};
+        TD_TRY(td_sharded_range(s, 0, UINT64_MAX, count, &x));
+        CHECK(x.next == MANY && x.step == 3);
+    }
+    return close_table(s);
+}
+
+static void long_tables_come_by_pages(void **state)
+{
+    (void)state;
+    bool alone = true;
+    if (mpi_world) {
+        assert_ok(td_comm_agree(mpi_world, gives_many(mpi_world, NULL)));
+        return;
+    }
+    assert_ok(td_comm_run_local(3, NULL, gives_many, NULL));
+    assert_ok(td_comm_run_local(1, NULL, gives_many, &alone));
+}
+
 /* --- beside pushes --- */
 
 enum { ROUNDS = 6, EACH = 900 }; /* keys of a worker a round */
@@ -285,6 +350,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_row_comes_once_in_order),
+        cmocka_unit_test(long_tables_come_by_pages),
         cmocka_unit_test(what_was_acknowledged_is_seen),
         cmocka_unit_test(functions_reach_every_copy_of_a_row),
         cmocka_unit_test(all_have_the_same_functions),

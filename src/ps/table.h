@@ -132,6 +132,11 @@ TD_MUST_CHECK td_status td_table_range(const td_table *table, uint64_t first, ui
 /* The `most` lowest of them: one pass, in memory for as many keys. */
 TD_MUST_CHECK td_status td_table_range_some(const td_table *table, uint64_t first, uint64_t last,
                                             size_t most, td_table_each_key_fn *each, void *arg);
+/* Weights of `count` rows whose keys ascend, to out [count]: [width] floats each, and behind them a
+ * uint32_t, 1 where there is such a row, 0 where there is none. Like td_table_peek it changes
+ * nothing. */
+TD_MUST_CHECK td_status td_table_find(const td_table *table, const uint64_t *keys, size_t count,
+                                      void *out);
 /* Puts a whole row in, instead of what is there. TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_table_put(td_table *table, uint64_t key, const float *row);
 

@@ -50,6 +50,32 @@ static void rows_begin_alike_wherever_they_are_made(void **state)
     free(key), free(back), free(x), free(y);
 }
 
+static void rows_that_are_there_are_found(void **state)
+{
+    (void)state;
+    enum { N = 300 };
+    td_table *t = make((td_table_config){.width = 2, .lr = 1, .admit = 2, .rule = "momentum"});
+    uint64_t keys[N];
+    struct {
+        float weights[2];
+        uint32_t there;
+    } found[N];
+    for (uint64_t k = 0; k < N; k++) {
+        float g[2] = {-(float)k, 1};
+        keys[k] = k;
+        for (int turn = 0; turn < 1 + (k % 2 == 0); turn++)
+            if (k % 5) assert_ok(td_table_push(t, &k, 1, g, plain));
+    }
+    assert_ok(td_table_find(t, keys, N, found));
+    for (uint64_t k = 0; k < N; k++) { /* odd ones were seen once, fifth ones never */
+        bool there = k % 2 == 0 && k % 5;
+        assert_int_equal(found[k].there, there);
+        assert_true(found[k].weights[0] == (there ? (float)k : 0));
+    }
+    assert_int_equal(td_table_rows(t), N / 2 - N / 10);
+    td_table_destroy(t);
+}
+
 /* A weight after gradients g[0..n), in double precision. */
 static double after(const char *rule, const td_table_config *c, const float *g, int n)
 {
@@ -282,6 +308,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_begin_alike_wherever_they_are_made),
+        cmocka_unit_test(rows_that_are_there_are_found),
         cmocka_unit_test(rules_are_their_formulas),
         cmocka_unit_test(keys_that_are_alike_are_moved_in_turn),
         cmocka_unit_test(admission_and_eviction_against_arrays),
