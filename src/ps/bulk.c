@@ -274,7 +274,7 @@ td_status td_bulk_pull(td_bulk *b, const uint64_t *keys, size_t n, float *out)
     for (size_t k = 0; k < b->batch.count; k++) ask[k] = b->batch.keys[order[k]];
     TD_TRY(exchange(b, sizeof *ask, false, ask, b->in_keys.data));
     if (b->table)
-        TD_TRY(td_table_peek(b->table, b->in_keys.data, sum_of(b, b->takes), b->in_rows.data));
+        TD_TRY(td_table_read(b->table, b->in_keys.data, sum_of(b, b->takes), b->in_rows.data));
     TD_TRY(exchange(b, b->row_bytes, true, b->in_rows.data, b->rows.data));
     const float *rows = b->rows.data;
     for (size_t i = 0; i < n; i++)

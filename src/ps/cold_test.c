@@ -283,7 +283,7 @@ static void memory_stays_within_its_share(void **state)
     s = stats_of(t);
     assert_int_equal(s.rows, 90000);
     assert_true(s.hot_rows > 10000 && s.hot_rows < 24000);
-    assert_int_equal(s.hits + s.misses, 3 * 90000);
+    assert_int_equal(s.hits + s.misses, 0); /* they were pushes */
     assert_true(s.cold_reads > 100000 && s.cold_writes > 200000 && s.disk_bytes > 1000000);
     assert_true(s.bytes < LIMIT + LIMIT / 2 && s.bytes > idle);
     td_table_destroy(t);

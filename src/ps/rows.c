@@ -101,7 +101,7 @@ td_status td_table_see_rowless(td_table *t, uint64_t key, uint64_t hash, td_entr
     *row = NULL;
     if (e->row == TD_TABLE_NONE) TD_TRY(td_table_enter(t, key, hash, &e));
     e->used = t->clock;
-    t->misses++;
+    t->rowless++;
     if (++e->row - TD_TABLE_SIGHTED < t->config.admit) return TD_OK;
     uint32_t sighted = e->row - 1;
     td_status status = td_table_give_row(t, e);

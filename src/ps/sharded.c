@@ -70,7 +70,7 @@ static td_status serve_parts(td_sharded *s, const td_keyed_request *q)
         told->applied = taken.applied, told->factor = taken.factor;
     }
     if (q->does & TD_PULL && ask->worker < 0)
-        TD_TRY(td_table_peek(s->store.table, q->keys, q->count, q->out));
+        TD_TRY(td_table_read(s->store.table, q->keys, q->count, q->out));
     else if (q->does == TD_PULL)
         s->store.clocks.gone[ask->worker] = false;
     if (q->does & TD_PULL && ask->worker >= 0)

@@ -72,8 +72,8 @@ void td_table_measure(const td_table *t, td_table_stats *out)
     *out = (td_table_stats){.rows = td_table_rows(t),
                             .hot_rows = t->rows,
                             .bytes = td_table_bytes(t),
-                            .hits = t->asked - t->misses,
-                            .misses = t->misses,
+                            .hits = t->read - t->missed,
+                            .misses = t->missed,
                             .cold_reads = t->tier.reads,
                             .cold_writes = t->tier.writes,
                             .disk_bytes = t->tier.cold ? td_cold_disk_bytes(t->tier.cold) : 0};
@@ -100,10 +100,8 @@ static td_status find(td_table *t, const uint64_t *keys, size_t count, bool move
         if (!found) return td_fail(TD_ERR_NOMEM, "no memory for a batch of %zu rows", count);
         t->found = found, t->found_room = count;
     }
-    uint64_t reads = t->tier.reads;
-    t->asked += count;
+    uint64_t absent = t->tier.reads + t->rowless;
     TD_TRY(td_tier_warm(t, keys, count));
-    t->misses += t->tier.reads - reads;
     for (size_t i = 0; i < count + AHEAD; i++) {
         if (i >= AHEAD) {
             size_t k = i - AHEAD;
@@ -113,6 +111,7 @@ static td_status find(td_table *t, const uint64_t *keys, size_t count, bool move
         hash[i % AHEAD] = td_table_mixed(keys[i]);
         td_table_prefetch(t, hash[i % AHEAD]);
     }
+    if (!moves) t->read += count, t->missed += t->tier.reads + t->rowless - absent;
     return TD_OK;
 }
 
@@ -139,7 +138,9 @@ td_status td_table_pull(td_table *t, const uint64_t *keys, size_t count, float *
     return TD_OK;
 }
 
-td_status td_table_peek(const td_table *t, const uint64_t *keys, size_t count, float *out)
+/* *hot: how many were in memory. */
+static td_status look(const td_table *t, const uint64_t *keys, size_t count, float *out,
+                      size_t *hot)
 {
     size_t width = t->config.width;
     uint64_t hash[AHEAD];
@@ -156,6 +157,7 @@ td_status td_table_peek(const td_table *t, const uint64_t *keys, size_t count, f
             size_t k = i - AHEAD;
             const td_entry *e = td_table_probe(t, keys[k], hash[k % AHEAD]);
             row[k % AHEAD] = e->row < TD_TABLE_SIGHTED ? td_table_row(t, e->row) : NULL;
+            *hot += row[k % AHEAD] != NULL;
             for (size_t at = 0; row[k % AHEAD] && at < width; at += 16)
                 __builtin_prefetch(row[k % AHEAD] + at);
         }
@@ -164,6 +166,20 @@ td_status td_table_peek(const td_table *t, const uint64_t *keys, size_t count, f
         td_table_prefetch(t, hash[i % AHEAD]);
     }
     return td_tier_peek(t, keys, count, out);
+}
+
+td_status td_table_peek(const td_table *t, const uint64_t *keys, size_t count, float *out)
+{
+    size_t hot = 0;
+    return look(t, keys, count, out, &hot);
+}
+
+td_status td_table_read(td_table *t, const uint64_t *keys, size_t count, float *out)
+{
+    size_t hot = 0;
+    td_status status = look(t, keys, count, out, &hot);
+    t->read += count, t->missed += count - hot;
+    return status;
 }
 
 td_status td_table_push(td_table *t, const uint64_t *keys, size_t count, const float *gradients,

@@ -63,6 +63,8 @@ TD_MUST_CHECK td_status td_table_pull(td_table *table, const uint64_t *keys, siz
 /* The same, but makes no row, and leaves cold rows cold. Fails only where rows
  * are cold: TD_ERR_IO, TD_ERR_NOMEM. */
 td_status td_table_peek(const td_table *table, const uint64_t *keys, size_t count, float *out);
+/* And counts as a read. */
+td_status td_table_read(td_table *table, const uint64_t *keys, size_t count, float *out);
 
 /* What a push does to its rows: the rule's step number `step` (from 0; Adam's correction) with
  * gradient * scale, at the table's rate times rate_factor. */
@@ -101,7 +103,8 @@ size_t td_table_row_floats(const td_table *table);
 
 typedef struct td_table_stats {
     size_t rows, hot_rows, bytes;     /* hot: in memory */
-    uint64_t hits, misses;            /* keys of requests whose row was in memory, and others */
+    uint64_t hits, misses;            /* keys of reads whose row was in memory, and others; a read
+                                         is a pull or a td_table_read */
     uint64_t cold_reads, cold_writes; /* rows that came from disk, and that went there */
     uint64_t disk_bytes;
 } td_table_stats;

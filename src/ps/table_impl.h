@@ -63,7 +63,8 @@ struct td_table {
     uint32_t clock;
     float **found; /* [found_room] rows of the batch under way */
     size_t found_room;
-    uint64_t asked, misses; /* keys of requests; those that had no row in memory */
+    uint64_t read, missed; /* keys of reads; those of them that had no row in memory */
+    uint64_t rowless;      /* sightings of keys that had no row */
     td_tier tier;
 };
 

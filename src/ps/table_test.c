@@ -76,6 +76,27 @@ static void rows_that_are_there_are_found(void **state)
     td_table_destroy(t);
 }
 
+static void reads_alone_are_hits_or_misses(void **state)
+{
+    (void)state;
+    enum { N = 100 };
+    td_table *t = make((td_table_config){.width = 2, .lr = 1});
+    uint64_t keys[N];
+    float x[2 * N] = {0};
+    td_table_stats s;
+    for (uint64_t k = 0; k < N; k++) keys[k] = k * k;
+    assert_ok(td_table_read(t, keys, N, x));            /* none is there */
+    assert_ok(td_table_pull(t, keys, N / 2, x));        /* nor here: half are made, */
+    assert_ok(td_table_push(t, keys, N / 2, x, plain)); /* moved, */
+    assert_ok(td_table_peek(t, keys, N, x));
+    assert_ok(td_table_pull(t, keys, N / 2, x)); /* and found, */
+    assert_ok(td_table_read(t, keys, N, x));     /* of all, too */
+    td_table_measure(t, &s);
+    assert_int_equal(s.hits, N / 2 + N / 2);
+    assert_int_equal(s.misses, N + N / 2 + N / 2);
+    td_table_destroy(t);
+}
+
 /* A weight after gradients g[0..n), in double precision. */
 static double after(const char *rule, const td_table_config *c, const float *g, int n)
 {
@@ -309,6 +330,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_begin_alike_wherever_they_are_made),
         cmocka_unit_test(rows_that_are_there_are_found),
+        cmocka_unit_test(reads_alone_are_hits_or_misses),
         cmocka_unit_test(rules_are_their_formulas),
         cmocka_unit_test(keys_that_are_alike_are_moved_in_turn),
         cmocka_unit_test(admission_and_eviction_against_arrays),

@@ -114,6 +114,15 @@ class Bits(unittest.TestCase):
             tandem("train", "--run", run, "--resume", "--epochs", "2", "--quiet", *second)
             self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(whole, "model")))
 
+    def test_reads_that_are_counted(self):
+        """Pulls, not pushes, whatever the clock."""
+        counts = []
+        for clock in ("bsp", "asp"):
+            found = event(train(*ps(1, clock=clock), epochs=1), "tables")[0]
+            counts.append((found["hits"], found["misses"]))
+            self.assertEqual(found["misses"], found["rows"])  # each key is new once
+        self.assertEqual(*counts)
+
     def test_seldom_keys(self):
         count = [event(train("--admit", n), "tables")[0]["rows"] for n in ("1", "3", "1000")]
         self.assertGreater(count[0], count[1])
