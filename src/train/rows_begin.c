@@ -57,7 +57,8 @@ static td_table_config keyed_config(const loop *l)
     t.momentum = (float)job->momentum;
     t.beta1 = (float)job->beta1, t.beta2 = (float)job->beta2;
     t.epsilon = (float)job->epsilon;
-    t.weight_decay = (float)job->weight_decay;
+    /* A centre moves by what draws it to the copies, and these decay. */
+    t.weight_decay = job->strategy == TD_STRATEGY_EASGD ? 0 : (float)job->weight_decay;
     t.l1 = (float)job->l1, t.l2 = (float)job->l2, t.beta = (float)job->beta;
     t.seed = job->seed;
     t.admit = (uint32_t)job->admit;

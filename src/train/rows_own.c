@@ -7,7 +7,8 @@
  *             drawn to each other: with d = alpha (x - centre), x -= d and centre += d (Zhang,
  *             Choromanska, LeCun, "Deep learning with elastic averaging SGD", NIPS 2015, section 2)
  *
- * The copy moves by plain SGD. A copy of rows under keys that outgrows KEEP rows is dropped. */
+ * The copy moves by plain SGD, with --weight-decay; easgd's centre does not decay by itself. A copy
+ * of rows under keys that outgrows KEEP rows is dropped. */
 #include "train/rows_loop.h"
 
 #include "base/alloc.h"
@@ -128,20 +129,22 @@ static td_status read_dense(loop *l)
 
 /* --- moving the copy --- */
 
-static td_status move_copy(loop *l, const float *gradient, float rate)
+/* By gradients at that rate, and decay at the schedule's. */
+static td_status move_copy(loop *l, const float *gradient, float rate, float decay)
 {
     own *o = l->own;
     td_rows_batch *b = &l->batch;
     size_t width = l->task->oracle.width, n = dense_floats(l);
     for (size_t i = 0; i < b->unique.count && width; i++) {
         float *row = b->table + i * width;
-        for (size_t k = 0; k < width; k++) row[k] -= rate * gradient[i * width + k];
+        for (size_t k = 0; k < width; k++)
+            row[k] -= rate * gradient[i * width + k] + decay * row[k];
         td_cache_put(&o->view, b->unique.keys[i], (td_age){0}, row);
     }
     td_table_step sum = {.scale = -1, .rate_factor = 1};
     if (width) TD_TRY(td_table_push(o->pending, b->unique.keys, b->unique.count, gradient, sum));
     for (size_t i = 0; i < n; i++) {
-        o->dense[i] -= rate * l->dense_gradient[i];
+        o->dense[i] -= rate * l->dense_gradient[i] + decay * o->dense[i];
         o->dense_pending[i] += l->dense_gradient[i];
     }
     return TD_OK;
@@ -253,7 +256,7 @@ td_status td_rows_own_move(loop *l, const float *gradient, bool last)
     float mine = l->batch.rows ? rate / (float)l->batch.rows : 0;
     bool due = last || (l->state.step + 1) % (uint64_t)l->job->push_every == 0;
     if (l->job->strategy == TD_STRATEGY_DOWNPOUR) mine = rate * scale;
-    TD_TRY(move_copy(l, gradient, mine));
+    TD_TRY(move_copy(l, gradient, mine, rate * (float)l->job->weight_decay));
     if (due)
         TD_TRY(l->job->strategy == TD_STRATEGY_EASGD ? draw_to_centre(l)
                                                      : push_sums(l, scale, rate));

@@ -250,6 +250,20 @@ class Clocks(unittest.TestCase):
             shared = train(*ps(3, *words, "--balance", servers=3, clock="asp"), data=data, model=model, epochs=4)
             self.assertAlmostEqual(progressive(shared), progressive(want), delta=0.05)
 
+    def test_a_centre_does_not_decay_by_itself(self):
+        """Only copies do, in their steps."""
+        words = ["--strategy", "easgd", *place(2), "--push-every", "2", "--lr"]
+
+        def size(*decay, model, rate):
+            kept = rows_of(os.path.join(train(*words, rate, *decay, model=model, epochs=4), "model"))
+            return sum(x * x for row in kept.values() for x in floats(row))
+
+        for model in SOME:
+            still, same = (size(*decay, model=model, rate="1e-9") for decay in ([], ["--weight-decay", "0.5"]))
+            self.assertAlmostEqual(same / still, 1, 3, model)
+            free, less = (size(*decay, model=model, rate="0.05") for decay in ([], ["--weight-decay", "2"]))
+            self.assertLess(less, 0.8 * free, model)
+
     def test_options_against_staleness(self):
         want = progressive(train())
         for words in (["--staleness-rate"], ["--compensation", "0.1"]):
