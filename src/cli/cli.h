@@ -37,6 +37,7 @@ td_status td_cmd_help(int argc, char **argv);
 TD_MUST_CHECK td_status td_cli_read_train(int argc, char **argv, td_job *job);
 /* TD_ERR_ARG: an option has been given that would do nothing in this job. */
 TD_MUST_CHECK td_status td_cli_check_effects(const td_job *job);
+TD_MUST_CHECK td_status td_cli_check_data_effects(const td_job *job, const td_dataset *data);
 /* The job's data options as a data configuration; borrows the job's texts. */
 TD_MUST_CHECK td_status td_cli_data_config(const td_job *job, td_split split,
                                            const td_dataset *like, td_data_config *out);

@@ -147,6 +147,7 @@ static td_status open_session(session *s, int argc, char **argv)
     s->fed = td_cli_is_fed(&s->job);
     if (s->fed) return TD_OK; /* it hears of them */
     TD_TRY(open_data(s));
+    if (!s->job.resume) TD_TRY(td_cli_check_data_effects(&s->job, s->train));
     return td_net_model_create(&s->job, s->train, &s->model);
 }
 

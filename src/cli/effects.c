@@ -152,6 +152,11 @@ static bool ftrl(const td_job *j)
     return rule_of(j, names, names);
 }
 
+static bool decays(const td_job *j)
+{
+    return easgd(j) || strcmp(j->rule, "ftrl") != 0;
+}
+
 static bool any_rule(const td_job *j)
 {
     return !easgd(j);
@@ -208,6 +213,7 @@ static const effect effects[] = {
     {"l1", ftrl, "--optimizer ftrl"},
     {"l2", ftrl, "--optimizer ftrl"},
     {"ftrl-beta", ftrl, "--optimizer ftrl"},
+    {"weight-decay", decays, "rules other than ftrl, which has --l1 and --l2"},
     {"step-every", in_steps, "--schedule step"},
     {"gamma", in_steps, "--schedule step"},
     {"final-lr", to_final, "--schedule cosine or linear"},
@@ -239,4 +245,12 @@ td_status td_cli_check_effects(const td_job *job)
     }
     td_options_fini(td_job_rows, &usual);
     return status;
+}
+
+td_status td_cli_check_data_effects(const td_job *job, const td_dataset *data)
+{
+    bool whole = sparse(job) && td_dataset_info(data)->sparse && !job->bits;
+    if (!whole || !job->hash_seed) return TD_OK;
+    return td_fail(TD_ERR_ARG, "--hash-seed is for keys that are hashed: those of columns, or with "
+                               "--bits; here it would do nothing: leave it out");
 }

@@ -74,9 +74,13 @@ class Mistakes(unittest.TestCase):
                 (["--beta2", "0.8"], "fm", ["--optimizer", "adagrad"]), (["--epsilon", "0.8"], "fm", []),
                 (["--l2", "0.8"], "mlp", []), (["--ftrl-beta", "0.8"], "fm", ["--optimizer", "adagrad"]),
                 (["--gamma", "0.8"], "mlp", []), (["--step-every", "2"], "fm", ["--schedule", "cosine"]),
-                (["--final-lr", "0.001"], "mlp", ["--schedule", "step"])):
+                (["--final-lr", "0.001"], "mlp", ["--schedule", "step"]),
+                (["--weight-decay", "0.1"], "fm", ["--optimizer", "ftrl"])):
             data = DATA if model == "mlp" else clicks()
             self.says(f"{words[0]} is for ", *job(*base, *words, model=model, data=data))
+        for form in ("libsvm", "libffm"):  # whose keys are numbers already
+            self.says("--hash-seed is for ", *job("--hash-seed", "9", data=clicks(form)))
+            train("--hash-seed", "9", "--bits", "9", data=clicks(form))
         run = train("--clock", "bsp", "--servers", "0", "--admit", "1", "--momentum", "0", "--l1", "0", "--gamma",
                     "0.1", "--optimizer", "ftrl", "--l2", "0.1")
         again = new_run()
