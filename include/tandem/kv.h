@@ -34,18 +34,19 @@ typedef struct td_kv_config {
     size_t width;     /* floats of a row's weights, 1 to 65536 */
     const char *rule; /* "sgd", "momentum", "adagrad", "adam", "ftrl"; NULL: "sgd" */
     float lr;
-    float momentum;     /* 0: 0.9 */
-    float beta1, beta2; /* adam; 0: 0.9 and 0.999 */
-    float epsilon;      /* adagrad, adam; 0: 1e-10 and 1e-8 */
-    float weight_decay; /* not ftrl */
-    float l1, l2, beta; /* ftrl; beta 0: 1 */
-    float scale;        /* new rows are uniform within +-scale; 0: zero */
-    uint64_t seed;      /* of new rows: the same whichever server makes them, and when */
-    uint32_t admit;     /* pushes that make a row, which earlier ones do not move; 0: 1 */
-    uint64_t
-        evict_after;     /* steps after which a row that no push has moved is forgotten; 0: never */
-    size_t memory_bytes; /* of a server's rows in memory; 0: no limit */
-    const char *folder;  /* with a limit: where a server's other rows lie, its alone */
+    float momentum;       /* 0: 0.9 */
+    float beta1, beta2;   /* adam; 0: 0.9 and 0.999 */
+    float epsilon;        /* adagrad, adam; 0: 1e-10 and 1e-8 */
+    float weight_decay;   /* not ftrl */
+    float l1, l2, beta;   /* ftrl; beta 0: 1 */
+    float scale;          /* new rows are uniform within +-scale; 0: zero */
+    uint64_t seed;        /* of new rows: the same whichever server makes them, and when */
+    uint32_t admit;       /* pushes that make a row, which earlier ones do not move; 0: 1 */
+    uint64_t evict_after; /* a row that no worker has pulled or pushed for so many steps (by the
+                             mean of the workers' clocks), and no function was called on, is
+                             forgotten; 0: never; not with replicas */
+    size_t memory_bytes;  /* of a server's rows in memory; 0: no limit */
+    const char *folder;   /* with a limit: where a server's other rows lie, its alone */
     int servers;       /* ranks that serve and do not work, the last of the group; 0: all do both */
     int replicas;      /* 1: each row is at a second server, too */
     const char *clock; /* "asp", "ssp:S", "backup:K[:apply]", "groups:G:S:L"; NULL: "asp" */

@@ -71,6 +71,10 @@ static td_status check(const td_kv_config *c)
                        (const void *)c->functions);
     for (int k = 0; k < c->function_count; k++)
         if (!c->functions[k].fn) return td_fail(TD_ERR_ARG, "function %d of a table is NULL", k);
+    if (c->evict_after && c->replicas)
+        return td_fail(TD_ERR_ARG,
+                       "a table with evict_after has no replicas: the two copies of a row "
+                       "would be forgotten at different times");
     if (c->meaning && (strchr(c->meaning, '\n') || strlen(c->meaning) > 200))
         return td_fail(TD_ERR_ARG, "a table's meaning is one line of up to 200 bytes");
     return TD_OK;

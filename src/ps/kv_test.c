@@ -181,6 +181,9 @@ static td_status mistakes(td_comm *c, void *arg)
     if (size > 1) CHECK(strstr(td_last_error(), "describes the table as \"width 2 rule sgd"));
     bad = good, bad.meaning = td_comm_rank(c) == 0 ? "a" : "b";
     if (size > 1) CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    bad = good, bad.replicas = 1, bad.evict_after = 9;
+    CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    CHECK(strstr(td_last_error(), "would be forgotten at different times"));
     bad = good, bad.lr = NAN;
     CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
     bad = good, bad.function_count = 1;
