@@ -42,9 +42,9 @@ typedef struct td_kv_config {
     float scale;          /* new rows are uniform within +-scale; 0: zero */
     uint64_t seed;        /* of new rows: the same whichever server makes them, and when */
     uint32_t admit;       /* pushes that make a row, which earlier ones do not move; 0: 1 */
-    uint64_t evict_after; /* a row that no worker has pulled or pushed for so many steps (by the
-                             mean of the workers' clocks), and no function was called on, is
-                             forgotten; 0: never; not with replicas */
+    uint64_t evict_after; /* a row that no push and no function has moved for so many steps, by the
+                             mean of the workers' clocks, is forgotten; 0: never; not with
+                             replicas */
     size_t memory_bytes;  /* of a server's rows in memory; 0: no limit */
     const char *folder;   /* with a limit: where a server's other rows lie, its alone */
     int servers;       /* ranks that serve and do not work, the last of the group; 0: all do both */
