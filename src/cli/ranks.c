@@ -60,6 +60,13 @@ void td_cli_tell_here(td_comm *comm, td_status status)
     td_error_clear();
 }
 
+/* What went wrong, without where it was met ("pull at rank 2: "). */
+static const char *cause(const char *sentence)
+{
+    const char *at = strstr(sentence, ": ");
+    return at ? at + 2 : sentence;
+}
+
 /* A user's mistake, which all ranks are likely to have met alike, or some of them alone. Who is not
  * rank 0 waits a moment for another to have said the same. */
 static td_status tell_once(td_comm *comm, td_status status)
@@ -69,7 +76,7 @@ static td_status tell_once(td_comm *comm, td_status status)
     if (!*own) return status; /* told already */
     bool others = td_comm_rank(comm) != 0 && td_comm_hears_failure(comm, PATIENCE_MS);
     own[HEARD] = 0; /* as much as others hear */
-    if (others && strstr(td_last_error(), own))
+    if (others && strstr(td_last_error(), cause(own)))
         td_error_clear();
     else
         td_cli_tell_here(comm, td_fail_again(status, own));
