@@ -13,7 +13,8 @@ struct td_message {
     size_t bytes;
     int peer, tag, pieces;
     bool sends, started;
-    td_status failed; /* as td_message_done saw it, for the wait */
+    td_message *next, **place; /* among the group's that are started */
+    td_status failed;          /* as td_message_done saw it, for the wait */
     char sentence[512];
     td_request request[]; /* [pieces] */
 };
@@ -56,7 +57,25 @@ bool td_message_is_orphan(const td_message *m)
 static void cancel(td_message *m, int pieces)
 {
     for (int k = 0; k < pieces; k++) m->comm->ops->cancel(m->comm, &m->request[k]);
+}
+
+static void begin(td_message *m)
+{
+    td_message **first = &m->comm->messages;
+    m->next = *first, m->place = first;
+    if (m->next) m->next->place = &m->next;
+    *first = m;
+    m->started = true;
+    m->failed = TD_OK;
+}
+
+static void end(td_message *m)
+{
     m->started = false;
+    if (!m->place) return;
+    *m->place = m->next;
+    if (m->next) m->next->place = m->place;
+    m->place = NULL;
 }
 
 td_status td_message_start(td_message *m)
@@ -77,8 +96,7 @@ td_status td_message_start(td_message *m)
         }
         at += bytes;
     }
-    m->started = true;
-    m->failed = TD_OK;
+    begin(m);
     if (m->sends) m->comm->bytes_sent += m->bytes, m->comm->messages_sent++;
     return TD_OK;
 }
@@ -118,7 +136,7 @@ bool td_message_done(td_message *m)
 td_status td_message_wait(td_message *m)
 {
     if (!m->started) return TD_OK;
-    m->started = !m->comm->closed;
+    if (m->comm->closed) end(m);
     TD_TRY(td_comm_check_open(m->comm, td_message_name(m)));
     td_note note =
         {m->sends ? TD_DOES_SEND : TD_DOES_RECV, m->bytes, -1, -1, m->peer, (unsigned)m->tag};
@@ -128,6 +146,18 @@ td_status td_message_wait(td_message *m)
             ? td_fail_again(m->failed, m->sentence)
             : td_comm_wait(m->comm, m->peer, m->comm->ops->bell(m->comm), test_pieces, NULL, m);
     if (status != TD_OK) cancel(m, m->pieces);
-    m->started = false;
+    end(m);
     return td_comm_end(record, status);
+}
+
+void td_messages_withdraw(td_comm *comm)
+{
+    for (td_message *m = comm->messages; m; m = comm->messages) {
+        bool done = false;
+        if (test_pieces(m, &done) != TD_OK) td_error_clear();
+        comm->spoiled = comm->spoiled || !done;
+        cancel(m, m->pieces);
+        comm->messages = m->next, m->place = NULL;
+        if (m->next) m->next->place = &comm->messages;
+    }
 }

@@ -16,5 +16,8 @@ bool td_message_under_way(const td_message *message); /* started, not waited for
 bool td_message_done(td_message *message);
 TD_MUST_CHECK td_status td_message_wait(td_message *message); /* TD_OK for one never started */
 const char *td_message_name(const td_message *message);       /* "send", "recv" */
+/* Before the group goes: what is under way there is given up, and its memory may go. The wait for
+ * such a message says that the group was closed. */
+void td_messages_withdraw(td_comm *comm);
 
 #endif

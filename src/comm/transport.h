@@ -111,6 +111,7 @@ struct td_comm {
     struct td_tuning *tuning;           /* of coll/tuning.c, NULL: the table's own sizes */
     int forced[TD_PATTERNS];            /* algorithm + 1 that serves a pattern, 0: by size */
     struct td_worker *worker;           /* of work.c, NULL before its first use */
+    struct td_message *messages;        /* of message.c, that are started */
     struct td_hosts *over;              /* of coll/hosts.c, NULL before its first use */
     struct td_meet *meet;               /* of coll/meet.c, NULL before its first use */
     uint64_t generation;                /* recoveries and resizes that led to it */

@@ -165,6 +165,46 @@ static td_status misfit(td_comm *c, void *arg)
     return TD_OK;
 }
 
+/* A group that is closed lets go of the receives that are under way there: nothing that is sent
+ * afterwards, in that group or in the next, goes to them. */
+static td_status closed_under_way(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { BYTES = 64 };
+    int n = td_comm_size(c), me = td_comm_rank(c);
+    char *gone = td_malloc(BYTES), data[BYTES];
+    td_comm *first, *second;
+    td_work *work = NULL;
+    if (n == 1) return td_free(gone), TD_OK;
+    memset(data, me + 1, BYTES);
+    TD_TRY(td_comm_split(c, 0, me, &first));
+    if (me == 0) {
+        TD_TRY(td_comm_start_recv(first, gone, BYTES, 1, 3, &work));
+        td_comm_close(first);
+        CHECK(td_work_done(work));
+        CHECK(td_work_wait(work) == TD_ERR_ARG && strstr(td_last_error(), "recv: this group"));
+        CHECK(td_work_wait(work) == TD_OK);
+        td_error_clear();
+        td_work_destroy(work);
+        td_free(gone);
+    } else {
+        td_free(gone);
+    }
+    TD_TRY(td_comm_barrier(c));
+    if (me == 1 && !mpi_world) {
+        CHECK(td_comm_send(first, data, BYTES, 0, 3) == TD_ERR_PEER);
+        CHECK(strstr(td_last_error(), "rank 0 left while rank 1 waited"));
+        td_error_clear();
+    }
+    if (me != 0) td_comm_close(first);
+    TD_TRY(td_comm_split(c, 0, me, &second));
+    if (me == 1) TD_TRY(td_comm_send(second, data, BYTES, 0, 3));
+    if (me == 0) TD_TRY(td_comm_recv(second, data, BYTES, 1, 3));
+    CHECK(data[BYTES - 1] == (me == 0 ? 2 : me + 1));
+    td_comm_close(second);
+    return TD_OK;
+}
+
 static td_status mistakes(td_comm *c, void *arg)
 {
     (void)arg;
@@ -220,6 +260,12 @@ static void messages_are_under_way_beside_collectives(void **state)
 {
     (void)state;
     on_all_sizes(messages, NULL);
+}
+
+static void a_group_closes_while_messages_are_under_way(void **state)
+{
+    (void)state;
+    on_all_sizes(closed_under_way, NULL);
 }
 
 static void a_message_that_does_not_fit_is_named(void **state)
@@ -298,6 +344,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(many_are_in_flight_at_once),
         cmocka_unit_test(every_pattern_runs_beside_its_rank),
         cmocka_unit_test(messages_are_under_way_beside_collectives),
+        cmocka_unit_test(a_group_closes_while_messages_are_under_way),
         cmocka_unit_test(a_message_that_does_not_fit_is_named),
         cmocka_unit_test(small_ones_are_one_operation),
         cmocka_unit_test(mistakes_are_refused),

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "comm/coll/hosts.h"
 #include "comm/coll/meet.h"
+#include "comm/message.h"
 #include "comm/recorder.h"
 #include "math/kernels.h"
 
@@ -221,6 +222,7 @@ td_status td_coll_run(td_comm *comm, const td_call *call)
 
 void td_coll_release(td_comm *comm)
 {
+    td_messages_withdraw(comm);
     td_worker_destroy(comm);
     td_meet_destroy(comm);
     td_hosts_destroy(comm);

@@ -82,7 +82,7 @@ TD_MUST_CHECK td_status td_tuning_read(const td_comm *comm, const char *path, td
 /* What was measured for `from` serves `to` too, where that has the same shape. TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_tuning_inherit(const td_comm *from, td_comm *to);
 
-/* Lets go of what collectives keep with the group. */
+/* Lets go of what operations keep with the group. */
 void td_coll_release(td_comm *comm);
 void td_worker_destroy(td_comm *comm); /* work.c */
 
