@@ -64,8 +64,9 @@ typedef struct td_keyed_config {
     void *user;               /* of the functions */
 } td_keyed_config;
 
-/* Collective. Borrows nothing but `user`. TD_ERR_ARG, TD_ERR_NOMEM, TD_ERR_UNSUPPORTED (an MPI that
- * only one thread may call). */
+/* Collective. Borrows nothing but `user`. TD_ERR_ARG (also where ranks differ in servers, width or
+ * whether they have an owner function), TD_ERR_NOMEM, TD_ERR_UNSUPPORTED (an MPI that only one
+ * thread may call). */
 TD_API TD_MUST_CHECK td_status td_keyed_open(td_comm *comm, const td_keyed_config *config,
                                              td_keyed **out);
 

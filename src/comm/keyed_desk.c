@@ -166,6 +166,57 @@ static td_status create(td_comm *comm, const td_keyed_config *config, td_keyed *
     return TD_OK;
 }
 
+/* What all ranks must have alike: where keys lie, and how large their parts are. */
+typedef struct terms {
+    uint64_t width, servers; /* a hash of their ranks */
+    int32_t server_count, own_owner;
+} terms;
+
+static terms terms_of(const td_keyed *k)
+{
+    uint64_t h = 0;
+    for (int s = 0; s < k->config.server_count; s++) {
+        h = (h ^ (uint64_t)k->servers[s]) * 0xff51afd7ed558ccd + 1;
+        h ^= h >> 32;
+    }
+    return (terms){k->config.width, h, k->config.server_count, k->config.owner != NULL};
+}
+
+static td_status compare(const td_comm *c, const terms *first, const terms *t, int rank)
+{
+    int other = c->world[0], who = c->world[rank];
+    if (t->width != first->width)
+        return td_fail(TD_ERR_ARG,
+                       "keyed parts: rank %d has parts of %llu bytes where rank %d has "
+                       "parts of %llu",
+                       who, (unsigned long long)t->width, other, (unsigned long long)first->width);
+    if (t->server_count != first->server_count)
+        return td_fail(TD_ERR_ARG, "keyed parts: servers of rank %d: %d, of rank %d: %d", who,
+                       t->server_count, other, first->server_count);
+    if (t->servers != first->servers)
+        return td_fail(TD_ERR_ARG, "keyed parts: rank %d has other ranks as servers than rank %d",
+                       who, other);
+    if (t->own_owner != first->own_owner)
+        return td_fail(TD_ERR_ARG,
+                       "keyed parts: rank %d has a function that says where keys are, "
+                       "and rank %d has none",
+                       t->own_owner ? who : other, t->own_owner ? other : who);
+    return TD_OK;
+}
+
+/* All see all terms, and so come to the same verdict. Collective. */
+static td_status agree_on_terms(td_comm *c, const td_keyed *k)
+{
+    if (c->size == 1) return TD_OK;
+    terms own = terms_of(k), *all = td_calloc((size_t)c->size, sizeof *all);
+    td_status status = all ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for keyed parts");
+    status = td_comm_agree(c, status);
+    if (status == TD_OK) status = td_comm_allgather(c, &own, sizeof own, all);
+    for (int r = 1; r < c->size && status == TD_OK; r++) status = compare(c, all, &all[r], r);
+    td_free(all);
+    return status;
+}
+
 /* All desks are open behind it. */
 static td_status begin(td_keyed *k)
 {
@@ -182,10 +233,11 @@ static td_status begin(td_keyed *k)
     return td_comm_agree(c, status);
 }
 
-td_status td_keyed_open(td_comm *comm, const td_keyed_config *config, td_keyed **out)
+static td_status open_channel(td_comm *comm, const td_keyed_config *config, td_keyed **out)
 {
     td_keyed *k = NULL;
     td_status status = td_comm_agree(comm, create(comm, config, &k));
+    if (status == TD_OK) status = agree_on_terms(comm, k);
     if (status == TD_OK) status = td_comm_split(comm, 0, comm->rank, &k->comm);
     if (status == TD_OK) td_recorder_call(k->comm, TD_GROUP_KEYED), status = begin(k);
     if (status != TD_OK) {
@@ -194,6 +246,16 @@ td_status td_keyed_open(td_comm *comm, const td_keyed_config *config, td_keyed *
     }
     *out = k;
     return TD_OK;
+}
+
+td_status td_keyed_open(td_comm *comm, const td_keyed_config *config, td_keyed **out)
+{
+    TD_TRY(td_comm_check_open(comm, "keyed parts"));
+    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_KEYED, 0, -1, -1, -1});
+    int entered = td_comm_enter(comm, TD_DOES_KEYED);
+    td_status status = open_channel(comm, config, out);
+    td_comm_leave(comm, entered);
+    return td_comm_end(record, status);
 }
 
 /* --- closing --- */

@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "tandem/keyed.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -298,6 +299,49 @@ static td_status sums_too_few_leaves(hand *h)
     return sums(h, h->wrong ? 2 : 16, 100);
 }
 
+static td_status serve_nothing(void *user, const td_keyed_request *request)
+{
+    (void)user, (void)request;
+    return TD_OK;
+}
+
+static int first_server(void *user, uint64_t key, int servers)
+{
+    (void)user, (void)key, (void)servers;
+    return 0;
+}
+
+static td_status opens_keyed(hand *h, td_keyed_config config)
+{
+    td_keyed *keyed = NULL;
+    config.serve = serve_nothing;
+    td_status status = td_keyed_open(h->c, &config, &keyed);
+    td_keyed_destroy(keyed);
+    return status;
+}
+
+static td_status keys_other_parts(hand *h)
+{
+    return opens_keyed(h, (td_keyed_config){.width = h->wrong ? 32 : 64});
+}
+
+static td_status keys_other_servers(hand *h)
+{
+    return opens_keyed(h, (td_keyed_config){.servers = (int[]){0, h->wrong ? 2 : 3},
+                                            .server_count = 2});
+}
+
+static td_status keys_fewer_servers(hand *h)
+{
+    return opens_keyed(h, (td_keyed_config){.servers = (int[]){0, 3},
+                                            .server_count = h->wrong ? 1 : 2});
+}
+
+static td_status keys_elsewhere(hand *h)
+{
+    return opens_keyed(h, (td_keyed_config){.owner = h->wrong ? first_server : NULL});
+}
+
 static td_status forces_an_algorithm(hand *h)
 {
     if (h->wrong) TD_TRY(td_coll_force(h->c, TD_ALLREDUCE, "pairwise"));
@@ -487,6 +531,14 @@ static const kind kinds[] = {
      .says = {"rank 1", "tree sum of 100 floats", "(2 leaves of"}},
     {"a tree sum of another count", .act = sums_another_count,
      .says = {"rank 1", "100 floats (16 leaves", "99 floats (16 leaves"}},
+    {"keyed parts of another width", .act = keys_other_parts,
+     .says = {"rank 1 has parts of 32 bytes where rank 0 has parts of 64"}},
+    {"keyed parts at other servers", .act = keys_other_servers,
+     .says = {"rank 1 has other ranks as servers than rank 0"}},
+    {"keyed parts at fewer servers", .act = keys_fewer_servers,
+     .says = {"servers of rank 1: 1, of rank 0: 2"}},
+    {"keyed parts of another owner", .act = keys_elsewhere,
+     .says = {"rank 1 has a function that says where keys are, and rank 0 has none"}},
     {"another algorithm", .act = forces_an_algorithm,
      .says = {"rank 1", "runs all-reduce (sum of 40 bytes", "by pairwise"}},
     {"one element less, by MPI", .act = reduces_less_by_mpi,

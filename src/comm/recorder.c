@@ -32,6 +32,7 @@ const char *const td_does_names[TD_DOES_END] = {
     [TD_DOES_SPLIT] = "split",
     [TD_DOES_SHARE] = "shared memory",
     [TD_DOES_TREESUM] = "tree sum",
+    [TD_DOES_KEYED] = "keyed parts",
     [TD_DOES_PUSH] = "push",
     [TD_DOES_PULL] = "pull",
     [TD_DOES_PUSH_PULL] = "push and pull",

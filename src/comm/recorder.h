@@ -19,7 +19,7 @@
 #include "comm/transport.h"
 
 enum { TD_RECORDS = 128, TD_RECORDS_ALONE = 16, TD_RECORDER_GROUPS = 32 };
-enum { TD_RECORDS_TIMED = 32, TD_RECORDER_VERSION = 2 };
+enum { TD_RECORDS_TIMED = 32, TD_RECORDER_VERSION = 3 };
 enum { TD_RECORDER_HEAD_BYTES = 4096 };
 #define TD_RECORDER_MAGIC "tandemR"
 

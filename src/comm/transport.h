@@ -174,6 +174,7 @@ enum {
     TD_DOES_SPLIT,
     TD_DOES_SHARE,
     TD_DOES_TREESUM,
+    TD_DOES_KEYED, /* opens a channel */
     TD_DOES_PUSH,
     TD_DOES_PULL,
     TD_DOES_PUSH_PULL,
