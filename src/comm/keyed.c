@@ -339,8 +339,16 @@ bool td_keyed_done(td_keyed *k, uint64_t ticket)
 {
     bool done = true;
     waiting w = {k, *find(k, ticket), -1};
-    if (w.ticket && test_ticket(&w, &done) != TD_OK) done = true; /* the wait meets it again */
-    return done;
+    if (!w.ticket) return true;
+    td_status status = test_ticket(&w, &done);
+    int64_t now = done ? 0 : td_clock_ns();
+    if (status == TD_OK && !done && now - k->asked_at >= LOOK_NS) {
+        k->asked_at = now;
+        k->comm->operation = td_keyed_name(w.ticket->does);
+        status = k->comm->ops->check(k->comm, w.missing);
+    }
+    if (status != TD_OK) td_error_clear(); /* the wait meets it again */
+    return done || status != TD_OK;
 }
 
 td_status td_keyed_wait(td_keyed *k, uint64_t ticket)

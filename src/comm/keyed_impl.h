@@ -65,6 +65,7 @@ struct td_keyed {
     struct td_ticket *first, **last; /* requests under way, oldest first */
     uint64_t tickets;
     int64_t looked_at; /* ns: after the group, whether all of it lives */
+    int64_t asked_at;  /* ns: after who was missing, by td_keyed_done */
     bool broken, finished;
 };
 

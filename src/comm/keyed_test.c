@@ -2,6 +2,7 @@
  * itself; values are whole numbers, so that sums do not depend on their order. */
 #include "comm/ranks_test.h"
 
+#include "base/clock.h"
 #include "base/rng.h"
 #include "tandem/keyed.h"
 
@@ -336,6 +337,50 @@ static void a_lost_server_ends_the_wait(void **state)
     unsetenv("TANDEM_FAKE_HOSTS");
 }
 
+static bool never(void *user, const td_keyed_request *q)
+{
+    (void)user, (void)q;
+    return false;
+}
+
+/* Rank 1, the server, is never ready, and leaves. */
+static td_status unanswered(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { PULLS = 4 };
+    table mine = {0};
+    td_keyed *keyed;
+    int server[] = {1};
+    td_keyed_config config = {.servers = server, .server_count = 1, .width = 16};
+    config.serve = serve, config.user = &mine, config.ready = never;
+    uint64_t key = 1, ticket[PULLS];
+    double out[PULLS][2];
+    TD_TRY(td_keyed_open(c, &config, &keyed));
+    for (int k = 0; k < PULLS && td_comm_rank(c) == 0; k++) {
+        td_parts parts = {.keys = &key, .count = 1, .out = out[k]};
+        TD_TRY(td_keyed_start(keyed, TD_PULL, &parts, &ticket[k]));
+    }
+    if (td_comm_rank(c) == 0) {
+        int64_t begin = td_clock_ns();
+        while (!td_keyed_done(keyed, ticket[PULLS - 1])) CHECK(td_clock_ns() - begin < 5000000000);
+        CHECK(td_keyed_wait(keyed, ticket[PULLS - 1]) == TD_ERR_PEER);
+        CHECK(strstr(td_last_error(), "rank 1 left while rank 0 waited for it in pull"));
+        td_error_clear();
+    }
+    td_keyed_destroy(keyed);
+    return TD_OK;
+}
+
+static void who_asks_for_an_answer_hears_that_the_server_left(void **state)
+{
+    (void)state;
+    if (mpi_world) return;
+    assert_ok(td_comm_run_local(2, NULL, unanswered, NULL));
+    setenv("TANDEM_FAKE_HOSTS", "0,1", 1);
+    assert_ok(td_comm_run_local(2, NULL, unanswered, NULL));
+    unsetenv("TANDEM_FAKE_HOSTS");
+}
+
 /* One rank gives up with requests under way. */
 static td_status abandoned(td_comm *c, void *arg)
 {
@@ -522,6 +567,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_servers_refusal_reaches_who_asked),
         cmocka_unit_test(misuse_is_named),
         cmocka_unit_test(a_lost_server_ends_the_wait),
+        cmocka_unit_test(who_asks_for_an_answer_hears_that_the_server_left),
         cmocka_unit_test(requests_can_be_given_up),
         cmocka_unit_test(a_request_waits_until_its_server_is_ready),
         cmocka_unit_test(requests_keep_their_order_behind_one_that_waits),

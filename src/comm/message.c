@@ -3,9 +3,12 @@
 #include "comm/message.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 
 #include <string.h>
+
+enum { LOOK_NS = 1000000 };
 
 struct td_message {
     td_comm *comm;
@@ -14,6 +17,7 @@ struct td_message {
     int peer, tag, pieces;
     bool sends, started;
     td_message *next, **place; /* among the group's that are started */
+    int64_t looked_at;         /* ns: after its peer, by td_message_done; 0: not yet */
     td_status failed;          /* as td_message_done saw it, for the wait */
     char sentence[512];
     td_request request[]; /* [pieces] */
@@ -66,6 +70,7 @@ static void begin(td_message *m)
     if (m->next) m->next->place = &m->next;
     *first = m;
     m->started = true;
+    m->looked_at = 0;
     m->failed = TD_OK;
 }
 
@@ -118,13 +123,28 @@ static td_status test_pieces(void *arg, bool *done)
     return TD_OK;
 }
 
+/* Who asks again and again waits as well: it is to hear of a peer that will not answer. */
+static td_status look(td_message *m, bool *done)
+{
+    *done = true;
+    TD_TRY(test_pieces(m, done));
+    int64_t now = *done ? 0 : td_clock_ns();
+    if (*done || now - m->looked_at < LOOK_NS) return TD_OK;
+    m->looked_at = now;
+    td_status status = m->comm->ops->check(m->comm, m->peer);
+    if (status == TD_OK) return TD_OK;
+    TD_TRY(test_pieces(m, done)); /* it may have come before the failure */
+    return *done ? TD_OK : status;
+}
+
 bool td_message_done(td_message *m)
 {
     bool done = true;
     const char *before = m->comm->operation;
     if (!m->started || m->comm->closed) return true;
     m->comm->operation = td_message_name(m);
-    if (m->failed == TD_OK && (m->failed = test_pieces(m, &done)) != TD_OK) {
+    if (m->failed == TD_OK && (m->failed = look(m, &done)) != TD_OK) {
+        m->comm->spoiled = true;
         strncpy(m->sentence, td_last_error(), sizeof m->sentence - 1);
         td_error_clear();
     }

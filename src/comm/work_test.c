@@ -1,6 +1,7 @@
 /* Operations under way beside their rank: see ranks_test.h. The oracle is the blocking call. */
 #include "comm/ranks_test.h"
 
+#include "base/clock.h"
 #include "base/rng.h"
 #include "comm/recorder.h"
 
@@ -205,6 +206,23 @@ static td_status closed_under_way(td_comm *c, void *arg)
     return TD_OK;
 }
 
+/* Whoever asks again and again whether a message has come hears that its peer has left. */
+static td_status left(td_comm *c, void *arg)
+{
+    (void)arg;
+    char data[8];
+    td_work *work;
+    if (td_comm_rank(c) == 1) return TD_OK;
+    TD_TRY(td_comm_start_recv(c, data, 8, 1, 0, &work));
+    int64_t begin = td_clock_ns();
+    while (!td_work_done(work)) CHECK(td_clock_ns() - begin < 5000000000);
+    CHECK(td_work_wait(work) == TD_ERR_PEER);
+    CHECK(strstr(td_last_error(), "rank 1 left while rank 0 waited for it in recv"));
+    td_error_clear();
+    td_work_destroy(work);
+    return TD_OK;
+}
+
 static td_status mistakes(td_comm *c, void *arg)
 {
     (void)arg;
@@ -266,6 +284,13 @@ static void a_group_closes_while_messages_are_under_way(void **state)
 {
     (void)state;
     on_all_sizes(closed_under_way, NULL);
+}
+
+static void who_asks_for_a_message_hears_that_its_peer_left(void **state)
+{
+    (void)state;
+    if (mpi_world) skip();
+    assert_ok(td_comm_run_local(2, NULL, left, NULL));
 }
 
 static void a_message_that_does_not_fit_is_named(void **state)
@@ -345,6 +370,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_pattern_runs_beside_its_rank),
         cmocka_unit_test(messages_are_under_way_beside_collectives),
         cmocka_unit_test(a_group_closes_while_messages_are_under_way),
+        cmocka_unit_test(who_asks_for_a_message_hears_that_its_peer_left),
         cmocka_unit_test(a_message_that_does_not_fit_is_named),
         cmocka_unit_test(small_ones_are_one_operation),
         cmocka_unit_test(mistakes_are_refused),
