@@ -363,9 +363,11 @@ td_status td_keyed_wait(td_keyed *k, uint64_t ticket)
     char sentence[512] = "";
     while (k->first) {
         td_status status = wait_ticket(k, &k->first);
-        if (status == TD_OK || worst != TD_OK) continue;
-        worst = status;
-        strncpy(sentence, td_last_error(), sizeof sentence - 1);
+        if (status != TD_OK && worst == TD_OK) {
+            worst = status;
+            strncpy(sentence, td_last_error(), sizeof sentence - 1);
+        }
+        if (status != TD_OK && k->broken) td_keyed_give_up(k); /* who is silent stays so */
     }
     return worst == TD_OK ? TD_OK : td_fail_again(worst, sentence);
 }

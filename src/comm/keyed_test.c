@@ -343,10 +343,10 @@ static bool never(void *user, const td_keyed_request *q)
     return false;
 }
 
-/* Rank 1, the server, is never ready, and leaves. */
+/* Rank 1, the server, is never ready, and leaves or is silent. */
 static td_status unanswered(td_comm *c, void *arg)
 {
-    (void)arg;
+    bool silent = *(bool *)arg;
     enum { PULLS = 4 };
     table mine = {0};
     td_keyed *keyed;
@@ -360,25 +360,44 @@ static td_status unanswered(td_comm *c, void *arg)
         td_parts parts = {.keys = &key, .count = 1, .out = out[k]};
         TD_TRY(td_keyed_start(keyed, TD_PULL, &parts, &ticket[k]));
     }
-    if (td_comm_rank(c) == 0) {
-        int64_t begin = td_clock_ns();
+    int64_t begin = td_clock_ns();
+    if (td_comm_rank(c) == 0 && silent) {
+        CHECK(td_keyed_wait(keyed, 0) == TD_ERR_TIMEOUT); /* one deadline, not one for each */
+        CHECK(td_clock_ns() - begin < 2 * c->deadline_ms * 1000000);
+        CHECK(strstr(td_last_error(), "for rank 1 in pull"));
+        td_error_clear();
+    } else if (td_comm_rank(c) == 0) {
         while (!td_keyed_done(keyed, ticket[PULLS - 1])) CHECK(td_clock_ns() - begin < 5000000000);
         CHECK(td_keyed_wait(keyed, ticket[PULLS - 1]) == TD_ERR_PEER);
         CHECK(strstr(td_last_error(), "rank 1 left while rank 0 waited for it in pull"));
         td_error_clear();
+    } else if (silent) {
+        nanosleep(&(struct timespec){.tv_sec = 3}, NULL);
     }
     td_keyed_destroy(keyed);
     return TD_OK;
 }
 
+/* At hand, and on another host. */
+static void assert_unanswered(const td_comm_config *config, bool silent)
+{
+    if (mpi_world) return;
+    assert_ok(td_comm_run_local(2, config, unanswered, &silent));
+    setenv("TANDEM_FAKE_HOSTS", "0,1", 1);
+    assert_ok(td_comm_run_local(2, config, unanswered, &silent));
+    unsetenv("TANDEM_FAKE_HOSTS");
+}
+
 static void who_asks_for_an_answer_hears_that_the_server_left(void **state)
 {
     (void)state;
-    if (mpi_world) return;
-    assert_ok(td_comm_run_local(2, NULL, unanswered, NULL));
-    setenv("TANDEM_FAKE_HOSTS", "0,1", 1);
-    assert_ok(td_comm_run_local(2, NULL, unanswered, NULL));
-    unsetenv("TANDEM_FAKE_HOSTS");
+    assert_unanswered(NULL, false);
+}
+
+static void a_silent_server_costs_one_deadline(void **state)
+{
+    (void)state;
+    assert_unanswered(&(td_comm_config){.deadline_ms = 700}, true);
 }
 
 /* One rank gives up with requests under way. */
@@ -568,6 +587,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(misuse_is_named),
         cmocka_unit_test(a_lost_server_ends_the_wait),
         cmocka_unit_test(who_asks_for_an_answer_hears_that_the_server_left),
+        cmocka_unit_test(a_silent_server_costs_one_deadline),
         cmocka_unit_test(requests_can_be_given_up),
         cmocka_unit_test(a_request_waits_until_its_server_is_ready),
         cmocka_unit_test(requests_keep_their_order_behind_one_that_waits),
