@@ -214,15 +214,32 @@ static const td_stage_ops scatter = {stage_columns, receive_nodes, td_stages_all
 
 /* --- running them --- */
 
+static size_t largest_host(const td_hosts *h)
+{
+    int ranks = 0;
+    for (int i = 0; i < h->count; i++)
+        if (h->first[i + 1] - h->first[i] > ranks) ranks = h->first[i + 1] - h->first[i];
+    return (size_t)ranks;
+}
+
+/* Bytes of the longest slice: wide elements are not cut, so that slices differ by one. */
+static size_t longest_slice(const td_stages *j)
+{
+    size_t columns = largest_host(j->h) * j->most, longest = 0;
+    for (int k = 0; k < j->channels; k++) {
+        size_t lo = td_stages_cut(j, columns, j->channels, k);
+        size_t hi = td_stages_cut(j, columns, j->channels, k + 1);
+        if (hi - lo > longest) longest = hi - lo;
+    }
+    return longest * j->width;
+}
+
 /* Elements of a column: a host's columns of a block, cut for its channels, fit a message, and a
- * block its slot. */
+ * block its slot; unless a single one of each column is too much. */
 static size_t column_height(const td_stages *j, size_t longest)
 {
     const td_hosts *h = j->h;
-    size_t ranks = 0, all = (size_t)h->comm->size, line = 64;
-    for (int i = 0; i < h->count; i++)
-        if ((size_t)(h->first[i + 1] - h->first[i]) > ranks)
-            ranks = (size_t)(h->first[i + 1] - h->first[i]);
+    size_t ranks = largest_host(h), all = (size_t)h->comm->size, line = 64;
     size_t message = h->piece_room < TD_HOSTS_MESSAGE ? h->piece_room : TD_HOSTS_MESSAGE;
     size_t bytes = (message - 2 * line) * (size_t)j->channels / ranks;
     if (bytes > h->block / all) bytes = h->block / all;
@@ -248,6 +265,8 @@ static td_status run(td_comm *comm, const td_call *call, const td_stage_ops *doe
     j.width = reduces ? call->how.width : 1;
     j.channels = td_hosts_channels(j.h, all);
     j.most = column_height(&j, longest);
+    while (j.most > 1 && longest_slice(&j) > j.h->piece_room) j.most--;
+    if (longest_slice(&j) > j.h->piece_room) return uneven(comm, call);
     j.blocks = (longest / j.width + j.most - 1) / j.most;
     if (j.most * j.width * (size_t)comm->size > j.h->block) return uneven(comm, call);
     return td_stages_run(&j);

@@ -320,6 +320,70 @@ static void schedules_over_hosts_are_right(void **state)
         }
 }
 
+/* --- wide elements, of which a slice cannot be cut as finely as it should --- */
+
+enum { WORDS = 512 };
+
+static void add_words(void *into, const void *from, size_t count, void *user)
+{
+    size_t width = *(const size_t *)user;
+    int32_t *a = into;
+    const int32_t *b = from;
+    for (size_t i = 0; i < count * width / 4; i++) a[i] += b[i];
+}
+
+typedef struct wide {
+    size_t width, each; /* bytes; elements of a rank's part */
+} wide;
+
+static td_status scatter_wide(td_comm *comm, void *arg)
+{
+    wide *w = arg;
+    int n = td_comm_size(comm), me = td_comm_rank(comm);
+    size_t part = w->each * w->width / 4, parts[MOST_RANKS];
+    int32_t *in = td_calloc(part * (size_t)n, 4), *out = td_calloc(part, 4);
+    td_reduction how = {.width = w->width, .combine = add_words, .user = &w->width};
+    td_call call = {.pattern = TD_REDUCE_SCATTER,
+                    .in = in,
+                    .out = out,
+                    .bytes = part * (size_t)n * 4,
+                    .parts = parts,
+                    .unit = w->width,
+                    .how = how,
+                    .count = w->each * (size_t)n};
+    td_status status = in && out ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a trial");
+    for (int r = 0; r < n; r++) parts[r] = w->each;
+    for (size_t i = 0; i < part * (size_t)n; i++) in[i] = element(me, i);
+    if (status == TD_OK) status = td_greeting_begin(comm);
+    if (status == TD_OK) status = td_hierarchical_reduce_scatter(comm, &call);
+    for (size_t i = 0; i < part && status == TD_OK; i++) {
+        int32_t want = 0;
+        for (int r = 0; r < n; r++) want += element(r, (size_t)me * part + i);
+        if (out[i] != want)
+            status = td_fail(TD_ERR_INTERNAL, "rank %d of %d has %d at %zu, not %d", me, n, out[i],
+                             i, want);
+    }
+    td_free(in), td_free(out);
+    return status;
+}
+
+static void wide_elements_fit_their_rooms(void **state)
+{
+    (void)state;
+    static const int sizes[][3] = {{40, 1, 1}, {2, 2, 2}, {3, 2, 1}, {9, 2, 2}, {17, 3, 4}};
+    int host[MOST_RANKS];
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
+        for (size_t width = 4 * WORDS; width > 4; width = width * 5 / 8 / 4 * 4)
+            for (size_t bytes = 2048; bytes <= 32768; bytes *= 4) {
+                int n = 0;
+                for (int h = 0; h < 3; h++)
+                    for (int r = 0; r < sizes[k][h]; r++) host[n++] = h;
+                wide w = {width, (bytes + width - 1) / width};
+                td_simulation sim = {.host = host, .latency = 1};
+                assert_ok(td_comm_simulate(n, &sim, scatter_wide, &w));
+            }
+}
+
 static td_status wait_in_vain(td_comm *comm, void *arg)
 {
     int32_t x = 0;
@@ -340,6 +404,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(schedules_cost_what_they_say),
                                        cmocka_unit_test(hosts_send_what_they_say),
                                        cmocka_unit_test(schedules_over_hosts_are_right),
+                                       cmocka_unit_test(wide_elements_fit_their_rooms),
                                        cmocka_unit_test(ranks_that_wait_for_each_other_are_found)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
