@@ -1,7 +1,7 @@
 /* Messages, groups, failures: see ranks_test.h. */
 #include "comm/ranks_test.h"
 
-#include "tandem/recover.h"
+#include "comm/recover.h"
 
 static td_status splits(td_comm *c, void *arg)
 {
@@ -110,6 +110,9 @@ static void failures_name_the_rank(void **state)
                  td_comm_run_local(2, NULL, one_leaves, NULL));
     assert_ok(td_comm_run_local(2, NULL, lengths_differ, NULL));
     assert_fails(TD_ERR_ARG, "1 to 1024", td_comm_run_local(0, NULL, one_leaves, NULL));
+    assert_ok(td_comm_check_ranks(1024, 0)); /* of threads or processes */
+    assert_fails(TD_ERR_ARG, "1 to 1024, not 1025", td_comm_check_ranks(1025, 0));
+    assert_fails(TD_ERR_ARG, "3 of 3 ranks", td_comm_check_ranks(3, 3));
 }
 
 static td_status announced(td_comm *c, void *arg)

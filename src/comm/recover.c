@@ -38,8 +38,11 @@ void td_comm_die(td_comm *comm)
     if (comm->ops->die) comm->ops->die(comm);
 }
 
-td_status td_comm_check_spares(int ranks, int spares)
+td_status td_comm_check_ranks(int ranks, int spares)
 {
+    if (ranks < 1 || ranks > TD_COMM_RANKS)
+        return td_fail(TD_ERR_ARG, "the number of workers must be 1 to %d, not %d", TD_COMM_RANKS,
+                       ranks);
     if (spares >= 0 && spares < ranks) return TD_OK;
     return td_fail(TD_ERR_ARG, "%d of %d ranks are to be spares: 0 to %d are possible", spares,
                    ranks, ranks - 1);

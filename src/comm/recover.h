@@ -74,7 +74,7 @@ typedef struct td_reborn {
 TD_MUST_CHECK td_status td_comm_wait_taken(td_comm *idle, td_comm **out);
 /* A rank's life: fn on its first group, or when it is taken; and again, as often as it is. */
 TD_MUST_CHECK td_status td_comm_run_rank(td_comm *first, bool spare, td_rank_fn *fn, void *arg);
-/* TD_ERR_ARG: no rank would be active. */
-TD_MUST_CHECK td_status td_comm_check_spares(int ranks, int spares);
+/* TD_ERR_ARG: more than TD_COMM_RANKS, or none would be active. */
+TD_MUST_CHECK td_status td_comm_check_ranks(int ranks, int spares);
 
 #endif

@@ -25,6 +25,8 @@ typedef struct td_request {
     void *native[2];
 } td_request;
 
+enum { TD_COMM_RANKS = 1024 }; /* the most of a run */
+
 enum { TD_GROUP_WORDS = 16 }; /* of numbers for groups */
 
 /* No function blocks, except split, muster and open. All are called by the rank's own thread. */

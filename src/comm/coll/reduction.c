@@ -1,11 +1,13 @@
 /* Reductions work on pieces that stay in L1, so that partial results never reach memory. */
 #include "comm/coll/reduction.h"
 
+#include "comm/transport.h"
 #include "math/kernels.h"
 
 #include <string.h>
 
-enum { PIECE = 2048, MOST_DEPTH = 11 }; /* bytes of a piece; levels for 1,024 parts */
+enum { PIECE = 2048, MOST_DEPTH = 11 }; /* bytes of a piece; levels for TD_COMM_RANKS parts */
+_Static_assert(1 << (MOST_DEPTH - 1) >= TD_COMM_RANKS, "a tree of all ranks fits");
 
 /* --- half types: IEEE 754-2008 binary16, and the upper half of binary32 --- */
 

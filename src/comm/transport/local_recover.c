@@ -43,7 +43,7 @@ static void judge(td_local_run *run, td_status status)
 /* False: this rank lacks the memory. */
 static bool decide(td_local_run *run)
 {
-    td_role role[1024];
+    td_role role[TD_COMM_RANKS];
     const td_muster *wish = &run->rank[first_of(run, TD_ROLE_RECOVERING)].wish;
     td_plan *plan = &run->plan;
     for (int r = 0; r < run->size; r++) role[r] = run->rank[r].role;

@@ -159,10 +159,8 @@ out:
 td_status td_comm_run_local(int ranks, const td_comm_config *config, td_rank_fn *fn, void *arg)
 {
     int spares = config ? config->spares : 0;
-    if (ranks < 1 || ranks > 1024)
-        return td_fail(TD_ERR_ARG, "the number of workers must be 1 to 1024, not %d", ranks);
     TD_TRY(td_comm_check_config(config));
-    TD_TRY(td_comm_check_spares(ranks, spares));
+    TD_TRY(td_comm_check_ranks(ranks, spares));
     return run_ranks(ranks, ranks - spares, config, fn, arg);
 }
 

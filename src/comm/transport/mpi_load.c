@@ -132,7 +132,7 @@ static td_status open_world(const td_comm_config *config, td_comm **out, bool *s
     td_status status = module->open(&services, config, world, &names);
     td_start_end(&start);
     *seat = (td_seat){.rank = world->rank, .ranks = world->size};
-    if (status == TD_OK) status = td_comm_check_spares(seat->ranks, spares);
+    if (status == TD_OK) status = td_comm_check_ranks(seat->ranks, spares);
     if (status == TD_OK) status = number_hosts(names, seat);
     *spare = status == TD_OK && seat->rank >= seat->ranks - spares;
     if (status == TD_OK && !*spare) world->size -= spares;

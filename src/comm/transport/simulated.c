@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "comm/coll/coll.h"
+#include "comm/recover.h"
 #include "comm/transport/requests.h"
 
 #include <stdio.h>
@@ -323,8 +324,7 @@ static td_status create_rank(simulated *s, int rank, const int *host)
 
 td_status td_comm_simulate(int ranks, td_simulation *what, td_rank_fn *fn, void *arg)
 {
-    if (ranks < 1 || ranks > 1024)
-        return td_fail(TD_ERR_ARG, "the number of workers must be 1 to 1024, not %d", ranks);
+    TD_TRY(td_comm_check_ranks(ranks, 0));
     simulated s = {.what = what, .fn = fn, .arg = arg, .size = ranks};
     s.rank = td_calloc((size_t)ranks, sizeof *s.rank);
     int *own = td_calloc((size_t)ranks, sizeof *own);
