@@ -97,6 +97,41 @@ static td_status whole_numbers(td_comm *c, void *arg)
     return TD_OK;
 }
 
+static const char *served(td_comm *c, td_pattern pattern, size_t bytes, const size_t *parts)
+{
+    static char anything; /* buffers are not looked into */
+    td_collective what = {.pattern = pattern, .bytes = bytes, .parts = parts, .takes = parts};
+    td_call call = {.pattern = TD_BARRIER};
+    what.in = pattern == TD_BROADCAST && td_comm_rank(c) ? NULL : &anything;
+    what.out = (char *)(uintptr_t)(1 + (uintptr_t)&anything + ((uintptr_t)1 << 42));
+    if (pattern == TD_BROADCAST && td_comm_rank(c) == 0) what.out = NULL;
+    if (td_coll_force(c, pattern, "mpi") != TD_OK) return "nobody";
+    if (td_call_make(c, &what, &call) != TD_OK) return td_last_error();
+    const char *name = td_coll_serving(c, &call);
+    return td_coll_force(c, pattern, NULL) == TD_OK ? name : "nobody";
+}
+
+/* MPI's own algorithms give way where an int does not count the bytes. */
+static td_status too_long_for_mpi(td_comm *c, void *arg)
+{
+    (void)arg;
+    size_t n = (size_t)td_comm_size(c), most = INT32_MAX, parts[64];
+    if (n == 1) return TD_OK;
+    for (size_t r = 0; r < n; r++) parts[r] = most / n;
+    for (int more = 0; more < 2; more++) {
+        bool mpi = more == 0;
+        CHECK(!strcmp(served(c, TD_BROADCAST, most + (size_t)more, NULL), "mpi") == mpi);
+        CHECK(!strcmp(served(c, TD_ALLGATHER, most + (size_t)more, NULL), "mpi") == mpi);
+        CHECK(!strcmp(served(c, TD_ALLTOALL, most + (size_t)more, NULL), "mpi") == mpi);
+        CHECK(!strcmp(served(c, TD_GATHER, most / n + (size_t)more, NULL), "mpi") == mpi);
+        CHECK(!strcmp(served(c, TD_SCATTER, most / n + (size_t)more, NULL), "mpi") == mpi);
+        CHECK(!strcmp(served(c, TD_GATHER, 0, parts), "mpi") == mpi);
+        CHECK(!strcmp(served(c, TD_ALLTOALL, 0, parts), "mpi")); /* ranks decide it together */
+        for (size_t r = 0; r < n; r++) parts[r]++;
+    }
+    return TD_OK;
+}
+
 /* On threads: one host, and ranks adjacent, dealt in turn and each on a host of its own. */
 static void on_all_hosts(td_rank_fn *fn)
 {
@@ -118,6 +153,13 @@ static void every_algorithm_gives_the_same_bits(void **state)
     on_all_hosts(same_bits);
 }
 
+static void long_calls_are_not_mpis(void **state)
+{
+    (void)state;
+    if (!mpi_world) skip();
+    assert_ok(td_comm_agree(mpi_world, too_long_for_mpi(mpi_world, NULL)));
+}
+
 static void other_orders_serve_whole_numbers_alone(void **state)
 {
     (void)state;
@@ -129,6 +171,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_algorithm_gives_the_same_bits),
         cmocka_unit_test(other_orders_serve_whole_numbers_alone),
+        cmocka_unit_test(long_calls_are_not_mpis),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
 }

@@ -177,11 +177,11 @@ static int preferred(const td_comm *comm, const td_call *call)
     return found < 0 ? measured(comm, call, false) : found;
 }
 
-static bool serves(const row *r, const td_call *call)
+static bool serves(const td_comm *comm, const row *r, const td_call *call)
 {
     const td_reduction *how = &call->how;
     bool reduces = call->pattern >= TD_REDUCE;
-    if (r->run == td_own_run && size_of(call) > INT32_MAX) return false; /* MPI counts in ints */
+    if (r->run == td_own_run && !td_own_counts(comm, call)) return false;
     if (r->run == td_bruck_alltoall && call->parts) return false;
     if (!reduces || r->order == TREE) return true;
     if (r->order == TREE_IN_PARTS) return td_reduction_in_parts(how);
@@ -191,10 +191,10 @@ static bool serves(const row *r, const td_call *call)
 /* The place in the table that serves the call, -1: none. */
 static int choose(const td_comm *comm, const td_call *call, int wanted)
 {
-    if (wanted >= 0 && serves(&table[wanted], call)) return wanted;
+    if (wanted >= 0 && serves(comm, &table[wanted], call)) return wanted;
     for (int k = ROWS - 1; k >= 0; k--)
         if (fits(comm, &table[k], call->pattern) && table[k].from_bytes != MEASURED &&
-            size_of(call) >= table[k].from_bytes && serves(&table[k], call))
+            size_of(call) >= table[k].from_bytes && serves(comm, &table[k], call))
             return k;
     return -1;
 }

@@ -103,7 +103,8 @@ td_algorithm td_double_tree_broadcast; /* double_tree.c */
 td_algorithm td_double_tree_allreduce; /* whole numbers alone: not in the tree's order */
 td_algorithm td_own_run;               /* own.c: the transport's */
 bool td_own_fits(const td_comm *comm);
-td_algorithm td_pairwise_alltoall; /* pairwise.c */
+bool td_own_counts(const td_comm *comm, const td_call *call); /* it is not too long for it */
+td_algorithm td_pairwise_alltoall;                            /* pairwise.c */
 td_algorithm td_pairwise_reduce_scatter;
 td_algorithm td_pairwise_reduce;
 td_algorithm td_pairwise_allreduce;

@@ -24,23 +24,21 @@ static MPI_Op op_of(const td_reduction *how)
     return how->combine || (int)how->op >= ops ? MPI_OP_NULL : all[how->op];
 }
 
-/* Parts as MPI has them: counts and where they begin, two times: [4][size] of ints. */
+/* Parts as MPI has them: counts and where they begin, two times: [4][size] of ints. Where parts are
+ * equal some patterns need the count alone, and then they may be more than 2 GiB together. */
 static td_status make_parts(const td_comm *comm, const td_call *call, int **out)
 {
     size_t n = (size_t)comm->size, at = 0, from = 0, unit = call->unit ? call->unit : 1;
     int *parts = calloc(4 * n, sizeof *parts);
     if (!parts) return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for MPI's counts");
+    bool laid_out = call->parts || call->pattern == TD_SCATTER || call->pattern == TD_GATHER;
     if (call->pattern == TD_REDUCE_SCATTER) unit = 1; /* elements */
     for (size_t r = 0; r < n; r++) {
         size_t give = call->parts ? call->parts[r] * unit : call->bytes;
         size_t take = call->takes ? call->takes[r] : give;
-        if (at + give > INT32_MAX || from + take > INT32_MAX) {
-            free(parts);
-            return td_mpi_library->fail(TD_ERR_ARG, "MPI's own collectives move up to 2 GiB");
-        }
         parts[r] = (int)give, parts[n + r] = (int)at;
         parts[2 * n + r] = (int)take, parts[3 * n + r] = (int)from;
-        at += give, from += take;
+        if (laid_out) at += give, from += take;
     }
     *out = parts;
     return TD_OK;
