@@ -173,7 +173,7 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
         for (int r = 0; r < comm->size; r++) comm->agreed.alike += all[r].status == (int)status;
         comm->agreed_at = comm->sequence;
     }
-    td_free(all);
+    td_comm_free_room(comm, all);
     td_status ran =
         td_comm_end(record, heard ? TD_OK : status); /* that all know of a failure is none */
     return heard ? status : ran;
@@ -264,7 +264,7 @@ out:
     if (child) td_free(child->host), td_free(child->tuning);
     td_free(child);
     td_free(members);
-    td_free(all);
+    td_comm_free_room(comm, all);
     td_comm_leave(comm, entered);
     return td_comm_end(record, status);
 }
@@ -321,9 +321,14 @@ td_status td_comm_shared_create(td_comm *comm, size_t bytes, td_region *out)
     return td_comm_end(record, status);
 }
 
+void td_comm_free_room(const td_comm *comm, void *room)
+{
+    if (!comm->adrift) td_free(room);
+}
+
 void td_comm_shared_destroy(td_comm *comm, td_region *region)
 {
-    if (region->handle || region->data) comm->ops->shared_destroy(comm, region);
+    if ((region->handle || region->data) && !comm->adrift) comm->ops->shared_destroy(comm, region);
     *region = (td_region){0};
 }
 

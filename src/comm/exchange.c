@@ -64,7 +64,7 @@ static td_status greeting_of(td_comm *comm, td_greeting **out)
 void td_greeting_destroy(td_comm *comm)
 {
     if (comm->greeting) td_free(comm->greeting->peer);
-    td_free(comm->greeting);
+    td_comm_free_room(comm, comm->greeting);
     comm->greeting = NULL;
 }
 

@@ -151,7 +151,7 @@ void td_keyed_give_up(td_keyed *k)
     for (td_ticket *t = k->first, *next; t; t = next) {
         next = t->next;
         cancel(k, t);
-        td_ticket_free(t);
+        td_ticket_free(k, t);
     }
     k->first = NULL;
     k->last = &k->first;
@@ -211,7 +211,7 @@ td_status td_keyed_start(td_keyed *k, td_keyed_does does, const td_parts *parts,
             status = send_share(k, t, &t->shares[s]);
     if (status != TD_OK) {
         cancel(k, t);
-        td_ticket_free(t);
+        td_ticket_free(k, t);
         k->broken = true;
         return status;
     }
@@ -324,7 +324,7 @@ static td_status wait_ticket(td_keyed *k, td_ticket **place)
     }
     *place = t->next;
     if (k->last == &t->next) k->last = place;
-    td_ticket_free(t);
+    td_ticket_free(k, t);
     return td_comm_end(record, status);
 }
 

@@ -277,11 +277,11 @@ td_status td_keyed_serve_end(td_keyed *k, bool patiently)
     pthread_join(s->thread, NULL);
     td_status status = s->status == TD_OK ? TD_OK : td_fail_again(s->status, s->sentence);
     for (int c = 0; c < s->count; c++) {
-        td_free(s->clients[c].body.data);
-        td_free(s->clients[c].in.data);
+        td_comm_free_room(&s->comm, s->clients[c].body.data);
+        td_comm_free_room(&s->comm, s->clients[c].in.data);
         td_free(s->clients[c].out.data);
     }
-    td_free(s->clients);
+    td_comm_free_room(&s->comm, s->clients); /* with the heads */
     td_free(s);
     return status;
 }

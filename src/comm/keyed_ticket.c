@@ -6,16 +6,17 @@
 
 #include <string.h>
 
-void td_ticket_free(td_ticket *t)
+void td_ticket_free(const td_keyed *k, td_ticket *t)
 {
     if (!t) return;
     for (int s = 0; s < t->share_count; s++) {
         td_share *h = &t->shares[s];
         if (h->own_body) td_free(h->body);
-        if (h->own_out) td_free(h->out);
+        if (h->own_out) td_comm_free_room(k->comm, h->out);
         if (h->slot) td_keyed_release(h->slot);
     }
-    td_free(t->shares), td_free(t->share_of), td_free(t->owner), td_free(t->sizes);
+    td_comm_free_room(k->comm, t->shares); /* with the answers */
+    td_free(t->share_of), td_free(t->owner), td_free(t->sizes);
     td_free(t);
 }
 
@@ -158,7 +159,7 @@ td_status td_ticket_make(td_keyed *k, td_keyed_does does, const td_parts *parts,
     if (status == TD_OK) status = seal(k, t);
     if (status == TD_OK) fill(k, t);
     if (status != TD_OK) {
-        td_ticket_free(t);
+        td_ticket_free(k, t);
         return status;
     }
     *out = t;

@@ -36,7 +36,8 @@ typedef struct td_transport_ops {
     td_status (*irecv)(td_comm *comm, td_request *request);
     /* Sets *done; may return TD_ERR_PEER. */
     td_status (*test)(td_comm *comm, td_request *request, bool *done);
-    /* Withdraws an unfinished request, so that its memory may go. May wait for a copy under way. */
+    /* Withdraws an unfinished request, so that its memory may go. May wait for a copy under way;
+     * where a message may yet arrive there, comm->adrift is set. */
     void (*cancel)(td_comm *comm, td_request *request);
     /* TD_ERR_PEER with a sentence when a rank of the group is known to have failed, or when `peer`
      * (-1: nobody in particular) has left. Called now and then by waits. */
@@ -103,11 +104,12 @@ struct td_comm {
     uint64_t history;             /* of the collectives so far, see header.h */
     struct td_greeting *greeting; /* of exchange.c, NULL before its first use */
     bool greets;                  /* a collective is under way whose messages show its header */
-    bool spoiled;                 /* a wait has failed: messages may be left that nobody takes */
-    td_agreement agreed;          /* the newest on a failure; alike 0: none */
-    uint64_t agreed_at;           /* its number */
-    struct td_recorder *recorder; /* of recorder.c, NULL: nothing is recorded */
-    bool owns_recorder;           /* else it is the parent group's */
+    bool adrift;         /* a receive could not be withdrawn: what it writes to must stay */
+    bool spoiled;        /* a wait has failed: messages may be left that nobody takes */
+    td_agreement agreed; /* the newest on a failure; alike 0: none */
+    uint64_t agreed_at;  /* its number */
+    struct td_recorder *recorder;       /* of recorder.c, NULL: nothing is recorded */
+    bool owns_recorder;                 /* else it is the parent group's */
     struct td_recorder_group *recorded; /* this group's place there, NULL: it has none */
     struct td_record *record;           /* of the operation under way or the last, or NULL */
     struct td_tuning *tuning;           /* of coll/tuning.c, NULL: the table's own sizes */
@@ -125,6 +127,10 @@ struct td_comm {
     bool closed;              /* only rank, size and holders mean anything any more */
     int holders;              /* works that would use it */
 };
+
+/* Memory that receives of the group were under way into. Once one could not be withdrawn it is kept
+ * until the process ends, on purpose: the message may still come, whoever the memory belongs to. */
+void td_comm_free_room(const td_comm *comm, void *room);
 
 /* closed.c. TD_ERR_ARG, for whoever calls `what`: the group is NULL, or was closed. */
 TD_MUST_CHECK td_status td_comm_check_open(const td_comm *comm, const char *what);
@@ -280,7 +286,7 @@ typedef struct td_mpi_module {
      * when that worked. Ends no MPI. */
     bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 10, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 11, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

@@ -130,6 +130,7 @@ void td_worker_destroy(td_comm *comm)
         pthread_mutex_unlock(&w->lock);
         pthread_join(w->thread, NULL);
     }
+    if (w->comm->adrift) w->room = NULL; /* as td_comm_free_room */
     td_comm_close(w->comm);
     w->comm = NULL;
     worker_free(w);

@@ -63,7 +63,7 @@ td_status td_pairwise_reduce_scatter(td_comm *comm, const td_call *call)
     }
     td_reduction_fold(&call->how, part, n, own / call->how.width, call->out);
 out:
-    td_free(room);
+    td_comm_free_room(comm, room);
     td_free(part);
     return status;
 }

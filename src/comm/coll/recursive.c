@@ -99,7 +99,7 @@ td_status td_recursive_doubling(td_comm *comm, const td_call *call)
     }
     status = unfold(comm, call, &p);
 out:
-    td_free(other);
+    td_comm_free_room(comm, other);
     return status;
 }
 
@@ -145,6 +145,6 @@ td_status td_recursive_halving(td_comm *comm, const td_call *call)
     }
     status = unfold(comm, call, &p);
 out:
-    td_free(other);
+    td_comm_free_room(comm, other);
     return status;
 }

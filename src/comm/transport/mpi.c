@@ -93,9 +93,10 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
     return fits ? TD_OK : misfit(comm, request, request->got);
 }
 
+/* A receive that has begun to come from a rank that is silent, or dead, is left to itself: MPI may
+ * write to its place as long as it likes. */
 static void mpi_cancel(td_comm *comm, td_request *request)
 {
-    (void)comm;
     if (request->done || *td_mpi_native(request) == MPI_REQUEST_NULL) return;
     if (request->self == TD_MPI_OWN) return; /* MPI cannot withdraw it: what it holds is lost */
     /* A message that is on its way into the memory already cannot be withdrawn, and no send can. */
@@ -103,11 +104,11 @@ static void mpi_cancel(td_comm *comm, td_request *request)
     if (receives) MPI_Cancel(td_mpi_native(request));
     int64_t until = td_mpi_now_ns() + (receives ? DRAIN_NS : SEND_NS);
     int ended = 0;
-    while (td_mpi_now_ns() < until) {
-        if (MPI_Test(td_mpi_native(request), &ended, MPI_STATUS_IGNORE) != MPI_SUCCESS || ended)
-            break;
-        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    while (!ended && td_mpi_now_ns() < until) {
+        if (MPI_Test(td_mpi_native(request), &ended, MPI_STATUS_IGNORE) != MPI_SUCCESS) ended = 1;
+        if (!ended) nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
     }
+    comm->adrift = comm->adrift || (receives && !ended);
     /* An error of a send that was freed would end the process: it is left to itself. */
     if (receives && *td_mpi_native(request) != MPI_REQUEST_NULL)
         MPI_Request_free(td_mpi_native(request));
