@@ -36,9 +36,10 @@ struct td_work {
     td_message *message; /* NULL: a collective */
     td_worker *worker;
     td_call call;
-    td_work *next; /* in the queue */
-    td_work *with; /* the next one of those that run as one operation */
-    int state;     /* guarded by the worker's lock */
+    td_tuning *tuning; /* that its group had when it was made; the group's */
+    td_work *next;     /* in the queue */
+    td_work *with;     /* the next one of those that run as one operation */
+    int state;         /* guarded by the worker's lock */
     td_status status;
     char sentence[SENTENCE];
 };
@@ -66,6 +67,7 @@ static td_status run_fused(td_worker *w, td_work *head)
 static td_status run_next(td_worker *w, td_work *head)
 {
     if (w->failed != TD_OK) return td_fail_again(w->failed, w->sentence);
+    w->comm->tuning = head->tuning;
     w->failed = head->with ? run_fused(w, head) : td_call_run(w->comm, &head->call);
     if (w->failed != TD_OK) strncpy(w->sentence, td_last_error(), SENTENCE - 1);
     return w->failed;
@@ -131,6 +133,7 @@ void td_worker_destroy(td_comm *comm)
         pthread_join(w->thread, NULL);
     }
     if (w->comm->adrift) w->room = NULL; /* as td_comm_free_room */
+    w->comm->tuning = NULL;
     td_comm_close(w->comm);
     w->comm = NULL;
     worker_free(w);
@@ -156,6 +159,8 @@ static td_status worker_of(td_comm *comm, td_worker **out)
         return status;
     }
     w->comm->beside = true;
+    td_tuning_free(w->comm->tuning); /* each work has its own */
+    w->comm->tuning = NULL;
     w->comm->crowded = sysconf(_SC_NPROCESSORS_ONLN) < 2 * comm->local_size;
     w->last = &w->first;
     pthread_mutex_init(&w->lock, NULL);
@@ -184,6 +189,7 @@ td_status td_work_create(td_comm *comm, const td_collective *what, td_work **out
     work->worker = worker;
     worker->works++;
     work->call = call;
+    work->tuning = comm->tuning;
     *out = work;
     return TD_OK;
 }
@@ -192,10 +198,10 @@ td_status td_work_create(td_comm *comm, const td_collective *what, td_work **out
 static bool fuses(const td_work *a, const td_work *b, size_t bytes)
 {
     const td_call *x = &a->call, *y = &b->call;
-    return !b->message && a->worker == b->worker && x->pattern == TD_ALLREDUCE &&
-           y->pattern == TD_ALLREDUCE && !x->how.combine && !y->how.combine &&
-           x->how.type == y->how.type && x->how.op == y->how.op && x->bytes <= FUSE_EACH &&
-           y->bytes <= FUSE_EACH && bytes + y->bytes <= FUSE_ALL;
+    return !b->message && a->worker == b->worker && a->tuning == b->tuning &&
+           x->pattern == TD_ALLREDUCE && y->pattern == TD_ALLREDUCE && !x->how.combine &&
+           !y->how.combine && x->how.type == y->how.type && x->how.op == y->how.op &&
+           x->bytes <= FUSE_EACH && y->bytes <= FUSE_EACH && bytes + y->bytes <= FUSE_ALL;
 }
 
 static bool under_way(td_work *work)

@@ -227,7 +227,7 @@ void td_coll_release(td_comm *comm)
     td_meet_destroy(comm);
     td_hosts_destroy(comm);
     td_greeting_destroy(comm);
-    td_free(comm->tuning);
+    td_tuning_free(comm->tuning);
     comm->tuning = NULL;
     td_recorder_close(comm);
 }

@@ -70,6 +70,7 @@ typedef struct td_tuning_row {
     int algorithm; /* of td_coll_algorithms; of a group that uses it: the table's row */
 } td_tuning_row;
 typedef struct td_tuning {
+    struct td_tuning *older; /* of a group: the one before it, by which works may still go */
     int count;
     td_tuning_row row[TD_TUNING_ROWS]; /* sizes ascend within a pattern */
 } td_tuning;
@@ -79,6 +80,7 @@ TD_MUST_CHECK td_status td_tuning_write(const td_comm *comm, const td_tuning *tu
 /* TD_ERR_ARG: of another machine or group; TD_ERR_CORRUPT: cut short or changed; TD_ERR_IO. */
 TD_MUST_CHECK td_status td_tuning_read(const td_comm *comm, const char *path, td_tuning *out);
 
+void td_tuning_free(td_tuning *tuning); /* and all older ones; NULL is fine */
 /* What was measured for `from` serves `to` too, where that has the same shape. TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_tuning_inherit(const td_comm *from, td_comm *to);
 

@@ -147,9 +147,17 @@ td_status td_comm_tune(td_comm *comm, const char *path)
     for (int k = 0; k < tuning->count; k++)
         tuning->row[k].algorithm = td_coll_row(comm, tuning->row[k].pattern, tuning->row[k].whole,
                                                tuning->row[k].algorithm);
-    td_free(comm->tuning);
+    tuning->older = comm->tuning;
     comm->tuning = tuning;
     return TD_OK;
+}
+
+void td_tuning_free(td_tuning *tuning)
+{
+    for (td_tuning *older; tuning; tuning = older) {
+        older = tuning->older;
+        td_free(tuning);
+    }
 }
 
 td_status td_tuning_inherit(const td_comm *from, td_comm *to)
@@ -160,5 +168,6 @@ td_status td_tuning_inherit(const td_comm *from, td_comm *to)
     to->tuning = td_malloc(sizeof *to->tuning);
     if (!to->tuning) return td_fail(TD_ERR_NOMEM, "no memory for the tuning");
     *to->tuning = *from->tuning;
+    to->tuning->older = NULL;
     return TD_OK;
 }

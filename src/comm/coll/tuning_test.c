@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/fs.h"
 #include "base/test.h"
+#include "comm/recorder.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -55,6 +56,44 @@ static td_status serves(td_comm *c)
     return TD_OK;
 }
 
+/* Of the newest operation that the group's works have run. */
+static const char *work_went_by(const td_comm *c)
+{
+    const td_recorder_group *g = NULL;
+    for (int k = 0; k < TD_RECORDER_GROUPS; k++)
+        if (c->recorder->group[k].number && c->recorder->group[k].kind == TD_GROUP_WORKS)
+            g = &c->recorder->group[k];
+    return g ? td_coll_name(g->collective[g->collectives % TD_RECORDS].algorithm - 1) : "none";
+}
+
+/* Works go by what served their group when they were made. */
+static td_status serves_works(td_comm *c)
+{
+    td_comm *g;
+    float x[1024] = {0}, y[1024];
+    td_collective sum = {.pattern = TD_ALLREDUCE, .in = x, .out = y, .count = 1024};
+    td_work *before, *after;
+    TD_TRY(td_comm_split(c, 0, 0, &g));
+    td_tuning_free(g->tuning);
+    g->tuning = NULL;
+    TD_TRY(td_comm_record(g, NULL));
+    TD_TRY(td_work_create(g, &sum, &before));
+    TD_TRY(td_comm_tune(g, path));
+    TD_TRY(td_work_create(g, &sum, &after));
+    for (int round = 0; round < 2; round++) {
+        TD_TRY(td_work_start(before));
+        TD_TRY(td_work_wait(before));
+        CHECK(!strcmp(work_went_by(g), "shared"));
+        TD_TRY(td_work_start(after));
+        TD_TRY(td_work_wait(after));
+        CHECK(!strcmp(work_went_by(g), "pairwise"));
+        if (round == 0) TD_TRY(td_comm_tune(g, path));
+    }
+    td_work_destroy(before), td_work_destroy(after);
+    td_comm_close(g);
+    return TD_OK;
+}
+
 static td_status round_trip(td_comm *c, void *arg)
 {
     (void)arg;
@@ -78,6 +117,7 @@ static td_status round_trip(td_comm *c, void *arg)
     TD_TRY(td_comm_allreduce(c, x, y, 2000, TD_F32, TD_SUM));
     CHECK(y[0] == (float)td_comm_size(c));
     TD_TRY(serves(c));
+    TD_TRY(serves_works(c));
     uint16_t half = 0x3c00, sum; /* an algorithm that sends partial sums gives way */
     TD_TRY(td_comm_allreduce(c, &half, &sum, 1, TD_F16, TD_SUM));
     CHECK(sum == (td_comm_size(c) == 3 ? 0x4200 : 0x4000));
