@@ -147,16 +147,17 @@ static td_status measure(comm_bench *b, const char *algorithm, double *out)
     return TD_OK;
 }
 
-/* The fastest for this size, as rank 0 saw it, serves from it on. */
+/* The fastest for this size, as rank 0 saw it, serves from it on. Smaller ones than were measured
+ * go by the table. */
 static td_status note(comm_bench *b, const td_call *call, bool whole, int fastest)
 {
     td_tuning *tuning = b->tuning;
     td_tuning_row *last = tuning->count ? &tuning->row[tuning->count - 1] : NULL;
     bool first = !last || last->pattern != call->pattern || last->whole != whole;
+    size_t from = call->pattern == TD_BARRIER ? 0 : call->bytes;
     TD_TRY(td_comm_broadcast(b->calls.comm, &fastest, sizeof fastest, 0));
     if ((first || last->algorithm != fastest) && tuning->count < TD_TUNING_ROWS)
-        tuning->row[tuning->count++] =
-            (td_tuning_row){call->pattern, whole, first ? 0 : call->bytes, fastest};
+        tuning->row[tuning->count++] = (td_tuning_row){call->pattern, whole, from, fastest};
     return TD_OK;
 }
 

@@ -82,6 +82,15 @@ class Program(unittest.TestCase):
         self.assertEqual(set(rows), {"all-reduce", "all-reduce/whole"})
         tandem("bench", "--comm", "all-reduce", "--workers", "3", "--max-bytes", "1024", "--tuning", tuning)
 
+    def test_bench_tunes_what_it_has_measured(self):
+        tuning = os.path.join(TOP, "tuned-from")
+        for pattern, least in (("all-reduce", "1024"), ("broadcast", "1024"), ("barrier", "0")):
+            tandem("bench", "--comm", pattern, "--workers", "2", "--min-bytes", "1024", "--max-bytes", "1024",
+                   "--tune", tuning)
+            with open(tuning) as f:
+                rows = [line.split() for line in f.read().splitlines()[2:-1]]
+            self.assertEqual({row[1] for row in rows}, {least}, rows)
+
     @unittest.skipUnless(MPIEXEC, "no mpiexec")
     def test_bench_runs_between_the_ranks_of_mpiexec(self):
         done = tandem("bench", "--comm", "barrier", prefix=ranks(3))
