@@ -123,18 +123,21 @@ void td_recorder_move(td_comm *from, td_comm *to)
 /* The file's bytes, or as many of memory (path NULL). */
 static td_status map(const char *path, const char *made, void **out)
 {
-    int fd = -1, flags = MAP_SHARED;
+    int fd = -1, flags = MAP_SHARED, why = 0;
     void *at = MAP_FAILED;
     if (path) fd = open(made, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (!path) flags = MAP_PRIVATE | MAP_ANONYMOUS;
-    if (!path || (fd >= 0 && posix_fallocate(fd, 0, (off_t)td_recorder_bytes()) == 0))
+    if (fd >= 0) why = posix_fallocate(fd, 0, (off_t)td_recorder_bytes()); /* sets no errno */
+    if (!path || (fd >= 0 && !why))
         at = mmap(NULL, td_recorder_bytes(), PROT_READ | PROT_WRITE, flags, fd, 0);
+    if (why) errno = why;
     td_status status = TD_OK;
     if (at == MAP_FAILED && path)
         status = td_fail_errno("%s: the record of operations cannot be written", path);
     else if (at == MAP_FAILED)
         status = td_fail(TD_ERR_NOMEM, "no memory for a record of operations");
     if (fd >= 0) close(fd);
+    if (fd >= 0 && status != TD_OK) unlink(made);
     *out = at;
     return status;
 }
@@ -185,6 +188,7 @@ td_status td_comm_record(td_comm *comm, const char *path)
     if (path && rename(made, path) != 0) {
         status = td_fail_errno("%s: the record of operations cannot be written", path);
         munmap(at, td_recorder_bytes());
+        unlink(made);
         td_free(r);
         return status;
     }

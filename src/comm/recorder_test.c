@@ -12,6 +12,8 @@
 
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -164,6 +166,34 @@ static void test_places_of_groups(void **state)
 {
     (void)state;
     assert_ok(td_comm_run_local(2, NULL, many_groups, NULL));
+}
+
+/* A record that cannot be made says why, and leaves nothing behind. */
+static void test_a_record_that_cannot_be_made(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/tandem-record-XXXXXX", file[64], made[80], taken[80];
+    struct rlimit limit, small;
+    td_comm *alone;
+    assert_non_null(mkdtemp(folder));
+    snprintf(file, sizeof file, "%s/rank-0", folder);
+    snprintf(made, sizeof made, "%s.new", file);
+    snprintf(taken, sizeof taken, "%s/in", file);
+    assert_ok(td_comm_self(NULL, &alone));
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    small = limit, small.rlim_cur = 1000;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    td_status status = td_comm_record(alone, file);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    assert_fails(TD_ERR_IO, "File too large", status);
+    assert_int_equal(access(made, F_OK), -1);
+    assert_int_equal(mkdir(file, 0700), 0); /* what is there is no file */
+    assert_int_equal(mkdir(taken, 0700), 0);
+    assert_fails(TD_ERR_IO, "cannot be written", td_comm_record(alone, file));
+    assert_int_equal(access(made, F_OK), -1);
+    td_comm_close(alone);
+    assert_int_equal(rmdir(taken) | rmdir(file) | rmdir(folder), 0);
 }
 
 /* --- by a signal --- */
@@ -426,6 +456,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_messages_push_no_collective_out),
         cmocka_unit_test(test_times_of_begin_wait_and_end),
         cmocka_unit_test(test_places_of_groups),
+        cmocka_unit_test(test_a_record_that_cannot_be_made),
         cmocka_unit_test(test_a_signal_prints_what_ranks_do),
         cmocka_unit_test(test_an_application_keeps_its_handler),
     };
