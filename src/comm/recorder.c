@@ -62,7 +62,8 @@ static td_recorder_group *place(const td_recorder *r)
     return found;
 }
 
-static void join(td_recorder *r, td_comm *comm, uint64_t parent)
+/* Groups of one rank may be made and closed by several threads. Under the lock. */
+static void take_place(td_recorder *r, td_comm *comm, uint64_t parent)
 {
     td_recorder_group *g = place(r);
     comm->recorder = r;
@@ -84,11 +85,24 @@ static void join(td_recorder *r, td_comm *comm, uint64_t parent)
     comm->recorded = g;
 }
 
-static void leave(td_comm *comm)
+static void join(td_recorder *r, td_comm *comm, uint64_t parent)
 {
+    pthread_mutex_lock(&r->lock);
+    take_place(r, comm, parent);
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* Returns whether none has it open any more. */
+static bool leave(td_comm *comm)
+{
+    td_recorder *r = comm->recorder;
+    pthread_mutex_lock(&r->lock);
     if (comm->recorded) comm->recorded->closed = 1;
+    bool last = --r->groups == 0;
+    pthread_mutex_unlock(&r->lock);
     comm->recorder = NULL, comm->recorded = NULL, comm->record = NULL;
     comm->owns_recorder = false;
+    return last;
 }
 
 void td_recorder_join(td_comm *comm, const td_comm *from)
@@ -115,7 +129,6 @@ void td_recorder_move(td_comm *from, td_comm *to)
     join(r, to, 0);
     if (to->owns_recorder) r->head->size = to->size, r->head->generation = to->generation;
     leave(from);
-    r->groups--;
 }
 
 /* --- the record --- */
@@ -193,6 +206,7 @@ td_status td_comm_record(td_comm *comm, const char *path)
         return status;
     }
     comm->owns_recorder = true;
+    pthread_mutex_init(&r->lock, NULL);
     join(r, comm, 0);
     for (int k = 0; k < MOST; k++) {
         td_recorder *none = NULL;
@@ -219,9 +233,9 @@ void td_recorder_close(td_comm *comm)
     td_recorder *r = comm->recorder;
     if (!r) return;
     if (comm->owns_recorder) end(r);
-    leave(comm);
-    if (--r->groups) return;
+    if (!leave(comm)) return;
     munmap(r->head, td_recorder_bytes());
+    pthread_mutex_destroy(&r->lock);
     td_free(r);
 }
 

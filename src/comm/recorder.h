@@ -18,6 +18,8 @@
 
 #include "comm/transport.h"
 
+#include <pthread.h>
+
 enum { TD_RECORDS = 128, TD_RECORDS_ALONE = 16, TD_RECORDER_GROUPS = 32 };
 enum { TD_RECORDS_TIMED = 32, TD_RECORDER_VERSION = 3 };
 enum { TD_RECORDER_HEAD_BYTES = 4096 };
@@ -76,7 +78,8 @@ typedef struct td_recorder {
     td_recorder_head *head;
     td_recorder_group *group; /* [TD_RECORDER_GROUPS] */
     bool several;             /* more than one thread writes */
-    int groups;               /* that have it open */
+    pthread_mutex_t lock;
+    int groups; /* guarded by lock, as who has which place; that have it open */
 } td_recorder;
 
 static inline size_t td_recorder_bytes(void)

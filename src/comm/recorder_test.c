@@ -10,6 +10,7 @@
 #include "comm/recorder.h"
 #include "tandem/keyed.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
@@ -166,6 +167,40 @@ static void test_places_of_groups(void **state)
 {
     (void)state;
     assert_ok(td_comm_run_local(2, NULL, many_groups, NULL));
+}
+
+enum { SPLITS = 50000 };
+
+static void *split_again_and_again(void *arg)
+{
+    td_comm *own = arg, *child;
+    for (int k = 0; k < SPLITS; k++) {
+        if (td_comm_split(own, 0, 0, &child) != TD_OK) return arg;
+        td_comm_close(child);
+    }
+    return NULL;
+}
+
+/* Each of a rank's groups is one thread's; all are in one record. */
+static void test_groups_of_several_threads(void **state)
+{
+    (void)state;
+    td_comm *alone, *half[2];
+    pthread_t thread[2];
+    void *failed;
+    assert_ok(td_comm_self(NULL, &alone));
+    assert_ok(td_comm_record(alone, NULL));
+    for (int k = 0; k < 2; k++) assert_ok(td_comm_split(alone, 0, 0, &half[k]));
+    for (int k = 0; k < 2; k++)
+        assert_int_equal(pthread_create(&thread[k], NULL, split_again_and_again, half[k]), 0);
+    for (int k = 0; k < 2; k++) {
+        assert_int_equal(pthread_join(thread[k], &failed), 0);
+        assert_null(failed);
+    }
+    assert_int_equal(alone->recorder->groups, 3);
+    assert_int_equal(alone->recorder->head->groups, 3 + 2 * SPLITS);
+    assert_int_equal(alone->recorder->head->lost, 0);
+    td_comm_close(half[0]), td_comm_close(half[1]), td_comm_close(alone);
 }
 
 /* A record that cannot be made says why, and leaves nothing behind. */
@@ -456,6 +491,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_messages_push_no_collective_out),
         cmocka_unit_test(test_times_of_begin_wait_and_end),
         cmocka_unit_test(test_places_of_groups),
+        cmocka_unit_test(test_groups_of_several_threads),
         cmocka_unit_test(test_a_record_that_cannot_be_made),
         cmocka_unit_test(test_a_signal_prints_what_ranks_do),
         cmocka_unit_test(test_an_application_keeps_its_handler),

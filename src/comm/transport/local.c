@@ -237,7 +237,7 @@ static td_status local_split(td_comm *comm, int color, int key, const int *membe
         return td_fail(TD_ERR_PEER, "rank %d has no memory for a group", comm->world[members[0]]);
     if (!g) return td_fail(TD_ERR_NOMEM, "no memory for a group of %d ranks", out->size);
     out->impl = g;
-    if (g->run->alone) g->run->alone++;
+    if (atomic_load(&g->run->alone)) atomic_fetch_add(&g->run->alone, 1);
     return TD_OK;
 }
 
@@ -247,7 +247,7 @@ static void local_close(td_comm *comm)
     atomic_store(&g->boxes[comm->rank].left, true);
     td_local_ring_all(g);
     td_local_run *run = g->run;
-    bool last = run->alone && --run->alone == 0;
+    bool last = atomic_load(&run->alone) && atomic_fetch_sub(&run->alone, 1) == 1;
     if (atomic_fetch_sub(&g->members, 1) == 1) td_local_group_destroy(g);
     if (last) td_local_run_destroy(run);
 }

@@ -46,7 +46,7 @@ typedef struct td_local_run {
     pthread_mutex_t groups_lock;
     struct td_local_group
         *groups;         /* guarded by groups_lock; that not all members have closed yet */
-    int alone;           /* groups that there are of td_comm_self, and go with the last; else 0 */
+    atomic_int alone;    /* groups that there are of td_comm_self, and go with the last; else 0 */
     td_local_rank *rank; /* [size] */
     atomic_bool *left;   /* [size] */
     /* the generation: */

@@ -176,7 +176,7 @@ td_status td_comm_self(const td_comm_config *config, td_comm **out)
         status = td_fail(TD_ERR_NOMEM, "no memory for a group of one");
         goto out;
     }
-    run->alone = 1;
+    atomic_store(&run->alone, 1);
     *comm = (td_comm){.ops = &td_local_ops, .impl = g, .size = 1};
     comm->deadline_ms = td_comm_deadline(config);
     TD_GOTO(td_comm_set_hosts(comm, &host, NULL));
