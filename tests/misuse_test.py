@@ -19,15 +19,21 @@ FLAGS = ["--with-ft", "ulfm", "--map-by", ":OVERSUBSCRIBE", "--mca", "osc", "^uc
 HERE, HOSTS = "0", "0,0,1,1"  # where ranks are pretended to be
 
 
-def told(kind, hosts, *run):
-    """What each rank was told: {rank: "STATUS: sentence"}."""
-    words = [MPIEXEC, *FLAGS, os.path.join(BUILD, "comm_misuse_test"), "alone", kind, *run]
+def job_says(flags, hosts, program, *words):
+    """All that a job prints."""
     env = dict(os.environ, TANDEM_FAKE_HOSTS=hosts)
     for name in ("OMPI_ALLOW_RUN_AS_ROOT", "PRTE_ALLOW_RUN_AS_ROOT"):
         env[name] = env[name + "_CONFIRM"] = "1"
-    done = subprocess.run(words, env=env, text=True, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE_S)
-    return {int(rank): text for rank, text in re.findall(r"rank (\d): (TD_.*)", done.stdout)}
+    done = subprocess.run([MPIEXEC, *flags, os.path.join(BUILD, program), *words], env=env, text=True,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          timeout=PATIENCE_S)
+    return done.stdout
+
+
+def told(kind, hosts, *run):
+    """What each rank was told: {rank: "STATUS: sentence"}."""
+    said = job_says(FLAGS, hosts, "comm_misuse_test", "alone", kind, *run)
+    return {int(rank): text for rank, text in re.findall(r"rank (\d): (TD_.*)", said)}
 
 
 class Job(unittest.TestCase):
@@ -66,6 +72,13 @@ class Job(unittest.TestCase):
         self.all_say("maximum for sum", [0, 1, 2, 3],
                      r"all-reduce \((max|sum) of 400 bytes of f32\) where rank . runs all-reduce",
                      [HOSTS])
+
+
+    def test_ranks_that_end_long_before_another(self):
+        for flags in (FLAGS, FLAGS[2:]):  # with recovery, and without
+            said = job_says(flags, HERE, "comm_comm_test", "mpi-long")
+            self.assertEqual(said.count("has waited more than"), 1, said)
+            self.assertIn("rank 0 has ended, and has waited more than 200 ms for rank 1 to end", said)
 
 
 class Diagnose(unittest.TestCase):

@@ -142,6 +142,14 @@ static td_status late(td_comm *c, void *arg)
     return TD_OK;
 }
 
+/* The others have ended long before rank 1: comm_test mpi-long. */
+static td_status takes_long(td_comm *c, void *arg)
+{
+    (void)arg;
+    if (td_comm_rank(c) == 1) nap(1200);
+    return TD_OK;
+}
+
 static void a_rank_may_announce_its_failure(void **state)
 {
     (void)state;
@@ -266,6 +274,8 @@ int main(int argc, char **argv)
         status = td_comm_run_mpi(NULL, announced, NULL);
     else if (argc > 1 && !strcmp(argv[1], "mpi-late"))
         status = td_comm_run_mpi(&quick, late, NULL);
+    else if (argc > 1 && !strcmp(argv[1], "mpi-long"))
+        status = td_comm_run_mpi(&quick, takes_long, NULL);
     else
         return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
     if (status != TD_OK) fprintf(stderr, "%s\n", td_last_error());

@@ -132,14 +132,22 @@ bool td_mpi_muster_watches(const td_mpi_group *world, int rank);
 /* TD_ERR_PEER with a sentence: the generation of the group has ended, or lost a rank. */
 td_status td_mpi_muster_check(td_comm *comm);
 /* As td_mpi_leave; answers those who recover meanwhile. */
-bool td_mpi_muster_leave(td_mpi_group *world, const td_card *own);
+bool td_mpi_muster_leave(td_mpi_group *world, const td_card *own, int64_t deadline_ms);
 
 /* As in td_transport_ops; mpi_own.c. */
 td_status td_mpi_own(td_comm *comm, const struct td_call *call, td_request *request);
 
 /* Until all ranks are about to end, as MPI_Finalize would wait, but answering those who still wait
- * for this one. False: some rank has failed; see td_mpi_say_goodbye. */
-bool td_mpi_leave(td_mpi_group *world, const td_card *own);
+ * for this one. Has no end of its own, as others may have much to do yet: behind the deadline it
+ * says for whom it waits. False: some rank has failed; see td_mpi_say_goodbye. */
+bool td_mpi_leave(td_mpi_group *world, const td_card *own, int64_t deadline_ms);
+typedef struct td_mpi_patience {
+    int64_t deadline_ms, since_ns, asked_ns; /* 0: not yet */
+    bool told;
+} td_mpi_patience;
+/* In such a wait, while looking: behind the deadline asks all whether they have ended, and says
+ * once who has not. */
+void td_mpi_wait_on(td_mpi_group *world, const td_card *own, td_mpi_patience *patience);
 /* After a failure, MPI_Finalize would wait for ranks that may be gone. So all say goodbye, and who
  * has heard it from everybody within half a second (true) ends in order; else the process is left
  * to exit without, and mpiexec ends the rest. Meanwhile this rank's notices go out. */

@@ -225,7 +225,8 @@ void td_mpi_close(td_comm *comm)
     }
     bool failed = g->failed || g->sent || !g->known;
     if (!failed)
-        failed = g->muster ? !td_mpi_muster_leave(g, &comm->card) : !td_mpi_leave(g, &comm->card);
+        failed = g->muster ? !td_mpi_muster_leave(g, &comm->card, comm->deadline_ms)
+                           : !td_mpi_leave(g, &comm->card, comm->deadline_ms);
     if (failed && (!g->known || !td_mpi_say_goodbye(g, &comm->card))) return;
     /* MPI_Finalize may wait for ranks that have died; mpiexec is content with a process that exits
      * without, if all do. Where letters may still come, that nobody takes, the communicator stays:

@@ -444,15 +444,17 @@ void td_mpi_muster_end(td_mpi_group *w)
     w->muster = NULL;
 }
 
-bool td_mpi_muster_leave(td_mpi_group *w, const td_card *own)
+bool td_mpi_muster_leave(td_mpi_group *w, const td_card *own, int64_t deadline_ms)
 {
     td_mpi_muster *m = w->muster;
+    td_mpi_patience p = {.deadline_ms = deadline_ms};
     td_mpi_begin_looking(w);
     m->role = TD_ROLE_LEFT;
     m->master = -1;
     for (;;) {
         step(w, own);
         if (m->ended || w->failed) break;
+        td_mpi_wait_on(w, own, &p);
         td_mpi_end_looking(w);
         nap(NAP_NS);
         td_mpi_begin_looking(w);

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { SENTENCE = 1000, LOOKS = 64 };
+enum { SENTENCE = 1000, LOOKS = 64, NAMED = 8 };
 enum { DEAD_NS = 20000000 }; /* from one look for gone processes to the next */
 enum { ASK_AGAIN_NS = 2000000000, STALE_NS = 200000000, LEFT_NS = 100000000 };
 
@@ -331,8 +331,49 @@ bool td_mpi_say_goodbye(td_mpi_group *w, const td_card *own)
     return heard >= left;
 }
 
+/* Ranks that have not ended, of those that count: how many, the first few as text. */
+static int not_ended(const td_mpi_group *w, char *text, size_t room)
+{
+    int n = 0;
+    size_t at = 0;
+    for (int r = 0; r < w->size; r++) {
+        if (r == w->rank || w->dead[r] || !td_mpi_muster_watches(w, r)) continue;
+        if (w->known[r].card.waits == TD_LEFT) continue;
+        if (n++ < NAMED) at += (size_t)snprintf(text + at, room - at, "%s%d", at ? ", " : "", r);
+    }
+    if (n > NAMED) snprintf(text + at, room - at, " and %d others", n - NAMED);
+    return n;
+}
+
+/* The lowest of those who wait for the others' end speaks for all. */
+static bool speaks(const td_mpi_group *w)
+{
+    for (int r = 0; r < w->rank; r++)
+        if (w->known[r].card.waits == TD_LEFT && !w->dead[r]) return false;
+    return true;
+}
+
+void td_mpi_wait_on(td_mpi_group *w, const td_card *own, td_mpi_patience *p)
+{
+    int64_t now = td_mpi_now_ns();
+    if (!p->since_ns) p->since_ns = now;
+    if (p->told || now - p->since_ns < p->deadline_ms * 1000000) return;
+    for (int r = 0; r < w->size && !p->asked_ns; r++)
+        if (r != w->rank && !w->dead[r]) send_card(w, r, own, true);
+    if (!p->asked_ns) p->asked_ns = now;
+    if (now - p->asked_ns < STALE_NS) return;
+    char ranks[16 * NAMED];
+    int n = not_ended(w, ranks, sizeof ranks);
+    p->told = true;
+    if (n && speaks(w))
+        td_mpi_library->log(TD_LOG_WARN,
+                            "rank %d has ended, and has waited more than %lld ms for rank%s %s to "
+                            "end; it goes on waiting",
+                            w->rank, (long long)p->deadline_ms, n > 1 ? "s" : "", ranks);
+}
+
 /* One round of the wait for all to leave: this rank tells one and hears of another. */
-static bool leave_with(td_mpi_group *w, int to, int from, const td_card *own)
+static bool leave_with(td_mpi_group *w, int to, int from, const td_card *own, td_mpi_patience *p)
 {
     MPI_Request requests[2];
     int done = 0;
@@ -352,15 +393,18 @@ static bool leave_with(td_mpi_group *w, int to, int from, const td_card *own)
         if (w->failed) return false;
         td_mpi_find_dead(w, true, now);
         if (w->lost) return false;
+        td_mpi_wait_on(w, own, p);
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
     }
 }
 
 /* A barrier by dissemination. */
-bool td_mpi_leave(td_mpi_group *w, const td_card *own)
+bool td_mpi_leave(td_mpi_group *w, const td_card *own, int64_t deadline_ms)
 {
     bool left = true;
+    td_mpi_patience p = {.deadline_ms = deadline_ms};
     for (int far = 1; far < w->size && left; far *= 2)
-        left = leave_with(w, (w->rank + far) % w->size, (w->rank - far + w->size) % w->size, own);
+        left =
+            leave_with(w, (w->rank + far) % w->size, (w->rank - far + w->size) % w->size, own, &p);
     return left;
 }
