@@ -79,6 +79,7 @@ class Job(unittest.TestCase):
             said = job_says(flags, HERE, "comm_comm_test", "mpi-long")
             self.assertEqual(said.count("has waited more than"), 1, said)
             self.assertIn("rank 0 has ended, and has waited more than 200 ms for rank 1 to end", said)
+            self.assertIn("rank 0 of 4, step 0: has ended, waiting for the other ranks to\n", said)
 
 
 class Diagnose(unittest.TestCase):

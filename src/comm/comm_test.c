@@ -3,6 +3,9 @@
 
 #include "comm/recover.h"
 
+#include <signal.h>
+#include <sys/time.h>
+
 static td_status splits(td_comm *c, void *arg)
 {
     (void)arg;
@@ -142,11 +145,15 @@ static td_status late(td_comm *c, void *arg)
     return TD_OK;
 }
 
-/* The others have ended long before rank 1: comm_test mpi-long. */
+/* The others have ended long before rank 1, and rank 0 is asked meanwhile: comm_test mpi-long. */
 static td_status takes_long(td_comm *c, void *arg)
 {
     (void)arg;
+    struct itimerval soon = {.it_value.tv_usec = 600000};
+    TD_TRY(td_comm_record(c, NULL));
+    TD_TRY(td_comm_print_on_signal(SIGALRM));
     if (td_comm_rank(c) == 1) nap(1200);
+    if (td_comm_rank(c) == 0) CHECK(setitimer(ITIMER_REAL, &soon, NULL) == 0);
     return TD_OK;
 }
 

@@ -225,7 +225,11 @@ static void end(td_recorder *r)
         __atomic_compare_exchange_n(&all[k], &own, NULL, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     }
     while (__atomic_load_n(&readers, __ATOMIC_SEQ_CST)) sched_yield();
-    r->head->closed_ns = td_clock_ns();
+}
+
+void td_recorder_rest(td_comm *comm)
+{
+    if (comm->recorder && comm->owns_recorder) comm->recorder->head->closed_ns = td_clock_ns();
 }
 
 void td_recorder_close(td_comm *comm)
@@ -388,6 +392,10 @@ static void put_doing(line *l, const td_recorder *r)
     const td_recorder_group *of = NULL;
     const td_record *last = NULL;
     int under_way = 0;
+    if (r->head->closed_ns) {
+        put(l, ": has ended, waiting for the other ranks to");
+        return;
+    }
     for (int k = 0; k < 2 * TD_RECORDER_GROUPS; k++) {
         const td_recorder_group *g = &r->group[k / 2];
         const td_record *e = newest_of(g, k % 2);

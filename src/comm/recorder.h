@@ -94,6 +94,8 @@ void td_recorder_call(td_comm *comm, int kind);
 void td_recorder_wait_for(td_comm *works, bool waits);
 /* The record goes on in a group that takes the place of `from`. */
 void td_recorder_move(td_comm *from, td_comm *to);
+/* The rank has ended, if the group began the record: it may wait for the others to. */
+void td_recorder_rest(td_comm *comm);
 /* The group's place is free; the record ends with the group that began it. */
 void td_recorder_close(td_comm *comm);
 /* Writes what each recorder of this process does now, a line each; async-signal-safe. */

@@ -229,5 +229,5 @@ void td_coll_release(td_comm *comm)
     td_greeting_destroy(comm);
     td_tuning_free(comm->tuning);
     comm->tuning = NULL;
-    td_recorder_close(comm);
+    td_recorder_rest(comm);
 }

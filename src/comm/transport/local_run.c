@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "comm/coll/coll.h"
+#include "comm/recorder.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -85,6 +86,7 @@ static void *rank_main(void *arg)
     if (status != TD_OK && !has_died(run, self->seat.rank)) td_local_fail(&self->comm, status);
     td_coll_release(&self->comm);
     td_local_leave(&self->comm);
+    td_recorder_close(&self->comm);
     return NULL;
 }
 

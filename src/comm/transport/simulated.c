@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "comm/coll/coll.h"
+#include "comm/recorder.h"
 #include "comm/recover.h"
 #include "comm/transport/requests.h"
 
@@ -109,6 +110,7 @@ static void rank_main(unsigned high, unsigned low)
     td_status status = s->fn(&me->comm, s->arg);
     if (status != TD_OK) me->comm.ops->fail(&me->comm, status);
     td_coll_release(&me->comm);
+    td_recorder_close(&me->comm);
     me->ended = true;
     s->idle = 0;
     if (me->now > s->what->time) s->what->time = me->now;
