@@ -97,6 +97,40 @@ static td_status whole_numbers(td_comm *c, void *arg)
     return TD_OK;
 }
 
+/* Many ranks of a host meet in memory as few do, and see that one runs something else. */
+static td_status crowd(td_comm *c, void *arg)
+{
+    enum { COUNT = 5000, CROWD = 128 };
+    int n = td_comm_size(c), me = td_comm_rank(c);
+    int32_t *in = td_calloc(COUNT, 4), *out = td_calloc(COUNT, 4), all[CROWD];
+    td_call call;
+    td_collective sum = {.pattern = TD_ALLREDUCE, .in = in, .out = out, .type = TD_I32};
+    for (size_t count = 1; count <= COUNT; count += COUNT - 1) {
+        for (size_t i = 0; i < count; i++) in[i] = me + (int32_t)i;
+        sum.count = count;
+        TD_TRY(td_call_make(c, &sum, &call));
+        CHECK(!strcmp(td_coll_serving(c, &call), "shared"));
+        TD_TRY(td_comm_run(c, &sum));
+        for (size_t i = 0; i < count; i++) CHECK(out[i] == n * (n - 1) / 2 + n * (int32_t)i);
+    }
+    TD_TRY(td_comm_allgather(c, &me, sizeof me, all));
+    for (int r = 0; r < n; r++) CHECK(all[r] == r);
+    td_status status = arg && me == n - 1 ? td_comm_barrier(c) : td_comm_run(c, &sum);
+    td_free(in), td_free(out);
+    return status;
+}
+
+static void a_crowd_meets_in_memory(void **state)
+{
+    (void)state;
+    bool differs = true;
+    if (mpi_world || getenv("TANDEM_TEST_SHORT")) skip();
+    assert_ok(td_comm_run_local(65, NULL, crowd, NULL));
+    assert_ok(td_comm_run_local(128, NULL, crowd, NULL));
+    assert_fails(TD_ERR_ARG, "rank 99", td_comm_run_local(100, NULL, crowd, &differs));
+    assert_non_null(strstr(td_last_error(), "runs barrier"));
+}
+
 /* --- receives that cannot be withdrawn, as of MPI --- */
 
 enum { DRIFTING = 64 };
@@ -248,6 +282,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_algorithm_gives_the_same_bits),
         cmocka_unit_test(other_orders_serve_whole_numbers_alone),
+        cmocka_unit_test(a_crowd_meets_in_memory),
         cmocka_unit_test(long_calls_are_not_mpis),
         cmocka_unit_test(what_comes_late_finds_its_memory),
     };

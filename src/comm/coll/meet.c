@@ -11,7 +11,7 @@
 
 enum { ARRIVED, REDUCED, DONE, STAGES };
 enum { SLOT = 4096, HEAD = 64, MOST_SLOTS = TD_MEET_BLOCK / SLOT + 1, SHOWN = 64 };
-enum { SLOTS = 2 * MOST_SLOTS + 2 };
+enum { SLOTS = 2 * MOST_SLOTS + 2, CHECKED = TD_MEET_RANKS / 64 };
 /* Short blocks have slots of their own, SHOWN of them in turn, whose heads nothing else is ever
  * written to; not a power of two long, as those would share one set of a cache. */
 enum { SHORT = SLOT + 128, LOOKS = 16, FAR_LOOKS = 50 };
@@ -68,10 +68,10 @@ struct td_meet {
     size_t first, next;   /* slots: of this round, behind it */
     uint64_t used[SLOTS]; /* the round that took a slot last */
     uint64_t done_with;   /* all are, with rounds up to this one, as far as this rank has looked */
-    uint64_t checked;     /* ranks whose operation has been compared, a bit each */
-    int stage, only;      /* waited for */
-    unsigned tests;       /* of waits */
-    int64_t moved_at;     /* to another core */
+    uint64_t checked[CHECKED]; /* ranks whose operation has been compared, a bit each */
+    int stage, only;           /* waited for */
+    unsigned tests;            /* of waits */
+    int64_t moved_at;          /* to another core */
     uint64_t wanted;
     trying trying;
     char *draft; /* [TD_MEET_BLOCK / 2] or NULL */
@@ -147,9 +147,9 @@ static td_status compare_past(const td_meet *m, int rank)
 
 static td_status compare(td_meet *m, int rank)
 {
-    uint64_t bit = (uint64_t)1 << rank;
-    if (m->checked & bit) return TD_OK;
-    m->checked |= bit;
+    uint64_t bit = (uint64_t)1 << rank % 64, *checked = &m->checked[rank / 64];
+    if (*checked & bit) return TD_OK;
+    *checked |= bit;
     const td_header *theirs = shown(m, rank, m->round), *own = &m->comm->card.runs;
     if (td_header_same(own, &head_of(m, rank)->runs)) return TD_OK;
     return theirs->history == own->history ? td_header_compare(m->comm, rank, theirs)
@@ -158,7 +158,8 @@ static td_status compare(td_meet *m, int rank)
 
 void td_meet_begin(td_meet *m)
 {
-    m->checked = (uint64_t)1 << m->comm->rank;
+    for (int k = 0; k <= (m->comm->size - 1) / 64; k++) m->checked[k] = 0;
+    m->checked[m->comm->rank / 64] = (uint64_t)1 << m->comm->rank % 64;
 }
 
 bool td_meet_last(const td_meet *m, int rank, td_header *out)

@@ -14,7 +14,7 @@
 
 enum {
     TD_MEET_BLOCK = 256 << 10, /* most bytes that a rank stages in a round */
-    TD_MEET_RANKS = 64
+    TD_MEET_RANKS = 128        /* each has 800 KiB of the memory, and looks at all others */
 };
 
 typedef struct td_meet td_meet;
