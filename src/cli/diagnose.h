@@ -36,7 +36,7 @@ typedef struct td_diagnosis {
     int64_t between_ns; /* the two readings */
 } td_diagnosis;
 
-/* Of td_diagnosis_under_way and others: an operation of a rank. */
+/* Of td_past_doing and others: an operation of a rank. */
 typedef struct td_deed {
     const td_past_group *group; /* NULL: none */
     const td_record *entry;
