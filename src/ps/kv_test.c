@@ -16,7 +16,7 @@
 
 enum { WIDTH = 3, KEYS = 50, STEPS = 20 };
 
-static char path[TD_PATH_MAX];
+static _Thread_local char path[TD_PATH_MAX];
 
 static uint64_t key_of(uint64_t i)
 {
@@ -27,6 +27,8 @@ static uint64_t key_of(uint64_t i)
 typedef struct seen {
     td_comm *c;
     double want[KEYS];
+    double
+        may_lack; /* of a worker's last push, which was not acknowledged, servers may have a part */
     size_t rows;
     uint64_t last;
 } seen;
@@ -38,7 +40,10 @@ static td_status compare(void *arg, uint64_t key, const float *weights)
     uint64_t i = 0;
     while (i < KEYS && key_of(i) != key) i++;
     CHECK(i < KEYS && (s->rows == 0 || key > s->last));
-    for (int k = 0; k < WIDTH; k++) CHECK(weights[k] == s->want[i] * (k + 1));
+    double lacks = s->want[i] - (double)weights[0];
+    CHECK(lacks >= 0 && lacks <= s->may_lack);
+    for (int k = 0; k < WIDTH; k++) CHECK(weights[k] == (s->want[i] - lacks) * (k + 1));
+    s->may_lack -= lacks;
     s->last = key, s->rows++;
     return TD_OK;
 }
@@ -316,6 +321,7 @@ static td_status live(td_comm *first, void *arg)
     if (status == TD_OK && !dead) {
         s.c = c;
         want_steps(&s, RANKS - p->servers);
+        if (p->late_ns) s.may_lack = 2;
         status = td_kv_range(kv, 0, UINT64_MAX, compare, &s);
         if (status == TD_OK && s.rows != rows_of(&s)) status = td_fail(TD_ERR_DATA, "rows lack");
         if (status == TD_OK) status = td_kv_finish(kv);
