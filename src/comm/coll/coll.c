@@ -31,6 +31,17 @@ static bool over_hosts(const td_comm *comm)
     return comm->hosts > 1;
 }
 
+static bool over_10_ranks(const td_comm *comm)
+{
+    return comm->size > 10;
+}
+
+/* Where a message of the root's own with each costs more than the steps of a tree. */
+static bool over_32_ranks(const td_comm *comm)
+{
+    return comm->size > 32;
+}
+
 /* The last row of a pattern that fits serves, unless a measurement says otherwise. Reductions give
  * the same bits by every row that carries the tree's order (scan: the chain's), and whole numbers
  * by every row. */
@@ -40,7 +51,13 @@ static const row table[] = {
     {TD_BROADCAST, "hierarchical", 131072, TREE, td_hierarchical_broadcast, over_hosts},
     {TD_BROADCAST, "double-tree", MEASURED, TREE, td_double_tree_broadcast},
     {TD_SCATTER, "linear", 0, TREE, td_linear_scatter},
+    {TD_SCATTER, "binomial", MEASURED, TREE, td_binomial_scatter},
+    {TD_SCATTER, "binomial", 0, TREE, td_binomial_scatter, over_32_ranks},
+    {TD_SCATTER, "linear", 512, TREE, td_linear_scatter},
     {TD_GATHER, "linear", 0, TREE, td_linear_gather},
+    {TD_GATHER, "binomial", MEASURED, TREE, td_binomial_gather},
+    {TD_GATHER, "binomial", 0, TREE, td_binomial_gather, over_32_ranks},
+    {TD_GATHER, "linear", 1024, TREE, td_linear_gather},
     {TD_ALLGATHER, "bruck", 0, TREE, td_bruck_allgather},
     {TD_ALLGATHER, "ring", 32768, TREE, td_ring_allgather},
     {TD_ALLGATHER, "hierarchical", 65536, TREE, td_hierarchical_allgather, over_hosts},
@@ -63,6 +80,8 @@ static const row table[] = {
     {TD_REDUCE_SCATTER, "pairwise", 0, TREE, td_pairwise_reduce_scatter},
     {TD_REDUCE_SCATTER, "hierarchical", 65536, TREE, td_hierarchical_reduce_scatter, over_hosts},
     {TD_SCAN, "chain", 0, TREE, td_chain_scan},
+    {TD_SCAN, "recursive-doubling", 16384, ANY_ORDER, td_doubling_scan},
+    {TD_SCAN, "recursive-doubling", 0, ANY_ORDER, td_doubling_scan, over_10_ranks},
     /* the system's own, for comparison */
     {TD_BARRIER, "mpi", MEASURED, TREE, td_own_run, td_own_fits},
     {TD_BROADCAST, "mpi", MEASURED, TREE, td_own_run, td_own_fits},
@@ -182,7 +201,9 @@ static bool serves(const td_comm *comm, const row *r, const td_call *call)
     const td_reduction *how = &call->how;
     bool reduces = call->pattern >= TD_REDUCE;
     if (r->run == td_own_run && !td_own_counts(comm, call)) return false;
-    if (r->run == td_bruck_alltoall && call->parts) return false;
+    bool equal = r->run == td_bruck_alltoall || r->run == td_binomial_gather ||
+                 r->run == td_binomial_scatter;
+    if (equal && call->parts) return false;
     if (!reduces || r->order == TREE) return true;
     if (r->order == TREE_IN_PARTS) return td_reduction_in_parts(how);
     return td_call_is_whole(call);

@@ -96,6 +96,8 @@ td_algorithm td_dissemination_barrier; /* barrier.c */
 td_algorithm td_binomial_broadcast;    /* binomial.c */
 td_algorithm td_binomial_reduce;
 td_algorithm td_binomial_allreduce;
+td_algorithm td_binomial_gather; /* binomial_parts.c: equal parts */
+td_algorithm td_binomial_scatter;
 td_algorithm td_ring_allgather; /* ring.c */
 td_algorithm td_linear_gather;  /* linear.c */
 td_algorithm td_linear_scatter;
@@ -114,6 +116,7 @@ td_algorithm td_pairwise_allreduce;
 td_algorithm td_bruck_allgather;    /* bruck.c */
 td_algorithm td_recursive_doubling; /* recursive.c: all-reduce */
 td_algorithm td_recursive_halving;
+td_algorithm td_doubling_scan;                /* whole numbers alone: not in the chain's order */
 bool td_recursive_fits(const td_comm *comm);  /* a power of two of ranks: the tree's order */
 bool td_recursive_folds(const td_comm *comm); /* another number: another order */
 td_algorithm td_hierarchical_reduce;          /* hierarchical.c: reduce, all-reduce */

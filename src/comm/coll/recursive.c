@@ -1,6 +1,6 @@
-/* All-reduce by recursive doubling and by recursive halving and doubling. Partners are 1, 2, 4, ...
- * apart in this order, so that on a power of two of ranks sums follow the tree with ranks as
- * leaves.
+/* All-reduce by recursive doubling and by recursive halving and doubling; scan by doubling.
+ * Partners are 1, 2, 4, ... apart in this order, so that on a power of two of ranks sums follow the
+ * tree with ranks as leaves.
  *
  * Doubling: in step k partners exchange what they have of the whole vector and both combine it.
  * Cost: log2 n messages a rank, of all bytes.
@@ -10,7 +10,11 @@
  * On another number of ranks, P the power of two below it, the first n - P pairs of neighbours are
  * folded: the second of a pair gives its vector to the first, which takes part for both and gives
  * it the result. Cost: two messages more, of all bytes; the order of sums is another than the
- * tree's. Source: Thakur, Rabenseifner, Gropp, "Optimization of collective communication operations
+ * tree's.
+ * Scan: partners exchange the sums of their blocks of 2^k ranks, and who is in the upper one puts
+ * the lower one's ahead of its result. Cost: at most ceil(log2 n) messages a rank, of all bytes; on
+ * another number of ranks those without a partner skip a step. The order is not the chain's.
+ * Source: Thakur, Rabenseifner, Gropp, "Optimization of collective communication operations
  * in MPICH", 2005; Rabenseifner, "Optimization of collective reduction operations", 2004. */
 #include "comm/coll/coll.h"
 
@@ -146,5 +150,28 @@ td_status td_recursive_halving(td_comm *comm, const td_call *call)
     status = unfold(comm, call, &p);
 out:
     td_comm_free_room(comm, other);
+    return status;
+}
+
+/* The sum of a block that reaches beyond the last rank lacks some ranks' values, but only goes to
+ * lower ranks, whose results need none of it. */
+td_status td_doubling_scan(td_comm *comm, const td_call *call)
+{
+    size_t bytes = call->bytes;
+    char *block = td_malloc(2 * bytes), *other = block + bytes;
+    td_status status = TD_OK;
+    if (!block) return td_fail(TD_ERR_NOMEM, "no memory for a scan of %zu bytes", bytes);
+    if (bytes) td_kernels_best()->copy(bytes, call->in, block);
+    if (bytes && call->in != call->out) td_kernels_best()->copy(bytes, call->in, call->out);
+    for (int bit = 1; bit < comm->size; bit <<= 1) {
+        int partner = comm->rank ^ bit;
+        if (partner >= comm->size) continue;
+        TD_GOTO(td_comm_exchange(comm, block, bytes, partner, other, bytes, partner,
+                                 TD_TAG_COLLECTIVE));
+        if (partner < comm->rank) combine(comm, call, partner, call->out, other, call->count);
+        combine(comm, call, partner, block, other, call->count);
+    }
+out:
+    td_comm_free_room(comm, block);
     return status;
 }

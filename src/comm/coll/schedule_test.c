@@ -99,6 +99,22 @@ static cost halved_and_doubled(shape s)
     return folded(s, (cost){2 * p * k, 2 * (p - 1) * s.bytes, 2 * k});
 }
 
+/* A part moves once for each bit of its rank's number, counted from the root. */
+static cost parts_along_tree(shape s)
+{
+    uint64_t moves = 0;
+    for (uint64_t v = 1; v < s.n; v++) moves += (uint64_t)__builtin_popcountll(v);
+    return (cost){s.n - 1, moves * s.bytes, s.rounds};
+}
+/* In every step all who have a partner send; who skips one may hold up a port, as above. */
+static cost scanned_by_doubling(shape s)
+{
+    uint64_t sends = 0;
+    for (uint64_t bit = 1; bit < s.n; bit *= 2)
+        for (uint64_t r = 0; r < s.n; r++) sends += (r ^ bit) < s.n;
+    return (cost){sends, sends * s.bytes, s.n == s.power ? s.rounds : AT_MOST + 2 * s.rounds};
+}
+
 static cost log_parts(shape s) /* part i moves once for each bit of i */
 {
     uint64_t moves = 0;
@@ -123,6 +139,8 @@ static const schedule schedules[] = {
     {"double-tree broadcast", TD_BROADCAST, td_double_tree_broadcast, two_trees},
     {"linear scatter", TD_SCATTER, td_linear_scatter, one_by_one},
     {"linear gather", TD_GATHER, td_linear_gather, one_by_one},
+    {"binomial scatter", TD_SCATTER, td_binomial_scatter, parts_along_tree},
+    {"binomial gather", TD_GATHER, td_binomial_gather, parts_along_tree},
     {"ring all-gather", TD_ALLGATHER, td_ring_allgather, each_to_each},
     {"bruck all-gather", TD_ALLGATHER, td_bruck_allgather, log_messages},
     {"recursive-doubling all-reduce", TD_ALLREDUCE, td_recursive_doubling, doubled},
@@ -136,6 +154,7 @@ static const schedule schedules[] = {
     {"pairwise all-reduce", TD_ALLREDUCE, td_pairwise_allreduce, scattered_and_gathered},
     {"pairwise reduce-scatter", TD_REDUCE_SCATTER, td_pairwise_reduce_scatter, vector_scattered},
     {"chain scan", TD_SCAN, td_chain_scan, each_to_later},
+    {"recursive-doubling scan", TD_SCAN, td_doubling_scan, scanned_by_doubling},
 };
 enum { SCHEDULES = sizeof schedules / sizeof *schedules };
 
