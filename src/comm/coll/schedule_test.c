@@ -392,8 +392,8 @@ static void wide_elements_fit_their_rooms(void **state)
     static const int sizes[][3] = {{40, 1, 1}, {2, 2, 2}, {3, 2, 1}, {9, 2, 2}, {17, 3, 4}};
     int host[MOST_RANKS];
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
-        for (size_t width = 4 * WORDS; width > 4; width = width * 5 / 8 / 4 * 4)
-            for (size_t bytes = 2048; bytes <= 32768; bytes *= 4) {
+        for (size_t width = 4 * WORDS; width > 64; width = k ? width * 5 / 8 / 4 * 4 : 0)
+            for (size_t bytes = 2048; bytes <= (k ? 32768 : 2048); bytes *= 4) {
                 int n = 0;
                 for (int h = 0; h < 3; h++)
                     for (int r = 0; r < sizes[k][h]; r++) host[n++] = h;
