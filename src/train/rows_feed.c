@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "tandem/recover.h"
+#include "train/rows_feed_impl.h"
 
 #include <string.h>
 #include <time.h>
@@ -13,14 +14,10 @@
 enum { FREE, OWED, LEASED, REPAID, DONE };
 enum { MOST_SERVERS = 64 };
 
-typedef struct tally { /* of an epoch's samples, as one rank has learnt from them */
-    uint64_t samples, marks;
-} tally;
-
 typedef struct ask { /* note of a request */
     uint64_t epoch, clock;
-    uint64_t done; /* shard + 1 that is; 0: none */
-    tally learnt;  /* by this worker in this epoch, that shard among it */
+    uint64_t done;        /* shard + 1 that is; 0: none */
+    td_feed_tally learnt; /* by this worker in this epoch, that shard among it */
     int32_t worker, rank;
     uint64_t want; /* shard + 1: that one, or none */
     int32_t rest[2];
@@ -36,37 +33,6 @@ typedef struct told { /* note of an answer */
 } told;
 _Static_assert(sizeof(ask) == TD_KEYED_NOTE && sizeof(told) == TD_KEYED_NOTE, "a note each");
 
-struct td_feed {
-    td_feed_config config;
-    td_keyed *keyed;
-    int number; /* of this rank among the servers, -1: none */
-    uint64_t shards, epoch;
-    uint8_t *state;  /* [shards] */
-    int32_t *holder; /* [shards] rank in the run */
-    uint64_t *name;  /* [shards] of the push, by name_of: of the lease, or that is owed */
-    uint64_t first;  /* no shard below is free or owed */
-    bool unknown;    /* what has been learnt from: who knew has died */
-    tally *learnt;   /* [ranks] as far as this rank knows, by rank in the run */
-    size_t ranks;
-    int rank; /* in the run, as the next two */
-    int *workers, *servers;
-    /* a server: */
-    char *payload;
-    size_t bytes, room;
-    uint64_t *key, *sample;
-    float *value, *numbers;
-    uint16_t *field;
-    size_t most;
-    /* a worker: */
-    uint64_t held, held_name; /* shard + 1 that it has, and the name of its push, */
-    bool held_owed;           /* which another has begun */
-    uint64_t finished;        /* shard + 1 that its server is to be told is done */
-    uint64_t owed;            /* no shard below is owed under its own name */
-    char *in;
-    size_t in_room;
-    int next; /* server to be asked first */
-};
-
 /* Who pushes, and at which clock; 0: nobody. */
 static uint64_t name_of(int worker, uint64_t clock)
 {
@@ -81,98 +47,6 @@ static int worker_of(uint64_t name)
 static uint64_t clock_of(uint64_t name)
 {
     return name & (((uint64_t)1 << 48) - 1);
-}
-
-/* --- a shard's samples as bytes --- */
-
-static td_status put(td_feed *f, const void *data, size_t bytes)
-{
-    if (f->bytes + bytes > f->room) {
-        size_t room = 2 * (f->bytes + bytes);
-        char *more = td_realloc(f->payload, room);
-        if (!more) return td_fail(TD_ERR_NOMEM, "no memory for a shard of %zu bytes", room);
-        f->payload = more, f->room = room;
-    }
-    memcpy(f->payload + f->bytes, data, bytes);
-    f->bytes += bytes;
-    return TD_OK;
-}
-
-static uint64_t rows_of(const td_feed *f, uint64_t shard)
-{
-    return td_shard_leaf_rows(&f->config.plan, shard, 0);
-}
-
-/* rows, entries of each | entries | numbers, target, label, weight | samples, each array in turn.
- */
-static td_status pack(td_feed *f, uint64_t shard)
-{
-    const td_feed_config *c = &f->config;
-    size_t rows = rows_of(f, shard), at = 0;
-    const td_data_info *info = td_dataset_info(c->data);
-    uint64_t *count = f->sample + c->plan.batch;
-    td_shard_leaf(&c->plan, f->epoch, shard, 0, f->sample);
-    for (size_t r = 0; r < rows; r++) {
-        float *numbers = c->numbers ? f->numbers + r * c->numbers : NULL;
-        count[r] = td_features_row(c->features, c->data, f->sample[r], f->key + at, f->value + at,
-                                   f->field + at, numbers);
-        at += count[r];
-    }
-    uint64_t head[4] = {rows, at, info->has_weights, info->classes > 0};
-    f->bytes = 0;
-    TD_TRY(put(f, head, sizeof head));
-    TD_TRY(put(f, count, rows * sizeof *count));
-    TD_TRY(put(f, f->sample, rows * sizeof *f->sample));
-    TD_TRY(put(f, f->key, at * sizeof *f->key));
-    TD_TRY(put(f, f->value, at * sizeof *f->value));
-    TD_TRY(put(f, f->numbers, rows * c->numbers * sizeof *f->numbers));
-    for (size_t r = 0; r < rows; r++) {
-        float target = td_dataset_target(c->data, f->sample[r]);
-        TD_TRY(put(f, &target, sizeof target));
-    }
-    for (size_t r = 0; r < rows && info->has_weights; r++) {
-        float weight = td_dataset_weight(c->data, f->sample[r]);
-        TD_TRY(put(f, &weight, sizeof weight));
-    }
-    for (size_t r = 0; r < rows && info->classes; r++) {
-        int32_t label = td_dataset_label(c->data, f->sample[r]);
-        TD_TRY(put(f, &label, sizeof label));
-    }
-    return put(f, f->field, at * sizeof *f->field);
-}
-
-static void get(const char **from, void *to, size_t bytes)
-{
-    if (bytes) memcpy(to, *from, bytes);
-    *from += bytes;
-}
-
-static td_status unpack(td_feed *f, td_rows_batch *b)
-{
-    uint64_t head[4];
-    const char *from = f->in;
-    get(&from, head, sizeof head);
-    size_t rows = head[0], entries = head[1], numbers = f->config.numbers;
-    TD_TRY(td_rows_batch_room(b, rows, entries, numbers));
-    b->rows = rows, b->entries = entries;
-    b->has_weight = head[2], b->has_label = head[3];
-    const char *counts = from;
-    from += rows * sizeof(uint64_t);
-    b->start[0] = 0;
-    for (size_t r = 0; r < rows; r++) {
-        uint64_t n;
-        get(&counts, &n, sizeof n);
-        b->start[r + 1] = b->start[r] + n;
-    }
-    get(&from, b->sample, rows * sizeof *b->sample);
-    get(&from, b->key, entries * sizeof *b->key);
-    get(&from, b->value, entries * sizeof *b->value);
-    get(&from, b->numbers, rows * numbers * sizeof *b->numbers);
-    get(&from, b->target, rows * sizeof *b->target);
-    if (b->has_weight) get(&from, b->weight, rows * sizeof *b->weight);
-    if (b->has_label) get(&from, b->label, rows * sizeof *b->label);
-    get(&from, b->field, entries * sizeof *b->field);
-    return TD_OK;
 }
 
 /* --- a server --- */
@@ -231,8 +105,8 @@ static void newer(void *into, const void *from, size_t count, void *user)
 {
     (void)user;
     for (size_t k = 0; k < count; k++)
-        if (((const tally *)from)[k].samples > ((tally *)into)[k].samples)
-            ((tally *)into)[k] = ((const tally *)from)[k];
+        if (((const td_feed_tally *)from)[k].samples > ((td_feed_tally *)into)[k].samples)
+            ((td_feed_tally *)into)[k] = ((const td_feed_tally *)from)[k];
 }
 
 static uint64_t not_done(const td_feed *f)
@@ -249,7 +123,7 @@ static td_status serve(void *user, const td_keyed_request *q)
     const ask *a = q->note;
     told *t = q->answer;
     if (q->count) { /* fetch */
-        TD_TRY(pack(f, q->keys[0]));
+        TD_TRY(td_feed_pack(f, q->keys[0]));
         if (f->bytes != q->bytes) return td_fail(TD_ERR_INTERNAL, "a shard has changed its length");
         memcpy(q->out, f->payload, f->bytes);
         return TD_OK;
@@ -260,7 +134,7 @@ static td_status serve(void *user, const td_keyed_request *q)
     uint64_t shard = a->want ? lease_wanted(f, a, t) : lease(f, a, t);
     if (!a->want) t->left = shard == UINT64_MAX ? not_done(f) : 1;
     if (shard == UINT64_MAX) return TD_OK;
-    TD_TRY(pack(f, shard));
+    TD_TRY(td_feed_pack(f, shard));
     t->shard = shard + 1, t->bytes = f->bytes;
     return TD_OK;
 }
@@ -303,7 +177,7 @@ static td_status fetch(td_feed *f, uint64_t shard, uint64_t bytes, td_rows_batch
     td_parts parts = {.keys = &shard, .count = 1, .sizes = &size, .out = f->in, .owner = &owner};
     TD_TRY(td_keyed_start(f->keyed, TD_PULL, &parts, &ticket));
     TD_TRY(td_keyed_wait(f->keyed, ticket));
-    return unpack(f, batch);
+    return td_feed_unpack(f, batch);
 }
 
 static td_status take(td_feed *f, const told *t, uint64_t clock, td_rows_batch *batch,
@@ -360,7 +234,7 @@ td_status td_feed_next(td_feed *f, uint64_t epoch, uint64_t clock, td_rows_batch
 void td_feed_done(td_feed *f, const td_rows_batch *batch)
 {
     if (!f->held) return;
-    tally *mine = &f->learnt[f->rank];
+    td_feed_tally *mine = &f->learnt[f->rank];
     mine->samples += batch->rows;
     for (size_t r = 0; r < batch->rows; r++) mine->marks += td_feed_mark(batch->sample[r]);
     f->state[f->held - 1] = DONE;
@@ -586,7 +460,7 @@ uint64_t td_feed_names(const td_feed *f, int worker)
 td_status td_feed_learnt(const td_feed *f, td_comm *comm, uint64_t epoch, uint64_t *samples,
                          uint64_t *marks, bool *known)
 {
-    tally *all = td_calloc(f->ranks, sizeof *all);
+    td_feed_tally *all = td_calloc(f->ranks, sizeof *all);
     td_status status = all ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to count samples");
     status = td_comm_agree(comm, status);
     if (status == TD_OK)
