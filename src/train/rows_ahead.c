@@ -1,6 +1,7 @@
 /* The next batch while this one computes: its samples are read, and those of its rows fetched that
  * this step's push will not move; the rest is fetched behind that push, so that a worker always
- * reads what it has pushed. See rows_loop.h. */
+ * reads what it has pushed. Between processes: a thread calls its servers, so that nothing would
+ * come meanwhile, and rows that lie about leave the caches. See rows_loop.h. */
 #include "train/rows_loop.h"
 
 #include "base/alloc.h"
@@ -36,8 +37,9 @@ void td_rows_ahead_free(td_rows_ahead *a)
 /* Up to the next meeting, and where clocks let a worker read before it has pushed. */
 static bool may_begin(const loop *l)
 {
-    return l->tables.sharded[TD_ROWS_KEYED] && !l->feed && td_clock_may_run_ahead(&l->clock) &&
-           l->state.step + 1 < l->end && !l->stopping;
+    bool processes = !strcmp(td_comm_transport(l->comm), "mpi");
+    return processes && l->tables.sharded[TD_ROWS_KEYED] && !l->feed &&
+           td_clock_may_run_ahead(&l->clock) && l->state.step + 1 < l->end && !l->stopping;
 }
 
 td_status td_rows_ahead_begin(loop *l)

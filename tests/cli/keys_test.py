@@ -227,12 +227,14 @@ class Clocks(unittest.TestCase):
                 if bound is not None:
                     self.assertLessEqual(len(tables["staleness"]), bound + 1, clock)
 
+    @unittest.skipUnless(MPIEXEC, "no mpiexec")
     def test_rows_fetched_ahead_have_all_own_pushes(self):
         """By one worker: a clock that lets it fetch the next batch's rows early gives the bits of one that does not."""
         for words in ([], ["--admit", "3"], ["--compensation", "0.1"])[2 if SHORT else 0:]:
             want = weights(train(*ps(1, servers=2, clock="backup:1"), *words))
-            for clock in ("asp", "ssp:1", "ssp:6", "groups:1:2:3"):
-                self.assertEqual(weights(train(*ps(1, servers=2, clock=clock), *words)), want, (clock, words))
+            for clock in ("asp",) if words else ("asp", "ssp:1", "ssp:6", "groups:1:2:3"):
+                got = train(*ps(1, servers=2, clock=clock), *words, prefix=ranks(3))
+                self.assertEqual(weights(got), want, (clock, words))
 
     def test_hot_slices_are_shared_out(self):
         """Of a server that is asked for more than others; by one worker with the same bytes as where nothing moves."""
