@@ -8,7 +8,9 @@ import struct
 import subprocess
 import sys
 import tempfile
-import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from report import run_and_count  # noqa: E402
 
 TANDEM, MPIEXEC = os.path.abspath(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
 SIDE, CLASSES, TRAIN, TEST = 12, 4, 203, 50
@@ -99,12 +101,6 @@ def main():
     os.makedirs(DATA)
     make_split("train", TRAIN, 1)
     make_split("t10k", TEST, 2)
-    result = unittest.main(argv=sys.argv[:1], exit=False, verbosity=1).result
-    bad = len(result.failures) + len(result.errors)
-    print(f"[  PASSED  ] {result.testsRun - bad - len(result.skipped)} test(s).")
-    if result.skipped:
-        print(f"[  SKIPPED ] {len(result.skipped)} test(s).")
-    if bad:
-        print(f"[  FAILED  ] {bad} test(s).")
+    status = run_and_count()
     TEMPORARY.cleanup()
-    sys.exit(1 if bad else 0)
+    sys.exit(status)
