@@ -157,11 +157,15 @@ const td_place *td_sharded_place(const td_sharded *sharded); /* borrowed */
  * take. Collective. */
 TD_MUST_CHECK td_status td_sharded_meet(td_sharded *sharded);
 typedef struct td_sharded_balanced {
-    int moved;            /* slices */
-    double before, after; /* what the server had that had most, of all that was asked for */
+    int moved; /* slices */
+    int servers;
+    int hottest;          /* the server's rank in the run that had most */
+    double before, after; /* what it had, of all that was asked for, and what has most now */
 } td_sharded_balanced;
-/* Moves hot slices, by what has been asked for since the last call. Collective, behind a meet. */
-TD_MUST_CHECK td_status td_sharded_balance(td_sharded *sharded, td_sharded_balanced *out);
+/* Finds the hot server, by what has been asked for since the last call; move: gives slices of hot
+ * ones away. Collective, behind a meet. */
+TD_MUST_CHECK td_status td_sharded_balance(td_sharded *sharded, bool move,
+                                           td_sharded_balanced *out);
 /* Collective: all pushes of all ranks are done behind it; nothing can be asked for any more. */
 TD_MUST_CHECK td_status td_sharded_finish(td_sharded *sharded);
 void td_sharded_destroy(td_sharded *sharded);

@@ -219,20 +219,21 @@ static td_status carry_memory(td_sharded *s, td_comm *comm, const td_slices *aft
     return status;
 }
 
-td_status td_sharded_balance(td_sharded *s, td_sharded_balanced *out)
+td_status td_sharded_balance(td_sharded *s, bool move, td_sharded_balanced *out)
 {
     double load[TD_SLICES];
-    td_sharded_balanced b = {0};
+    td_sharded_balanced b = {.servers = s->server_count};
     td_slices before = s->place.slices, after;
     TD_TRY(td_comm_allreduce(s->comm, s->store.load, load, TD_SLICES, TD_F64, TD_SUM));
     memset(s->store.load, 0, sizeof s->store.load);
     td_servers servers = {.rank = s->serving, .count = s->server_count, .replicas = s->replicas};
-    TD_TRY(
-        td_servers_balance(s->comm, &servers, load, &s->place, s->store.table, &after, &b.moved));
+    if (move)
+        TD_TRY(td_servers_balance(s->comm, &servers, load, &s->place, s->store.table, &after,
+                                  &b.moved));
     if (b.moved) TD_TRY(carry_memory(s, s->comm, &after));
     if (b.moved) TD_TRY(td_servers_settle(s->comm, &after, &s->place, s->store.table));
-    b.before = td_slices_hottest(&before, load);
-    b.after = td_slices_hottest(&s->place.slices, load);
+    b.before = td_slices_hottest(&before, load, &b.hottest);
+    b.after = td_slices_hottest(&s->place.slices, load, NULL);
     *out = b;
     return TD_OK;
 }

@@ -338,7 +338,7 @@ static td_status cools_down(td_comm *c, void *arg)
     TD_TRY(td_sharded_meet(s));
     TD_TRY(td_sharded_pull(s, keys, HOT, rows));
     TD_TRY(td_sharded_meet(s));
-    TD_TRY(td_sharded_balance(s, &b));
+    TD_TRY(td_sharded_balance(s, true, &b));
     CHECK(!b.moved == (size == 1));
     CHECK(b.before == 1 && (size == 1 || b.after < 0.8));
     TD_TRY(td_sharded_pull(s, keys, HOT, again));

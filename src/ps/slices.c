@@ -137,14 +137,16 @@ int td_slices_balance(const td_slices *before, const double load[TD_SLICES], con
     return moved;
 }
 
-double td_slices_hottest(const td_slices *s, const double load[TD_SLICES])
+double td_slices_hottest(const td_slices *s, const double load[TD_SLICES], int *out_which)
 {
     double all = 0, most = 0;
+    int which = s->primary[0];
     for (int k = 0; k < TD_SLICES; k++) {
         double has = 0;
         for (int j = 0; j < TD_SLICES; j++) has += s->primary[j] == s->primary[k] ? load[j] : 0;
-        if (has > most) most = has;
+        if (has > most) most = has, which = s->primary[k];
         all += load[k];
     }
+    if (out_which) *out_which = which;
     return all > 0 ? most / all : 0;
 }

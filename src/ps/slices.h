@@ -47,8 +47,9 @@ TD_MUST_CHECK td_status td_slices_repair(const td_slices *before, const int *ser
 int td_slices_balance(const td_slices *before, const double load[TD_SLICES], const int *server,
                       int count, td_slices *after);
 
-/* Of all loads, what the server has that has most: from 1 / servers to 1; 0 without any. */
-double td_slices_hottest(const td_slices *slices, const double load[TD_SLICES]);
+/* Of all loads, what the server has that has most: from 1 / servers to 1; 0 without any. out_which:
+ * that server; NULL: not asked for. */
+double td_slices_hottest(const td_slices *slices, const double load[TD_SLICES], int *out_which);
 
 /* Whether the server has the slice, as either. */
 static inline bool td_slices_has(const td_slices *s, int slice, int server)

@@ -285,7 +285,24 @@ static td_status tell_epoch(loop *l)
     return TD_OK;
 }
 
-/* Servers that are asked for more than others give slices away. */
+/* A server that is asked for a quarter more than its share, once a run. */
+static void tell_hot(loop *l, const td_sharded_balanced *b)
+{
+    char fields[128];
+    if (!l->progress || l->told_hot || b->before * b->servers < 1.25) return;
+    l->told_hot = true;
+    snprintf(fields, sizeof fields, "\"rank\":%d,\"hottest\":%.4f,\"servers\":%d", b->hottest,
+             b->before, b->servers);
+    if (td_progress_event(l->progress, l->state.step, "hot", fields) != TD_OK)
+        td_warn("%s; the run goes on", td_last_error());
+    td_progress_say(l->progress,
+                    "rank %d is hot: it answers %.0f %% of what %d servers are asked for; "
+                    "--balance "
+                    "shares its keys out",
+                    b->hottest, 100 * b->before, b->servers);
+}
+
+/* Finds servers that are asked for more than others; with --balance they give slices away. */
 static td_status cool_down(loop *l)
 {
     int all = 0;
@@ -293,7 +310,8 @@ static td_status cool_down(loop *l)
     char fields[128];
     for (int k = 0; k < TD_ROWS_TABLES; k++) {
         if (!l->tables.sharded[k]) continue;
-        TD_TRY(td_sharded_balance(l->tables.sharded[k], &b));
+        TD_TRY(td_sharded_balance(l->tables.sharded[k], l->job->balance, &b));
+        if (!l->job->balance) tell_hot(l, &b);
         if (!hot.moved) hot = b;
         all += b.moved;
     }
@@ -318,7 +336,7 @@ static td_status after_meeting(loop *l)
     if (l->data->held && !stopped && (end || (every && l->state.step % every == 0)))
         TD_TRY(evaluate(l));
     l->state.finished = end;
-    if (l->job->balance && l->mode == TD_ROWS_PACED && !end) TD_TRY(cool_down(l));
+    if (l->mode == TD_ROWS_PACED && !end) TD_TRY(cool_down(l));
     if (due || end || stopped) TD_TRY(begin_checkpoint(l));
     if (end || stopped) TD_TRY(end_checkpoint(l));
     td_rows_begin_interval(l);

@@ -87,6 +87,7 @@ typedef struct td_rows_loop {
     double epoch_loss, epoch_weight, epoch_correct;
     uint64_t epoch_samples, epoch_marks; /* learnt from, by this rank */
     bool recounted; /* ranks have died in this epoch, and perhaps their counts with them */
+    bool told_hot;  /* of a hot server */
     td_rows_interval interval; /* the last */
     uint64_t since, samples_then;
     int64_t interval_begin, input_ns, pull_ns, compute_ns, push_ns;

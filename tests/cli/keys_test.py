@@ -243,10 +243,14 @@ class Clocks(unittest.TestCase):
             words = [*more, "--optimizer", "adagrad", "--bits", "4"]  # 16 keys in 256 slices, and not evenly
             want = train(*ps(1, *words, servers=3, clock="asp"), data=data, model=model, epochs=4)
             self.assertEqual(event(want, "balanced"), [])
+            told = event(want, "hot")  # once, of the server that has most
+            self.assertEqual([e["servers"] for e in told], [3])
+            self.assertGreaterEqual(told[0]["hottest"], 1.25 / 3)
             run = train(*ps(1, *words, "--balance", servers=3, clock="asp"), data=data, model=model, epochs=4)
             moves = event(run, "balanced")
             self.assertGreater(moves[0]["slices"], 0)
             before, after = moves[0]["hottest"]
+            self.assertEqual((before, event(run, "hot")), (told[0]["hottest"], []))
             self.assertTrue(1 / 3 <= after < before, moves)
             self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(want, "model")))
             shared = train(*ps(3, *words, "--balance", servers=3, clock="asp"), data=data, model=model, epochs=4)
