@@ -130,6 +130,14 @@ static td_status claim(td_cold *c)
     return td_write_file(path, "", 0);
 }
 
+static rocksdb_readoptions_t *scan_options(void)
+{
+    rocksdb_readoptions_t *o = rocksdb_readoptions_create();
+    rocksdb_readoptions_set_fill_cache(o, 0);
+    rocksdb_readoptions_set_readahead_size(o, LOOKAHEAD_BYTES);
+    return o;
+}
+
 static td_status open_folder(td_cold *c, size_t memory_bytes)
 {
     static const char *const family = "default";
@@ -142,9 +150,7 @@ static td_status open_folder(td_cold *c, size_t memory_bytes)
         rocksdb_open_column_families(options, c->folder, 1, &family, &options, &c->family, &why);
     if (why) return refused(c, "open", why);
     c->get = rocksdb_readoptions_create();
-    c->scan = rocksdb_readoptions_create();
-    rocksdb_readoptions_set_fill_cache(c->scan, 0);
-    rocksdb_readoptions_set_readahead_size(c->scan, LOOKAHEAD_BYTES);
+    c->scan = scan_options();
     c->put = rocksdb_writeoptions_create();
     rocksdb_writeoptions_disable_WAL(c->put, 1);
     c->batch = rocksdb_writebatch_create();
@@ -310,12 +316,18 @@ static td_status look(td_cold_cursor *cursor)
     return take_apart(c, value, bytes, &cursor->used, &cursor->row);
 }
 
-td_status td_cold_seek(const td_cold *c, uint64_t first, td_cold_cursor *cursor)
+static td_status seek(const td_cold *c, const rocksdb_readoptions_t *how, uint64_t first,
+                      td_cold_cursor *cursor)
 {
     written_key key = write_key(first);
-    *cursor = (td_cold_cursor){.cold = c, .iterator = rocksdb_create_iterator(c->db, c->scan)};
+    *cursor = (td_cold_cursor){.cold = c, .iterator = rocksdb_create_iterator(c->db, how)};
     rocksdb_iter_seek(cursor->iterator, key.bytes, sizeof key);
     return look(cursor);
+}
+
+td_status td_cold_seek(const td_cold *c, uint64_t first, td_cold_cursor *cursor)
+{
+    return seek(c, c->scan, first, cursor);
 }
 
 td_status td_cold_next(td_cold_cursor *cursor)
@@ -328,6 +340,35 @@ void td_cold_leave(td_cold_cursor *cursor)
 {
     if (cursor->iterator) rocksdb_iter_destroy(cursor->iterator);
     *cursor = (td_cold_cursor){0};
+}
+
+struct td_cold_view {
+    td_cold *cold;
+    const rocksdb_snapshot_t *snapshot;
+    rocksdb_readoptions_t *scan;
+};
+
+td_status td_cold_look(td_cold *c, td_cold_view **out)
+{
+    td_cold_view *v = td_calloc(1, sizeof *v);
+    if (!v) return td_fail(TD_ERR_NOMEM, "no memory for a view of cold rows");
+    *v = (td_cold_view){c, rocksdb_create_snapshot(c->db), scan_options()};
+    rocksdb_readoptions_set_snapshot(v->scan, v->snapshot);
+    *out = v;
+    return TD_OK;
+}
+
+td_status td_cold_view_seek(const td_cold_view *v, uint64_t first, td_cold_cursor *cursor)
+{
+    return seek(v->cold, v->scan, first, cursor);
+}
+
+void td_cold_view_free(td_cold_view *v)
+{
+    if (!v) return;
+    rocksdb_readoptions_destroy(v->scan);
+    rocksdb_release_snapshot(v->cold->db, v->snapshot);
+    td_free(v);
 }
 
 /* --- sizes --- */

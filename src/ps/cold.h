@@ -9,7 +9,8 @@
  *   key: 8 bytes, highest first, so that keys lie in ascending order
  *   row: used, 4 bytes | floats [row_floats]
  *
- * td_cold_get may be called by several threads at once, and beside cursors; nothing else. */
+ * td_cold_get may be called by several threads at once, and beside cursors; the cursors of a view
+ * beside anything; nothing else. */
 #ifndef TD_PS_COLD_H
 #define TD_PS_COLD_H
 
@@ -56,6 +57,15 @@ typedef struct td_cold_cursor {
 TD_MUST_CHECK td_status td_cold_seek(const td_cold *cold, uint64_t first, td_cold_cursor *cursor);
 TD_MUST_CHECK td_status td_cold_next(td_cold_cursor *cursor);
 void td_cold_leave(td_cold_cursor *cursor); /* a zeroed one is fine */
+
+/* The rows as they are now, for any number of walks while others change. What they were takes disk
+ * as long as the view is there; it must be gone before the rows are closed. TD_ERR_NOMEM. */
+typedef struct td_cold_view td_cold_view;
+TD_MUST_CHECK td_status td_cold_look(td_cold *cold, td_cold_view **out);
+/* As td_cold_seek. */
+TD_MUST_CHECK td_status td_cold_view_seek(const td_cold_view *view, uint64_t first,
+                                          td_cold_cursor *cursor);
+void td_cold_view_free(td_cold_view *view); /* NULL is fine */
 
 size_t td_cold_memory_bytes(const td_cold *cold);
 uint64_t td_cold_disk_bytes(const td_cold *cold);

@@ -50,6 +50,23 @@ void td_cold_leave(td_cold_cursor *cursor)
     (void)cursor;
 }
 
+td_status td_cold_look(td_cold *c, td_cold_view **out)
+{
+    (void)c, (void)out;
+    return none();
+}
+
+td_status td_cold_view_seek(const td_cold_view *v, uint64_t first, td_cold_cursor *cursor)
+{
+    (void)v, (void)first, (void)cursor;
+    return none();
+}
+
+void td_cold_view_free(td_cold_view *v)
+{
+    (void)v;
+}
+
 size_t td_cold_memory_bytes(const td_cold *c)
 {
     (void)c;

@@ -135,6 +135,18 @@ TD_MUST_CHECK td_status td_table_range(const td_table *table, uint64_t first, ui
 /* The `most` lowest of them: one pass, in memory for as many keys. */
 TD_MUST_CHECK td_status td_table_range_some(const td_table *table, uint64_t first, uint64_t last,
                                             size_t most, td_table_each_key_fn *each, void *arg);
+/* All rows of a table with a limit as they are now, while it goes on: one version, whatever moves
+ * behind it. Writes the rows in memory that have moved since they were last on disk, which takes
+ * disk while the version is there, and no memory. TD_ERR_ARG: no limit; TD_ERR_IO, TD_ERR_FULL,
+ * TD_ERR_NOMEM. Freed before the table is destroyed. */
+typedef struct td_table_version td_table_version;
+TD_MUST_CHECK td_status td_table_freeze(td_table *table, td_table_version **out);
+/* Every row, in ascending order of keys, as td_table_range; any number of times, by one thread,
+ * while others use the table. */
+TD_MUST_CHECK td_status td_table_version_each(const td_table_version *version,
+                                              td_table_each_key_fn *each, void *arg);
+void td_table_version_free(td_table_version *version); /* NULL is fine */
+
 /* Weights of `count` rows whose keys ascend, to out [count]: [width] floats each, and behind them a
  * uint32_t, 1 where there is such a row, 0 where there is none. Like td_table_peek it changes
  * nothing. */

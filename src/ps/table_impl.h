@@ -1,5 +1,6 @@
 /* What the files of a table share: rows.c (the index, and the rows in slabs), tier.c (rows that are
- * cold), table.c (batches, and all rows), range.c (rows in ascending order).
+ * cold), version.c (those on disk as they once were), table.c (batches, and all rows), range.c
+ * (rows in ascending order).
  *
  *   key -> part -> entry {key, row, used} -> slab: weights [width] | states [..][width] | padding
  *
@@ -154,6 +155,9 @@ TD_MUST_CHECK td_status td_tier_evict(td_table *t, uint32_t least, size_t *gone)
 
 /* Takes out the copies of keys that `gone` says so of; the same. */
 TD_MUST_CHECK td_status td_tier_drop(td_table *t, td_table_gone_fn *gone, void *arg, size_t *rows);
+
+/* Copies to disk the rows in memory that have none there, or one of before. They stay in memory. */
+TD_MUST_CHECK td_status td_tier_copy(td_table *t);
 
 /* A walk through rows that are only cold. */
 TD_MUST_CHECK td_status td_tier_seek(const td_table *t, uint64_t first, td_cold_cursor *cursor);

@@ -36,16 +36,19 @@ typedef struct td_transfer_rows {
 } td_transfer_rows;
 TD_MUST_CHECK td_status td_transfer_write(const td_transfer_rows *rows, const char *path,
                                           const char *meaning);
+/* All of a table's, with states. */
+td_transfer_rows td_transfer_table(const td_table *table);
 
 /* Whether a key is meant; files may be of any number of servers. */
 typedef bool td_transfer_mine_fn(void *arg, uint64_t key);
 
-/* The rows that are `mine`, with states or without, and, if asked for, when each was last used
- * (used I64 [rows]; td_transfer_import does not take it), to a .safetensors file; *out_hash is
- * XXH64 of all its bytes. Two walks through the table. The same errors. */
-TD_MUST_CHECK td_status td_transfer_export_some(const td_table *table, const char *path,
-                                                td_transfer_mine_fn *mine, void *arg, bool states,
-                                                bool used, uint64_t *out_hash, uint64_t *out_bytes);
+/* Those of the rows that are `mine`, and, if asked for, when each was last used (used I64 [rows];
+ * td_transfer_import does not take it), to a .safetensors file; *out_hash is XXH64 of all its
+ * bytes. Two walks, the first of which counts: rows->count is not looked at. The same errors, and
+ * what the walks fail with. */
+TD_MUST_CHECK td_status td_transfer_write_some(const td_transfer_rows *rows, const char *path,
+                                               td_transfer_mine_fn *mine, void *arg, bool used,
+                                               uint64_t *out_hash, uint64_t *out_bytes);
 
 /* What is taken of a file, and what it must be. Zeroed: all of it, whatever it is. */
 typedef struct td_transfer_want {

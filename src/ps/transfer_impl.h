@@ -12,8 +12,6 @@ typedef struct td_columns {
     char name[TD_TRANSFER_COLUMNS][TD_TRANSFER_NAME];
 } td_columns;
 void td_columns_of(const td_table_config *config, bool states, td_columns *out);
-/* All of a table's. */
-td_transfer_rows td_transfer_table(const td_table *table);
 
 /* A row on its way into a table. */
 typedef struct td_intake {

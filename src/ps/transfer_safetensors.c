@@ -115,10 +115,10 @@ static td_status write_header(writing *w, size_t rows)
     return status;
 }
 
-static td_status count_row(void *arg, uint64_t key, const float *row)
+static td_status count_row(void *arg, uint64_t key, td_table_mark mark, const float *row)
 {
     writing *w = arg;
-    (void)row;
+    (void)mark, (void)row;
     w->rows += w->mine(w->arg, key);
     return TD_OK;
 }
@@ -149,17 +149,16 @@ static td_status write_file(const td_transfer_rows *rows, const char *path, cons
     return write_rows(&w, rows, path);
 }
 
-td_status td_transfer_export_some(const td_table *t, const char *path, td_transfer_mine_fn *mine,
-                                  void *arg, bool states, bool used, uint64_t *out_hash,
-                                  uint64_t *out_bytes)
+td_status td_transfer_write_some(const td_transfer_rows *rows, const char *path,
+                                 td_transfer_mine_fn *mine, void *arg, bool used,
+                                 uint64_t *out_hash, uint64_t *out_bytes)
 {
     td_mapping map;
+    td_transfer_rows counted = *rows;
     writing w = {.mine = mine, .arg = arg, .used = used};
-    td_transfer_rows rows = td_transfer_table(t);
-    TD_TRY(td_table_each(t, count_row, &w));
-    rows.states = states;
-    rows.count = w.rows, w.rows = 0;
-    TD_TRY(write_rows(&w, &rows, path));
+    TD_TRY(rows->walk(rows->self, count_row, &w));
+    counted.count = w.rows, w.rows = 0;
+    TD_TRY(write_rows(&w, &counted, path));
     TD_TRY(td_map_file(path, &map));
     *out_hash = XXH64(map.data, map.size, 0);
     *out_bytes = map.size;

@@ -145,7 +145,7 @@ static td_status evaluate(loop *l)
 /* A failure of the disk costs this checkpoint, at all ranks alike; older ones are whole. */
 static td_status without_it(const loop *l, td_status status)
 {
-    if (status != TD_ERR_IO) return status;
+    if (status != TD_ERR_IO && status != TD_ERR_FULL) return status;
     if (l->first) td_warn("%s; the run goes on without this checkpoint", td_last_error());
     return TD_OK;
 }

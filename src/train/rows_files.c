@@ -26,6 +26,16 @@ typedef struct copied {
     char keys[TD_ROWS_NAME];
 } copied;
 
+/* Of a table with a memory limit: this server's rows as they were. */
+typedef struct frozen {
+    td_table_version *rows; /* NULL: none to write */
+    td_table_config config;
+    td_slices slices; /* of then: some may move while they are written */
+    int self;
+    bool states, marks;
+    size_t file;
+} frozen;
+
 struct td_rows_saving {
     td_rows_tables *t; /* while it begins */
     const td_rows_bundle *b;
@@ -35,9 +45,10 @@ struct td_rows_saving {
     size_t count;
     copied *copy; /* [copies] to be written behind the run */
     size_t copies, room;
+    frozen own;
     pthread_t thread;
     bool threaded;
-    atomic_bool done;
+    atomic_bool done, dropped; /* dropped: nobody wants it any more */
     td_status status;
     char sentence[512];
 };
@@ -115,27 +126,62 @@ static td_status copy_table(writing *w, int which, int groups, size_t first)
     return td_comm_agree(t->comm, status);
 }
 
-static bool speaks(void *arg, uint64_t key)
+/* Each server its own rows, where they are. Collective. */
+static td_status freeze_table(writing *w, size_t first)
 {
-    return td_rows_speaks(arg, TD_ROWS_KEYED, key);
-}
-
-/* Each server its own rows, in place. */
-static td_status write_in_place(writing *w, size_t first)
-{
-    char path[TD_PATH_MAX];
     td_rows_tables *t = w->t;
     td_status status = TD_OK;
-    for (int k = 0; k < t->roles.server_count && status == TD_OK; k++) {
-        td_bundle_file *f = &w->files[first + (size_t)k];
+    for (int k = 0; k < t->roles.server_count; k++) {
         if (t->roles.server[k] != t->roles.self) continue;
-        status = file_path(w, first + (size_t)k, path);
-        if (status == TD_OK)
-            status = td_transfer_export_some(td_rows_table(t, TD_ROWS_KEYED), path, speaks, t,
-                                             w->b->states, marks_of(w, TD_ROWS_KEYED), &f->hash,
-                                             &f->bytes);
+        w->own = (frozen){.config = t->config[TD_ROWS_KEYED],
+                          .slices = td_rows_place(t, TD_ROWS_KEYED)->slices,
+                          .self = t->roles.self,
+                          .states = w->b->states,
+                          .marks = marks_of(w, TD_ROWS_KEYED),
+                          .file = first + (size_t)k};
+        status = td_table_freeze(td_rows_table(t, TD_ROWS_KEYED), &w->own.rows);
     }
     return td_comm_agree(t->comm, status);
+}
+
+static bool speaks(void *arg, uint64_t key)
+{
+    const frozen *own = arg;
+    return own->slices.primary[td_slice_of(&own->slices, key)] == own->self;
+}
+
+typedef struct walk {
+    const writing *w;
+    td_table_each_key_fn *each;
+    void *arg;
+} walk;
+
+static td_status unless_dropped(void *arg, uint64_t key, td_table_mark mark, const float *row)
+{
+    const walk *to = arg;
+    if (atomic_load_explicit(&to->w->dropped, memory_order_relaxed))
+        return td_fail(TD_ERR_INTERRUPTED, "a checkpoint was given up");
+    return to->each(to->arg, key, mark, row);
+}
+
+static td_status walk_frozen(void *self, td_table_each_key_fn *each, void *arg)
+{
+    const writing *w = self;
+    walk to = {w, each, arg};
+    return td_table_version_each(w->own.rows, unless_dropped, &to);
+}
+
+static td_status write_frozen(writing *w)
+{
+    char path[TD_PATH_MAX];
+    frozen *own = &w->own;
+    td_bundle_file *f = &w->files[own->file];
+    td_transfer_rows rows = {.config = &own->config,
+                             .states = own->states,
+                             .walk = walk_frozen,
+                             .self = w};
+    TD_TRY(file_path(w, own->file, path));
+    return td_transfer_write_some(&rows, path, speaks, own, own->marks, &f->hash, &f->bytes);
 }
 
 static td_status write_slots(writing *w)
@@ -184,7 +230,7 @@ static td_status copy_all(writing *w, int groups)
         next = 1;
     }
     if (t->has[TD_ROWS_KEYED]) {
-        TD_TRY(limited ? write_in_place(w, next) : copy_table(w, TD_ROWS_KEYED, groups, next));
+        TD_TRY(limited ? freeze_table(w, next) : copy_table(w, TD_ROWS_KEYED, groups, next));
         next += (size_t)groups;
     }
     if (t->has[TD_ROWS_DENSE] && b->states) TD_TRY(copy_table(w, TD_ROWS_DENSE, 1, next));
@@ -195,7 +241,9 @@ static void *write_behind(void *arg)
 {
     writing *w = arg;
     td_status status = TD_OK;
-    for (size_t k = 0; k < w->copies && status == TD_OK; k++) status = write_copy(w, &w->copy[k]);
+    if (w->own.rows) status = write_frozen(w);
+    for (size_t k = 0; k < w->copies && status == TD_OK && !atomic_load(&w->dropped); k++)
+        status = write_copy(w, &w->copy[k]);
     w->status = status;
     if (status != TD_OK) snprintf(w->sentence, sizeof w->sentence, "%s", td_last_error());
     atomic_store(&w->done, true);
@@ -232,13 +280,15 @@ td_status td_rows_save_begin(td_rows_tables *t, const td_rows_bundle *b, td_rows
     snprintf(w->kind, sizeof w->kind, "%s", b->kind);
     snprintf(w->name, sizeof w->name, "%s", b->file);
     atomic_init(&w->done, false);
+    atomic_init(&w->dropped, false);
     status = begin(w);
     w->t = NULL, w->b = NULL;
     if (status != TD_OK) {
         td_rows_save_drop(w);
         return status;
     }
-    w->threaded = w->copies && pthread_create(&w->thread, NULL, write_behind, w) == 0;
+    w->threaded =
+        (w->copies || w->own.rows) && pthread_create(&w->thread, NULL, write_behind, w) == 0;
     if (!w->threaded) write_behind(w);
     *out = w;
     return TD_OK;
@@ -252,7 +302,9 @@ bool td_rows_save_done(const td_rows_saving *w)
 void td_rows_save_drop(td_rows_saving *w)
 {
     if (!w) return;
+    atomic_store(&w->dropped, true);
     if (w->threaded) pthread_join(w->thread, NULL);
+    td_table_version_free(w->own.rows);
     for (size_t k = 0; k < w->copies; k++) td_rows_sorted_free(&w->copy[k].s);
     json_decref(w->state);
     td_free(w->copy), td_free(w->files);

@@ -12,7 +12,8 @@
  * How many files there are follows from
  * the number of rows alone, so the bytes do not depend on ranks or servers; each is written by the
  * server that has its first slice, the others send it what they have of it. Rows of a table with a
- * limit to its memory are written where they are, a file a server, without what was only sighted.
+ * limit to its memory are written where they are, a file a server, without what was only sighted:
+ * those in memory go to their copies on disk, and all are read from there as they were then.
  *
  * Memory: a server holds a copy of the rows of its files (not with a limit). */
 #ifndef TD_TRAIN_ROWS_FILES_H
@@ -32,7 +33,7 @@ typedef struct td_rows_bundle {
 
 /* Writes a bundle in two parts. The first copies one version of all tables, states with weights; it
  * is collective, while nobody moves rows, and behind it they may be moved: files are written by a
- * thread of their own. (Tables with a limit to their memory are written in the first part.) The
+ * thread of their own. The
  * second waits for that, and seals the bundle; collective. `state` is taken; texts are copied. */
 typedef struct td_rows_saving td_rows_saving;
 TD_MUST_CHECK td_status td_rows_save_begin(td_rows_tables *tables, const td_rows_bundle *bundle,
@@ -40,7 +41,7 @@ TD_MUST_CHECK td_status td_rows_save_begin(td_rows_tables *tables, const td_rows
 /* Whether this rank's files are written. */
 bool td_rows_save_done(const td_rows_saving *saving);
 TD_MUST_CHECK td_status td_rows_save_end(td_rows_saving *saving, td_comm *comm);
-/* Without an end: nothing is sealed. NULL is fine. */
+/* Without an end: nothing is sealed, and what is not written yet is left. NULL is fine. */
 void td_rows_save_drop(td_rows_saving *saving);
 /* Both. */
 TD_MUST_CHECK td_status td_rows_write(td_rows_tables *tables, const td_rows_bundle *bundle);

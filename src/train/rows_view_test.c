@@ -36,6 +36,7 @@ static int write_bundle(void **state)
     (void)state;
     char part[TD_PATH_MAX], path[TD_PATH_MAX], name[TD_BUNDLE_NAME];
     td_bundle_file files[FILES] = {0};
+    td_transfer_rows rows;
     float row[FLOATS];
     strcpy(top, "/tmp/tandem-view-XXXXXX");
     if (!mkdtemp(top) || td_table_create(&config, &table) != TD_OK) return -1;
@@ -45,11 +46,12 @@ static int write_bundle(void **state)
     }
     if (td_path_join(folder, top, "model") != TD_OK || td_bundle_part(folder, part) != TD_OK)
         return -1;
+    rows = td_transfer_table(table);
     for (int f = 0; f < FILES; f++) {
         td_bundle_file_name(FILE_NAME, (size_t)f, FILES, name);
         if (td_path_join(path, part, name) != TD_OK ||
-            td_transfer_export_some(table, path, is_in_file, &f, true, false, &files[f].hash,
-                                    &files[f].bytes) != TD_OK)
+            td_transfer_write_some(&rows, path, is_in_file, &f, false, &files[f].hash,
+                                   &files[f].bytes) != TD_OK)
             return -1;
     }
     json_t *about = json_pack("{s:i}", "step", 3);
