@@ -8,15 +8,19 @@
  * probability 1/n (Zipf). Batches of 50,000 are pulled and then pushed under adagrad until so many
  * rows have been touched. Gradients are 1, so that a row's state is the number of its pushes.
  *
- * Afterwards the states of all rows must add up to the pushes that there were, and every row of a
- * thousandth of the keys must be, bit for bit, that of a table without a limit which was pushed the
- * same. Prints TSV; fails where resident memory has been above 1.3 times the limit. */
+ * Afterwards a version of the table is frozen, as a checkpoint does, and read in another thread
+ * while the batches go on; its states must add up to the pushes that there were then. At the end
+ * the states of all rows must add up to all pushes, and every row of a thousandth of the keys must
+ * be, bit for bit, that of a table without a limit which was pushed the same. Prints TSV; fails
+ * where resident memory has been above 1.3 times the limit. */
 #include "ps/table.h"
 
 #include "base/clock.h"
 #include "base/rng.h"
 
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,6 +135,52 @@ static td_status compare(void *arg, uint64_t key, const float *row)
     return td_table_apply(c->b->table, &key, 1, differs, c);
 }
 
+typedef struct version {
+    td_table_version *rows;
+    sums sums;
+    double seconds;
+    atomic_bool done;
+} version;
+
+static td_status add_key(void *arg, uint64_t key, td_table_mark mark, const float *row)
+{
+    (void)mark;
+    return add(arg, key, row);
+}
+
+static void *read_version(void *arg)
+{
+    version *v = arg;
+    int64_t began = td_clock_ns();
+    must(td_table_version_each(v->rows, add_key, &v->sums));
+    v->seconds = (double)(td_clock_ns() - began) * 1e-9;
+    atomic_store(&v->done, true);
+    return NULL;
+}
+
+/* What a checkpoint costs those who wait for it, and those who go on beside it. */
+static void freeze(bench *b)
+{
+    version v = {.sums.width = b->width};
+    pthread_t thread;
+    size_t rows = td_table_rows(b->table);
+    uint64_t pushes = b->pushes;
+    double before = b->seconds;
+    int64_t began = td_clock_ns();
+    must(td_table_freeze(b->table, &v.rows));
+    double frozen = (double)(td_clock_ns() - began) * 1e-9;
+    if (pthread_create(&thread, NULL, read_version, &v) != 0) exit(1);
+    while (!atomic_load(&v.done)) work(b);
+    pthread_join(thread, NULL);
+    td_table_version_free(v.rows);
+    printf("# a version is frozen in %.2f s and read in %.1f s, beside %.3f million rows/s\n",
+           frozen, v.seconds, 2 * (double)(b->pushes - pushes) / (b->seconds - before) * 1e-6);
+    if (v.sums.rows == rows && v.sums.state == (double)pushes) return;
+    fprintf(stderr, "cold_bench: a version has %zu rows with %.0f pushes, not %zu with %llu\n",
+            v.sums.rows, v.sums.state, rows, (unsigned long long)pushes);
+    exit(1);
+}
+
 static void verify(bench *b)
 {
     sums s = {.width = b->width};
@@ -176,6 +226,7 @@ int main(int argc, char **argv)
         while (td_table_rows(b.table) < b.rows / LINES * (size_t)line) work(&b);
         print(&b, &last, &pushes, &since);
     }
+    freeze(&b);
     verify(&b);
     double most = status_mib("VmHWM");
     printf("# at most %.0f MiB resident: %.2f of the limit\n", most,

@@ -6,7 +6,9 @@
 #include "base/fs.h"
 #include "base/log.h"
 
+#include <fcntl.h>
 #include <rocksdb/c.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
@@ -369,6 +371,17 @@ void td_cold_view_free(td_cold_view *v)
     rocksdb_readoptions_destroy(v->scan);
     rocksdb_release_snapshot(v->cold->db, v->snapshot);
     td_free(v);
+}
+
+td_status td_cold_scratch(const td_cold *c, int *out_fd)
+{
+    char path[TD_PATH_MAX];
+    TD_TRY(td_path_join(path, c->folder, "version-XXXXXX"));
+    int fd = mkostemp(path, O_CLOEXEC);
+    if (fd < 0) return td_fail_errno("cannot make a file in %s", c->folder);
+    unlink(path);
+    *out_fd = fd;
+    return TD_OK;
 }
 
 /* --- sizes --- */

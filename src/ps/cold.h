@@ -67,6 +67,9 @@ TD_MUST_CHECK td_status td_cold_view_seek(const td_cold_view *view, uint64_t fir
                                           td_cold_cursor *cursor);
 void td_cold_view_free(td_cold_view *view); /* NULL is fine */
 
+/* A file without a name beside the rows, to be closed. TD_ERR_IO. */
+TD_MUST_CHECK td_status td_cold_scratch(const td_cold *cold, int *out_fd);
+
 size_t td_cold_memory_bytes(const td_cold *cold);
 uint64_t td_cold_disk_bytes(const td_cold *cold);
 

@@ -67,6 +67,12 @@ void td_cold_view_free(td_cold_view *v)
     (void)v;
 }
 
+td_status td_cold_scratch(const td_cold *c, int *out_fd)
+{
+    (void)c, (void)out_fd;
+    return none();
+}
+
 size_t td_cold_memory_bytes(const td_cold *c)
 {
     (void)c;

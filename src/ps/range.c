@@ -24,6 +24,7 @@ typedef struct walk {
     void *arg;
     place *lowest; /* [room], a heap with the highest key on top while it is filled */
     size_t count, room;
+    bool moved;  /* only rows that have, since their copy was written */
     bool more;   /* keys that had no room */
     size_t left; /* rows that may still be given */
     td_cold_cursor cold;
@@ -69,6 +70,12 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static bool is_wanted(const walk *w, const td_entry *e)
+{
+    if (e->row >= TD_TABLE_SIGHTED || e->key < w->first || e->key > w->last) return false;
+    return !w->moved || w->table->tier.marks[e->row] & TD_ROW_MOVED;
+}
+
 static void take_lowest(walk *w)
 {
     w->count = 0, w->more = false;
@@ -76,8 +83,7 @@ static void take_lowest(walk *w)
         const td_part *p = &w->table->parts[k];
         for (size_t at = 0; at <= p->mask; at++) {
             const td_entry *e = &p->entries[at];
-            if (e->row < TD_TABLE_SIGHTED && e->key >= w->first && e->key <= w->last)
-                offer(w, (place){e->key, e->row, e->used});
+            if (is_wanted(w, e)) offer(w, (place){e->key, e->row, e->used});
         }
     }
     if (w->count) qsort(w->lowest, w->count, sizeof *w->lowest, ascending);
@@ -101,7 +107,7 @@ static td_status emit_cold(walk *w, uint64_t last)
 
 static td_status go(walk *w)
 {
-    TD_TRY(td_tier_seek(w->table, w->first, &w->cold));
+    if (!w->moved) TD_TRY(td_tier_seek(w->table, w->first, &w->cold));
     do {
         take_lowest(w);
         for (size_t i = 0; i < w->count; i++) {
@@ -115,21 +121,34 @@ static td_status go(walk *w)
     return emit_cold(w, w->last);
 }
 
+static td_status begin(walk *w)
+{
+    const td_table *t = w->table;
+    w->room = t->rows / PASSES + LEAST_ROOM;
+    if (w->room > w->left) w->room = w->left;
+    w->lowest = td_reallocarray(NULL, w->room, sizeof *w->lowest);
+    w->row = td_reallocarray(NULL, td_table_row_floats(t), sizeof *w->row);
+    td_status status = w->lowest && w->row
+                           ? go(w)
+                           : td_fail(TD_ERR_NOMEM, "no memory to walk through %zu rows", t->rows);
+    td_cold_leave(&w->cold);
+    td_free(w->lowest), td_free(w->row);
+    return status;
+}
+
 td_status td_table_range_some(const td_table *t, uint64_t first, uint64_t last, size_t most,
                               td_table_each_key_fn *each, void *arg)
 {
     if (first > last || !most) return TD_OK;
     walk w = {.table = t, .first = first, .last = last, .each = each, .arg = arg, .left = most};
-    w.room = t->rows / PASSES + LEAST_ROOM;
-    if (w.room > most) w.room = most;
-    w.lowest = td_reallocarray(NULL, w.room, sizeof *w.lowest);
-    w.row = td_reallocarray(NULL, td_table_row_floats(t), sizeof *w.row);
-    td_status status = w.lowest && w.row
-                           ? go(&w)
-                           : td_fail(TD_ERR_NOMEM, "no memory to walk through %zu rows", t->rows);
-    td_cold_leave(&w.cold);
-    td_free(w.lowest), td_free(w.row);
-    return status;
+    return begin(&w);
+}
+
+td_status td_table_each_moved(const td_table *t, td_table_each_key_fn *each, void *arg)
+{
+    walk w = {.table = t, .last = UINT64_MAX, .each = each, .arg = arg, .left = SIZE_MAX};
+    w.moved = true;
+    return begin(&w);
 }
 
 td_status td_table_range(const td_table *t, uint64_t first, uint64_t last,

@@ -156,11 +156,15 @@ TD_MUST_CHECK td_status td_tier_evict(td_table *t, uint32_t least, size_t *gone)
 /* Takes out the copies of keys that `gone` says so of; the same. */
 TD_MUST_CHECK td_status td_tier_drop(td_table *t, td_table_gone_fn *gone, void *arg, size_t *rows);
 
-/* Copies to disk the rows in memory that have none there, or one of before. They stay in memory. */
-TD_MUST_CHECK td_status td_tier_copy(td_table *t);
-
 /* A walk through rows that are only cold. */
 TD_MUST_CHECK td_status td_tier_seek(const td_table *t, uint64_t first, td_cold_cursor *cursor);
 TD_MUST_CHECK td_status td_tier_next(const td_table *t, td_cold_cursor *cursor);
+
+/* --- range.c --- */
+
+/* Rows in memory that have no cold copy, or one of before, in ascending order; as td_table_range.
+ */
+TD_MUST_CHECK td_status td_table_each_moved(const td_table *t, td_table_each_key_fn *each,
+                                            void *arg);
 
 #endif

@@ -290,37 +290,6 @@ out:
     return status;
 }
 
-/* --- copies of rows that stay --- */
-
-static td_status copy_rows(td_table *t, td_cold_row *rows, size_t *count)
-{
-    if (*count) TD_TRY(td_cold_put(t->tier.cold, rows, *count));
-    for (size_t i = 0; i < *count; i++) {
-        const td_entry *e = td_table_probe(t, rows[i].key, td_table_mixed(rows[i].key));
-        uint8_t *mark = &t->tier.marks[e->row];
-        *mark = (uint8_t)((*mark & ~TD_ROW_MOVED) | TD_ROW_COPIED);
-        if (rows[i].used < t->tier.oldest) t->tier.oldest = rows[i].used;
-    }
-    t->tier.writes += *count;
-    *count = 0;
-    return TD_OK;
-}
-
-td_status td_tier_copy(td_table *t)
-{
-    td_cold_row rows[CHUNK / 4];
-    size_t count = 0, most = CHUNK_BYTES / (t->stride * sizeof(float));
-    most = most < 1 ? 1 : most > CHUNK / 4 ? CHUNK / 4 : most;
-    for (int k = 0; k < PARTS; k++)
-        for (size_t at = 0; at <= t->parts[k].mask; at++) {
-            const td_entry *e = &t->parts[k].entries[at];
-            if (e->row >= TD_TABLE_SIGHTED || !(t->tier.marks[e->row] & TD_ROW_MOVED)) continue;
-            rows[count++] = (td_cold_row){e->key, e->used, td_table_row(t, e->row)};
-            if (count == most) TD_TRY(copy_rows(t, rows, &count));
-        }
-    return copy_rows(t, rows, &count);
-}
-
 /* --- all cold rows --- */
 
 static bool is_hot(const td_table *t, uint64_t key)

@@ -158,26 +158,6 @@ static void a_version_is_read_beside_pushes(void **state)
     free(r.seen.of), free(then.of), free(want.of), free(have.of);
 }
 
-/* Rows that were copied to disk for it leave memory without being written again. */
-static void copies_are_written_once(void **state)
-{
-    (void)state;
-    td_table *t = make(LIMIT);
-    td_rng rng = {0};
-    td_table_version *version;
-    td_table_stats before, after;
-    for (int round = 0; round < 10; round++) push(t, &rng, KEYS / 60);
-    assert_ok(td_table_freeze(t, &version));
-    td_table_version_free(version);
-    td_table_measure(t, &before);
-    assert_int_equal(before.cold_writes, before.rows);
-    assert_ok(td_table_freeze(t, &version));
-    td_table_version_free(version);
-    td_table_measure(t, &after);
-    assert_int_equal(after.cold_writes, before.cold_writes);
-    td_table_destroy(t);
-}
-
 static void a_table_without_a_limit_is_refused(void **state)
 {
     (void)state;
@@ -204,7 +184,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(a_version_stays),
                                        cmocka_unit_test(a_version_is_read_beside_pushes),
-                                       cmocka_unit_test(copies_are_written_once),
                                        cmocka_unit_test(a_table_without_a_limit_is_refused)};
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

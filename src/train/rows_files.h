@@ -13,7 +13,8 @@
  * the number of rows alone, so the bytes do not depend on ranks or servers; each is written by the
  * server that has its first slice, the others send it what they have of it. Rows of a table with a
  * limit to its memory are written where they are, a file a server, without what was only sighted:
- * those in memory go to their copies on disk, and all are read from there as they were then.
+ * those in memory that have none or an older copy on disk are copied there, and all are read from
+ * there as they were then.
  *
  * Memory: a server holds a copy of the rows of its files (not with a limit). */
 #ifndef TD_TRAIN_ROWS_FILES_H
