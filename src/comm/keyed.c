@@ -268,7 +268,12 @@ static int missing_server(void *arg)
 static void scatter(const td_keyed *k, td_ticket *t)
 {
     char *out = t->parts.out;
-    for (int s = 0; s < t->share_count; s++) t->shares[s].filled = 0;
+    bool together = true;
+    for (int s = 0; s < t->share_count; s++) {
+        t->shares[s].filled = 0;
+        together = together && t->shares[s].together;
+    }
+    if (together) return;
     for (size_t i = 0, at = 0; i < t->parts.count; i++) {
         td_share *h = &t->shares[t->owner[i]];
         size_t bytes = td_ticket_size_of(k, t, i);

@@ -106,14 +106,17 @@ static td_status reserve(void **data, size_t *room, size_t items, size_t bytes)
     return TD_OK;
 }
 
-/* Which server has each key; role: TD_AS_PRIMARY or TD_AS_BACKUP. */
+/* Which server has each key; role: TD_AS_PRIMARY or TD_AS_BACKUP. *out: NULL, there is one. */
 static td_status find_owners(td_sharded *s, td_asked *a, int role, const uint64_t *keys,
-                             size_t count)
+                             size_t count, const int **out)
 {
     const int32_t *rank = role == TD_AS_PRIMARY ? s->place.primary : s->place.backup;
+    *out = NULL;
+    if (s->server_count == 1) return TD_OK;
     TD_TRY(reserve((void **)&a->owner, &a->owner_room, count, sizeof *a->owner));
     for (size_t i = 0; i < count; i++)
         a->owner[i] = s->server_of[rank[td_slice_of(&s->place.slices, keys[i])]];
+    *out = a->owner;
     return TD_OK;
 }
 
@@ -126,8 +129,11 @@ static td_ask ask_of(const td_sharded *s, uint64_t clock, int role)
 static td_age age_told(const td_sharded *s, const td_asked *a, size_t count)
 {
     td_age least = {UINT64_MAX, UINT64_MAX};
-    for (size_t i = 0; i < count; i++) {
-        const td_told *told = &s->told[a->owner[i]];
+    bool asked[1024] = {count && s->server_count == 1};
+    for (size_t i = 0; i < count && s->server_count > 1; i++) asked[a->owner[i]] = true;
+    for (int k = 0; k < s->server_count; k++) {
+        const td_told *told = &s->told[k];
+        if (!asked[k]) continue;
         if (told->slowest < least.clock) least.clock = told->slowest;
         if (told->others < least.others) least.others = told->others;
     }
@@ -176,8 +182,8 @@ td_status td_sharded_fetch(td_sharded *s, const uint64_t *keys, size_t count, in
         TD_TRY(read_kept(s, keys, count, clock, out));
         parts.keys = a->keys, parts.count = a->count, parts.out = a->rows;
     }
-    TD_TRY(find_owners(s, a, TD_AS_PRIMARY, parts.keys, parts.count));
-    parts.owner = a->owner, parts.note = &a->ask, parts.answers = s->told;
+    TD_TRY(find_owners(s, a, TD_AS_PRIMARY, parts.keys, parts.count, &parts.owner));
+    parts.note = &a->ask, parts.answers = s->told;
     parts.everywhere = s->retired; /* all wait for it again */
     s->retired = false;
     s->asked += parts.count;
@@ -220,9 +226,9 @@ td_status td_sharded_look(td_sharded *s, const uint64_t *keys, size_t count, flo
     ask.worker = -1;
     TD_TRY(td_unique_fill(&s->batch, keys, count));
     TD_TRY(reserve((void **)&s->unique, &s->unique_room, s->batch.count, s->row_bytes));
-    TD_TRY(find_owners(s, a, TD_AS_PRIMARY, s->batch.keys, s->batch.count));
     td_parts parts = {.keys = s->batch.keys, .count = s->batch.count, .out = s->unique};
-    parts.owner = a->owner, parts.note = &ask;
+    TD_TRY(find_owners(s, a, TD_AS_PRIMARY, parts.keys, parts.count, &parts.owner));
+    parts.note = &ask;
     TD_TRY(td_keyed_start(s->keyed, TD_PULL, &parts, &ticket));
     TD_TRY(td_keyed_wait(s->keyed, ticket));
     td_unique_spread(&s->batch, s->width, s->unique, out);
@@ -289,11 +295,12 @@ static td_status send(td_sharded *s, const uint64_t *keys, size_t count, const s
     td_keyed_does does = s->cache.rows ? TD_PUSH_PULL : TD_PUSH;
     uint64_t tickets[2] = {0};
     td_parts parts = {.keys = keys, .count = count, .sizes = sizes, .in = in};
-    TD_TRY(find_owners(s, first, TD_AS_PRIMARY, keys, count));
-    if (s->replicas) TD_TRY(find_owners(s, second, TD_AS_BACKUP, keys, count));
+    const int *backups = NULL;
+    TD_TRY(find_owners(s, first, TD_AS_PRIMARY, keys, count, &parts.owner));
+    if (s->replicas) TD_TRY(find_owners(s, second, TD_AS_BACKUP, keys, count, &backups));
     if (s->cache.rows)
         TD_TRY(reserve((void **)&first->rows, &first->rows_room, count, s->row_bytes));
-    parts.owner = first->owner, parts.everywhere = true, parts.answers = s->told;
+    parts.everywhere = true, parts.answers = s->told;
     parts.out = first->rows;
     ask.role = TD_AS_PRIMARY;
     parts.note = &ask;
@@ -306,7 +313,7 @@ static td_status send(td_sharded *s, const uint64_t *keys, size_t count, const s
     ask.role = TD_AS_BACKUP;
     for (int k = 0; k < s->server_count && decided; k++) TD_TRY(copy_of(s, &parts, k, ask));
     if (decided) return TD_OK;
-    parts.owner = second->owner, parts.everywhere = false, parts.answers = NULL, parts.out = NULL;
+    parts.owner = backups, parts.everywhere = false, parts.answers = NULL, parts.out = NULL;
     TD_TRY(td_keyed_start(s->keyed, TD_PUSH, &parts, &tickets[1]));
     TD_TRY(td_keyed_wait(s->keyed, tickets[1]));
     return td_keyed_wait(s->keyed, tickets[0]);
@@ -427,8 +434,7 @@ td_status td_sharded_apply(td_sharded *s, int number, const uint64_t *keys, size
     td_parts parts = {.keys = keys, .count = count, .sizes = a->sizes, .note = &ask};
     td_cache_clear(&s->cache);
     for (int role = 0; role <= (int)s->replicas; role++) {
-        TD_TRY(find_owners(s, a, role, keys, count));
-        parts.owner = a->owner;
+        TD_TRY(find_owners(s, a, role, keys, count, &parts.owner));
         TD_TRY(td_keyed_start(s->keyed, TD_PUSH, &parts, &tickets[role]));
     }
     td_status second = s->replicas ? td_keyed_wait(s->keyed, tickets[1]) : TD_OK;

@@ -101,14 +101,15 @@ static size_t pick_missing(td_store *s, const td_slices *slices, const td_store_
     return n;
 }
 
-static td_status apply(td_store *s, const td_slices *slices, const td_store_push *p, float rate)
+static td_status apply(td_store *s, const td_slices *slices, const td_store_push *p,
+                       const bool touched[TD_SLICES], float rate)
 {
     size_t width = s->config.width, count = p->count;
     const uint64_t *keys = p->keys;
     const float *values = p->values;
     bool compensated = s->config.compensation > 0, repeated = false;
-    for (size_t i = 0; i < count && !repeated; i++)
-        repeated = *newest(s, td_slice_of(slices, keys[i]), p->worker) > p->clock;
+    for (int k = 0; k < TD_SLICES; k++)
+        repeated = repeated || (touched[k] && *newest(s, k, p->worker) > p->clock);
     if (compensated || repeated) TD_TRY(make_room(s, count * width, count));
     if (compensated) {
         TD_TRY(compensate(s, p, width));
@@ -135,6 +136,19 @@ static void forget_old_rows(td_store *s)
     if (s->pushes % 64 == 0 && now > after) td_table_evict(s->table, (uint32_t)(now + 1 - after));
 }
 
+/* And marks that its slices have it. */
+static td_status take(td_store *s, const td_slices *slices, const td_store_push *p, float rate)
+{
+    bool touched[TD_SLICES] = {false};
+    for (size_t i = 0; i < p->count; i++) touched[td_slice_of(slices, p->keys[i])] = true;
+    TD_TRY(apply(s, slices, p, touched, rate));
+    for (int k = 0; k < TD_SLICES; k++) {
+        uint64_t *has = newest(s, k, p->worker);
+        if (touched[k] && *has <= p->clock) *has = p->clock + 1;
+    }
+    return TD_OK;
+}
+
 td_status td_store_take_push(td_store *s, const td_slices *slices, const td_store_push *p,
                              td_store_taken *out)
 {
@@ -145,11 +159,7 @@ td_status td_store_take_push(td_store *s, const td_slices *slices, const td_stor
                    : s->config.by_staleness && behind > 1 ? 1 / (float)behind
                                                           : 1;
     *out = (td_store_taken){applied, factor};
-    if (applied && p->count) TD_TRY(apply(s, slices, p, factor));
-    for (size_t i = 0; i < p->count && applied; i++) {
-        uint64_t *has = newest(s, td_slice_of(slices, p->keys[i]), p->worker);
-        if (*has <= p->clock) *has = p->clock + 1;
-    }
+    if (applied && p->count) TD_TRY(take(s, slices, p, factor));
     if (!p->ticks || p->clock < s->clocks.pushed[p->worker]) return TD_OK;
     s->pushes += applied, s->dropped += !applied;
     if (applied) td_staleness_add(&s->writes, behind, 1);
