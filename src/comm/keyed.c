@@ -136,9 +136,11 @@ static void try_desks(td_keyed *k)
         }
 }
 
+/* Its answers may come, though nobody takes them. */
 static void cancel(td_keyed *k, td_ticket *t)
 {
     for (int s = 0; s < t->share_count; s++) {
+        k->comm->spoiled = k->comm->spoiled || t->shares[s].requests;
         for (int r = 0; r < t->shares[s].requests; r++)
             k->comm->ops->cancel(k->comm, &t->shares[s].request[r]);
         k->put_off -= t->shares[s].put_off;

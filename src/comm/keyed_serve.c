@@ -277,6 +277,8 @@ td_status td_keyed_serve_end(td_keyed *k, bool patiently)
     pthread_join(s->thread, NULL);
     td_status status = s->status == TD_OK ? TD_OK : td_fail_again(s->status, s->sentence);
     for (int c = 0; c < s->count; c++) {
+        const client *its = &s->clients[c];
+        if (!its->pair && its->state != GONE) k->comm->spoiled = true; /* it may ask yet */
         td_comm_free_room(&s->comm, s->clients[c].body.data);
         td_comm_free_room(&s->comm, s->clients[c].in.data);
         td_free(s->clients[c].out.data);
