@@ -242,6 +242,27 @@ static td_status too_long_for_mpi(td_comm *c, void *arg)
     return TD_OK;
 }
 
+/* A collective of MPI's own cannot be withdrawn: what it writes to stays. */
+static td_status drifting_own(td_comm *c, void *arg)
+{
+    (void)arg;
+    static char in[64], out[16][64];
+    bool first = td_comm_rank(c) == 0;
+    td_call call = {.pattern = TD_ALLGATHER, .in = in, .out = out, .bytes = sizeof in, .unit = 1};
+    td_request q = {.peer = -1};
+    if (td_comm_size(c) == 1) return TD_OK;
+    if (first) {
+        TD_TRY(c->ops->own(c, &call, &q));
+        c->ops->cancel(c, &q);
+        CHECK(c->adrift);
+        c->adrift = false; /* there is nothing else of it */
+    }
+    TD_TRY(td_comm_barrier(c));
+    if (!first) TD_TRY(c->ops->own(c, &call, &q));
+    if (!first) TD_TRY(td_comm_wait_request(c, &q));
+    return td_comm_barrier(c);
+}
+
 /* On threads: one host, and ranks adjacent, dealt in turn and each on a host of its own. */
 static void on_all_hosts(td_rank_fn *fn)
 {
@@ -270,6 +291,13 @@ static void long_calls_are_not_mpis(void **state)
     assert_ok(td_comm_agree(mpi_world, too_long_for_mpi(mpi_world, NULL)));
 }
 
+static void what_mpi_writes_to_is_kept(void **state)
+{
+    (void)state;
+    if (!mpi_world) skip();
+    assert_ok(td_comm_agree(mpi_world, drifting_own(mpi_world, NULL)));
+}
+
 static void other_orders_serve_whole_numbers_alone(void **state)
 {
     (void)state;
@@ -283,6 +311,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(other_orders_serve_whole_numbers_alone),
         cmocka_unit_test(a_crowd_meets_in_memory),
         cmocka_unit_test(long_calls_are_not_mpis),
+        cmocka_unit_test(what_mpi_writes_to_is_kept),
         cmocka_unit_test(what_comes_late_finds_its_memory),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);

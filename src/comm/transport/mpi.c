@@ -98,7 +98,10 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
 static void mpi_cancel(td_comm *comm, td_request *request)
 {
     if (request->done || *td_mpi_native(request) == MPI_REQUEST_NULL) return;
-    if (request->self == TD_MPI_OWN) return; /* MPI cannot withdraw it: what it holds is lost */
+    if (request->self == TD_MPI_OWN) { /* MPI cannot withdraw it: what it holds is lost */
+        comm->adrift = true;
+        return;
+    }
     /* A message that is on its way into the memory already cannot be withdrawn, and no send can. */
     bool receives = request->self == TD_MPI_RECEIVES;
     if (receives) MPI_Cancel(td_mpi_native(request));
