@@ -3,6 +3,7 @@
 
 #include "comm/recover.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <sys/time.h>
 
@@ -252,6 +253,40 @@ static void closed_groups_are_refused(void **state)
     on_all_sizes(closed, NULL);
 }
 
+typedef struct closer {
+    td_comm *group;
+    pthread_barrier_t *both;
+} closer;
+
+static void *close_at_once(void *arg)
+{
+    closer *own = arg;
+    pthread_barrier_wait(own->both);
+    td_comm_close(own->group);
+    return NULL;
+}
+
+/* Of a rank alone, whose run goes with the last of its groups. */
+static void the_last_groups_may_close_at_once(void **state)
+{
+    (void)state;
+    pthread_barrier_t both;
+    pthread_t thread;
+    td_comm *alone;
+    if (mpi_world) skip();
+    assert_int_equal(pthread_barrier_init(&both, NULL, 2), 0);
+    for (int round = 0; round < 3000; round++) {
+        closer of[2] = {{NULL, &both}, {NULL, &both}};
+        assert_ok(td_comm_self(NULL, &alone));
+        for (int k = 0; k < 2; k++) assert_ok(td_comm_split(alone, 0, 0, &of[k].group));
+        td_comm_close(alone);
+        assert_int_equal(pthread_create(&thread, NULL, close_at_once, &of[0]), 0);
+        close_at_once(&of[1]);
+        assert_int_equal(pthread_join(thread, NULL), 0);
+    }
+    pthread_barrier_destroy(&both);
+}
+
 static void deadlines_have_bounds(void **state)
 {
     (void)state;
@@ -273,6 +308,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_rank_may_announce_its_failure),
         cmocka_unit_test(a_rank_alone_is_a_group),
         cmocka_unit_test(closed_groups_are_refused),
+        cmocka_unit_test(the_last_groups_may_close_at_once),
         cmocka_unit_test(deadlines_have_bounds),
     };
     td_comm_config quick = {.deadline_ms = 200};

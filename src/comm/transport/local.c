@@ -247,9 +247,10 @@ static void local_close(td_comm *comm)
     atomic_store(&g->boxes[comm->rank].left, true);
     td_local_ring_all(g);
     td_local_run *run = g->run;
-    bool last = atomic_load(&run->alone) && atomic_fetch_sub(&run->alone, 1) == 1;
     if (atomic_fetch_sub(&g->members, 1) == 1) td_local_group_destroy(g);
-    if (last) td_local_run_destroy(run);
+    /* Behind all that this group does with the run: another may be the last one's thread. */
+    if (atomic_load(&run->alone) && atomic_fetch_sub(&run->alone, 1) == 1)
+        td_local_run_destroy(run);
 }
 
 /* --- shared memory: plain memory, freed by whoever lets go last, or at the run's end --- */
