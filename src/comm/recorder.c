@@ -113,7 +113,8 @@ void td_recorder_join(td_comm *comm, const td_comm *from)
 void td_recorder_call(td_comm *comm, int kind)
 {
     if (comm->recorded) comm->recorded->kind = (uint32_t)kind;
-    if (comm->recorder && kind == TD_GROUP_WORKS) comm->recorder->several = true;
+    if (comm->recorder && kind == TD_GROUP_WORKS)
+        __atomic_store_n(&comm->recorder->several, true, __ATOMIC_RELAXED);
 }
 
 void td_recorder_wait_for(td_comm *works, bool waits)
@@ -250,6 +251,18 @@ void td_comm_record_step(td_comm *comm, uint64_t step)
 
 /* --- entries --- */
 
+/* Beside works none is counted twice. Threads of the user's, each with a group of its own, may
+ * count two operations as one: to be exact would cost as much as the rest of an entry. */
+static uint64_t next_number(td_recorder *r)
+{
+    uint64_t *next = &r->head->next;
+    if (__atomic_load_n(&r->several, __ATOMIC_RELAXED))
+        return __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
+    uint64_t number = __atomic_load_n(next, __ATOMIC_RELAXED);
+    __atomic_store_n(next, number + 1, __ATOMIC_RELAXED);
+    return number;
+}
+
 td_record *td_comm_begin(td_comm *comm, td_note note)
 {
     bool alone = td_does_alone(note.does);
@@ -270,8 +283,7 @@ td_record *td_comm_begin(td_comm *comm, td_note note)
     td_recorder *r = comm->recorder;
     td_recorder_group *g = comm->recorded;
     if (!r || !g || comm->within) return NULL;
-    uint64_t number =
-        r->several ? __atomic_fetch_add(&r->head->next, 1, __ATOMIC_RELAXED) : r->head->next++;
+    uint64_t number = next_number(r);
     uint64_t sequence = alone ? g->alone + 1 : comm->sequence;
     td_record *e =
         alone ? &g->by_itself[sequence % TD_RECORDS_ALONE] : &g->collective[sequence % TD_RECORDS];

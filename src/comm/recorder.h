@@ -77,7 +77,7 @@ typedef struct td_recorder_head {
 typedef struct td_recorder {
     td_recorder_head *head;
     td_recorder_group *group; /* [TD_RECORDER_GROUPS] */
-    bool several;             /* more than one thread writes */
+    bool several;             /* works write as well; atomic */
     pthread_mutex_t lock;
     int groups; /* guarded by lock, as who has which place; that have it open */
 } td_recorder;
