@@ -174,8 +174,9 @@ void td_messages_withdraw(td_comm *comm)
 {
     for (td_message *m = comm->messages; m; m = comm->messages) {
         bool done = false;
-        if (test_pieces(m, &done) != TD_OK) td_error_clear();
-        comm->spoiled = comm->spoiled || !done;
+        td_status status = test_pieces(m, &done);
+        if (status != TD_OK) td_error_clear();
+        comm->spoiled = comm->spoiled || !done || status != TD_OK;
         cancel(m, m->pieces);
         comm->messages = m->next, m->place = NULL;
         if (m->next) m->next->place = &comm->messages;

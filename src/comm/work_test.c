@@ -206,6 +206,28 @@ static td_status closed_under_way(td_comm *c, void *arg)
     return TD_OK;
 }
 
+/* So does one whose message did not fit: of a long one there may be more to come. */
+static td_status closed_behind_a_misfit(td_comm *c, void *arg)
+{
+    (void)arg;
+    char data[40] = {0};
+    td_comm *g;
+    td_work *work = NULL;
+    int me = td_comm_rank(c);
+    if (td_comm_size(c) == 1) return TD_OK;
+    TD_TRY(td_comm_split(c, 0, me, &g));
+    if (me == 0) TD_TRY(td_comm_start_recv(g, data, 40, 1, 3, &work));
+    if (me == 1) TD_TRY(td_comm_send(g, data, 20, 0, 3));
+    TD_TRY(td_comm_barrier(c));
+    td_comm_close(g);
+    if (me != 0) return TD_OK;
+    CHECK(g->spoiled);
+    CHECK(td_work_wait(work) == TD_ERR_ARG);
+    td_error_clear();
+    td_work_destroy(work);
+    return TD_OK;
+}
+
 /* Whoever asks again and again whether a message has come hears that its peer has left. */
 static td_status left(td_comm *c, void *arg)
 {
@@ -284,6 +306,7 @@ static void a_group_closes_while_messages_are_under_way(void **state)
 {
     (void)state;
     on_all_sizes(closed_under_way, NULL);
+    on_all_sizes(closed_behind_a_misfit, NULL);
 }
 
 static void who_asks_for_a_message_hears_that_its_peer_left(void **state)
