@@ -204,15 +204,19 @@ static int choose_members(const ticket *all, int size, int color, int *members)
     return n;
 }
 
-/* The lowest number that all ranks have free, -1: none. */
-static int choose_number(const ticket *all, int size)
+/* The lowest number that all ranks have free, or behind as many as `skip` others that they have;
+ * -1: none. */
+static int choose_number(const ticket *all, int size, int skip)
 {
+    int found = -1;
     for (int k = 0; k < 64 * TD_GROUP_WORDS; k++) {
         int r = 0;
         while (r < size && all[r].numbers[k / 64] >> (k % 64) & 1) r++;
-        if (r == size) return k;
+        if (r < size) continue;
+        found = k;
+        if (skip-- == 0) break;
     }
-    return -1;
+    return found;
 }
 
 uint64_t td_comm_group_number(uint64_t parent, uint64_t of, int color)
@@ -223,12 +227,33 @@ uint64_t td_comm_group_number(uint64_t parent, uint64_t of, int color)
     return h ^ h >> 32;
 }
 
+/* One that all ranks have free and each member has taken, as a rank's other threads may look for
+ * one at the same time. *out -1: there is none, or none is needed. */
+static td_status find_number(td_comm *comm, ticket *mine, ticket *all, int *out)
+{
+    enum { TRIES = 100, SPREAD = 16 }; /* groups look in different places when they have met */
+    for (int k = 0; k < TRIES; k++) {
+        int skip = k ? (int)(td_comm_group_number(comm->card.group, (uint64_t)k, 0) % SPREAD) : 0;
+        *out = choose_number(all, comm->size, skip);
+        if (*out < 0) return TD_OK;
+        int32_t took = mine->color < 0 || comm->ops->take(comm, *out), have = 0;
+        td_status status = td_comm_allreduce(comm, &took, &have, 1, TD_I32, TD_MIN);
+        if (status == TD_OK && have) return TD_OK;
+        if (took && mine->color >= 0) comm->ops->give_back(comm, *out);
+        TD_TRY(status);
+        comm->ops->numbers(comm, mine->numbers);
+        TD_TRY(td_comm_allgather(comm, mine, sizeof *mine, all));
+    }
+    return td_fail(TD_ERR_PEER,
+                   "split: other threads of the ranks took %d numbers for groups first", TRIES);
+}
+
 td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
 {
     TD_TRY(td_comm_check_open(comm, "split"));
     size_t n = (size_t)comm->size;
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SPLIT, 0, -1, -1, -1});
-    uint64_t number = comm->sequence;
+    uint64_t of = comm->sequence;
     int entered = td_comm_enter(comm, TD_DOES_SPLIT);
     td_comm *child = td_calloc(1, sizeof *child);
     ticket *all = td_calloc(n, sizeof *all);
@@ -252,12 +277,13 @@ td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
             if (members[k] == comm->rank) child->rank = k;
         }
         status = td_comm_set_hosts(child, host, world);
-        child->card.group = td_comm_group_number(comm->card.group, number, color);
+        child->card.group = td_comm_group_number(comm->card.group, of, color);
         if (status == TD_OK) status = td_tuning_inherit(comm, child);
     }
     TD_GOTO(td_comm_agree(comm, status));
-    TD_GOTO(comm->ops->split(comm, color, key, color < 0 ? NULL : members,
-                             choose_number(all, comm->size), child));
+    int number = -1;
+    TD_GOTO(find_number(comm, &mine, all, &number));
+    TD_GOTO(comm->ops->split(comm, color, key, color < 0 ? NULL : members, number, child));
     *out = color < 0 ? NULL : child;
     if (color >= 0) td_recorder_join(child, comm), child = NULL;
 out:

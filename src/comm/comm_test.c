@@ -185,6 +185,67 @@ static void splits_make_working_groups(void **state)
     on_all_sizes(splits, NULL);
 }
 
+typedef struct splitter {
+    td_comm *group;
+    char payload;
+    td_status status;
+    char why[256];
+} splitter;
+
+/* Each message comes from the same thread's group of the other ranks. */
+static td_status split_and_tell(td_comm *c, char payload)
+{
+    for (int round = 0; round < 200; round++) {
+        td_comm *g;
+        int n = td_comm_size(c), me = td_comm_rank(c);
+        char got = 0;
+        TD_TRY(td_comm_split(c, 0, me, &g));
+        if (me > 0) TD_TRY(td_comm_recv(g, &got, 1, me - 1, 5));
+        if (me < n - 1) TD_TRY(td_comm_send(g, &payload, 1, me + 1, 5));
+        CHECK(me == 0 || got == payload);
+        td_comm_close(g);
+    }
+    return TD_OK;
+}
+
+static void *splitter_main(void *arg)
+{
+    splitter *own = arg;
+    own->status = split_and_tell(own->group, own->payload);
+    snprintf(own->why, sizeof own->why, "%s", td_last_error());
+    return NULL;
+}
+
+/* A rank's threads make groups of groups of their own at the same time. */
+static td_status threads_split(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { THREADS = 3 };
+    splitter of[THREADS];
+    pthread_t thread[THREADS];
+    td_status status = TD_OK;
+    for (int k = 0; k < THREADS; k++) {
+        of[k] = (splitter){.payload = (char)('a' + k)};
+        TD_TRY(td_comm_split(c, 0, td_comm_rank(c), &of[k].group));
+        of[k].group->deadline_ms = 10000;
+    }
+    for (int k = 0; k < THREADS; k++)
+        CHECK(pthread_create(&thread[k], NULL, splitter_main, &of[k]) == 0);
+    for (int k = 0; k < THREADS; k++) pthread_join(thread[k], NULL);
+    for (int k = 0; k < THREADS; k++) {
+        if (of[k].status != TD_OK && status == TD_OK)
+            status = td_fail_again(of[k].status, of[k].why);
+        td_comm_close(of[k].group);
+    }
+    return status;
+}
+
+static void threads_of_a_rank_may_split_at_once(void **state)
+{
+    (void)state;
+    if (!getenv("TANDEM_TEST_SHORT") || mpi_world) on_all_sizes(threads_split, NULL);
+}
+
 static td_status wrong_arguments(td_comm *c, void *arg)
 {
     (void)arg;
@@ -303,6 +364,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(splits_make_working_groups),
+        cmocka_unit_test(threads_of_a_rank_may_split_at_once),
         cmocka_unit_test(wrong_arguments_are_refused),
         cmocka_unit_test(failures_name_the_rank),
         cmocka_unit_test(a_rank_may_announce_its_failure),

@@ -52,9 +52,13 @@ typedef struct td_transport_ops {
     void (*give_up)(td_comm *comm);
     /* Numbers that this rank has not given to a group yet, a bit each; NULL: none are needed. */
     void (*numbers)(td_comm *comm, uint64_t free[TD_GROUP_WORDS]);
+    /* Gives one to a group that is to be; false: another thread has it by now. And takes it back.
+     */
+    bool (*take)(td_comm *comm, int number);
+    void (*give_back)(td_comm *comm, int number);
     /* Fills out->impl; rank, size and world are filled in already. members: who is in the new
      * group (ranks of `comm`, in their new order), NULL where color is negative. number: one that
-     * all ranks of `comm` have free, -1: there is none. */
+     * the members have taken, -1: there is none. */
     td_status (*split)(td_comm *comm, int color, int key, const int *members, int number,
                        td_comm *out);
     /* What this rank's requests ring when they are done, NULL: they must be polled. */
@@ -286,7 +290,7 @@ typedef struct td_mpi_module {
      * when that worked. Ends no MPI. */
     bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 11, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 12, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

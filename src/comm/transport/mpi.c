@@ -191,7 +191,8 @@ static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
     if (comm->rank == leader) {
         do { /* a rank that was killed here may have left a name of that number */
             snprintf(name, sizeof name, "/tandem-%ld-%d", (long)getpid(),
-                     ((td_mpi_group *)comm->impl)->world->serial++);
+                     __atomic_fetch_add(&((td_mpi_group *)comm->impl)->world->serial, 1,
+                                        __ATOMIC_RELAXED));
             mine = map_shared(name, true, bytes, out);
         } while (mine != TD_OK && errno == EEXIST && ++tries < NAME_TRIES);
         if (mine != TD_OK) name[0] = 0;
@@ -310,6 +311,8 @@ static const td_transport_ops mpi_ops = {
     .card = td_mpi_card,
     .give_up = td_mpi_give_up,
     .numbers = td_mpi_numbers,
+    .take = td_mpi_take,
+    .give_back = td_mpi_give_back,
     .split = td_mpi_split,
     .shared_create = mpi_shared_create,
     .shared_destroy = mpi_shared_destroy,

@@ -110,6 +110,8 @@ int64_t td_mpi_now_ns(void);
 
 /* As in td_transport_ops; mpi_groups.c. */
 void td_mpi_numbers(td_comm *comm, uint64_t free[TD_GROUP_WORDS]);
+bool td_mpi_take(td_comm *comm, int number);
+void td_mpi_give_back(td_comm *comm, int number);
 td_status td_mpi_split(td_comm *comm, int color, int key, const int *members, int number,
                        td_comm *out);
 void td_mpi_close(td_comm *comm);

@@ -19,15 +19,16 @@ void td_mpi_numbers(td_comm *comm, uint64_t free_ones[TD_GROUP_WORDS])
             w->many_tags ? ~__atomic_load_n(&w->taken[k], __ATOMIC_ACQUIRE) : (uint64_t)0;
 }
 
-/* False: it was taken already. */
-static bool take_number(td_mpi_group *w, int number)
+bool td_mpi_take(td_comm *comm, int number)
 {
+    td_mpi_group *w = ((td_mpi_group *)comm->impl)->world;
     uint64_t bit = (uint64_t)1 << (number % 64);
     return !(__atomic_fetch_or(&w->taken[number / 64], bit, __ATOMIC_ACQ_REL) & bit);
 }
 
-static void give_number_back(td_mpi_group *w, int number)
+void td_mpi_give_back(td_comm *comm, int number)
 {
+    td_mpi_group *w = ((td_mpi_group *)comm->impl)->world;
     __atomic_fetch_and(&w->taken[number / 64], ~((uint64_t)1 << (number % 64)), __ATOMIC_ACQ_REL);
 }
 
@@ -45,7 +46,7 @@ td_mpi_group *td_mpi_group_create(td_mpi_group *world, int number, const int *me
                         .member = copy,
                         .own = MPI_COMM_NULL,
                         .world = world};
-    take_number(world, number);
+    __atomic_fetch_or(&world->taken[number / 64], (uint64_t)1 << (number % 64), __ATOMIC_ACQ_REL);
     return g;
 }
 
@@ -80,7 +81,9 @@ td_status td_mpi_split(td_comm *comm, int color, int key, const int *members, in
     for (int k = 0; world && k < out->size; k++) world[k] = td_mpi_peer(g, members[k]);
     out->impl = world ? td_mpi_group_create(g->world, number, world, out->size) : NULL;
     free(world);
-    return out->impl ? TD_OK : td_mpi_library->fail(TD_ERR_NOMEM, "no memory for a group");
+    if (out->impl) return TD_OK;
+    td_mpi_give_back(comm, number);
+    return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for a group");
 }
 
 /* After a failure messages may come that nobody takes: its number goes to no other group then, and
@@ -92,7 +95,7 @@ static void close_group(td_comm *comm)
     bool whole = !w->failed && !w->sent && !comm->spoiled && !ended;
     if (whole && g->own != MPI_COMM_NULL) MPI_Comm_free(&g->own);
     if (whole && g->number < 0) MPI_Comm_free(&g->comm);
-    if (whole && g->number > 0) give_number_back(w, g->number);
+    if (whole && g->number > 0) td_mpi_give_back(comm, g->number);
     free(g->member);
     free(g);
 }
