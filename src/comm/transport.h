@@ -52,8 +52,7 @@ typedef struct td_transport_ops {
     void (*give_up)(td_comm *comm);
     /* Numbers that this rank has not given to a group yet, a bit each; NULL: none are needed. */
     void (*numbers)(td_comm *comm, uint64_t free[TD_GROUP_WORDS]);
-    /* Gives one to a group that is to be; false: another thread has it by now. And takes it back.
-     */
+    /* Gives one to a group that is to be, false: another thread has it by now; takes it back. */
     bool (*take)(td_comm *comm, int number);
     void (*give_back)(td_comm *comm, int number);
     /* Fills out->impl; rank, size and world are filled in already. members: who is in the new
