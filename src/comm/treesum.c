@@ -286,6 +286,7 @@ td_status td_treesum_create(td_comm *comm, const td_treesum_config *config, td_t
 void td_treesum_destroy(td_treesum *ts)
 {
     if (!ts) return;
+    if (ts->posted) ts->comm->spoiled = true; /* the others' messages may come yet */
     for (int i = 0; ts->ranges && i < ts->posted; i++)
         for (int k = 0; k < ts->ranges[i].request_count; k++)
             if (__atomic_load_n(&ts->ranges[i].requests[k].done, __ATOMIC_ACQUIRE) != 1)

@@ -205,6 +205,47 @@ static void failures_end_the_wait(void **state)
     unsetenv("TANDEM_FAKE_HOSTS");
 }
 
+static td_status make_sum(td_comm *c, int step, td_treesum **out)
+{
+    td_treesum_config config = {.leaves = 16, .lanes = 1, .count = FLOATS, .leaf_values = 2};
+    TD_TRY(td_treesum_create(c, &config, out));
+    fill_lane(*out, 0, step, 16);
+    return TD_OK;
+}
+
+/* Some ranks have begun a sum when it is given up: nothing of it reaches another group's. */
+static td_status given_up(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_comm *g;
+    td_treesum *ts;
+    float *want = td_calloc(FLOATS, sizeof *want);
+    TD_TRY(td_comm_split(c, 0, td_comm_rank(c), &g));
+    TD_TRY(make_sum(g, 0, &ts));
+    if (td_comm_rank(c) % 2 == 0) TD_TRY(td_treesum_post(ts, 0, 64));
+    for (int k = 0; k < 100; k++) TD_TRY(td_treesum_progress(ts));
+    TD_TRY(td_comm_barrier(c));
+    td_treesum_destroy(ts);
+    td_comm_close(g);
+    TD_TRY(td_comm_split(c, 0, td_comm_rank(c), &g));
+    TD_TRY(make_sum(g, 1, &ts));
+    TD_TRY(td_treesum_post(ts, 0, 64));
+    TD_TRY(td_treesum_post(ts, 64, FLOATS));
+    TD_TRY(td_treesum_wait(ts));
+    serial(1, 16, want);
+    CHECK(!memcmp(want, td_treesum_sum(ts), FLOATS * sizeof *want));
+    td_treesum_destroy(ts);
+    td_comm_close(g);
+    td_free(want);
+    return TD_OK;
+}
+
+static void what_is_given_up_reaches_no_later_sum(void **state)
+{
+    (void)state;
+    on_all_sizes(given_up, NULL);
+}
+
 static void sums_do_not_know_the_number_of_ranks(void **state)
 {
     (void)state;
@@ -255,6 +296,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(sums_do_not_know_the_hosts),
         cmocka_unit_test(warm_steps_allocate_nothing),
         cmocka_unit_test(failures_end_the_wait),
+        cmocka_unit_test(what_is_given_up_reaches_no_later_sum),
     };
     fill_table();
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
