@@ -184,7 +184,7 @@ static td_status not_mapped(td_comm *comm, int r, const answer *got)
  * goes away. */
 static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
-    char name[NAME] = "";
+    char name[NAME] = "", why[512] = ""; /* this rank could not make it */
     int leader = 0, tries = 0;
     while (comm->host[leader] != comm->host[comm->rank]) leader++;
     td_status mine = TD_OK;
@@ -195,6 +195,7 @@ static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
                                         __ATOMIC_RELAXED));
             mine = map_shared(name, true, bytes, out);
         } while (mine != TD_OK && errno == EEXIST && ++tries < NAME_TRIES);
+        if (mine != TD_OK) snprintf(why, sizeof why, "%s", td_mpi_library->last_error());
         if (mine != TD_OK) name[0] = 0;
     }
     for (int r = leader + 1; r < comm->size; r++) {
@@ -204,14 +205,14 @@ static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
             status = td_mpi_library->exchange(comm, name, NAME, r, NULL, 0, -1, TD_TAG_SHARED);
         else if (comm->rank == r)
             status = td_mpi_library->exchange(comm, NULL, 0, -1, name, NAME, leader, TD_TAG_SHARED);
-        if (status != TD_OK) mine = status;
+        if (status != TD_OK && !why[0]) mine = status;
     }
     if (comm->rank != leader && mine == TD_OK)
         mine = name[0] ? map_shared(name, false, bytes, out)
                        : td_mpi_library->fail(TD_ERR_PEER,
                                               "rank %d could not make %zu bytes of shared "
                                               "memory",
-                                              leader, bytes);
+                                              comm->world[leader], bytes);
     answer own = {.status = (int32_t)mine, .card = comm->card};
     for (int r = leader + 1; r < comm->size; r++) {
         answer got = {.status = 0};
@@ -224,7 +225,7 @@ static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
             status = td_mpi_library->exchange(comm, &own, sizeof own, leader, NULL, 0, -1,
                                               TD_TAG_SHARED);
         if (status != TD_OK)
-            mine = status;
+            mine = why[0] ? mine : status;
         else if (comm->rank == leader && got.status && mine == TD_OK)
             mine = not_mapped(comm, r, &got);
     }
@@ -233,7 +234,7 @@ static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
         munmap(out->handle, out->bytes);
         *out = (td_region){0};
     }
-    return mine;
+    return why[0] ? td_mpi_library->fail(mine, "%s", why) : mine;
 }
 
 static void mpi_shared_destroy(td_comm *comm, td_region *region)
