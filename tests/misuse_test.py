@@ -6,6 +6,7 @@ else. The other ranks end with a sentence that names it and the operation, and n
     misuse_test.py BUILD MPIEXEC"""
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,12 +20,12 @@ FLAGS = ["--with-ft", "ulfm", "--map-by", ":OVERSUBSCRIBE", "--mca", "osc", "^uc
 HERE, HOSTS = "0", "0,0,1,1"  # where ranks are pretended to be
 
 
-def job_says(flags, hosts, program, *words):
+def job_says(flags, hosts, program, *words, before=()):
     """All that a job prints."""
     env = dict(os.environ, TANDEM_FAKE_HOSTS=hosts)
     for name in ("OMPI_ALLOW_RUN_AS_ROOT", "PRTE_ALLOW_RUN_AS_ROOT"):
         env[name] = env[name + "_CONFIRM"] = "1"
-    done = subprocess.run([MPIEXEC, *flags, os.path.join(BUILD, program), *words], env=env, text=True,
+    done = subprocess.run([*before, MPIEXEC, *flags, os.path.join(BUILD, program), *words], env=env, text=True,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           timeout=PATIENCE_S)
     return done.stdout
@@ -73,6 +74,12 @@ class Job(unittest.TestCase):
                      r"all-reduce \((max|sum) of 400 bytes of f32\) where rank . runs all-reduce",
                      [HOSTS])
 
+    @unittest.skipUnless(os.getuid() == 0 and shutil.which("unshare"), "needs root and unshare")
+    def test_shared_memory_that_cannot_be_had(self):
+        little = ["unshare", "--mount", "sh", "-ec", 'mount -t tmpfs -o size=1m tmpfs /dev/shm; exec "$@"', "sh"]
+        said = job_says(FLAGS, HERE, "tandem", "bench", "--comm", "barrier", before=little)
+        self.assertRegex(said, r"tandem: \d+ bytes of shared memory cannot be had in /dev/shm\n")
+        self.assertEqual(said.count("tandem: "), 1, said)
 
     def test_ranks_that_end_long_before_another(self):
         for flags in (FLAGS, FLAGS[2:]):  # with recovery, and without

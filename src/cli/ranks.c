@@ -39,7 +39,7 @@ void td_cli_record(td_comm *comm)
     if (td_comm_record(comm, NULL) != TD_OK) td_error_clear(); /* it can do without */
 }
 
-/* All ranks have failed alike. */
+/* All ranks have failed alike, and know it. */
 static td_status tell(const td_comm *comm, td_status status)
 {
     if (td_comm_rank(comm) == 0 && *td_last_error()) {
@@ -67,16 +67,17 @@ static const char *cause(const char *sentence)
     return at ? at + 2 : sentence;
 }
 
-/* A user's mistake, which all ranks are likely to have met alike, or some of them alone. Who is not
- * rank 0 waits a moment for another to have said the same. */
+/* What all ranks are likely to have met alike, or some of them alone, such as a user's mistake. Who
+ * is not rank 0 waits a moment for another to have said the same. */
 static td_status tell_once(td_comm *comm, td_status status)
 {
     char own[1024];
     snprintf(own, sizeof own, "%s", td_last_error());
     if (!*own) return status; /* told already */
     bool others = td_comm_rank(comm) != 0 && td_comm_hears_failure(comm, PATIENCE_MS);
+    bool made_elsewhere = status == TD_ERR_PEER && td_comm_failure(comm) != TD_OK;
     own[HEARD] = 0; /* as much as others hear */
-    if (others && strstr(td_last_error(), cause(own)))
+    if (others && (made_elsewhere || strstr(td_last_error(), cause(own))))
         td_error_clear();
     else
         td_cli_tell_here(comm, td_fail_again(status, own));
@@ -91,7 +92,8 @@ static td_status run_launched(td_comm *comm, void *arg)
     if (td_comm_joined(comm, td_comm_rank(comm))) /* the others have agreed long ago */
         return status == TD_OK ? l->fn(comm, l->arg) : status;
     status = td_comm_agree(comm, status);
-    if (status != TD_OK) return tell(comm, status);
+    if (status != TD_OK)
+        return td_comm_agreement(comm).alike ? tell(comm, status) : tell_once(comm, status);
     status = l->fn(comm, l->arg);
     td_status theirs = td_exit_code(status) == 1 ? td_comm_failure(comm) : TD_OK;
     if (td_exit_code(theirs) == 2) { /* who made the mistake tells it */
