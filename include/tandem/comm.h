@@ -99,7 +99,9 @@ TD_API uint64_t td_comm_bytes_sent(const td_comm *comm);
 TD_API TD_MUST_CHECK td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out);
 /* NULL is fine. For groups made by split, self, open_mpi, recover and resize. Waits for nobody, but
  * that open_mpi's group closes when all its ranks do. Calls with one of the newest 256 groups that
- * were closed, and works of any, end in TD_ERR_ARG; a second close is a warning. */
+ * were closed, and works of any, end in TD_ERR_ARG; a second close is a warning. All that was sent
+ * there should have been received: under MPI, where a short send does not wait for that, a later
+ * group might get it. */
 TD_API void td_comm_close(td_comm *comm);
 
 /* --- point to point; tags 0..1,000,000 --- */

@@ -112,14 +112,14 @@ td_algorithm td_pairwise_alltoall;                            /* pairwise.c */
 td_algorithm td_pairwise_reduce_scatter;
 td_algorithm td_pairwise_reduce;
 td_algorithm td_pairwise_allreduce;
-/* For groups over several hosts: long vectors. */
 td_algorithm td_bruck_allgather;    /* bruck.c */
 td_algorithm td_recursive_doubling; /* recursive.c: all-reduce */
 td_algorithm td_recursive_halving;
 td_algorithm td_doubling_scan;                /* whole numbers alone: not in the chain's order */
 bool td_recursive_fits(const td_comm *comm);  /* a power of two of ranks: the tree's order */
 bool td_recursive_folds(const td_comm *comm); /* another number: another order */
-td_algorithm td_hierarchical_reduce;          /* hierarchical.c: reduce, all-reduce */
+/* For groups over several hosts: long vectors. */
+td_algorithm td_hierarchical_reduce; /* hierarchical.c: reduce, all-reduce */
 td_algorithm td_hierarchical_broadcast;
 td_algorithm td_hierarchical_allgather; /* hierarchical_parts.c */
 td_algorithm td_hierarchical_reduce_scatter;
