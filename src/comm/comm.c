@@ -80,6 +80,7 @@ td_status td_comm_set_hosts(td_comm *comm, const int *host, const int *world)
         comm->local_size++;
     }
     comm->crowded = sysconf(_SC_NPROCESSORS_ONLN) < comm->local_size;
+    comm->meets = td_shared_may_meet(comm);
     comm->card = (td_card){.group = 1, .ranks = comm->size, .missing = -1};
     return TD_OK;
 }

@@ -94,6 +94,7 @@ struct td_comm {
     bool one_thread;     /* the transport is not to be called by two threads at once */
     bool crowded;        /* more ranks than cores on this host: do not spin */
     bool beside;         /* its threads serve ranks that compute: leave them the cores */
+    bool meets;          /* its ranks meet in memory of their host */
     int64_t yields_from; /* ns: its waits sleep before, see wait.c */
     int *host;           /* [size] */
     int *world;          /* [size] ranks in the whole run */

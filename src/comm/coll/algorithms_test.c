@@ -131,6 +131,20 @@ static void a_crowd_meets_in_memory(void **state)
     assert_non_null(strstr(td_last_error(), "runs barrier"));
 }
 
+/* Under MPI by what /dev/shm has in all. */
+static void many_meet_where_memory_is_plenty(void **state)
+{
+    (void)state;
+    const uint64_t mib = 1 << 20;
+    assert_false(td_shared_suits(1, UINT64_MAX));
+    assert_true(td_shared_suits(2, 0));
+    assert_true(td_shared_suits(64, 64 * mib));
+    assert_false(td_shared_suits(65, 64 * mib));
+    assert_false(td_shared_suits(128, 399 * mib));
+    assert_true(td_shared_suits(128, 400 * mib));
+    assert_false(td_shared_suits(129, UINT64_MAX));
+}
+
 /* --- receives that cannot be withdrawn, as of MPI --- */
 
 enum { DRIFTING = 64 };
@@ -310,6 +324,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_algorithm_gives_the_same_bits),
         cmocka_unit_test(other_orders_serve_whole_numbers_alone),
         cmocka_unit_test(a_crowd_meets_in_memory),
+        cmocka_unit_test(many_meet_where_memory_is_plenty),
         cmocka_unit_test(long_calls_are_not_mpis),
         cmocka_unit_test(what_mpi_writes_to_is_kept),
         cmocka_unit_test(what_comes_late_finds_its_memory),

@@ -14,7 +14,9 @@
 
 enum {
     TD_MEET_BLOCK = 256 << 10, /* most bytes that a rank stages in a round */
-    TD_MEET_RANKS = 128        /* each has 800 KiB of the memory, and looks at all others */
+    TD_MEET_RANKS = 128,       /* each looks at all others */
+    TD_MEET_FEW = 64,          /* more only where memory is plenty */
+    TD_MEET_BYTES = 800 << 10  /* of the memory for each, about */
 };
 
 typedef struct td_meet td_meet;

@@ -18,9 +18,31 @@
 
 #include "base/error.h"
 
+#include <sys/statvfs.h>
+
 bool td_shared_fits(const td_comm *comm)
 {
-    return comm->hosts == 1 && comm->size > 1 && comm->size <= TD_MEET_RANKS;
+    return comm->meets;
+}
+
+/* Room for several groups: a container has 64 MiB if nobody asked for more, and 100 ranks would
+ * take more than that for one. */
+bool td_shared_suits(int ranks, uint64_t memory)
+{
+    bool plenty = memory / ((uint64_t)ranks * TD_MEET_BYTES) >= 4;
+    return ranks > 1 && ranks <= (plenty ? TD_MEET_RANKS : TD_MEET_FEW);
+}
+
+/* All of it, not what is free now: ranks that ask at different times must be told the same. */
+bool td_shared_may_meet(const td_comm *comm)
+{
+    struct statvfs s;
+    uint64_t memory = UINT64_MAX;
+    if (comm->hosts != 1) return false;
+    if (!comm->ops->one_memory && comm->size > TD_MEET_FEW && statvfs("/dev/shm", &s) == 0 &&
+        s.f_blocks)
+        memory = (uint64_t)s.f_blocks * s.f_frsize;
+    return td_shared_suits(comm->size, memory);
 }
 
 static td_status spread(td_place *p, td_stream s)
