@@ -240,8 +240,8 @@ static td_status find_number(td_comm *comm, ticket *mine, ticket *all, int *out)
         int32_t took = mine->color < 0 || comm->ops->take(comm, *out), have = 0;
         td_status status = td_comm_allreduce(comm, &took, &have, 1, TD_I32, TD_MIN);
         if (status == TD_OK && have) return TD_OK;
+        TD_TRY(status); /* others may use it: it stays taken */
         if (took && mine->color >= 0) comm->ops->give_back(comm, *out);
-        TD_TRY(status);
         comm->ops->numbers(comm, mine->numbers);
         TD_TRY(td_comm_allgather(comm, mine, sizeof *mine, all));
     }

@@ -125,7 +125,7 @@ td_algorithm td_hierarchical_allgather; /* hierarchical_parts.c */
 td_algorithm td_hierarchical_reduce_scatter;
 /* For groups on one host, over memory that they share: any pattern. */
 bool td_shared_fits(const td_comm *comm);
-bool td_shared_suits(int ranks, uint64_t memory); /* bytes that ranks of a host could share */
+bool td_shared_suits(int ranks, uint64_t memory); /* bytes in all that a host's ranks could share */
 bool td_shared_may_meet(const td_comm *comm); /* the same of the group and its host, asked once */
 td_algorithm td_shared_run;
 
