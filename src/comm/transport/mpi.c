@@ -184,7 +184,7 @@ static td_status not_mapped(td_comm *comm, int r, const answer *got)
  * goes away. */
 static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
-    char name[NAME] = "", why[512] = ""; /* this rank could not make it */
+    char name[NAME] = "", why[512] = ""; /* not "": the memory could not be made here */
     int leader = 0, tries = 0;
     while (comm->host[leader] != comm->host[comm->rank]) leader++;
     td_status mine = TD_OK;
