@@ -10,7 +10,9 @@
  * A rank that has *failed* (its function returned a failure, or td_comm_fail) is not a dead one: it
  * ends the run.
  *
- * Under MPI the job has to be started with "mpiexec --with-ft ulfm". */
+ * Under MPI the job has to be started with "mpiexec --with-ft ulfm". A rank has up to 1,024 numbers
+ * there by which its groups are told apart; those that are open when a generation ends, or in which
+ * something failed, keep theirs: enough for some 500 recoveries of ranks that have works. */
 #ifndef TANDEM_RECOVER_H
 #define TANDEM_RECOVER_H
 

@@ -74,7 +74,10 @@ td_status td_mpi_split(td_comm *comm, int color, int key, const int *members, in
     td_mpi_group *g = comm->impl;
     if (!g->world->many_tags) return split_communicator(comm, color, key, out);
     if (number < 0)
-        return td_mpi_library->fail(TD_ERR_UNSUPPORTED, "rank %d has %d groups already; close some",
+        return td_mpi_library->fail(TD_ERR_UNSUPPORTED,
+                                    "rank %d, or another of its group, has no number left for a "
+                                    "group: all of up to %d are those of groups that are open, "
+                                    "that failed, or that a recovery or resize has ended",
                                     g->world->rank, 64 * TD_GROUP_WORDS);
     if (!members) return TD_OK;
     int *world = calloc((size_t)out->size, sizeof *world);
