@@ -67,6 +67,7 @@ typedef struct td_rows_loop {
     float *dense_gradient; /* [units][dense_rows][width] */
     uint64_t *dense_keys;  /* [units][dense_rows] */
     uint32_t *dense_leaf;
+    size_t dense_room;       /* rows that the last three have room for */
     struct td_rows_own *own; /* of rows_own.c, NULL before its first step */
     float *summed;           /* paced: [unique][width] */
     size_t summed_room;

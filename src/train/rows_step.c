@@ -55,16 +55,21 @@ static td_status create_loader(loop *l)
     return TD_OK;
 }
 
-/* Keys and leaves of the dense rows of each unit. */
+/* Keys and leaves of the dense rows of each unit. Gradients stay where there is room for them: a
+ * step whose push a loss has ended is still to push them. */
 static td_status lay_out_dense(loop *l, size_t units)
 {
     size_t rows = l->tables.dense_rows, n = units * rows;
     size_t width = l->tables.config[TD_ROWS_DENSE].width;
     int begin, end;
     if (!rows) return TD_OK;
-    TD_TRY(grow(&l->dense_gradient, n * width, sizeof(float)));
-    TD_TRY(grow(&l->dense_keys, n, sizeof *l->dense_keys));
-    TD_TRY(grow(&l->dense_leaf, n, sizeof *l->dense_leaf));
+    if (n > l->dense_room) {
+        l->dense_room = 0;
+        TD_TRY(grow(&l->dense_gradient, n * width, sizeof(float)));
+        TD_TRY(grow(&l->dense_keys, n, sizeof *l->dense_keys));
+        TD_TRY(grow(&l->dense_leaf, n, sizeof *l->dense_leaf));
+        l->dense_room = n;
+    }
     td_rows_tables_leaves(&l->tables, l->job->leaves, &begin, &end);
     for (size_t u = 0; u < units; u++)
         for (size_t k = 0; k < rows; k++) {

@@ -22,10 +22,11 @@ def each_once(run):
 class ThreadDeaths(unittest.TestCase):
     """At chosen points, of ranks that are threads."""
 
-    def lives(self, want, plan, *words, spares=0, **how):
+    def lives(self, want, plan, *words, spares=0, fill="0", **how):
         run = new_run()
         done = subprocess.run([TANDEM, *job(*words, "--spares", str(spares), run=run, **how)], text=True,
-                              capture_output=True, timeout=60, env=dict(os.environ, TANDEM_FAKE_DEATH=plan))
+                              capture_output=True, timeout=60,
+                              env=dict(os.environ, TANDEM_FAKE_DEATH=plan, MALLOC_PERTURB_=fill))
         self.assertEqual(done.returncode, 0, (plan, words, spares, done.stdout + done.stderr))
         if want:
             self.assertEqual(weights(run), weights(want), (plan, words, spares))
@@ -61,6 +62,13 @@ class ThreadDeaths(unittest.TestCase):
                     run = self.lives(None, plan, *ps(3, "--replicas", "1", servers=2, clock=clock), "--holdout", "0.2",
                                      spares=spares)
                     self.assertEqual(metrics(run)[-1]["step"], 10)
+
+    def test_between_the_pushes_of_two_tables(self):
+        """A network's part of a step is pushed behind a loss as it was computed."""
+        for k in range(3 if SHORT else 8):
+            run = self.lives(None, f"1:{4 + k}:backward,2:{24 + k}:backward", *ps(4, "--replicas", "1", clock="asp"),
+                             fill="165", data=clicks(rows=1500, categories=1000), model="dlrm")
+            self.assertLess(event(run, "epoch")[-1]["progressive_loss"], 1)
 
     def test_too_few_workers(self):
         """They stop with a checkpoint."""
