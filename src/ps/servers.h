@@ -54,7 +54,8 @@ TD_MUST_CHECK td_status td_servers_balance(td_comm *comm, const td_servers *serv
 
 /* The map is `after` from now on, and rows that a rank does not have by it are taken out: when all
  * know that all have that map. Whoever fails meanwhile, ranks that have either map can go on from
- * it: until then rows are at the places of both. Collective. */
+ * it: until then rows are at the places of both. Behind it no rank takes out rows any more.
+ * Collective. */
 TD_MUST_CHECK td_status td_servers_settle(td_comm *comm, const td_slices *after, td_place *place,
                                           td_table *table);
 
