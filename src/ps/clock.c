@@ -198,6 +198,17 @@ bool td_clocks_may_push(const td_clocks *k, uint64_t clock)
     return k->clock.kind != TD_CLOCK_BACKUP || k->clock.apply || clock >= td_clocks_over(k);
 }
 
+/* Of those that have not gone, however slow the others were. */
+static void regroup(td_clocks *k)
+{
+    double pace[MOST_WORKERS];
+    int worker[MOST_WORKERS], group[MOST_WORKERS], left = 0;
+    for (int w = 0; w < k->workers; w++)
+        if (!k->gone[w]) worker[left] = w, pace[left++] = k->pace[w];
+    td_clock_group(pace, left, k->clock.count, group);
+    for (int i = 0; i < left; i++) k->group[worker[i]] = group[i];
+}
+
 void td_clocks_push(td_clocks *k, int worker, uint64_t clock, double seconds)
 {
     double *pace = &k->pace[worker];
@@ -206,7 +217,7 @@ void td_clocks_push(td_clocks *k, int worker, uint64_t clock, double seconds)
     k->pushed[worker] = clock + 1;
     if (k->clock.kind != TD_CLOCK_GROUPS || ++k->turn < REGROUP * (uint64_t)k->workers) return;
     k->turn = 0;
-    td_clock_group(k->pace, k->workers, k->clock.count, k->group);
+    regroup(k);
 }
 
 uint64_t td_clocks_others(const td_clocks *k, int worker)

@@ -244,7 +244,7 @@ static void hot_slices_are_moved(void **state)
 }
 
 /* By what workers say that steps take them, not by how long they have waited for each other; also
- * when the first has gone. */
+ * when the first has gone, and of those that are left when the slowest has. */
 static void the_slow_worker_gets_a_group(void **state)
 {
     (void)state;
@@ -258,6 +258,11 @@ static void the_slow_worker_gets_a_group(void **state)
     for (uint64_t at = 20; at < 90; at++)
         for (int w = 1; w < 4; w++) td_clocks_push(&k, w, at, w == 2 ? .05 : .005);
     for (int w = 1; w < 4; w++) assert_int_equal(k.group[w], w == 2);
+    k.gone[2] = true;
+    for (uint64_t at = 90; at < 140; at++)
+        for (int w = 1; w < 4; w += 2) td_clocks_push(&k, w, at, w == 3 ? .01 : .005);
+    assert_int_equal(k.group[1], 0);
+    assert_int_equal(k.group[3], 1);
     td_clocks_fini(&k);
 }
 
