@@ -12,7 +12,10 @@ td_status td_store_init(td_store *s, const td_store_config *config, td_table *ta
     *s = (td_store){.config = *config, .table = table};
     TD_TRY(td_clocks_init(&s->clocks, &config->clock, config->workers));
     s->newest = td_calloc(TD_SLICES * n, sizeof *s->newest);
-    if (s->newest) return TD_OK;
+    s->chosen = td_calloc(n, sizeof *s->chosen);
+    if (s->newest && s->chosen) return TD_OK;
+    td_free(s->newest);
+    s->newest = NULL;
     return td_fail(TD_ERR_NOMEM, "no memory for the pushes of %d workers", config->workers);
 }
 
@@ -20,7 +23,7 @@ void td_store_fini(td_store *s)
 {
     td_clocks_fini(&s->clocks);
     td_table_destroy(s->table);
-    td_free(s->newest), td_free(s->scratch), td_free(s->some_keys);
+    td_free(s->newest), td_free(s->chosen), td_free(s->scratch), td_free(s->some_keys);
     *s = (td_store){0};
 }
 
@@ -149,17 +152,26 @@ static td_status take(td_store *s, const td_slices *slices, const td_store_push 
     return TD_OK;
 }
 
+/* Of a push's rate. One that is made again keeps what was chosen for it: of its two copies one may
+ * have it already. */
+static float factor_of(const td_store *s, const td_store_push *p, uint64_t behind)
+{
+    const td_store_chosen *chosen = &s->chosen[p->worker];
+    if (p->factor > 0) return p->factor;
+    if (p->again && chosen->clock == p->clock + 1) return chosen->factor;
+    return s->config.by_staleness && behind > 1 ? 1 / (float)behind : 1;
+}
+
 td_status td_store_take_push(td_store *s, const td_slices *slices, const td_store_push *p,
                              td_store_taken *out)
 {
     uint64_t behind = steps_behind(s, p);
     /* A copy takes what its primary has taken, whatever it knows of the clocks by now. */
     bool applied = !p->ticks || p->again || td_clocks_may_push(&s->clocks, p->clock);
-    float factor = p->factor > 0                          ? p->factor
-                   : s->config.by_staleness && behind > 1 ? 1 / (float)behind
-                                                          : 1;
+    float factor = factor_of(s, p, behind);
     *out = (td_store_taken){applied, factor};
     if (applied && p->count) TD_TRY(take(s, slices, p, factor));
+    if (applied && p->ticks) s->chosen[p->worker] = (td_store_chosen){p->clock + 1, factor};
     if (!p->ticks || p->clock < s->clocks.pushed[p->worker]) return TD_OK;
     s->pushes += applied, s->dropped += !applied;
     if (applied) td_staleness_add(&s->writes, behind, 1);
@@ -174,4 +186,5 @@ void td_store_start_at(td_store *s, uint64_t clock)
     for (size_t w = 0; w < n; w++) s->clocks.pushed[w] = clock;
     for (size_t i = 0; i < TD_SLICES * n; i++)
         if (s->newest[i] > clock) s->newest[i] = clock;
+    memset(s->chosen, 0, n * sizeof *s->chosen);
 }

@@ -22,11 +22,17 @@ typedef struct td_store_config {
                            gradients were computed at, too; 0: none */
 } td_store_config;
 
+typedef struct td_store_chosen {
+    uint64_t clock; /* of the push, + 1; 0: none */
+    float factor;
+} td_store_chosen;
+
 typedef struct td_store {
     td_store_config config;
     td_table *table; /* NULL: this rank is no server */
     td_clocks clocks;
     uint64_t *newest;         /* [TD_SLICES][workers] pushes that the slice has of each worker */
+    td_store_chosen *chosen;  /* [workers] for the newest push: what is made again has it, too */
     uint64_t pushes, dropped; /* applied, of all workers; late ones that were not */
     td_staleness reads,
         writes;             /* clocks behind of rows pulled; of pushes, others' since their rows */

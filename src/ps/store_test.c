@@ -171,6 +171,11 @@ static void rates_fall_with_staleness(void **state)
         assert_ok(td_store_take_push(&b.store, &b.slices, &p, &taken));
         uint64_t behind = (others + 1) / 3;
         assert_true(taken.factor == (behind > 1 ? 1 / (float)behind : 1));
+        float first = taken.factor;
+        for (int k = 0; k < 6; k++) push(&b, 1, b.store.clocks.pushed[1]);
+        p.again = true; /* as if it had not been answered: by the same rate, however late */
+        assert_ok(td_store_take_push(&b.store, &b.slices, &p, &taken));
+        assert_true(taken.factor == first);
         p.factor = .25f, p.ticks = false, p.worker = 2; /* as another server has chosen it */
         assert_ok(td_store_take_push(&b.store, &b.slices, &p, &taken));
         assert_true(taken.factor == .25f);
