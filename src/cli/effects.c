@@ -154,7 +154,8 @@ static bool ftrl(const td_job *j)
 
 static bool decays(const td_job *j)
 {
-    return easgd(j) || strcmp(j->rule, "ftrl") != 0;
+    if (easgd(j) || strcmp(j->rule, "ftrl") != 0) return true;
+    return dlrm(j) && j->net_rule && *j->net_rule && strcmp(j->net_rule, "ftrl") != 0;
 }
 
 static bool any_rule(const td_job *j)

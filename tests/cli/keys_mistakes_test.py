@@ -78,6 +78,7 @@ class Mistakes(unittest.TestCase):
                 (["--weight-decay", "0.1"], "fm", ["--optimizer", "ftrl"])):
             data = DATA if model == "mlp" else clicks()
             self.says(f"{words[0]} is for ", *job(*base, *words, model=model, data=data))
+        train("--weight-decay", "0.1", "--optimizer", "ftrl", "--net-optimizer", "adam", model="dlrm")
         for form in ("libsvm", "libffm"):  # whose keys are numbers already
             self.says("--hash-seed is for ", *job("--hash-seed", "9", data=clicks(form)))
             train("--hash-seed", "9", "--bits", "9", data=clicks(form))
