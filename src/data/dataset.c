@@ -14,7 +14,7 @@ const char *const td_format_names[] = {"auto",   "idx",    "csv", "tsv",
                                        "libsvm", "libffm", "npy", NULL};
 const char *const td_label_kind_names[] = {"auto", "class", "value", NULL};
 
-enum { BLOCK_HEAD = 64 }; /* keeps what follows aligned */
+enum { BLOCK_HEAD = 64 /* keeps what follows aligned */, TEXTS = 1 << 16 };
 
 td_dataset *td_dataset_new(void)
 {
@@ -57,8 +57,15 @@ td_status td_dataset_take(td_dataset *dataset, size_t count, size_t bytes, const
 
 char *td_dataset_text(td_dataset *dataset, const char *text, size_t length)
 {
-    char *copy = td_dataset_alloc(dataset, length + 1, 1);
+    bool is_short = length < TEXTS / 16;
+    if (is_short && length >= dataset->text_room) {
+        char *more = td_dataset_alloc(dataset, TEXTS - BLOCK_HEAD, 1);
+        if (!more) return NULL;
+        dataset->text = more, dataset->text_room = TEXTS - BLOCK_HEAD;
+    }
+    char *copy = is_short ? dataset->text : td_dataset_alloc(dataset, length + 1, 1);
     if (!copy) return NULL;
+    if (is_short) dataset->text += length + 1, dataset->text_room -= length + 1;
     memcpy(copy, text, length);
     copy[length] = 0;
     return copy;

@@ -38,6 +38,8 @@ struct td_dataset {
     uint64_t elsewhere;        /* its fingerprint, where its samples are not here; 0: they are */
     td_mapping cache;
     td_block *blocks;
+    char *text; /* room for short texts: [text_room] */
+    size_t text_room;
 };
 
 /* A zeroed data set; NULL when out of memory. */
@@ -49,7 +51,7 @@ void *td_dataset_alloc(td_dataset *dataset, size_t count, size_t bytes);
 /* The same with the failure's sentence. */
 TD_MUST_CHECK td_status td_dataset_take(td_dataset *dataset, size_t count, size_t bytes,
                                         const char *what, void *out_pointer);
-/* A copy of `length` bytes of text, ended by 0. */
+/* A copy of `length` bytes of text, ended by 0. Not aligned: short ones lie side by side. */
 char *td_dataset_text(td_dataset *dataset, const char *text, size_t length);
 
 /* Sets features, feature_at and feature_names from columns, categories and one_hot. */

@@ -249,6 +249,32 @@ static td_status there_and_back(void *arg)
     return status;
 }
 
+/* A training set may have millions of categories, so a short text takes few bytes beside its own.
+ */
+static void texts_lie_side_by_side(void **state)
+{
+    (void)state;
+    enum { TEXTS = 20000, MOST = 9000 };
+    td_dataset *d = td_dataset_new();
+    static char text[MOST];
+    static const char *kept[TEXTS];
+    size_t apart = 0;
+    memset(text, 'x', MOST);
+    for (size_t i = 0; i < TEXTS; i++) {
+        size_t length = i % 1000 ? i % 17 : MOST - i / 1000;
+        text[0] = (char)('a' + i % 26);
+        kept[i] = td_dataset_text(d, text, length);
+        assert_non_null(kept[i]);
+        apart += i && kept[i] != kept[i - 1] + strlen(kept[i - 1]) + 1;
+    }
+    for (size_t i = 0; i < TEXTS; i++) {
+        assert_int_equal(strlen(kept[i]), i % 1000 ? i % 17 : MOST - i / 1000);
+        if (*kept[i]) assert_int_equal(*kept[i], 'a' + i % 26);
+    }
+    assert_true(apart < TEXTS / 100);
+    td_dataset_close(d);
+}
+
 static void memory_may_run_out(void **state)
 {
     (void)state;
@@ -270,6 +296,7 @@ int main(void)
         cmocka_unit_test(a_view_has_its_base_s_schema),
         cmocka_unit_test(images_have_a_shape),
         cmocka_unit_test(damaged_schemas_are_refused),
+        cmocka_unit_test(texts_lie_side_by_side),
         cmocka_unit_test(memory_may_run_out),
     };
     return cmocka_run_group_tests_name("schema", tests, NULL, NULL);
