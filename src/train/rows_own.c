@@ -129,12 +129,13 @@ static td_status read_dense(loop *l)
 
 /* --- moving the copy --- */
 
-/* By gradients at that rate, and decay at the schedule's. */
+/* By gradients at that rate, and decay at the schedule's; a network at its own (--net-lr). */
 static td_status move_copy(loop *l, const float *gradient, float rate, float decay)
 {
     own *o = l->own;
     td_rows_batch *b = &l->batch;
     size_t width = l->task->oracle.width, n = dense_floats(l);
+    float net = l->tables.config[TD_ROWS_DENSE].lr; /* keyed rows have 1 */
     for (size_t i = 0; i < b->unique.count && width; i++) {
         float *row = b->table + i * width;
         for (size_t k = 0; k < width; k++)
@@ -144,7 +145,7 @@ static td_status move_copy(loop *l, const float *gradient, float rate, float dec
     td_table_step sum = {.scale = -1, .rate_factor = 1};
     if (width) TD_TRY(td_table_push(o->pending, b->unique.keys, b->unique.count, gradient, sum));
     for (size_t i = 0; i < n; i++) {
-        o->dense[i] -= rate * l->dense_gradient[i] + decay * o->dense[i];
+        o->dense[i] -= net * (rate * l->dense_gradient[i] + decay * o->dense[i]);
         o->dense_pending[i] += l->dense_gradient[i];
     }
     return TD_OK;

@@ -270,6 +270,13 @@ class Clocks(unittest.TestCase):
             free, less = (size(*decay, model=model, rate="0.05") for decay in ([], ["--weight-decay", "2"]))
             self.assertLess(less, 0.8 * free, model)
 
+    def test_a_copy_moves_as_the_servers_do(self):
+        """By one worker, a copy that is never fetched anew is what the servers have."""
+        for words in ([], ["--net-lr", "0.001"]):
+            losses = [progressive(train("--strategy", "downpour", *place(1), "--push-every", "1", "--fetch-every", every,
+                                        *words, model="dlrm")) for every in ("1", "1000")]
+            self.assertAlmostEqual(*losses, 5, words)
+
     def test_options_against_staleness(self):
         want = progressive(train())
         for words in (["--staleness-rate"], ["--compensation", "0.1"]):
