@@ -60,8 +60,9 @@ uint64_t td_sharded_clock(const td_sharded *sharded);
 TD_MUST_CHECK td_status td_sharded_pull(td_sharded *sharded, const uint64_t *keys, size_t count,
                                         float *out);
 /* The same in two halves, for the next batch's rows to come while this one is computed with:
- * `ahead` steps from now (1 where td_clock_may_run_ahead, else 0) they will be read. `out` may not
- * be used, and no other fetch begun, until the wait. Keys each once, borrowed until the wait. */
+ * `ahead` steps from now (1 where td_clock_may_run_ahead, else 0) they will be read; below 0: for a
+ * step so far behind that is made again. `out` may not be used, and no other fetch begun, until the
+ * wait. Keys each once, borrowed until the wait. */
 TD_MUST_CHECK td_status td_sharded_fetch(td_sharded *sharded, const uint64_t *keys, size_t count,
                                          int ahead, float *out);
 TD_MUST_CHECK td_status td_sharded_fetched(td_sharded *sharded);

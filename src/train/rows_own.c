@@ -119,7 +119,7 @@ static td_status read_dense(loop *l)
     own *o = l->own;
     if (!l->tables.dense_rows) return TD_OK;
     if (!o->has_dense) {
-        TD_TRY(td_rows_pull_dense(&l->tables));
+        TD_TRY(td_rows_pull_dense(&l->tables, 0));
         memcpy(o->dense, l->tables.dense, dense_floats(l) * sizeof(float));
     }
     o->has_dense = true;
@@ -227,7 +227,7 @@ static td_status draw_to_centre(loop *l)
     }
     TD_TRY(push_one(l, TD_ROWS_KEYED, o->keys, o->count, o->rows, 1, 1));
     if (!n) return TD_OK;
-    TD_TRY(td_rows_pull_dense(&l->tables));
+    TD_TRY(td_rows_pull_dense(&l->tables, 0));
     draw_nearer(o->dense, l->tables.dense, n, alpha, o->dense_pending);
     TD_TRY(push_one(l, TD_ROWS_DENSE, l->tables.dense_keys, l->tables.dense_rows, o->dense_pending,
                     1, 1));

@@ -258,7 +258,7 @@ static td_status pull_exact(loop *l)
     int64_t began = td_clock_ns();
     if (t->has[TD_ROWS_KEYED])
         TD_TRY(td_bulk_pull(t->bulk[TD_ROWS_KEYED], b->unique.keys, b->unique.count, b->table));
-    TD_TRY(td_rows_pull_dense(t));
+    TD_TRY(td_rows_pull_dense(t, 0));
     l->pull_ns += td_clock_ns() - began;
     return TD_OK;
 }
@@ -354,6 +354,14 @@ static void join_dense(loop *l)
         for (size_t i = 0; i < n; i++) l->dense_gradient[i] += l->dense_gradient[(size_t)u * n + i];
 }
 
+/* Rows are read at the step's clock: of a push that is made again that may lie behind this
+ * worker's, and where the push goes under its own name, its clock would wait for it. */
+static int steps_ahead(const loop *l)
+{
+    bool behind = l->feed && l->lease.owed && l->lease.clock < l->state.step;
+    return behind ? -(int)(l->state.step - l->lease.clock) : 0;
+}
+
 static td_status pull_paced(loop *l)
 {
     td_rows_tables *t = &l->tables;
@@ -361,10 +369,11 @@ static td_status pull_paced(loop *l)
     int64_t began = td_clock_ns();
     td_sharded *keyed = t->sharded[TD_ROWS_KEYED];
     bool ahead = l->ahead.taken;
+    int at = steps_ahead(l);
     if (keyed)
         TD_TRY(ahead ? td_rows_ahead_fetch(l)
-                     : td_sharded_fetch(keyed, b->unique.keys, b->unique.count, 0, b->table));
-    TD_TRY(td_rows_pull_dense(t));
+                     : td_sharded_fetch(keyed, b->unique.keys, b->unique.count, at, b->table));
+    TD_TRY(td_rows_pull_dense(t, at));
     if (keyed) TD_TRY(td_sharded_fetched(keyed));
     if (ahead) td_rows_ahead_spread(l);
     l->pull_ns += td_clock_ns() - began;
@@ -437,7 +446,7 @@ static td_status step_shared(loop *l)
     TD_TRY(next_batch(l));
     if (t->has[TD_ROWS_KEYED])
         td_shared_rows_read(keyed, b->unique.keys, b->unique.count, b->table);
-    TD_TRY(td_rows_pull_dense(t));
+    TD_TRY(td_rows_pull_dense(t, 0));
     TD_TRY(compute(l));
     for (int u = 0; u < b->unit_count; u++)
         for (int v = 0; v < TD_LEAF_VALUES; v++) sums[v] += l->totals[u * TD_LEAF_VALUES + v];

@@ -307,7 +307,7 @@ td_status td_rows_put_dense(td_rows_tables *t, const float *params)
     return status;
 }
 
-td_status td_rows_pull_dense(td_rows_tables *t)
+td_status td_rows_pull_dense(td_rows_tables *t, int ahead)
 {
     if (!t->has[TD_ROWS_DENSE]) return TD_OK;
     if (t->mode == TD_ROWS_EXACT)
@@ -316,8 +316,9 @@ td_status td_rows_pull_dense(td_rows_tables *t)
         td_shared_rows_read(&t->shared[TD_ROWS_DENSE], t->dense_keys, t->dense_rows, t->dense);
         return TD_OK;
     }
-    TD_TRY(td_sharded_fetch(t->sharded[TD_ROWS_DENSE], t->dense_keys, t->dense_rows, 0, t->dense));
-    return td_sharded_fetched(t->sharded[TD_ROWS_DENSE]);
+    td_sharded *s = t->sharded[TD_ROWS_DENSE];
+    TD_TRY(td_sharded_fetch(s, t->dense_keys, t->dense_rows, ahead, t->dense));
+    return td_sharded_fetched(s);
 }
 
 td_status td_rows_look(td_rows_tables *t, int which, const uint64_t *keys, size_t count, float *out)

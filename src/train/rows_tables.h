@@ -91,8 +91,9 @@ bool td_rows_speaks(const td_rows_tables *tables, int which, uint64_t key);
 
 /* Sets all dense parameters, states 0. Local: each rank puts what it has. */
 TD_MUST_CHECK td_status td_rows_put_dense(td_rows_tables *tables, const float *params);
-/* Pulls all dense parameters to tables->dense: in step (collective), or at this worker's clock. */
-TD_MUST_CHECK td_status td_rows_pull_dense(td_rows_tables *tables);
+/* Pulls all dense parameters to tables->dense: in step (collective), or at this worker's clock, or
+ * `ahead` of it (sharded.h). */
+TD_MUST_CHECK td_status td_rows_pull_dense(td_rows_tables *tables, int ahead);
 /* What there is, whatever the clock; collective where exact. */
 TD_MUST_CHECK td_status td_rows_look(td_rows_tables *tables, int which, const uint64_t *keys,
                                      size_t count, float *out);

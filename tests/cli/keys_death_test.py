@@ -101,6 +101,14 @@ class ThreadDeaths(unittest.TestCase):
                     pushes = event(run, "tables")[0]["pushes"]
                     self.assertTrue(2 * shards - 12 <= pushes <= 2 * shards, (pushes, shards))
 
+    def test_a_successor_that_all_wait_for(self):
+        """What its predecessor owes is a step of the predecessor's: its own clock would wait for that push."""
+        words = ps(3, "--data-servers", "2", "--replicas", "1", "--deadline", "2", servers=2, clock="backup:3")
+        for _ in range(2 if SHORT else 8):
+            run = self.lives(None, "0:30:backward", *words, spares=2, data=clicks(rows=4000), epochs=1)
+            self.assertEqual(each_once(run), [(4000, True)])
+            self.assertEqual(len(event(run, "recovered")), 1)
+
 
 class Sizes(unittest.TestCase):
     """tandem resize, of a run that is under way; rows move with its ranks."""
