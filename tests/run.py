@@ -27,8 +27,9 @@ STEPS = {
     "tsan": ("build-tsan", ["-Db_sanitize=thread", *INSTRUMENTED, "-Dmpi=disabled"], None, ["unit"],
              ["base/pool", "comm/comm", "comm/collective", "comm/work", "comm/misuse",
               "comm/algorithms", "comm/keyed", "comm/recover", "comm/treesum", "data/loader",
-              "models/net", "models/revive", "ps/bulk", "ps/range", "ps/recover", "ps/sharded", "chaos/counters",
-              "strategy/allreduce", "train/train", "train/checkpoint", "train/rows_feed", "train/rows_files"]),
+              "models/net", "models/revive", "ps/balance", "ps/bulk", "ps/range", "ps/recover", "ps/sharded",
+              "chaos/counters", "strategy/allreduce", "train/train", "train/checkpoint", "train/rows_feed",
+              "train/rows_files"]),
     "fuzz": ("build-fuzz", ["-Dfuzz=true", "-Dmpi=disabled", "-Db_lundef=false"], "clang",
              ["fuzz"], []),
 }

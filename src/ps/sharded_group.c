@@ -221,11 +221,12 @@ static td_status carry_memory(td_sharded *s, td_comm *comm, const td_slices *aft
 
 td_status td_sharded_balance(td_sharded *s, bool move, td_sharded_balanced *out)
 {
-    double load[TD_SLICES];
+    double mine[TD_SLICES], load[TD_SLICES];
     td_sharded_balanced b = {.servers = s->server_count};
     td_slices before = s->place.slices, after;
-    TD_TRY(td_comm_allreduce(s->comm, s->store.load, load, TD_SLICES, TD_F64, TD_SUM));
+    memcpy(mine, s->store.load, sizeof mine); /* who is the first to go on asks at once */
     memset(s->store.load, 0, sizeof s->store.load);
+    TD_TRY(td_comm_allreduce(s->comm, mine, load, TD_SLICES, TD_F64, TD_SUM));
     td_servers servers = {.rank = s->serving, .count = s->server_count, .replicas = s->replicas};
     if (move)
         TD_TRY(td_servers_balance(s->comm, &servers, load, &s->place, s->store.table, &after,

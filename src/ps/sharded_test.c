@@ -356,41 +356,6 @@ static void hot_slices_are_shared_out(void **state)
     on_all_sizes(cools_down, NULL);
 }
 
-/* Slices of a long table move, and it is asked at once, while its server takes out what has gone.
- */
-static td_status is_asked_at_once(td_comm *c, void *arg)
-{
-    (void)arg;
-    enum { MANY = 30000, HOT = 64 };
-    int size = td_comm_size(c), server[] = {0, 1, 2, 3, 4, 5, 6, 7};
-    td_sharded *s;
-    td_slices map;
-    td_sharded_balanced b;
-    uint64_t *keys = calloc(MANY, sizeof *keys), key = 0;
-    float *rows = calloc(MANY, sizeof *rows), *g = calloc(MANY, sizeof *g);
-    TD_TRY(open_sums(c, "asp", 0, &s));
-    td_slices_deal(&map, 0, server, size, 0);
-    for (size_t n = 0; n < MANY; key++) /* all at rank 0 */
-        if (map.primary[td_slice_of(&map, key)] == 0) g[n] = -(float)(n % 99), keys[n++] = key;
-    if (td_comm_rank(c) == size - 1) TD_TRY(td_sharded_push_all(s, keys, MANY, g));
-    TD_TRY(td_sharded_meet(s));
-    TD_TRY(td_sharded_pull(s, keys, HOT, rows));
-    TD_TRY(td_sharded_meet(s));
-    TD_TRY(td_sharded_balance(s, &b));
-    for (int k = 0; k < 50; k++) TD_TRY(td_sharded_pull(s, keys, HOT, rows));
-    TD_TRY(td_sharded_pull(s, keys, MANY, rows));
-    for (size_t k = 0; k < MANY; k++) CHECK(rows[k] == -g[k]);
-    CHECK(!b.moved == (size == 1));
-    free(keys), free(rows), free(g);
-    return close_table(s);
-}
-
-static void slices_have_gone_before_any_is_asked_for(void **state)
-{
-    (void)state;
-    for (int k = 0; k < 4; k++) on_all_sizes(is_asked_at_once, NULL);
-}
-
 /* The first worker has gone further than the others when all start again: what it pushes then is
  * new. */
 static td_status starts_again(td_comm *c, void *arg)
@@ -584,7 +549,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(rates_fall_with_staleness),
         cmocka_unit_test(copies_fall_alike),
         cmocka_unit_test(hot_slices_are_shared_out),
-        cmocka_unit_test(slices_have_gone_before_any_is_asked_for),
         cmocka_unit_test(clocks_start_again),
         cmocka_unit_test(nobody_waits_for_who_has_nothing_to_do),
         cmocka_unit_test(pushes_are_completed_by_others),
