@@ -205,6 +205,7 @@ static void regroup(td_clocks *k)
     int worker[MOST_WORKERS], group[MOST_WORKERS], left = 0;
     for (int w = 0; w < k->workers; w++)
         if (!k->gone[w]) worker[left] = w, pace[left++] = k->pace[w];
+    if (!left) return;
     td_clock_group(pace, left, k->clock.count, group);
     for (int i = 0; i < left; i++) k->group[worker[i]] = group[i];
 }
