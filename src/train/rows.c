@@ -297,8 +297,7 @@ static void tell_hot(loop *l, const td_sharded_balanced *b)
         td_warn("%s; the run goes on", td_last_error());
     td_progress_say(l->progress,
                     "rank %d is hot: it answers %.0f %% of what %d servers are asked for; "
-                    "--balance "
-                    "shares its keys out",
+                    "--balance shares its keys out",
                     b->hottest, 100 * b->before, b->servers);
 }
 

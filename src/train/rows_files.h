@@ -9,12 +9,11 @@
  *
  *     used I64 [n] | sighted.keys I64 [m] | sighted.used I64 [m] | sighted.seen I64 [m]
  *
- * How many files there are follows from
- * the number of rows alone, so the bytes do not depend on ranks or servers; each is written by the
- * server that has its first slice, the others send it what they have of it. Rows of a table with a
- * limit to its memory are written where they are, a file a server, without what was only sighted:
- * those in memory that have none or an older copy on disk are copied there, and all are read from
- * there as they were then.
+ * How many files there are follows from the number of rows alone, so the bytes do not depend on
+ * ranks or servers; each is written by the server that has its first slice, the others send it what
+ * they have of it. Rows of a table with a limit to its memory are written where they are, a file a
+ * server, without what was only sighted: those in memory that have none or an older copy on disk
+ * are copied there, and all are read from there as they were then.
  *
  * Memory: a server holds a copy of the rows of its files (not with a limit). */
 #ifndef TD_TRAIN_ROWS_FILES_H
@@ -34,8 +33,8 @@ typedef struct td_rows_bundle {
 
 /* Writes a bundle in two parts. The first copies one version of all tables, states with weights; it
  * is collective, while nobody moves rows, and behind it they may be moved: files are written by a
- * thread of their own. The
- * second waits for that, and seals the bundle; collective. `state` is taken; texts are copied. */
+ * thread of their own. The second waits for that, and seals the bundle; collective. `state` is
+ * taken; texts are copied. */
 typedef struct td_rows_saving td_rows_saving;
 TD_MUST_CHECK td_status td_rows_save_begin(td_rows_tables *tables, const td_rows_bundle *bundle,
                                            td_rows_saving **out);
