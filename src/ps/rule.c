@@ -80,37 +80,28 @@ size_t td_rule_state_count(td_rule rule)
     return count;
 }
 
-td_update td_rule_update(td_rule rule, const td_table_config *c, td_table_step step)
-{
-    td_update u = {.n = c->width,
-                   .scale = step.scale,
-                   .lr = c->lr * step.rate_factor,
-                   .momentum = rule == TD_RULE_MOMENTUM ? c->momentum : 0,
-                   .beta1 = c->beta1,
-                   .beta2 = c->beta2,
-                   .epsilon = c->epsilon,
-                   .weight_decay = c->weight_decay,
-                   .l1 = c->l1,
-                   .l2 = c->l2,
-                   .beta = c->beta};
-    if (rule == TD_RULE_ADAM) {
-        u.correct1 = (float)(1 / (1 - pow((double)c->beta1, (double)step.step + 1)));
-        u.correct2 = (float)(1 / (1 - pow((double)c->beta2, (double)step.step + 1)));
-    }
-    return u;
-}
-
-void td_rule_move(td_rule rule, td_update *u, float *row, const float *gradient)
+td_mover td_rule_mover(td_rule rule, const td_table_config *c, td_table_step step)
 {
     const td_kernels *k = td_kernels_best();
-    size_t count = td_rule_state_count(rule);
-    u->p = row, u->g = gradient;
-    u->s1 = count > 0 ? row + u->n : NULL;
-    u->s2 = count > 1 ? row + 2 * u->n : NULL;
-    switch (rule) {
-    case TD_RULE_ADAGRAD: k->adagrad(u); break;
-    case TD_RULE_ADAM: k->adam(u); break;
-    case TD_RULE_FTRL: k->ftrl(u); break;
-    default: k->sgd(u); break;
+    td_mover m = {.kernel = k->sgd, .states = td_rule_state_count(rule)};
+    m.update = (td_update){.n = c->width,
+                           .scale = step.scale,
+                           .lr = c->lr * step.rate_factor,
+                           .momentum = rule == TD_RULE_MOMENTUM ? c->momentum : 0,
+                           .beta1 = c->beta1,
+                           .beta2 = c->beta2,
+                           .epsilon = c->epsilon,
+                           .weight_decay = c->weight_decay,
+                           .l1 = c->l1,
+                           .l2 = c->l2,
+                           .beta = c->beta};
+    if (rule == TD_RULE_ADAGRAD) m.kernel = k->adagrad;
+    if (rule == TD_RULE_ADAM) m.kernel = k->adam;
+    if (rule == TD_RULE_FTRL) m.kernel = k->ftrl;
+    if (rule == TD_RULE_ADAM) {
+        td_update *u = &m.update;
+        u->correct1 = (float)(1 / (1 - pow((double)c->beta1, (double)step.step + 1)));
+        u->correct2 = (float)(1 / (1 - pow((double)c->beta2, (double)step.step + 1)));
     }
+    return m;
 }

@@ -25,8 +25,21 @@ void td_rule_first_weights(const td_table_config *config, uint64_t key, float *w
 const char *const *td_rule_states(td_rule rule);
 size_t td_rule_state_count(td_rule rule);
 
-/* What a step does to all of its rows, and a row [td_table_row_floats] moved by its gradient. */
-td_update td_rule_update(td_rule rule, const td_table_config *config, td_table_step step);
-void td_rule_move(td_rule rule, td_update *update, float *row, const float *gradient);
+/* What a step does to all of its rows. */
+typedef struct td_mover {
+    td_update update;
+    void (*kernel)(const td_update *update);
+    size_t states;
+} td_mover;
+td_mover td_rule_mover(td_rule rule, const td_table_config *config, td_table_step step);
+/* Moves a row [td_table_row_floats] by its gradient. */
+static inline void td_rule_move(td_mover *m, float *row, const float *gradient)
+{
+    td_update *u = &m->update;
+    u->p = row, u->g = gradient;
+    u->s1 = m->states > 0 ? row + u->n : NULL;
+    u->s2 = m->states > 1 ? row + 2 * u->n : NULL;
+    m->kernel(u);
+}
 
 #endif

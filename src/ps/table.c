@@ -186,11 +186,11 @@ td_status td_table_push(td_table *t, const uint64_t *keys, size_t count, const f
                         td_table_step step)
 {
     size_t width = t->config.width, bytes = td_table_row_floats(t) * sizeof(float);
-    td_update u = td_rule_update(t->rule, &t->config, step);
+    td_mover mover = td_rule_mover(t->rule, &t->config, step);
     TD_TRY(find(t, keys, count, true));
     for (size_t i = 0; i < count; i++) {
         fetch_ahead(t, i, count, bytes);
-        if (t->found[i]) td_rule_move(t->rule, &u, t->found[i], gradients + i * width);
+        if (t->found[i]) td_rule_move(&mover, t->found[i], gradients + i * width);
     }
     return TD_OK;
 }

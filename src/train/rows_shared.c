@@ -58,7 +58,7 @@ void td_shared_rows_push(td_shared_rows *s, const uint64_t *keys, size_t count,
                          const float *gradients, td_table_step step)
 {
     size_t width = s->config.width;
-    td_update u = td_rule_update(s->rule, &s->config, step);
+    td_mover mover = td_rule_mover(s->rule, &s->config, step);
     for (size_t i = 0; i < count; i++) {
         float *row = row_of(s, keys[i]);
         if (i + AHEAD < count) __builtin_prefetch(row_of(s, keys[i + AHEAD]), 1);
@@ -66,7 +66,7 @@ void td_shared_rows_push(td_shared_rows *s, const uint64_t *keys, size_t count,
             td_rule_first_weights(&s->config, keys[i], row);
             s->moved[keys[i]] = 1;
         }
-        td_rule_move(s->rule, &u, row, gradients + i * width);
+        td_rule_move(&mover, row, gradients + i * width);
     }
 }
 
