@@ -41,7 +41,12 @@ typedef struct td_keyed_request {
     size_t bytes;     /* of either, 0 where it is not asked for */
     const void *note; /* [TD_KEYED_NOTE] of the asker, 8-byte aligned */
     void *answer;     /* [TD_KEYED_NOTE] for the asker, zeroed */
+    void *progress;   /* of td_keyed_wrote */
 } td_keyed_request;
+
+/* From within the function that serves: the first `bytes` of out are what they will be, so that who
+ * asks may take them while the others are made. Worth it for a MiB or so at a time. */
+TD_API void td_keyed_wrote(const td_keyed_request *request, size_t bytes);
 
 /* TD_OK, or a failure with its sentence, which the asker's wait then gives; the channel stays
  * usable. */

@@ -59,12 +59,26 @@ static td_keyed_turn go_to_desk(td_keyed *k, const td_ticket *t, td_share *h, bo
     return td_keyed_call(k->desk_of[h->server], waits, &request, &h->answer);
 }
 
-/* Pulled values to the user's memory, as far as they lie together; scatter does the rest. */
+/* Pulled values to the user's memory, the first `upto` bytes, as far as they lie together; scatter
+ * does the rest. */
+static void take_values(const td_ticket *t, td_share *h, size_t upto)
+{
+    if (!h->together || upto <= h->taken) return;
+    memcpy((char *)t->parts.out + h->offset + h->taken, h->out + h->taken, upto - h->taken);
+    h->taken = upto;
+}
+
+static void take_written(const td_ticket *t, td_share *h)
+{
+    if (h->head.out_bytes)
+        take_values(t, h, atomic_load_explicit(&h->slot->written, memory_order_acquire));
+}
+
 static void collect(const td_ticket *t, td_share *h)
 {
     h->answer = h->slot->answer;
-    if (h->head.out_bytes && h->together)
-        memcpy((char *)t->parts.out + h->offset, h->out, h->head.out_bytes);
+    if (h->answer.status != TD_OK) h->taken = 0; /* all are 0 */
+    take_values(t, h, h->head.out_bytes);
 }
 
 /* What has been answered of requests that nobody waits for yet makes room: false, there is none. */
@@ -245,8 +259,10 @@ static td_status test_ticket(void *arg, bool *done)
     *done = true;
     try_desks(w->keyed);
     for (int s = 0; s < w->ticket->share_count; s++) {
-        const td_share *h = &w->ticket->shares[s];
-        if (h->put_off || (h->slot && !td_keyed_answered(h->slot))) {
+        td_share *h = &w->ticket->shares[s];
+        bool answered = h->slot && td_keyed_answered(h->slot);
+        if (h->put_off || (h->slot && !answered)) {
+            if (!h->put_off) take_written(w->ticket, h);
             w->missing = w->keyed->servers[h->server];
             *done = false;
         }

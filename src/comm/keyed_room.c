@@ -209,6 +209,7 @@ td_keyed_slot *td_keyed_take(td_keyed_pair *pair)
 void td_keyed_ask(td_keyed *k, int server, td_keyed_slot *slot)
 {
     slot->number = ++td_keyed_pair_with(k, server)->asked;
+    atomic_store_explicit(&slot->written, 0, memory_order_relaxed);
     atomic_store_explicit(&slot->state, TD_SLOT_ASKED, memory_order_release);
     td_bell_ring(&k->rooms->lines[k->rooms->number[k->servers[server]]].bell);
 }
@@ -247,6 +248,14 @@ void td_keyed_reply(td_keyed *k, int rank, td_keyed_slot *slot)
     td_keyed_pair_of(k, rank)->served++;
     atomic_store_explicit(&slot->state, TD_SLOT_ANSWERED, memory_order_release);
     td_bell_ring(&k->rooms->lines[k->rooms->number[rank]].bell);
+}
+
+void td_keyed_wrote(const td_keyed_request *request, size_t bytes)
+{
+    const td_keyed_progress *p = request->progress;
+    if (!p) return;
+    atomic_store_explicit(&p->slot->written, bytes, memory_order_release);
+    td_bell_ring(&p->keyed->rooms->lines[p->keyed->rooms->number[p->rank]].bell);
 }
 
 /* --- what lies in a slot --- */

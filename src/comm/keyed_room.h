@@ -25,7 +25,8 @@ typedef enum td_slot_state {
 
 typedef struct td_keyed_slot {
     atomic_int state;
-    uint64_t number; /* of the pair's requests, from 1, which are served in turn */
+    atomic_size_t written; /* bytes of the pulled values that are final, before the answer */
+    uint64_t number;       /* of the pair's requests, from 1, which are served in turn */
     td_keyed_head head;
     td_keyed_answer answer;
 } td_keyed_slot;
@@ -69,6 +70,12 @@ td_bell *td_keyed_room_bell(const td_keyed *k); /* this rank's; NULL: no rooms *
 /* The next request in turn; NULL: it has not come. */
 td_keyed_slot *td_keyed_asked(td_keyed_pair *pair);
 void td_keyed_reply(td_keyed *k, int rank, td_keyed_slot *slot);
+/* What td_keyed_wrote is told of. */
+typedef struct td_keyed_progress {
+    td_keyed *keyed;
+    int rank;
+    td_keyed_slot *slot;
+} td_keyed_progress;
 
 /* --- what lies in a slot: keys, sizes if there are any | values | pulled values --- */
 

@@ -134,7 +134,9 @@ static void answer_in_room(td_keyed_service *s, client *c)
     }
     const td_keyed_head *h = &slot->head;
     const uint64_t *keys = (const uint64_t *)(const void *)td_keyed_keys_in(c->pair, slot);
+    td_keyed_progress progress = {s->keyed, c->rank, slot};
     td_keyed_request request = {
+        .progress = &progress,
         .from = c->rank,
         .note = h->note,
         .does = (td_keyed_does)h->does,

@@ -21,6 +21,7 @@ typedef struct td_share {
     char *out;           /* where pulled values arrive */
     bool own_body, own_out;
     size_t put, filled; /* keys and bytes, so far */
+    size_t taken;       /* bytes of pulled values that are in the user's memory already */
     td_request request[5];
     int requests;
     bool put_off; /* by its desk, or for want of a slot */

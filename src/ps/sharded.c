@@ -47,6 +47,22 @@ static td_status serve_other(td_sharded *s, const td_keyed_request *q)
     return TD_OK;
 }
 
+/* In pieces that its worker takes while others are made. */
+static td_status serve_pull(td_sharded *s, const td_keyed_request *q)
+{
+    enum { PIECE_BYTES = 1 << 20 };
+    const td_ask *ask = q->note;
+    size_t piece =
+        q->progress && s->row_bytes < PIECE_BYTES ? PIECE_BYTES / s->row_bytes : q->count;
+    for (size_t at = 0; at < q->count; at += piece) {
+        size_t n = q->count - at < piece ? q->count - at : piece;
+        TD_TRY(td_store_pull(&s->store, &s->place.slices, ask->clock, q->keys + at, n,
+                             (float *)q->out + at * s->width));
+        if (at + n < q->count) td_keyed_wrote(q, (at + n) * s->row_bytes);
+    }
+    return TD_OK;
+}
+
 /* The keys of a request that are of one kind of part. */
 static td_status serve_parts(td_sharded *s, const td_keyed_request *q)
 {
@@ -73,9 +89,7 @@ static td_status serve_parts(td_sharded *s, const td_keyed_request *q)
         TD_TRY(td_table_read(s->store.table, q->keys, q->count, q->out));
     else if (q->does == TD_PULL)
         s->store.clocks.gone[ask->worker] = false;
-    if (q->does & TD_PULL && ask->worker >= 0)
-        TD_TRY(td_store_pull(&s->store, &s->place.slices, ask->clock, q->keys, q->count, q->out));
-    return TD_OK;
+    return q->does & TD_PULL && ask->worker >= 0 ? serve_pull(s, q) : TD_OK;
 }
 
 td_status td_sharded_serve(void *user, const td_keyed_request *q)
