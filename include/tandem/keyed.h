@@ -45,7 +45,8 @@ typedef struct td_keyed_request {
 } td_keyed_request;
 
 /* From within the function that serves: the first `bytes` of out are what they will be, so that who
- * asks may take them while the others are made. Worth it for a MiB or so at a time. */
+ * asks may take them while the others are made. Worth it for a quarter of a MiB or more at a time.
+ */
 TD_API void td_keyed_wrote(const td_keyed_request *request, size_t bytes);
 
 /* TD_OK, or a failure with its sentence, which the asker's wait then gives; the channel stays

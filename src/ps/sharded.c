@@ -50,7 +50,7 @@ static td_status serve_other(td_sharded *s, const td_keyed_request *q)
 /* In pieces that its worker takes while others are made. */
 static td_status serve_pull(td_sharded *s, const td_keyed_request *q)
 {
-    enum { PIECE_BYTES = 1 << 20 };
+    enum { PIECE_BYTES = 256 << 10 };
     const td_ask *ask = q->note;
     size_t piece =
         q->progress && s->row_bytes < PIECE_BYTES ? PIECE_BYTES / s->row_bytes : q->count;
