@@ -228,6 +228,7 @@ static void step(td_mpi_group *w, const td_card *own)
     int64_t now = td_mpi_now_ns();
     td_mpi_look(w, own);
     td_mpi_find_dead(w, true, now);
+    td_mpi_muster_take(w); /* what the dead told before counts: that the run is over, say */
     reap(m);
     int master = td_mpi_lowest(w);
     if (master != m->master) report(w, master, false);
