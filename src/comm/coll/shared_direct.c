@@ -7,10 +7,10 @@
 enum {
     DIRECT_FROM = 16 << 10,
     FETCH_FROM = 32 << 10, /* by processes, up to TD_SHARED_THROUGH */
-    FETCH_ONE_FROM = 64 << 10,
-    PIECE = 64 << 10, /* fetched at a time, for a reduction */
-    DIRECT_ONE_FROM =
-        256 << 10 /* where one writes, or reads: staged, it need not wait for others */
+    PIECE = 64 << 10,      /* fetched at a time, for a reduction */
+    /* Where one writes, or reads: staged, it need not wait for the others. */
+    ONE_FROM = 256 << 10,
+    ONE_OF_TWO_FROM = 64 << 10
 };
 
 /* From where that rank's memory lies. */
@@ -28,8 +28,9 @@ static td_status fetch(td_place *p, int rank, const char *from, void *to, size_t
 static size_t direct_from(const td_place *p)
 {
     bool one = p->call->pattern == TD_BROADCAST || p->call->pattern == TD_GATHER;
-    if (p->comm->ops->one_memory) return one ? DIRECT_ONE_FROM : DIRECT_FROM;
-    return !one ? FETCH_FROM : p->size == 2 ? FETCH_ONE_FROM : SIZE_MAX;
+    if (one && p->size == 2) return ONE_OF_TWO_FROM;
+    if (p->comm->ops->one_memory) return one ? ONE_FROM : DIRECT_FROM;
+    return one ? SIZE_MAX : FETCH_FROM;
 }
 
 td_status td_direct_serves(td_place *p, size_t bytes, size_t all, bool *out)
