@@ -168,5 +168,5 @@ td_status td_servers_settle(td_comm *comm, const td_slices *after, td_place *pla
     place_in(comm, place);
     TD_TRY(td_comm_agree(comm, TD_OK)); /* all have the map */
     td_slices_drop(comm, after, table);
-    return td_comm_agree(comm, TD_OK); /* before it is asked, which its server's thread answers */
+    return TD_OK;
 }

@@ -233,6 +233,7 @@ td_status td_sharded_balance(td_sharded *s, bool move, td_sharded_balanced *out)
                                   &b.moved));
     if (b.moved) TD_TRY(carry_memory(s, s->comm, &after));
     if (b.moved) TD_TRY(td_servers_settle(s->comm, &after, &s->place, s->store.table));
+    if (b.moved) TD_TRY(td_comm_agree(s->comm, TD_OK)); /* before its thread answers others */
     b.before = td_slices_hottest(&before, load, &b.hottest);
     b.after = td_slices_hottest(&s->place.slices, load, NULL);
     *out = b;
