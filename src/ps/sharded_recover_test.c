@@ -28,7 +28,8 @@ typedef struct losses {
     int late;     /* of the run: it dies in the midst of the first hand-over, */
     long late_ns; /* so long after its beginning; 0: none does */
     /* what ranks of the run had acknowledged, and had under way when they died */
-    int acknowledged[RANKS + 2][COUNTERS], tried[RANKS + 2][COUNTERS];
+    /* By worker and clock: who takes a dead worker's place may make its last push again. */
+    unsigned char acknowledged[RANKS][LONG], tried[RANKS][LONG];
 } losses;
 
 static void counted_keys(int rank, uint64_t step, uint64_t keys[4])
@@ -37,6 +38,25 @@ static void counted_keys(int rank, uint64_t step, uint64_t keys[4])
     td_rng_init(&rng, 12, TD_RNG_TEST, (uint64_t)rank, step);
     uint64_t first = td_rng_below(&rng, COUNTERS);
     for (uint64_t k = 0; k < 4; k++) keys[k] = (first + k * 7) % COUNTERS;
+}
+
+static void mark(unsigned char pushes[RANKS][LONG], int worker, uint64_t clock)
+{
+    __atomic_store_n(&pushes[worker][clock], 1, __ATOMIC_RELAXED);
+}
+
+/* Of the pushes that are marked, those that move the key. */
+static int count_of(unsigned char pushes[RANKS][LONG], uint64_t key)
+{
+    int count = 0;
+    uint64_t keys[4];
+    for (int w = 0; w < RANKS; w++)
+        for (uint64_t at = 0; at < LONG; at++) {
+            if (!__atomic_load_n(&pushes[w][at], __ATOMIC_RELAXED)) continue;
+            counted_keys(w, at, keys);
+            for (int k = 0; k < 4; k++) count += keys[k] == key;
+        }
+    return count;
 }
 
 static td_servers servers_of(life *l)
@@ -103,17 +123,16 @@ static td_status count_on(losses *x, life *l, bool *dead)
         }
     TD_TRY(td_sharded_pull(l->s, keys, 4, rows));
     td_sharded_step step = {.keys = keys, .count = 4, .gradients = g, .scale = 1, .rate = 1};
-    for (int k = 0; k < 4; k++) x->tried[l->rank][keys[k]]++;
+    mark(x->tried, w, clock);
     TD_TRY(td_sharded_push(l->s, &step));
-    for (int k = 0; k < 4; k++) x->acknowledged[l->rank][keys[k]]++;
+    mark(x->acknowledged, w, clock);
     return TD_OK;
 }
 
 /* At least what was acknowledged, at most what was tried. */
-static td_status is_counted(td_comm *c, const losses *x, uint64_t key, float row)
+static td_status is_counted(td_comm *c, losses *x, uint64_t key, float row)
 {
-    int least = 0, most = 0;
-    for (int r = 0; r < RANKS + 2; r++) least += x->acknowledged[r][key], most += x->tried[r][key];
+    int least = count_of(x->acknowledged, key), most = count_of(x->tried, key);
     CHECK(row >= (float)least && row <= (float)most);
     return TD_OK;
 }
@@ -154,9 +173,7 @@ static td_status check_range(losses *x, life *l)
     td_comm *c = l->comm;
     TD_TRY(td_sharded_range(l->s, 0, UINT64_MAX, counts, &q));
     for (int key = 0; key < COUNTERS; key++) {
-        bool any = false;
-        for (int r = 0; r < RANKS + 2; r++) any = any || x->acknowledged[r][key];
-        keys += any;
+        keys += count_of(x->acknowledged, (uint64_t)key) > 0;
     }
     CHECK(q.rows >= keys);
     return TD_OK;
@@ -176,16 +193,14 @@ static td_status live(td_comm *c, void *arg)
     if (status == TD_OK && joined) status = to_next(&l, true);
     for (;;) {
         while (!dead && !l.over && (status == TD_ERR_PEER || status == TD_ERR_TIMEOUT)) {
-            uint64_t keys[4], clock = td_sharded_clock(l.s);
+            uint64_t clock = td_sharded_clock(l.s);
             int w = td_sharded_worker(l.s);
             bool kept = w >= 0 && clock < LONG && status != TD_OK;
             status = to_next(&l, false);
             dead = l.killed && !pthread_join(l.killer, NULL);
             if (dead) status = td_fail(TD_ERR_PEER, "it is dead");
-            if (status == TD_OK && kept && td_sharded_clock(l.s) > clock) { /* made again */
-                counted_keys(w, clock, keys);
-                for (int k = 0; k < 4; k++) x->acknowledged[l.rank][keys[k]]++;
-            }
+            if (status == TD_OK && kept && td_sharded_clock(l.s) > clock) /* made again */
+                mark(x->acknowledged, w, clock);
         }
         if (status != TD_OK) break;
         bool ends = td_sharded_clock(l.s) >= LONG || td_sharded_worker(l.s) < 0;
