@@ -1,7 +1,10 @@
 /* Our collectives beside MPI_* of the same MPI, in one process and one run.
  *
- *     mpiexec -n 4 coll_bench [PATTERN [LEAST [MOST]]]     bytes; default all patterns, 4 to 64 Mi
+ *     mpiexec -n 4 coll_bench [PATTERN [LEAST [MOST [registered]]]]   bytes; default all patterns,
+ *                                                                     4 to 64 Mi
  *
+ * registered: vectors lie in memory of td_comm_alloc for ours, of MPI_Alloc_mem for MPI's; else of
+ * malloc.
  * For each size the two take turns, ROUNDS times; a turn is as many calls as fit a few milliseconds
  * between two barriers, and counts as long as its slowest rank. Medians over the rounds. Every
  * result is checked. Bytes are those of the whole vector of a rank (all-gather, reduce-scatter,
@@ -26,7 +29,8 @@ typedef struct bench {
     int rank, size;
     size_t count; /* floats of the whole vector, a multiple of size */
     float *in, *out;
-    size_t *counts; /* [size] */
+    float *vector[2][2]; /* MPI's and ours: in, out */
+    size_t *counts;      /* [size] */
 } bench;
 
 static void die(const char *what)
@@ -175,6 +179,11 @@ enum { PATTERNS = sizeof patterns / sizeof *patterns };
 
 /* --- timing --- */
 
+static void use(bench *b, bool ours)
+{
+    b->in = b->vector[ours][0], b->out = b->vector[ours][1];
+}
+
 static double turn(bench *b, void (*call)(bench *b), int calls)
 {
     MPI_Barrier(MPI_COMM_WORLD);
@@ -227,16 +236,22 @@ static int calls_for(bench *b, void (*call)(bench *b))
 static double measure(bench *b, const pattern *p)
 {
     double ours[ROUNDS], mpis[ROUNDS], ratio[ROUNDS], copies[ROUNDS];
+    use(b, false);
     check(b, p, p->mpis, "MPI's");
+    int n_mpis = calls_for(b, p->mpis), n_copies = calls_for(b, copy_vector);
+    use(b, true);
     check(b, p, p->ours, "our");
-    int n_ours = calls_for(b, p->ours), n_mpis = calls_for(b, p->mpis);
-    int n_copies = calls_for(b, copy_vector);
+    int n_ours = calls_for(b, p->ours);
     for (int k = 0; k < ROUNDS; k++) {
+        use(b, false);
         copies[k] = turn(b, copy_vector, n_copies) * p->moves;
+        use(b, true);
         ours[k] = turn(b, p->ours, n_ours);
+        use(b, false);
         mpis[k] = turn(b, p->mpis, n_mpis);
         ratio[k] = mpis[k] / ours[k];
     }
+    use(b, true);
     check(b, p, p->ours, "our");
     double r = median(ratio, ROUNDS), t = median(ours, ROUNDS);
     if (b->rank == 0)
@@ -257,7 +272,8 @@ static void run(bench *b, const pattern *p, size_t least, size_t most)
                        ? bytes / 4
                        : part * (size_t)b->size;
         for (int r = 0; r < b->size; r++) b->counts[r] = part;
-        for (size_t i = 0; i < b->count; i++) b->in[i] = value(b->rank, i);
+        for (size_t i = 0; i < b->count; i++)
+            b->vector[0][0][i] = b->vector[1][0][i] = value(b->rank, i);
         ratios[n] = measure(b, p);
         if (ratios[n] < least_ratio) least_ratio = ratios[n];
         n++;
@@ -268,6 +284,32 @@ static void run(bench *b, const pattern *p, size_t least, size_t most)
                least_ratio);
 }
 
+/* One pair of vectors serves both, but where each has memory of its own kind. */
+static void make_vectors(bench *b, size_t bytes, bool registered)
+{
+    for (int k = 0; k < 2; k++) {
+        void *ours, *mpis;
+        if (registered) {
+            must(td_comm_alloc(bytes, &ours));
+            MPI_Alloc_mem((MPI_Aint)bytes, MPI_INFO_NULL, &mpis);
+        } else if (!(ours = mpis = malloc(bytes))) {
+            die("no memory");
+        }
+        b->vector[0][k] = mpis, b->vector[1][k] = ours;
+    }
+}
+
+static void free_vectors(bench *b, bool registered)
+{
+    for (int k = 0; k < 2; k++) {
+        if (registered) must(td_comm_free(b->vector[1][k]));
+        if (registered)
+            MPI_Free_mem(b->vector[0][k]);
+        else
+            free(b->vector[0][k]);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const char *wanted = argc > 1 ? argv[1] : "all";
@@ -276,14 +318,16 @@ int main(int argc, char **argv)
     bench b = {0};
     must(td_comm_open_mpi(NULL, &b.comm));
     b.rank = td_comm_rank(b.comm), b.size = td_comm_size(b.comm);
-    b.in = malloc(most + 4096), b.out = malloc(most + 4096);
+    bool registered = argc > 4 && !strcmp(argv[4], "registered");
     b.counts = calloc((size_t)b.size, sizeof *b.counts);
-    if (!b.in || !b.out || !b.counts || least < 4 || most < least) die("no memory, or wrong sizes");
+    if (!b.counts || least < 4 || most < least) die("no memory, or wrong sizes");
+    make_vectors(&b, most + 4096, registered);
     if (b.rank == 0) printf("pattern\tbytes\tours us\tMPI us\tMPI/ours\tours GB/s\tcopy %%\n");
     for (int k = 0; k < PATTERNS; k++)
         if (!strcmp(wanted, "all") || !strcmp(wanted, patterns[k].name))
             run(&b, &patterns[k], least, most);
-    free(b.in), free(b.out), free(b.counts);
+    free_vectors(&b, registered);
+    free(b.counts);
     td_comm_close(b.comm);
     return 0;
 }

@@ -4,6 +4,9 @@ processes of a run, on cores near each other or far, changes all its figures.
 
     collectives.py BUILD MPIEXEC [RUNS [RANKS [PATTERN [LEAST [MOST]]]]]     default 5 runs, 2 and 4 ranks
 
+Each run is made twice: with vectors of malloc, and ("registered") with ours in memory of td_comm_alloc and
+MPI's of MPI_Alloc_mem.
+
 Prints TSV: for each pattern and size the medians over the runs, and the ratio MPI / ours with its least
 and most; then a line for each pattern: the median and the least of the sizes' ratios, for all-reduce also
 of those from 16 KiB on."""
@@ -21,14 +24,15 @@ if os.getuid() == 0:
         ENV[name] = ENV[name + "_CONFIRM"] = "1"
 
 
-def run(ranks, seen):
+def run(ranks, seen, kind):
+    what = (sys.argv[5:] + ["all", "4", str(64 << 20)][len(sys.argv[5:]):] + [kind])[:4 if kind else 3]
     text = subprocess.run([MPIEXEC, "--map-by", ":OVERSUBSCRIBE", "--mca", "osc", "^ucx", "-n", str(ranks),
-                           os.path.join(BUILD, "bench", "coll_bench"), *sys.argv[5:]], env=ENV, check=True,
+                           os.path.join(BUILD, "bench", "coll_bench"), *what], env=ENV, check=True,
                           stdout=subprocess.PIPE, text=True).stdout
     for line in text.splitlines()[1:]:
         if not line.startswith("#"):
             pattern, size, *figures = line.split("\t")
-            seen.setdefault(pattern, {}).setdefault(int(size), []).append([float(f) for f in figures])
+            seen.setdefault(f"{pattern} {kind}".strip(), {}).setdefault(int(size), []).append([float(f) for f in figures])
 
 
 def summary(what, ranks, ratios):
@@ -41,7 +45,8 @@ def main():
     for ranks in RANKS:
         seen = {}
         for _ in range(RUNS):
-            run(ranks, seen)
+            run(ranks, seen, "")
+            run(ranks, seen, "registered")
         for pattern, sizes in seen.items():
             ratios = {}
             for size, rows in sizes.items():
@@ -52,8 +57,8 @@ def main():
                       f"{max(each):.2f}\t{speed:.2f}\t{share:.0f}")
             summary(pattern, ranks, list(ratios.values()))
             large = [ratio for size, ratio in ratios.items() if size >= 16384]
-            if pattern == "all-reduce" and large:
-                summary("all-reduce from 16 KiB", ranks, large)
+            if pattern.startswith("all-reduce") and large:
+                summary(pattern + " from 16 KiB", ranks, large)
             sys.stdout.flush()
 
 

@@ -26,7 +26,7 @@ STEPS = {
              ["unit", "mpi", "cli"], []),
     "tsan": ("build-tsan", ["-Db_sanitize=thread", *INSTRUMENTED, "-Dmpi=disabled"], None, ["unit"],
              ["base/pool", "comm/comm", "comm/collective", "comm/work", "comm/misuse",
-              "comm/algorithms", "comm/keyed", "comm/recover", "comm/treesum", "data/loader",
+              "comm/algorithms", "comm/keyed", "comm/recover", "comm/registered", "comm/treesum", "data/loader",
               "models/net", "models/revive", "ps/balance", "ps/bulk", "ps/range", "ps/recover", "ps/sharded",
               "chaos/counters", "strategy/allreduce", "train/train", "train/checkpoint", "train/rows_feed",
               "train/rows_files"]),

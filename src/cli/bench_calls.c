@@ -8,23 +8,40 @@
 
 enum { KEY_BYTES = 256, SLACK = 64, TAG = 1 };
 
-td_status td_bench_calls_open(td_comm *comm, size_t most_bytes, td_type type, td_op op,
-                              td_bench_calls *out)
+static td_status make_vectors(td_bench_calls *b, size_t room)
+{
+    void *in, *out;
+    if (!b->registered) {
+        b->in = td_alloc_aligned(room), b->out = td_alloc_aligned(room);
+        return b->in && b->out
+                   ? TD_OK
+                   : td_fail(TD_ERR_NOMEM, "no memory for two vectors of %zu bytes", room);
+    }
+    TD_TRY(td_comm_alloc(room, &in));
+    b->in = in;
+    TD_TRY(td_comm_alloc(room, &out));
+    b->out = out;
+    return TD_OK;
+}
+
+td_status td_bench_calls_open(td_comm *comm, size_t most_bytes, bool registered, td_type type,
+                              td_op op, td_bench_calls *out)
 {
     td_bench_calls b = {.comm = comm,
                         .rank = td_comm_rank(comm),
                         .size = td_comm_size(comm),
                         .type = type,
                         .op = op,
+                        .registered = registered,
                         .width = td_type_size(type)};
     size_t room = most_bytes + 8 * (size_t)b.size + SLACK;
-    b.in = td_alloc_aligned(room);
-    b.out = td_alloc_aligned(room);
+    td_status status = make_vectors(&b, room);
     b.table = td_alloc_aligned(room);
     b.counts = td_calloc((size_t)b.size, sizeof *b.counts);
     b.keys = td_calloc(most_bytes / KEY_BYTES + 1, sizeof *b.keys);
     *out = b;
-    if (!b.in || !b.out || !b.table || !b.counts || !b.keys)
+    if (status != TD_OK) return status;
+    if (!b.table || !b.counts || !b.keys)
         return td_fail(TD_ERR_NOMEM, "no memory for vectors of %zu bytes", most_bytes);
     return TD_OK;
 }
@@ -39,7 +56,12 @@ static void close_keyed(td_bench_calls *b)
 void td_bench_calls_close(td_bench_calls *b)
 {
     close_keyed(b);
-    td_free(b->in), td_free(b->out), td_free(b->table), td_free(b->counts), td_free(b->keys);
+    if (b->registered) {
+        if (td_comm_free(b->in) != TD_OK || td_comm_free(b->out) != TD_OK) td_error_clear();
+    } else {
+        td_free(b->in), td_free(b->out);
+    }
+    td_free(b->table), td_free(b->counts), td_free(b->keys);
     *b = (td_bench_calls){0};
 }
 

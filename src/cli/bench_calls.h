@@ -18,6 +18,7 @@ typedef struct td_bench_calls {
     int pattern;
     size_t count;      /* elements of the vector; of all parts, where there are parts */
     char *in, *out;    /* [room] */
+    bool registered;   /* of td_comm_alloc */
     size_t *counts;    /* [size] */
     td_keyed *keyed;   /* of a push and pull of this size */
     char *table;       /* [room] what this rank holds of it */
@@ -26,9 +27,10 @@ typedef struct td_bench_calls {
     size_t key_count;
 } td_bench_calls;
 
-/* Room for vectors of so many bytes. Local. TD_ERR_NOMEM. */
-TD_MUST_CHECK td_status td_bench_calls_open(td_comm *comm, size_t most_bytes, td_type type,
-                                            td_op op, td_bench_calls *out);
+/* Room for vectors of so many bytes, registered: of td_comm_alloc. Local. TD_ERR_NOMEM, TD_ERR_IO.
+ */
+TD_MUST_CHECK td_status td_bench_calls_open(td_comm *comm, size_t most_bytes, bool registered,
+                                            td_type type, td_op op, td_bench_calls *out);
 void td_bench_calls_close(
     td_bench_calls *calls); /* collective where calls->keyed; zeroed is fine */
 /* From here on of that pattern, and of about so many bytes. Collective. */

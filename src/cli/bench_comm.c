@@ -237,8 +237,9 @@ static td_status run_rank(td_comm *comm, void *arg)
     const td_job *job = arg;
     comm_bench b = {.job = job};
     td_cli_record(comm);
-    td_status status = td_bench_calls_open(comm, job->max_bytes, (td_type)job->bench_type,
-                                           (td_op)job->bench_op, &b.calls);
+    td_status status =
+        td_bench_calls_open(comm, job->max_bytes, job->registered, (td_type)job->bench_type,
+                            (td_op)job->bench_op, &b.calls);
     if (status == TD_OK && job->tune && !(b.tuning = td_calloc(1, sizeof *b.tuning)))
         status = td_fail(TD_ERR_NOMEM, "no memory for the tuning");
     TD_GOTO(td_comm_agree(comm, status));

@@ -134,9 +134,9 @@ out:
 /* Options of one kind of measurement do nothing in the other. */
 static td_status check_options(const td_job *job, const bool *given)
 {
-    static const char *const of_comm[] = {"tune",      "comm.tuning", "min-bytes",
-                                          "max-bytes", "algorithm",   "type",
-                                          "op",        "factor",      NULL},
+    static const char *const of_comm[] = {"tune",       "comm.tuning", "min-bytes", "max-bytes",
+                                          "algorithm",  "type",        "op",        "factor",
+                                          "registered", NULL},
                              *const of_training[] = {"model.arch",   "train.steps", "train.batch",
                                                      "train.leaves", "threads",     NULL};
     const char *const *others = job->bench_comm ? of_training : of_comm;

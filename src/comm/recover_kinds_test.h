@@ -128,6 +128,22 @@ static td_status amid_allreduce(td_comm *c, int victim)
     return status;
 }
 
+/* Others read its vectors where they lie, and have for some calls. */
+static td_status amid_a_registered_one(td_comm *c, int victim)
+{
+    bomb b = {c, 0};
+    size_t bytes = LONG * sizeof(int64_t);
+    void *x, *y;
+    td_status status = TD_OK;
+    if (td_comm_alloc(bytes, &x) != TD_OK || td_comm_alloc(bytes, &y) != TD_OK) abort();
+    for (int call = 0; call < 4 && status == TD_OK; call++) {
+        if (call == 3 && is(c, victim)) b.fuse = 2;
+        status = td_comm_allreduce_by(c, x, y, LONG, sizeof(int64_t), add_or_die, &b);
+    }
+    if (td_comm_free(x) != TD_OK || td_comm_free(y) != TD_OK) abort();
+    return status;
+}
+
 static td_status amid_scan(td_comm *c, int victim)
 {
     bomb b = {c, is(c, victim) ? 1 : 0};
@@ -259,6 +275,7 @@ static const kind kinds[] = {
     {"short all-reduce", in_short_allreduce, -1, 1},
     {"long all-reduce", in_long_allreduce, -1, 1},
     {"amid an all-reduce", amid_allreduce, -1, 1},
+    {"amid a registered all-reduce", amid_a_registered_one, -1, 1},
     {"broadcast of the root", in_broadcast, -1, 1},
     {"broadcast of another", in_broadcast_of_another, -1, 1},
     {"barrier", in_barrier, -1, 1},

@@ -162,14 +162,14 @@ static void spares_replace_the_lost(void **state)
 {
     static const int sizes[] = {2, 3, 5, 8};
     (void)state;
-    for (int k = 0; k < 4; k++) run_chain(sizes[k], 30, k, sizes[k] > 2 ? 22 : 14);
+    for (int k = 0; k < 4; k++) run_chain(sizes[k], 30, k, sizes[k] > 2 ? 23 : 15);
 }
 
 static void groups_shrink_without_spares(void **state)
 {
     (void)state;
     for (int seed = 0; seed < 3; seed++) run_chain(8, 0, seed, 7);
-    run_chain(12, 4, 1, 14);
+    run_chain(12, 4, 1, 15);
 }
 
 /* --- who gets which place --- */

@@ -17,6 +17,7 @@ typedef struct td_job {
     int bench_type, bench_op, factor;
     char *tune, *tuning; /* files: to be measured, to be used */
     uint64_t min_bytes, max_bytes;
+    bool registered;
     double holdout;
     int shuffle;
     bool drop_last;

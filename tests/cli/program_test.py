@@ -49,6 +49,9 @@ class Program(unittest.TestCase):
         self.assertEqual({row["algorithm"] for row in rows}, {"shared", "none"})
         self.assertTrue(all(row["right"] and row["us"] > 0 for row in rows))
         tandem("bench", "--comm", "scan", "--workers", "2", "--max-bytes", "64")
+        tandem("bench", "--comm", "all-reduce", "--workers", "2", "--min-bytes", "65536", "--max-bytes", "65536",
+               "--registered")
+        tandem("bench", "--registered", expect=2)
         tandem("bench", "--comm", "scan", "--min-bytes", "64", "--max-bytes", "4", expect=2)
         ops = ("sum", "min", "max", "product")
         for k, kind in enumerate(("f32", "f64", "i32", "i64", "u8", "f16", "bf16")):

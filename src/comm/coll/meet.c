@@ -1,20 +1,17 @@
 #include "comm/coll/meet.h"
 
+#include "comm/coll/meet_impl.h"
+
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "math/kernels.h"
 
 #include <sched.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
-enum { ARRIVED, REDUCED, DONE, STAGES };
-enum { SLOT = 4096, HEAD = 64, MOST_SLOTS = TD_MEET_BLOCK / SLOT + 1, SHOWN = 64 };
-enum { SLOTS = 2 * MOST_SLOTS + 2, CHECKED = TD_MEET_RANKS / 64 };
-/* Short blocks have slots of their own, SHOWN of them in turn, whose heads nothing else is ever
- * written to; not a power of two long, as those would share one set of a cache. */
-enum { SHORT = SLOT + 128, LOOKS = 16, FAR_LOOKS = 50 };
+/* Short blocks have slots of their own, TD_MEET_SHOWN of them in turn, whose heads nothing else is
+ * ever written to; not a power of two long, as those would share one set of a cache. */
+enum { SHORT = TD_MEET_SLOT + 128, LOOKS = 16, FAR_LOOKS = 50 };
 enum { NEAR_EVERY = 64, MOVE_NS = 1000000, ASIDE_NS = 200000 };
 enum { TRIED_FROM = 16 << 10, TRIED_EVERY = 32, FIRST_TRY = 8 };
 
@@ -24,68 +21,15 @@ typedef struct head {
     td_header runs;
     uint64_t round;
 } head;
-_Static_assert(sizeof(head) == 48 && sizeof(head) <= HEAD, "a head goes ahead of what is staged");
-
-/* Written by its rank alone. Two cache lines: neighbours are fetched in pairs. */
-typedef struct line {
-    uint64_t stage[STAGES]; /* newest round that has come so far */
-    const void *in;
-    void *out;
-    int32_t looking, withdrawn;
-    int32_t more; /* ns that 64 KiB cost it more when they were staged past the caches */
-    int32_t core; /* it arrived on last */
-    int32_t pid, reaches;
-    char pad[128 - 8 * STAGES - 40];
-} line;
-_Static_assert(sizeof(line) == 128, "a line of counters");
-
-/* Rounds of at least TRIED_FROM bytes, in which the two ways of staging are tried in turn: each
- * rank times what it does itself, without its waits. */
-typedef struct trying {
-    uint64_t rounds;
-    bool through; /* this round stages past the caches */
-    bool better;  /* through, for all ranks together */
-    bool timed;   /* this round is */
-    size_t bytes; /* of this round */
-    int64_t since, spent;
-    int64_t first;      /* spent by the first of the two, */
-    size_t first_bytes; /* which had so many bytes */
-} trying;
-
-struct td_meet {
-    td_comm *comm;
-    /* lines | bell | shown [size][SHOWN] | shorts [size][SHOWN] | slots [size][SLOTS]; a block is
-     * head | what is staged */
-    td_region region;
-    line *lines;
-    td_bell *bell;
-    td_header *headers; /* [size][SHOWN] what a rank runs in a round */
-    char *shorts, *slots;
-    uint64_t round;
-    uint64_t short_rounds;
-    bool is_short;        /* this round's block */
-    unsigned looks;       /* at heads of short blocks that were not there yet */
-    size_t first, next;   /* slots: of this round, behind it */
-    uint64_t used[SLOTS]; /* the round that took a slot last */
-    uint64_t done_with;   /* all are, with rounds up to this one, as far as this rank has looked */
-    uint64_t checked[CHECKED]; /* ranks whose operation has been compared, a bit each */
-    int stage, only;           /* waited for */
-    unsigned tests;            /* of waits */
-    int64_t moved_at;          /* to another core */
-    uint64_t wanted;
-    trying trying;
-    char *draft; /* [TD_MEET_BLOCK / 2] or NULL */
-    char *scratch;
-    size_t scratch_bytes;
-    uint64_t mark; /* that others find at this address, if they can */
-    bool tried, reaches;
-};
+_Static_assert(sizeof(head) == 48 && sizeof(head) <= TD_MEET_HEAD,
+               "a head goes ahead of what is staged");
 
 void td_meet_destroy(td_comm *comm)
 {
     if (!comm->meet) return;
     td_comm_shared_destroy(comm, &comm->meet->region);
-    td_free(comm->meet->draft), td_free(comm->meet->scratch);
+    td_meet_forget(comm->meet);
+    td_free(comm->meet->draft);
     td_free(comm->meet);
     comm->meet = NULL;
 }
@@ -95,12 +39,16 @@ td_status td_meet_of(td_comm *comm, td_meet **out)
     *out = comm->meet;
     if (comm->meet) return TD_OK;
     size_t n = (size_t)comm->size;
-    size_t lines = (n + 1) * sizeof(line) + n * SHOWN * sizeof(td_header);
-    size_t shorts = (lines + SLOT - 1) / SLOT * SLOT;
-    size_t slots = (shorts + n * SHOWN * SHORT + SLOT - 1) / SLOT * SLOT;
+    size_t headers = (n + 1) * sizeof(td_meet_line);
+    size_t opens = headers + n * TD_MEET_SHOWN * sizeof(td_header);
+    size_t lines = opens + n * TD_MEET_SHOWN * sizeof(td_meet_open);
+    size_t shorts = (lines + TD_MEET_SLOT - 1) / TD_MEET_SLOT * TD_MEET_SLOT;
+    size_t slots =
+        (shorts + n * TD_MEET_SHOWN * SHORT + TD_MEET_SLOT - 1) / TD_MEET_SLOT * TD_MEET_SLOT;
     td_meet *m = td_calloc(1, sizeof *m);
     if (!m) return td_fail(TD_ERR_NOMEM, "no memory for a group's meeting place");
-    td_status status = comm->ops->shared_create(comm, slots + n * SLOTS * SLOT, &m->region);
+    td_status status =
+        comm->ops->shared_create(comm, slots + n * TD_MEET_SLOTS * TD_MEET_SLOT, &m->region);
     if (status != TD_OK) {
         td_free(m);
         return status;
@@ -108,7 +56,8 @@ td_status td_meet_of(td_comm *comm, td_meet **out)
     m->comm = comm;
     m->lines = m->region.data;
     m->bell = (td_bell *)(void *)(m->lines + n);
-    m->headers = (td_header *)(void *)(m->lines + n + 1);
+    m->headers = (td_header *)(void *)((char *)m->region.data + headers);
+    m->opens = (td_meet_open *)(void *)((char *)m->region.data + opens);
     m->shorts = (char *)m->region.data + shorts;
     m->slots = (char *)m->region.data + slots;
     *out = comm->meet = m;
@@ -117,16 +66,12 @@ td_status td_meet_of(td_comm *comm, td_meet **out)
 
 /* --- what is run --- */
 
-static td_header *shown(const td_meet *m, int rank, uint64_t round)
-{
-    return &m->headers[rank * SHOWN + (int)(round % SHOWN)];
-}
-
 static head *head_of(const td_meet *m, int rank)
 {
-    size_t k = m->short_rounds % SHOWN;
-    return (head *)(void *)(m->is_short ? m->shorts + ((size_t)rank * SHOWN + k) * SHORT
-                                        : m->slots + ((size_t)rank * SLOTS + m->first) * SLOT);
+    size_t k = m->short_rounds % TD_MEET_SHOWN;
+    return (head *)(void *)(m->is_short ? m->shorts + ((size_t)rank * TD_MEET_SHOWN + k) * SHORT
+                                        : m->slots + ((size_t)rank * TD_MEET_SLOTS + m->first) *
+                                                         TD_MEET_SLOT);
 }
 
 /* The first operation in which that rank ran something else, if it has a round here still. */
@@ -134,11 +79,12 @@ static td_status compare_past(const td_meet *m, int rank)
 {
     td_comm *c = m->comm;
     td_header now = c->card.runs;
-    uint64_t round = m->round > SHOWN / 2 ? m->round - SHOWN / 2 : 1;
-    while (round < m->round && td_header_same(shown(m, c->rank, round), shown(m, rank, round)))
+    uint64_t round = m->round > TD_MEET_SHOWN / 2 ? m->round - TD_MEET_SHOWN / 2 : 1;
+    while (round < m->round &&
+           td_header_same(td_meet_header(m, c->rank, round), td_meet_header(m, rank, round)))
         round++;
-    c->card.runs = *shown(m, c->rank, round);
-    td_status status = td_header_compare(c, rank, shown(m, rank, round));
+    c->card.runs = *td_meet_header(m, c->rank, round);
+    td_status status = td_header_compare(c, rank, td_meet_header(m, rank, round));
     c->card.runs = now;
     c->card.gave_up.runs = now; /* it is what this rank does not go on with */
     c->ops->give_up(c);
@@ -150,7 +96,8 @@ static td_status compare(td_meet *m, int rank)
     uint64_t bit = (uint64_t)1 << rank % 64, *checked = &m->checked[rank / 64];
     if (*checked & bit) return TD_OK;
     *checked |= bit;
-    const td_header *theirs = shown(m, rank, m->round), *own = &m->comm->card.runs;
+    if (m->opens_up) td_meet_has_opened(m, td_meet_open_of(m, rank, m->round));
+    const td_header *theirs = td_meet_header(m, rank, m->round), *own = &m->comm->card.runs;
     if (td_header_same(own, &head_of(m, rank)->runs)) return TD_OK;
     return theirs->history == own->history ? td_header_compare(m->comm, rank, theirs)
                                            : compare_past(m, rank);
@@ -160,12 +107,13 @@ void td_meet_begin(td_meet *m)
 {
     for (int k = 0; k <= (m->comm->size - 1) / 64; k++) m->checked[k] = 0;
     m->checked[m->comm->rank / 64] = (uint64_t)1 << m->comm->rank % 64;
+    m->opens_up = m->sees = false;
 }
 
 bool td_meet_last(const td_meet *m, int rank, td_header *out)
 {
-    uint64_t round = __atomic_load_n(&m->lines[rank].stage[ARRIVED], __ATOMIC_ACQUIRE);
-    *out = *shown(m, rank, round);
+    uint64_t round = __atomic_load_n(&m->lines[rank].stage[TD_MEET_ARRIVED], __ATOMIC_ACQUIRE);
+    *out = *td_meet_header(m, rank, round);
     return round > 0;
 }
 
@@ -173,7 +121,7 @@ bool td_meet_last(const td_meet *m, int rank, td_header *out)
 
 static void begin_trying(td_meet *m, size_t bytes)
 {
-    trying *t = &m->trying;
+    td_meet_trying *t = &m->trying;
     t->timed = t->through = false;
     if (bytes < TRIED_FROM) return;
     uint64_t k = t->rounds++, pair = k / TRIED_EVERY % 2, turn = k % TRIED_EVERY - FIRST_TRY;
@@ -197,7 +145,7 @@ static void go_on_clock(td_meet *m)
 /* Differences count as far as the shorter time: a rank that lost its core says little. */
 static void end_trying(td_meet *m)
 {
-    trying *t = &m->trying;
+    td_meet_trying *t = &m->trying;
     int32_t *own = &m->lines[m->comm->rank].more;
     stop_clock(m);
     if (!t->timed) return;
@@ -238,7 +186,7 @@ td_status td_meet_draft(td_meet *m, char *place, size_t bytes, char **out)
 
 char *td_meet_block(td_meet *m, int rank)
 {
-    return (char *)head_of(m, rank) + (m->is_short ? sizeof(head) : HEAD);
+    return (char *)head_of(m, rank) + (m->is_short ? sizeof(head) : TD_MEET_HEAD);
 }
 
 static void reach(td_meet *m, int stage)
@@ -255,12 +203,12 @@ static uint64_t stage_of(const td_meet *m, int rank, int stage)
 /* Who has arrived in a later round is done. */
 static bool has_come(td_meet *m, int rank)
 {
-    if (m->stage == ARRIVED && m->is_short) {
+    if (m->stage == TD_MEET_ARRIVED && m->is_short) {
         if (__atomic_load_n(&head_of(m, rank)->round, __ATOMIC_ACQUIRE) == m->round) return true;
         if (++m->looks % LOOKS) return false; /* now and then: one that has a long block there */
     }
     return stage_of(m, rank, m->stage) >= m->wanted ||
-           (m->stage == DONE && stage_of(m, rank, ARRIVED) > m->wanted);
+           (m->stage == TD_MEET_DONE && stage_of(m, rank, TD_MEET_ARRIVED) > m->wanted);
 }
 
 static int missing(void *arg)
@@ -328,10 +276,10 @@ static td_status wait_for(td_meet *m, int stage, int only, uint64_t round)
 /* Looks further than is needed now: a look costs a cache line of every rank. */
 static td_status wait_until_free(td_meet *m, uint64_t last)
 {
-    TD_TRY(wait_for(m, DONE, -1, last));
+    TD_TRY(wait_for(m, TD_MEET_DONE, -1, last));
     uint64_t all = m->round;
     for (int r = 0; r < m->comm->size; r++) {
-        uint64_t done = stage_of(m, r, DONE), arrived = stage_of(m, r, ARRIVED);
+        uint64_t done = stage_of(m, r, TD_MEET_DONE), arrived = stage_of(m, r, TD_MEET_ARRIVED);
         uint64_t with = arrived && arrived - 1 > done ? arrived - 1 : done;
         if (with < all) all = with;
     }
@@ -341,14 +289,14 @@ static td_status wait_until_free(td_meet *m, uint64_t last)
 
 td_status td_meet_round(td_meet *m, size_t bytes)
 {
-    size_t slots = (HEAD + bytes + SLOT - 1) / SLOT;
-    uint64_t last = ++m->round < SHOWN ? 0 : m->round - SHOWN; /* to be done with */
+    size_t slots = (TD_MEET_HEAD + bytes + TD_MEET_SLOT - 1) / TD_MEET_SLOT;
+    uint64_t last = ++m->round < TD_MEET_SHOWN ? 0 : m->round - TD_MEET_SHOWN; /* to be done with */
     m->is_short = sizeof(head) + bytes <= SHORT;
     if (m->is_short) {
         m->short_rounds++;
         slots = 0;
     }
-    m->first = m->next + slots > SLOTS ? 0 : m->next;
+    m->first = m->next + slots > TD_MEET_SLOTS ? 0 : m->next;
     m->next = m->first + slots;
     for (size_t k = m->first; k < m->next; k++) {
         if (m->used[k] > last) last = m->used[k];
@@ -361,18 +309,22 @@ td_status td_meet_round(td_meet *m, size_t bytes)
 
 void td_meet_arrive(td_meet *m, const void *in, void *out)
 {
-    line *own = &m->lines[m->comm->rank];
+    td_meet_line *own = &m->lines[m->comm->rank];
     own->in = in, own->out = out;
+    if (m->opens_up && !m->told) {
+        *td_meet_open_of(m, m->comm->rank, m->round) = m->open;
+        m->told = true;
+    }
     __atomic_store_n(&own->core, sched_getcpu(), __ATOMIC_RELAXED);
     head *h = head_of(m, m->comm->rank);
-    h->runs = *shown(m, m->comm->rank, m->round) = m->comm->card.runs;
+    h->runs = *td_meet_header(m, m->comm->rank, m->round) = m->comm->card.runs;
     if (m->is_short) __atomic_store_n(&h->round, m->round, __ATOMIC_RELEASE);
-    reach(m, ARRIVED);
+    reach(m, TD_MEET_ARRIVED);
 }
 
 td_status td_meet_arrived(td_meet *m, int rank)
 {
-    TD_TRY(wait_for(m, ARRIVED, rank, m->round));
+    TD_TRY(wait_for(m, TD_MEET_ARRIVED, rank, m->round));
     if (rank >= 0) return compare(m, rank);
     for (int r = 0; r < m->comm->size; r++) TD_TRY(compare(m, r));
     return TD_OK;
@@ -380,121 +332,27 @@ td_status td_meet_arrived(td_meet *m, int rank)
 
 void td_meet_reduce(td_meet *m)
 {
-    reach(m, REDUCED);
+    reach(m, TD_MEET_REDUCED);
 }
 
 td_status td_meet_reduced(td_meet *m)
 {
-    return wait_for(m, REDUCED, -1, m->round);
+    return wait_for(m, TD_MEET_REDUCED, -1, m->round);
 }
 
 void td_meet_done(td_meet *m)
 {
-    reach(m, DONE);
+    reach(m, TD_MEET_DONE);
 }
 
 /* Who waits for the memory of a short block waits for rounds that somebody has gone on from. */
 void td_meet_leave(td_meet *m)
 {
     end_trying(m);
-    if (!m->is_short) reach(m, DONE);
+    if (!m->is_short) reach(m, TD_MEET_DONE);
 }
 
 td_status td_meet_all_done(td_meet *m)
 {
-    return wait_for(m, DONE, -1, m->round);
-}
-
-/* --- memory of other processes --- */
-
-static bool read_there(const td_meet *m, int rank, const void *from, void *to, size_t bytes)
-{
-    for (size_t at = 0; at < bytes;) {
-        struct iovec here = {(char *)to + at, bytes - at};
-        struct iovec there = {(char *)(uintptr_t)from + at, bytes - at};
-        ssize_t n = process_vm_readv(m->lines[rank].pid, &here, 1, &there, 1, 0);
-        if (n <= 0) return false;
-        at += (size_t)n;
-    }
-    return true;
-}
-
-/* Each rank reads each other's mark: where process numbers are another container's, they may be
- * those of somebody else. */
-td_status td_meet_reaches(td_meet *m, bool *out)
-{
-    line *own = &m->lines[m->comm->rank];
-    *out = m->reaches;
-    if (m->tried) return TD_OK;
-    m->mark = (uint64_t)td_clock_ns() * 0x9e3779b97f4a7c15u ^ (uint64_t)getpid() << 32;
-    own->pid = (int32_t)getpid();
-    TD_TRY(td_meet_round(m, 0));
-    td_meet_arrive(m, &m->mark, (void *)(uintptr_t)m->mark);
-    TD_TRY(td_meet_arrived(m, -1));
-    own->reaches = 1;
-    for (int r = 0; r < m->comm->size; r++) {
-        uint64_t got = 0;
-        if (!read_there(m, r, m->lines[r].in, &got, sizeof got) ||
-            got != (uint64_t)(uintptr_t)m->lines[r].out)
-            own->reaches = 0;
-    }
-    td_meet_done(m);
-    TD_TRY(td_meet_all_done(m));
-    m->tried = m->reaches = true;
-    for (int r = 0; r < m->comm->size; r++) m->reaches = m->reaches && m->lines[r].reaches;
-    *out = m->reaches;
-    return TD_OK;
-}
-
-char *td_meet_scratch(td_meet *m, size_t bytes)
-{
-    if (bytes <= m->scratch_bytes) return m->scratch;
-    td_free(m->scratch);
-    m->scratch = td_alloc_aligned(bytes);
-    m->scratch_bytes = m->scratch ? bytes : 0;
-    return m->scratch;
-}
-
-td_status td_meet_fetch(td_meet *m, int rank, const void *from, void *to, size_t bytes)
-{
-    bool got = read_there(m, rank, from, to, bytes);
-    if (got && !__atomic_load_n(&m->lines[rank].withdrawn, __ATOMIC_SEQ_CST)) return TD_OK;
-    return td_fail(TD_ERR_PEER, "rank %d failed while rank %d was in %s", m->comm->world[rank],
-                   m->comm->world[m->comm->rank], m->comm->operation);
-}
-
-td_status td_meet_look(td_meet *m)
-{
-    __atomic_store_n(&m->lines[m->comm->rank].looking, 1, __ATOMIC_SEQ_CST);
-    for (int r = 0; r < m->comm->size; r++)
-        if (__atomic_load_n(&m->lines[r].withdrawn, __ATOMIC_SEQ_CST)) {
-            td_meet_look_away(m);
-            return td_fail(TD_ERR_PEER, "rank %d failed while rank %d was in %s", m->comm->world[r],
-                           m->comm->world[m->comm->rank], m->comm->operation);
-        }
-    return TD_OK;
-}
-
-void td_meet_look_away(td_meet *m)
-{
-    __atomic_store_n(&m->lines[m->comm->rank].looking, 0, __ATOMIC_RELEASE);
-}
-
-void td_meet_withdraw(td_meet *m)
-{
-    __atomic_store_n(&m->lines[m->comm->rank].withdrawn, 1, __ATOMIC_SEQ_CST);
-    if (!m->comm->ops->one_memory) return;
-    for (int r = 0; r < m->comm->size; r++)
-        while (r != m->comm->rank && __atomic_load_n(&m->lines[r].looking, __ATOMIC_SEQ_CST))
-            sched_yield();
-}
-
-const void *td_meet_in(const td_meet *m, int rank)
-{
-    return m->lines[rank].in;
-}
-
-void *td_meet_out(const td_meet *m, int rank)
-{
-    return m->lines[rank].out;
+    return wait_for(m, TD_MEET_DONE, -1, m->round);
 }

@@ -53,6 +53,8 @@ void td_meet_done(td_meet *meet);
 void td_meet_leave(td_meet *meet);
 TD_MUST_CHECK td_status td_meet_all_done(td_meet *meet);
 
+/* --- what ranks read of each other outside their blocks: meet_memory.c --- */
+
 /* Whether processes can read each other's memory where it lies (process_vm_readv(2)), which the
  * system may forbid; the same at all ranks. Behind td_meet_begin; its first call is a round. */
 TD_MUST_CHECK td_status td_meet_reaches(td_meet *meet, bool *out);
@@ -63,13 +65,39 @@ char *td_meet_scratch(td_meet *meet, size_t bytes);
 TD_MUST_CHECK td_status td_meet_fetch(td_meet *meet, int rank, const void *from, void *to,
                                       size_t bytes);
 
-/* What a rank shows (to threads of one process), to be used between td_meet_look and
- * td_meet_look_away: a rank that fails meanwhile withdraws what it has shown, but waits for those
- * who look. TD_ERR_PEER: some rank has withdrawn. */
+/* Processes map what lies in memory of td_comm_alloc (comm/registered.h), and read it as threads
+ * do. Whether a call's vectors lie there at all ranks is known when all have arrived, too late to
+ * choose how to go about it: so a call shows it beside its header, and what the last one of its
+ * pattern showed says whether the next tries.
+ *
+ * Behind td_meet_begin: this call's vectors that others would read, NULL: none. */
+void td_meet_open_up(td_meet *meet, const void *in, size_t in_bytes, const void *out,
+                     size_t out_bytes);
+/* Behind a call that has gone well, in which this rank has seen all whose vectors it might read. */
+void td_meet_learn(td_meet *meet, td_pattern pattern);
+/* Whether they can be read, which all ranks find alike: then the round is begun, this rank has
+ * arrived, and so has the rank that it reads from (-1: all). */
+TD_MUST_CHECK td_status td_meet_see(td_meet *meet, td_pattern pattern, int from, const void *in,
+                                    void *out, bool *sees);
+/* Of a call that is seen: whether all ranks' in and out are two vectors. Whether it is made the
+ * second way of two, which calls of about its length find out as they go on, all ranks alike; and
+ * its end. */
+bool td_meet_apart(const td_meet *meet);
+bool td_meet_second_way(td_meet *meet);
+void td_meet_way_ends(td_meet *meet);
+/* Whether this rank reads the others' vectors where they lie: those of threads, or seen ones. */
+bool td_meet_sees(const td_meet *meet);
+
+/* What a rank shows (addresses there, but where this rank sees them), to be used between
+ * td_meet_look and td_meet_look_away. A thread that fails meanwhile withdraws what it has shown,
+ * but waits for those who look; of a process that does, what was read is worthless. TD_ERR_PEER:
+ * some rank has withdrawn. TD_ERR_IO, TD_ERR_NOMEM: it cannot be mapped. */
 TD_MUST_CHECK td_status td_meet_look(td_meet *meet);
-void td_meet_look_away(td_meet *meet);
+TD_MUST_CHECK td_status td_meet_look_away(td_meet *meet);
 void td_meet_withdraw(td_meet *meet);
-const void *td_meet_in(const td_meet *meet, int rank);
-void *td_meet_out(const td_meet *meet, int rank);
+TD_MUST_CHECK td_status td_meet_in(td_meet *meet, int rank, const void **out);
+TD_MUST_CHECK td_status td_meet_out(td_meet *meet, int rank, const void **out);
+void *td_meet_theirs(const td_meet *meet, int rank); /* a thread's out, to write to */
+void td_meet_forget(td_meet *meet);                  /* what was mapped and kept */
 
 #endif

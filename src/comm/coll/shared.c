@@ -2,8 +2,9 @@
  *
  * Staged: a rank copies what others need into its block, in windows; they read it from there. Bytes
  * are written once more than they must be, and a window costs one wait (all-reduce: two).
- * Direct, where ranks are threads of one process and the vector is long: ranks read each other's
- * buffers, so nothing is copied twice; an operation costs two waits (all-reduce: three). Processes
+ * Direct, where the vector is long and ranks are threads of one process, or processes that have
+ * mapped each other's (registered.h): ranks read each other's buffers, so nothing is copied twice;
+ * an operation costs two waits (all-reduce: three, or two). Else processes
  * do so, too, through the system, where nothing is to be reduced, or by two, parts are so long that
  * the way there costs less than a second copy, and the result stays in the caches. (Of more than
  * two, or by slices, reductions won nothing by it.)
@@ -59,6 +60,7 @@ static td_status reduce(td_place *p)
 {
     const td_call *c = p->call;
     bool fetches = false;
+    if (p->open) return td_direct_allreduce_seen(p);
     if (td_direct_folds(p)) return td_direct_reduce(p);
     if (!p->comm->ops->one_memory && p->size == 2 && c->pattern == TD_ALLREDUCE)
         TD_TRY(td_direct_serves(p, c->bytes, c->bytes, &fetches));
@@ -80,6 +82,7 @@ static td_status run(td_place *p)
     const td_call *call = p->call;
     bool directly = false, at_root = comm->rank == call->root;
     size_t all = call->parts ? call->bytes : call->bytes * (size_t)comm->size;
+    TD_TRY(td_direct_opens(p, all));
     switch (call->pattern) {
     case TD_BARRIER: return barrier(p);
     case TD_BROADCAST:
@@ -108,6 +111,9 @@ td_status td_shared_run(td_comm *comm, const td_call *call)
     TD_TRY(td_meet_of(comm, &p.meet));
     td_meet_begin(p.meet);
     td_status status = run(&p);
-    if (status != TD_OK) td_meet_withdraw(p.meet);
+    if (status == TD_OK)
+        td_meet_learn(p.meet, call->pattern);
+    else
+        td_meet_withdraw(p.meet);
     return status;
 }

@@ -1,5 +1,5 @@
-/* Patterns over the ranks' own buffers, which threads read where they lie and processes fetch
- * through the system: see shared.c. */
+/* Patterns over the ranks' own buffers, which threads read where they lie, processes too where both
+ * have mapped them, and else fetch through the system: see shared.c. */
 #include "comm/coll/shared_impl.h"
 
 #include "base/error.h"
@@ -7,20 +7,32 @@
 enum {
     DIRECT_FROM = 16 << 10,
     FETCH_FROM = 32 << 10, /* by processes, up to TD_SHARED_THROUGH */
+    OPEN_FROM = 16 << 10,  /* by processes, what both have mapped */
     PIECE = 64 << 10,      /* fetched at a time, for a reduction */
     /* Where one writes, or reads: staged, it need not wait for the others. */
     ONE_FROM = 256 << 10,
     ONE_OF_TWO_FROM = 64 << 10
 };
 
-/* From where that rank's memory lies. */
-static td_status fetch(td_place *p, int rank, const char *from, void *to, size_t bytes)
+/* Shows this rank's vectors, unless td_direct_opens has. */
+static td_status show(td_place *p, const void *in, void *out)
 {
-    if (!p->comm->ops->one_memory) return td_meet_fetch(p->meet, rank, from, to, bytes);
-    TD_TRY(td_meet_look(p->meet));
-    td_place_copy(to, from, bytes);
-    td_meet_look_away(p->meet);
+    if (p->open) return TD_OK;
+    TD_TRY(td_meet_round(p->meet, 0));
+    td_meet_arrive(p->meet, in, out);
     return TD_OK;
+}
+
+/* From what that rank has shown, `at` bytes on, to this rank's result of `all` bytes. */
+static td_status fetch(td_place *p, size_t all, int rank, size_t at, void *to, size_t bytes)
+{
+    const void *in;
+    TD_TRY(td_meet_in(p->meet, rank, &in));
+    const char *from = (const char *)in + at;
+    if (!td_meet_sees(p->meet)) return td_meet_fetch(p->meet, rank, from, to, bytes);
+    TD_TRY(td_meet_look(p->meet));
+    td_place_give(p, all, to, from, bytes);
+    return td_meet_look_away(p->meet);
 }
 
 /* From how long a part on it may be read where it lies. Several processes that fetch from one get
@@ -35,6 +47,8 @@ static size_t direct_from(const td_place *p)
 
 td_status td_direct_serves(td_place *p, size_t bytes, size_t all, bool *out)
 {
+    *out = true;
+    if (p->open) return TD_OK;
     if (p->comm->ops->one_memory) {
         *out = bytes >= direct_from(p);
         return TD_OK;
@@ -43,17 +57,52 @@ td_status td_direct_serves(td_place *p, size_t bytes, size_t all, bool *out)
     return *out ? td_meet_reaches(p->meet, out) : TD_OK;
 }
 
+/* What others would read of this rank's in the call; false: calls of its kind are not made so. */
+static bool what_others_read(const td_place *p, size_t all, const void **in, size_t *in_bytes,
+                             void **out, size_t *out_bytes)
+{
+    const td_call *c = p->call;
+    size_t most = c->bytes;
+    *in = c->in, *in_bytes = c->bytes, *out = NULL, *out_bytes = 0;
+    switch (c->pattern) {
+    case TD_BROADCAST:
+        if (p->rank != c->root) *in = NULL;
+        return most >= OPEN_FROM;
+    case TD_ALLGATHER:
+        *in_bytes = td_call_part(c, p->rank);
+        if (!*in_bytes) *in = NULL;
+        return td_place_most_part(p) >= OPEN_FROM;
+    case TD_ALLTOALL: *in_bytes = all; return !c->parts && most >= OPEN_FROM;
+    case TD_REDUCE_SCATTER: *in_bytes = all; return td_place_most_part(p) >= OPEN_FROM;
+    case TD_ALLREDUCE: *out = c->out, *out_bytes = c->bytes; return most >= OPEN_FROM;
+    default: return false;
+    }
+}
+
+td_status td_direct_opens(td_place *p, size_t all)
+{
+    const td_call *c = p->call;
+    const void *in;
+    void *out;
+    size_t in_bytes, out_bytes;
+    bool two_ways = c->pattern == TD_ALLREDUCE && p->size == 2; /* else threads need not be seen */
+    if (p->comm->ops->one_memory && !two_ways) return TD_OK;
+    if (!what_others_read(p, all, &in, &in_bytes, &out, &out_bytes)) return TD_OK;
+    td_meet_open_up(p->meet, in, in_bytes, out, out_bytes);
+    int from = c->pattern == TD_BROADCAST ? c->root : -1;
+    return td_meet_see(p->meet, c->pattern, from, in, out, &p->open);
+}
+
 td_status td_direct_spread(td_place *p, const td_stream *s)
 {
-    TD_TRY(td_meet_round(p->meet, 0));
-    td_meet_arrive(p->meet, s->in, NULL);
+    TD_TRY(show(p, s->in, NULL));
     td_place_keep_own(p, s);
     for (int k = 1; k < p->size && s->out; k++) {
         int r = (p->rank + k) % p->size;
         size_t bytes = td_stream_bytes(s, r);
         if (s->writer >= 0 && r != s->writer) continue;
         TD_TRY(td_meet_arrived(p->meet, r));
-        if (bytes) TD_TRY(fetch(p, r, td_meet_in(p->meet, r), td_stream_to(s, r), bytes));
+        if (bytes) TD_TRY(fetch(p, s->all, r, 0, td_stream_to(s, r), bytes));
     }
     td_meet_done(p->meet);
     return td_stream_bytes(s, p->rank) ? td_meet_all_done(p->meet) : TD_OK;
@@ -63,75 +112,109 @@ bool td_direct_folds(const td_place *p)
 {
     const td_call *c = p->call;
     size_t bytes = c->pattern == TD_REDUCE_SCATTER ? td_place_most_part(p) : c->bytes;
-    return p->comm->ops->one_memory && bytes >= DIRECT_FROM;
+    return p->open || (p->comm->ops->one_memory && bytes >= DIRECT_FROM);
 }
 
 td_status td_direct_alltoall(td_place *p)
 {
     const td_call *c = p->call;
-    size_t bytes = c->bytes, at = bytes * (size_t)p->rank;
-    TD_TRY(td_meet_round(p->meet, 0));
-    td_meet_arrive(p->meet, c->in, NULL);
-    td_place_keep(p, bytes * (size_t)p->size, (char *)c->out + at, (const char *)c->in + at, bytes);
+    size_t bytes = c->bytes, at = bytes * (size_t)p->rank, all = bytes * (size_t)p->size;
+    TD_TRY(show(p, c->in, NULL));
+    td_place_keep(p, all, (char *)c->out + at, (const char *)c->in + at, bytes);
     for (int k = 1; k < p->size; k++) {
         int r = (p->rank + k) % p->size;
         TD_TRY(td_meet_arrived(p->meet, r));
-        TD_TRY(fetch(p, r, (const char *)td_meet_in(p->meet, r) + at,
-                     (char *)c->out + (size_t)r * bytes, bytes));
+        TD_TRY(fetch(p, all, r, at, (char *)c->out + (size_t)r * bytes, bytes));
     }
     td_meet_done(p->meet);
     return td_meet_all_done(p->meet);
 }
 
-/* Threads read each other's parts where they lie. */
+/* Where all ranks' vectors lie, `at` bytes on. */
+static td_status all_in(td_place *p, size_t at, const void *part[TD_MEET_RANKS])
+{
+    for (int r = 0; r < p->size; r++) {
+        TD_TRY(td_meet_in(p->meet, r, &part[r]));
+        part[r] = (const char *)part[r] + at;
+    }
+    return TD_OK;
+}
+
 td_status td_direct_reduce_scatter(td_place *p)
 {
     const td_call *c = p->call;
     const void *part[TD_MEET_RANKS];
     size_t at = td_call_offset(c, p->rank), own = td_call_part(c, p->rank);
-    TD_TRY(td_meet_round(p->meet, 0));
-    td_meet_arrive(p->meet, c->in, NULL);
+    TD_TRY(show(p, c->in, NULL));
     TD_TRY(td_meet_arrived(p->meet, -1));
+    TD_TRY(all_in(p, at, part));
     TD_TRY(td_meet_look(p->meet));
-    for (int k = 0; k < p->size; k++) {
-        int r = (p->rank + k) % p->size;
-        part[r] = (const char *)td_meet_in(p->meet, r) + at;
-    }
     td_reduction_fold(&c->how, part, p->size, own / c->how.width, c->out);
-    td_meet_look_away(p->meet);
+    TD_TRY(td_meet_look_away(p->meet));
     td_meet_done(p->meet);
     return td_meet_all_done(p->meet);
 }
 
-/* Threads: slices are folded from the vectors to the result (of the root, of each rank) at once. */
+/* All-reduce: takes the slices that others have reduced. */
+static td_status take_slices(td_place *p)
+{
+    const td_call *c = p->call;
+    size_t width = c->how.width;
+    TD_TRY(td_meet_reduced(p->meet));
+    TD_TRY(td_meet_look(p->meet));
+    for (int k = 1; k < p->size; k++) {
+        int r = (p->rank + k) % p->size;
+        size_t from = td_place_slice(p, c->count, r) * width,
+               to = td_place_slice(p, c->count, r + 1) * width;
+        const void *theirs;
+        TD_TRY(td_meet_out(p->meet, r, &theirs));
+        td_place_give(p, c->bytes, (char *)c->out + from, (const char *)theirs + from, to - from);
+    }
+    return td_meet_look_away(p->meet);
+}
+
+/* Slices are folded from the vectors to the result (of the root, of each rank) at once. */
 td_status td_direct_reduce(td_place *p)
 {
     const td_call *c = p->call;
     size_t width = c->how.width, lo = td_place_slice(p, c->count, p->rank),
            hi = td_place_slice(p, c->count, p->rank + 1);
     const void *part[TD_MEET_RANKS];
-    TD_TRY(td_meet_round(p->meet, 0));
-    td_meet_arrive(p->meet, c->in, c->out);
+    TD_TRY(show(p, c->in, c->out));
     TD_TRY(td_meet_arrived(p->meet, -1));
-    for (int r = 0; r < p->size; r++) part[r] = (const char *)td_meet_in(p->meet, r) + lo * width;
-    char *out = c->pattern == TD_REDUCE ? td_meet_out(p->meet, c->root) : c->out;
+    TD_TRY(all_in(p, lo * width, part));
+    char *out = c->pattern == TD_REDUCE ? td_meet_theirs(p->meet, c->root) : c->out;
     TD_TRY(td_meet_look(p->meet));
     td_reduction_fold(&c->how, part, p->size, hi - lo, out + lo * width);
-    td_meet_look_away(p->meet);
+    TD_TRY(td_meet_look_away(p->meet));
     td_meet_reduce(p->meet);
-    if (c->pattern == TD_ALLREDUCE) {
-        TD_TRY(td_meet_reduced(p->meet));
-        TD_TRY(td_meet_look(p->meet));
-        for (int k = 1; k < p->size; k++) {
-            int r = (p->rank + k) % p->size;
-            size_t from = td_place_slice(p, c->count, r) * width,
-                   to = td_place_slice(p, c->count, r + 1) * width;
-            td_place_copy(out + from, (const char *)td_meet_out(p->meet, r) + from, to - from);
-        }
-        td_meet_look_away(p->meet);
-    }
+    if (c->pattern == TD_ALLREDUCE) TD_TRY(take_slices(p));
     td_meet_done(p->meet);
     return td_meet_all_done(p->meet);
+}
+
+/* Each rank folds all of the vectors itself. */
+static td_status fold_whole(td_place *p)
+{
+    const td_call *c = p->call;
+    const void *part[TD_MEET_RANKS];
+    TD_TRY(all_in(p, 0, part));
+    TD_TRY(td_meet_look(p->meet));
+    td_reduction_fold(&c->how, part, p->size, c->count, c->out);
+    TD_TRY(td_meet_look_away(p->meet));
+    td_meet_done(p->meet);
+    return td_meet_all_done(p->meet);
+}
+
+/* Of two ranks: in slices, each rank reads half as much of what is new to its caches, but writes to
+ * lines that the other has there, and awaits it once more. What is less depends on whether vectors
+ * have been written since the last call. */
+td_status td_direct_allreduce_seen(td_place *p)
+{
+    if (p->size != 2 || !td_meet_apart(p->meet)) return td_direct_reduce(p);
+    TD_TRY(td_meet_second_way(p->meet) ? fold_whole(p) : td_direct_reduce(p));
+    td_meet_way_ends(p->meet);
+    return TD_OK;
 }
 
 /* Of two processes each fetches all that the other has, piece by piece, and folds it: what one has
@@ -144,11 +227,12 @@ static td_status fetch_and_fold(td_place *p, const char *shown, char *piece)
     TD_TRY(td_meet_round(p->meet, 0));
     td_meet_arrive(p->meet, shown, NULL);
     TD_TRY(td_meet_arrived(p->meet, other));
-    const char *theirs = td_meet_in(p->meet, other);
+    const void *theirs;
+    TD_TRY(td_meet_in(p->meet, other, &theirs));
     for (size_t at = 0; at < c->count; at += most) {
         size_t count = td_smaller(c->count - at, most), offset = at * width;
         const void *part[2] = {piece, piece};
-        TD_TRY(td_meet_fetch(p->meet, other, theirs + offset, piece, count * width));
+        TD_TRY(td_meet_fetch(p->meet, other, (const char *)theirs + offset, piece, count * width));
         part[p->rank] = shown + offset;
         td_reduction_fold(&c->how, part, 2, count, (char *)c->out + offset);
     }

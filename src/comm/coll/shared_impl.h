@@ -17,6 +17,7 @@ typedef struct td_place { /* a call at its meeting place */
     td_meet *meet;
     const td_call *call;
     int rank, size;
+    bool open; /* all have arrived, and this rank sees what it reads of theirs */
 } td_place;
 
 /* What each writer gives to all readers: broadcast, gather, all-gather. */
@@ -106,12 +107,15 @@ TD_MUST_CHECK td_status td_staged_scan(td_place *p);
  * while that stays in the caches, because the system copies through them, and brings a line there
  * before it writes it. */
 TD_MUST_CHECK td_status td_direct_serves(td_place *p, size_t bytes, size_t all, bool *out);
+/* Finds out p->open: where processes read what both have mapped. `all`: bytes of all parts. */
+TD_MUST_CHECK td_status td_direct_opens(td_place *p, size_t all);
 TD_MUST_CHECK td_status td_direct_spread(td_place *p, const td_stream *s);
 TD_MUST_CHECK td_status td_direct_alltoall(td_place *p); /* of equal parts */
 /* Reductions: whether there is a way, and that. */
 bool td_direct_folds(const td_place *p);
 TD_MUST_CHECK td_status td_direct_reduce_scatter(td_place *p);
-TD_MUST_CHECK td_status td_direct_reduce(td_place *p); /* reduce, all-reduce; of threads */
+TD_MUST_CHECK td_status td_direct_reduce(td_place *p);         /* reduce (threads'), all-reduce */
+TD_MUST_CHECK td_status td_direct_allreduce_seen(td_place *p); /* where p->open */
 TD_MUST_CHECK td_status td_direct_allreduce_of_two(td_place *p);
 
 #endif

@@ -1,0 +1,261 @@
+/* What ranks read of each other outside their blocks: see meet.h. */
+#include "comm/coll/meet_impl.h"
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+
+#include <sched.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+enum { WAYS_EVERY = 128, WAYS_TRIES = 4 };
+
+/* --- memory of other processes, wherever it lies --- */
+
+static bool read_there(const td_meet *m, int rank, const void *from, void *to, size_t bytes)
+{
+    for (size_t at = 0; at < bytes;) {
+        struct iovec here = {(char *)to + at, bytes - at};
+        struct iovec there = {(char *)(uintptr_t)from + at, bytes - at};
+        ssize_t n = process_vm_readv(m->lines[rank].pid, &here, 1, &there, 1, 0);
+        if (n <= 0) return false;
+        at += (size_t)n;
+    }
+    return true;
+}
+
+/* Where there can be none, others do not find it. */
+static void make_mark(td_meet *m)
+{
+    m->mark = (uint64_t)td_clock_ns() * 0x9e3779b97f4a7c15u ^ (uint64_t)getpid() << 32;
+    if (td_comm_alloc(sizeof m->mark, &m->piece) == TD_OK)
+        memcpy(m->piece, &m->mark, sizeof m->mark);
+    else
+        td_error_clear();
+    m->lines[m->comm->rank].mark = td_registered_find(m->piece, sizeof m->mark);
+}
+
+static void drop_mark(td_meet *m)
+{
+    if (td_comm_free(m->piece) != TD_OK) td_error_clear();
+    m->piece = NULL;
+}
+
+static bool maps_mark(td_meet *m, int rank, uint64_t mark)
+{
+    const td_registered *there = &m->lines[rank].mark;
+    const void *at;
+    if (!there->number) return false;
+    if (td_mappings_find(&m->mappings, there, m->comm->size, &at) == TD_OK)
+        return memcmp(at, &mark, sizeof mark) == 0;
+    td_error_clear();
+    return false;
+}
+
+/* Each rank reads each other's mark: where process numbers are another container's, they may be
+ * those of somebody else. */
+static td_status try_memory(td_meet *m)
+{
+    td_meet_line *own = &m->lines[m->comm->rank];
+    if (m->tried) return TD_OK;
+    make_mark(m);
+    own->pid = (int32_t)getpid();
+    TD_TRY(td_meet_round(m, 0));
+    td_meet_arrive(m, &m->mark, (void *)(uintptr_t)m->mark);
+    TD_TRY(td_meet_arrived(m, -1));
+    own->reaches = own->maps = 1;
+    for (int r = 0; r < m->comm->size; r++) {
+        uint64_t fetched = 0, there = (uint64_t)(uintptr_t)m->lines[r].out;
+        if (!read_there(m, r, m->lines[r].in, &fetched, sizeof fetched) || fetched != there)
+            own->reaches = 0;
+        if (!maps_mark(m, r, there)) own->maps = 0;
+    }
+    td_meet_done(m);
+    TD_TRY(td_meet_all_done(m));
+    m->tried = m->reaches = m->maps = true;
+    for (int r = 0; r < m->comm->size; r++) {
+        m->reaches = m->reaches && m->lines[r].reaches;
+        m->maps = m->maps && m->lines[r].maps;
+    }
+    td_mappings_free(&m->mappings); /* of marks */
+    drop_mark(m);
+    return TD_OK;
+}
+
+td_status td_meet_reaches(td_meet *m, bool *out)
+{
+    TD_TRY(try_memory(m));
+    *out = m->reaches;
+    return TD_OK;
+}
+
+void td_meet_forget(td_meet *m)
+{
+    td_mappings_free(&m->mappings);
+    td_free(m->scratch);
+    drop_mark(m);
+}
+
+/* --- memory that all map --- */
+
+void td_meet_open_up(td_meet *m, const void *in, size_t in_bytes, const void *out, size_t out_bytes)
+{
+    td_meet_open *own = &m->open;
+    *own = (td_meet_open){.open = 1, .apart = in != out};
+    if (!m->comm->ops->one_memory) {
+        if (in) own->in = td_registered_find(in, in_bytes);
+        if (out) own->out = td_registered_find(out, out_bytes);
+        own->open = (!in || own->in.number) && (!out || own->out.number);
+    }
+    m->way = &m->ways[63 - __builtin_clzll((unsigned long long)in_bytes | 1)];
+    own->gain = m->way->gain;
+    m->all_open = own->open, m->all_apart = own->apart, m->all_gain = own->gain;
+    m->opens_up = true, m->told = false;
+}
+
+void td_meet_learn(td_meet *m, td_pattern pattern)
+{
+    if (m->opens_up) m->expects[pattern] = m->all_open;
+}
+
+td_status td_meet_see(td_meet *m, td_pattern pattern, int from, const void *in, void *out,
+                      bool *sees)
+{
+    *sees = false;
+    if (!m->comm->ops->one_memory) {
+        if (!m->expects[pattern]) return TD_OK;
+        TD_TRY(try_memory(m));
+        if (!m->maps) return TD_OK;
+    }
+    m->told = false; /* in this round, in which others look for it */
+    TD_TRY(td_meet_round(m, 0));
+    td_meet_arrive(m, in, out);
+    if (from != m->comm->rank) TD_TRY(td_meet_arrived(m, from));
+    *sees = m->sees = m->all_open;
+    if (!m->sees) td_meet_leave(m);
+    return TD_OK;
+}
+
+bool td_meet_sees(const td_meet *m)
+{
+    return m->sees || m->comm->ops->one_memory;
+}
+
+bool td_meet_apart(const td_meet *m)
+{
+    return m->all_apart;
+}
+
+/* The first try of each finds the caches as the other has left them: it does not count. */
+bool td_meet_second_way(td_meet *m)
+{
+    td_meet_ways *w = m->way;
+    int turn = (int)(w->calls++ % WAYS_EVERY);
+    bool tried = turn < 2 * WAYS_TRIES;
+    w->second = tried ? turn >= WAYS_TRIES : m->all_gain > 0;
+    w->timed = tried && turn % WAYS_TRIES > 0;
+    if (turn == 0) w->least[0] = w->least[1] = INT64_MAX;
+    if (w->timed) w->since = td_clock_ns();
+    return w->second;
+}
+
+void td_meet_way_ends(td_meet *m)
+{
+    td_meet_ways *w = m->way;
+    if (!w->timed) return;
+    int64_t spent = td_clock_ns() - w->since, *least = &w->least[w->second];
+    if (spent < *least) *least = spent;
+    if ((w->calls - 1) % WAYS_EVERY == 2 * WAYS_TRIES - 1) w->gain = w->least[0] - w->least[1];
+}
+
+static td_status mapped(td_meet *m, const td_registered *there, const void **out)
+{
+    return td_mappings_find(&m->mappings, there, 4 * m->comm->size + 16, out);
+}
+
+td_status td_meet_in(td_meet *m, int rank, const void **out)
+{
+    if (m->sees && !m->comm->ops->one_memory && rank != m->comm->rank)
+        return mapped(m, &td_meet_open_of(m, rank, m->round)->in, out);
+    *out = m->lines[rank].in;
+    return TD_OK;
+}
+
+td_status td_meet_out(td_meet *m, int rank, const void **out)
+{
+    if (m->sees && !m->comm->ops->one_memory && rank != m->comm->rank)
+        return mapped(m, &td_meet_open_of(m, rank, m->round)->out, out);
+    *out = m->lines[rank].out;
+    return TD_OK;
+}
+
+void *td_meet_theirs(const td_meet *m, int rank)
+{
+    return m->lines[rank].out;
+}
+
+/* --- while others may withdraw --- */
+
+char *td_meet_scratch(td_meet *m, size_t bytes)
+{
+    if (bytes <= m->scratch_bytes) return m->scratch;
+    td_free(m->scratch);
+    m->scratch = td_alloc_aligned(bytes);
+    m->scratch_bytes = m->scratch ? bytes : 0;
+    return m->scratch;
+}
+
+static bool has_withdrawn(const td_meet *m, int rank)
+{
+    return __atomic_load_n(&m->lines[rank].withdrawn, __ATOMIC_SEQ_CST);
+}
+
+static td_status failed(const td_meet *m, int rank)
+{
+    return td_fail(TD_ERR_PEER, "rank %d failed while rank %d was in %s", m->comm->world[rank],
+                   m->comm->world[m->comm->rank], m->comm->operation);
+}
+
+td_status td_meet_fetch(td_meet *m, int rank, const void *from, void *to, size_t bytes)
+{
+    bool got = read_there(m, rank, from, to, bytes);
+    return got && !has_withdrawn(m, rank) ? TD_OK : failed(m, rank);
+}
+
+static td_status check_withdrawn(const td_meet *m)
+{
+    for (int r = 0; r < m->comm->size; r++)
+        if (has_withdrawn(m, r)) return failed(m, r);
+    return TD_OK;
+}
+
+static void stop_looking(td_meet *m)
+{
+    /* behind all that was read, ahead of another look at the flags */
+    __atomic_exchange_n(&m->lines[m->comm->rank].looking, 0, __ATOMIC_SEQ_CST);
+}
+
+td_status td_meet_look(td_meet *m)
+{
+    __atomic_store_n(&m->lines[m->comm->rank].looking, 1, __ATOMIC_SEQ_CST);
+    td_status status = check_withdrawn(m);
+    if (status != TD_OK) stop_looking(m);
+    return status;
+}
+
+td_status td_meet_look_away(td_meet *m)
+{
+    stop_looking(m);
+    return m->comm->ops->one_memory ? TD_OK : check_withdrawn(m);
+}
+
+void td_meet_withdraw(td_meet *m)
+{
+    __atomic_store_n(&m->lines[m->comm->rank].withdrawn, 1, __ATOMIC_SEQ_CST);
+    if (!m->comm->ops->one_memory) return;
+    for (int r = 0; r < m->comm->size; r++)
+        while (r != m->comm->rank && __atomic_load_n(&m->lines[r].looking, __ATOMIC_SEQ_CST))
+            sched_yield();
+}
