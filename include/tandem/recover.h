@@ -71,6 +71,14 @@ TD_API TD_MUST_CHECK td_status td_comm_recover(td_comm *broken, const td_recover
  * taken behind the present ranks, or the last of those go back to wait as spares (*out NULL there,
  * as above). Collective; the rest as td_comm_recover, but that any MPI will do. */
 TD_API TD_MUST_CHECK td_status td_comm_resize(td_comm *comm, int ranks, td_comm **out);
+/* The same where the caller chooses who goes: stays: [size of comm], the same at all ranks. Those
+ * that do not stay go back to wait as spares, whatever `ranks` is: for them come spares that waited
+ * before, as far as there are any. Beyond `ranks` the last of those that stay go, too. TD_ERR_ARG,
+ * too: nobody would stay. */
+TD_API TD_MUST_CHECK td_status td_comm_resize_keeping(td_comm *comm, int ranks, const bool *stays,
+                                                      td_comm **out);
+/* TD_ERR_UNSUPPORTED where resize would say so, before anything has changed. Local. */
+TD_API TD_MUST_CHECK td_status td_comm_can_resize(td_comm *comm);
 
 /* Of the generation that the group is, or was split from. */
 TD_API uint64_t td_comm_generation(const td_comm *comm);

@@ -254,13 +254,29 @@ td_status td_comm_recover(td_comm *broken, const td_recover_config *config, td_c
     return TD_OK;
 }
 
+td_status td_comm_can_resize(td_comm *comm)
+{
+    TD_TRY(in_a_run(comm));
+    return comm->ops->can_resize ? comm->ops->can_resize(comm) : TD_OK;
+}
+
 td_status td_comm_resize(td_comm *comm, int ranks, td_comm **out)
 {
+    return td_comm_resize_keeping(comm, ranks, NULL, out);
+}
+
+td_status td_comm_resize_keeping(td_comm *comm, int ranks, const bool *stays, td_comm **out)
+{
+    int staying = 0;
+    for (int r = 0; stays && r < comm->size; r++) staying += stays[r];
     if (ranks < 1) return td_fail(TD_ERR_ARG, "resize: %d ranks; 1 or more are possible", ranks);
+    if (stays && !staying)
+        return td_fail(TD_ERR_ARG, "resize: none of %d ranks would stay", comm->size);
     td_muster mine = {.role = TD_ROLE_RECOVERING,
                       .want = ranks,
                       .least = 1,
                       .deadline_ms = deadline_of(comm, NULL),
+                      .leaves = stays && !stays[comm->rank],
                       .why = "the group is being resized"};
     /* What ranks are in must have ended before a rank says that the group ends. Who fails in the
      * barrier has come as well: a rank is gone, or ahead. */

@@ -24,6 +24,7 @@ typedef struct td_muster {
     int want, least;
     int64_t deadline_ms;
     td_on_hang on_hang;
+    bool leaves;   /* recovering: to be in the new group no more */
     char why[240]; /* what this rank met */
 } td_muster;
 
@@ -42,6 +43,7 @@ typedef struct td_plan {
 typedef struct td_roster {
     int ranks;
     const td_role *role; /* [ranks] */
+    const bool *leaves;  /* [ranks] of those that recover: it goes back to the spares */
     int former_size;
     const int *former; /* [former_size] ranks of the run */
     int want, least;

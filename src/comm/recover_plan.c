@@ -3,8 +3,8 @@
  *
  * Places of the former group stay with those who are still there. Empty ones go to ranks that come
  * to the recovery without having been in it (a failure during an earlier recovery), then to spares,
- * lowest first; ranks beyond the former places follow. What is still empty is closed up, and who
- * stands beyond the wanted size is not needed. Cost: ranks squared, at most. */
+ * lowest first; ranks beyond the former places follow. What is still empty is closed up. Who stands
+ * beyond the wanted size is not needed, nor is who came to leave. Cost: ranks squared, at most. */
 #include "comm/recover.h"
 
 #include "base/error.h"
@@ -16,12 +16,18 @@ static bool taken(const td_plan *plan, int rank)
     return false;
 }
 
+/* Whether it is in the role, and not to leave. */
+static bool has(const td_roster *in, int rank, td_role role)
+{
+    return in->role[rank] == role && !(role == TD_ROLE_RECOVERING && in->leaves[rank]);
+}
+
 /* The next rank of that role, from `*from` on, that has no place yet; -1: none. */
 static int next_of(const td_roster *in, const td_plan *plan, td_role role, int *from)
 {
     while (*from < in->ranks) {
         int rank = (*from)++;
-        if (in->role[rank] == role && !taken(plan, rank)) return rank;
+        if (has(in, rank, role) && !taken(plan, rank)) return rank;
     }
     return -1;
 }
@@ -29,7 +35,7 @@ static int next_of(const td_roster *in, const td_plan *plan, td_role role, int *
 static int count(const td_roster *in, td_role role)
 {
     int n = 0;
-    for (int r = 0; r < in->ranks; r++) n += in->role[r] == role;
+    for (int r = 0; r < in->ranks; r++) n += has(in, r, role);
     return n;
 }
 
@@ -44,7 +50,7 @@ td_status td_recover_plan(const td_roster *in, td_plan *plan)
     plan->size = places;
     for (int k = 0; k < places; k++) {
         int rank = in->former[k];
-        plan->world[k] = in->role[rank] == TD_ROLE_RECOVERING ? rank : -1;
+        plan->world[k] = has(in, rank, TD_ROLE_RECOVERING) ? rank : -1;
         plan->came[k] = false;
     }
     for (int k = 0; k < in->ranks; k++) { /* empty places, then those behind */

@@ -2,63 +2,11 @@
  * go on, with spares where there are any, and add exactly. See ranks_test.h; under MPI the program
  * runs one test, as a rank that is lost is a process: "recover_test mpi-TEST". */
 #include "comm/recover_kinds_test.h"
+#include "comm/recover_works_test.h"
 
 #include "base/clock.h"
 #include "comm/recorder.h"
 #include "comm/transport/local.h"
-
-/* --- what a group must be able to do --- */
-
-static td_status adds_exactly(td_comm *c)
-{
-    int n = td_comm_size(c), me = td_comm_rank(c);
-    enum { COUNT = 20000 };
-    int32_t *x = td_calloc(COUNT, sizeof *x);
-    for (int i = 0; i < COUNT; i++) x[i] = i + me;
-    td_status status = td_comm_allreduce(c, x, x, COUNT, TD_I32, TD_SUM);
-    int wrong = 0;
-    for (int i = 0; i < COUNT && status == TD_OK; i++) wrong += x[i] != n * i + n * (n - 1) / 2;
-    td_free(x);
-    TD_TRY(status);
-    CHECK(wrong == 0);
-    return TD_OK;
-}
-
-/* Leaf l adds l + 1 to every element; a sum in a float that has no rounding. */
-static td_status sums_leaves_exactly(td_comm *c)
-{
-    enum { LEAVES = 16, COUNT = 4000 };
-    td_treesum_config config = {.leaves = LEAVES, .lanes = 1, .count = COUNT};
-    td_treesum *ts = NULL;
-    TD_TRY(td_treesum_create(c, &config, &ts));
-    for (int k = 0; k < td_treesum_nodes(ts, 0); k++) {
-        td_tree_node id = td_treesum_node_id(ts, 0, k);
-        int from = id.index << id.level, to = from + (1 << id.level), sum = 0;
-        for (int l = from; l < to && l < LEAVES; l++) sum += l + 1;
-        for (int i = 0; i < COUNT; i++) td_treesum_node(ts, 0, k)[i] = (float)sum;
-    }
-    td_status status = td_treesum_post(ts, 0, COUNT);
-    if (status == TD_OK) status = td_treesum_wait(ts);
-    int wrong = 0;
-    for (int i = 0; i < COUNT && status == TD_OK; i++) wrong += td_treesum_sum(ts)[i] != 136.0F;
-    if (status == TD_OK) status = td_comm_barrier(c);
-    td_treesum_destroy(ts);
-    TD_TRY(status);
-    CHECK(wrong == 0);
-    return TD_OK;
-}
-
-static td_status works(td_comm *c)
-{
-    td_comm *part = NULL;
-    if (c->deadline_ms < 10000) c->deadline_ms = 10000; /* all are there, but may be slow */
-    TD_TRY(adds_exactly(c));
-    if (td_comm_size(c) <= 16) TD_TRY(sums_leaves_exactly(c));
-    TD_TRY(td_comm_split(c, td_comm_rank(c) % 2, 0, &part));
-    td_status status = td_comm_barrier(part);
-    td_comm_close(part);
-    return status == TD_OK ? td_comm_barrier(c) : status; /* so that all have come as far */
-}
 
 /* --- one loss after the other --- */
 
@@ -66,12 +14,6 @@ typedef struct chain {
     int seed;
     int lost; /* ranks, so far; atomic */
 } chain;
-
-/* All ranks know the round, also those that have come without. */
-static td_status agree_on_round(td_comm *c, int32_t *round)
-{
-    return td_comm_allreduce(c, round, round, 1, TD_I32, TD_MAX);
-}
 
 static int victim_of(td_comm *c, int round, int seed)
 {
@@ -174,20 +116,23 @@ static void groups_shrink_without_spares(void **state)
 
 /* --- who gets which place --- */
 
-/* roles: a letter for each rank of the run: r(ecovering), s(pare), d(ead), l(eft), p(arting). */
+/* roles: a letter for each rank of the run: r(ecovering), R: and to leave, s(pare), d(ead), l(eft),
+ * p(arting). */
 static void assert_plan(const char *roles, int former, int want, const int *world, int size)
 {
     static const char letters[] = "arspld";
     td_role role[16];
     int members[16], place[16], n = (int)strlen(roles);
-    bool came[16], parted[16];
+    bool came[16], parted[16], leaves[16];
     for (int r = 0; r < n; r++) {
-        role[r] = (td_role)(strchr(letters, roles[r]) - letters);
+        leaves[r] = roles[r] == 'R';
+        role[r] = leaves[r] ? TD_ROLE_RECOVERING : (td_role)(strchr(letters, roles[r]) - letters);
         members[r] = r;
     }
     td_plan plan = {.world = place, .came = came, .parted = parted};
     assert_ok(td_recover_plan(&(td_roster){.ranks = n,
                                            .role = role,
+                                           .leaves = leaves,
                                            .former_size = former,
                                            .former = members,
                                            .want = want,
@@ -214,6 +159,12 @@ static void places_stay_where_they_can(void **state)
     assert_plan("rrsss", 2, 4, (int[]){0, 1, 2, 3}, 4);
     assert_plan("rdsps", 2, 9, (int[]){0, 2, 4}, 3);
     assert_plan("drrs", 2, 0, (int[]){2, 1}, 2); /* 2 was to join in a recovery that failed */
+    assert_plan("rRrr", 4, 3, (int[]){0, 2, 3}, 3);
+    assert_plan("rRrrs", 4, 4, (int[]){0, 4, 2, 3}, 4); /* one comes for the one that goes */
+    assert_plan("rRRrsss", 4, 5, (int[]){0, 4, 5, 3, 6}, 5);
+    assert_plan("rRdr", 4, 3, (int[]){0, 3}, 2);
+    assert_plan("rrRR", 4, 1, (int[]){0}, 1);
+    assert_plan("dRrs", 2, 0, (int[]){2, 3}, 2); /* who leaves takes no place of the dead */
 }
 
 /* --- nobody died --- */
@@ -348,7 +299,7 @@ static void what_cannot_be_recovered_is_said(void **state)
     td_comm_close(alone);
 }
 
-/* --- spares that die, and sizes that change --- */
+/* --- spares that die --- */
 
 static td_status spare_is_gone(td_comm *c, void *arg)
 {
@@ -379,39 +330,6 @@ static void spares_may_die(void **state)
 {
     (void)state;
     assert_ok(td_comm_run_local(5, &(td_comm_config){.spares = 2}, spare_is_gone, NULL));
-}
-
-/* 2 -> 4 -> 1 -> 3 -> 2 of 4 ranks; a rank that joins learns how often from the others. */
-static td_status changes_size(td_comm *first, void *arg)
-{
-    static const int sizes[] = {4, 1, 3, 2};
-    enum { SIZES = 4 };
-    (void)arg;
-    td_comm *c = first;
-    int32_t at = td_comm_joined(c, td_comm_rank(c)) ? -1 : 0;
-    td_status status = TD_OK;
-    for (bool owned = false; c && status == TD_OK; owned = true) {
-        td_comm *next = NULL;
-        status = agree_on_round(c, &at);
-        if (status == TD_OK) status = works(c);
-        if (status == TD_OK && at < SIZES) {
-            status = td_comm_resize(c, sizes[at], &next);
-            if (status == TD_OK && next && td_comm_size(next) != sizes[at])
-                status = td_fail(TD_ERR_INTERNAL, "%d ranks where %d were wanted",
-                                 td_comm_size(next), sizes[at]);
-            at++;
-        }
-        if (owned) td_comm_close(c);
-        c = next;
-    }
-    return status;
-}
-
-static void groups_grow_and_shrink(void **state)
-{
-    (void)state;
-    for (int k = 0; k < 5; k++)
-        assert_ok(td_comm_run_local(4, &(td_comm_config){.spares = 2}, changes_size, NULL));
 }
 
 /* --- under MPI --- */
@@ -520,7 +438,6 @@ static td_status on_mpi(int argc, char **argv, bool *known)
     } tests[] = {
         {"mpi-chain", lose_one_after_the_other, &c, 20000},
         {"mpi-late", one_is_late, NULL, 100},
-        {"mpi-resize", changes_size, NULL, 20000},
         {"mpi-stopped", one_is_stopped, NULL, 100},
         {"mpi-stopped-lowest", the_lowest_is_stopped, NULL, 100},
         {"mpi-idle", an_idle_spare_dies, argc > 4 ? argv[4] : NULL, 20000},
@@ -551,7 +468,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_silent_rank_is_named_by_all),
         cmocka_unit_test(what_cannot_be_recovered_is_said),
         cmocka_unit_test(spares_may_die),
-        cmocka_unit_test(groups_grow_and_shrink),
     };
     bool known = false;
     td_status status = argc > 1 ? on_mpi(argc, argv, &known) : TD_OK;

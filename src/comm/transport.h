@@ -74,7 +74,8 @@ typedef struct td_transport_ops {
     void (*formed)(td_comm *comm);
     /* TD_ERR_UNSUPPORTED where ranks that die end the run. */
     td_status (*can_recover)(td_comm *comm);
-    void (*die)(td_comm *comm); /* a process does not return from it */
+    td_status (*can_resize)(td_comm *comm); /* where it brings no ranks together; NULL: it does */
+    void (*die)(td_comm *comm);             /* a process does not return from it */
     /* Lets others run while this rank waits, instead of time passing; NULL: time passes. */
     td_status (*pause)(td_comm *comm);
     /* Begins one of the system's own collectives, where it has one for the call, which `test` then
@@ -290,7 +291,7 @@ typedef struct td_mpi_module {
      * when that worked. Ends no MPI. */
     bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 12, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 13, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

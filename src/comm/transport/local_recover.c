@@ -44,11 +44,14 @@ static void judge(td_local_run *run, td_status status)
 static bool decide(td_local_run *run)
 {
     td_role role[TD_COMM_RANKS];
+    bool leaves[TD_COMM_RANKS];
     const td_muster *wish = &run->rank[first_of(run, TD_ROLE_RECOVERING)].wish;
     td_plan *plan = &run->plan;
-    for (int r = 0; r < run->size; r++) role[r] = run->rank[r].role;
+    for (int r = 0; r < run->size; r++)
+        role[r] = run->rank[r].role, leaves[r] = run->rank[r].wish.leaves;
     td_roster roster = {.ranks = run->size,
                         .role = role,
+                        .leaves = leaves,
                         .former_size = run->member_count,
                         .former = run->member,
                         .want = wish->want,
@@ -109,7 +112,8 @@ static bool wants_parting(const td_local_run *run)
     int there = 0, first = first_of(run, TD_ROLE_RECOVERING);
     int want = run->rank[first].wish.want > 0 ? run->rank[first].wish.want : run->member_count;
     for (int r = 0; r < run->size; r++)
-        there += run->rank[r].role == TD_ROLE_RECOVERING || run->rank[r].role == TD_ROLE_SPARE;
+        there += run->rank[r].role == TD_ROLE_SPARE ||
+                 (run->rank[r].role == TD_ROLE_RECOVERING && !run->rank[r].wish.leaves);
     return there < want && first_of(run, TD_ROLE_PARTING) >= 0;
 }
 

@@ -321,6 +321,7 @@ static const td_transport_ops mpi_ops = {
     .muster = td_mpi_bring_together,
     .formed = td_mpi_formed,
     .can_recover = td_mpi_can_recover,
+    .can_resize = td_mpi_can_resize,
     .die = mpi_die,
 };
 

@@ -123,6 +123,7 @@ td_status td_mpi_open(const td_mpi_services *given, const td_comm_config *config
 /* As in td_transport_ops; mpi_muster.c. */
 td_status td_mpi_bring_together(td_comm *comm, const td_muster *mine, td_plan *plan);
 td_status td_mpi_can_recover(td_comm *comm);
+td_status td_mpi_can_resize(td_comm *comm);
 void td_mpi_formed(td_comm *comm);
 /* active: of the ranks of the world. False: no memory. */
 bool td_mpi_muster_begin(td_mpi_group *world, int active);

@@ -108,7 +108,8 @@ static td_status make_plan(td_mpi_group *w, const td_mpi_letter *former, const t
     size_t n = (size_t)w->size;
     td_role *role = calloc(n, sizeof *role);
     int *before = calloc(n, sizeof *before);
-    td_status status = role && before
+    bool *leaves = calloc(n, sizeof *leaves);
+    td_status status = role && before && leaves
                            ? TD_OK
                            : td_mpi_library->fail(TD_ERR_NOMEM, "no memory for %d ranks", w->size);
     *plan = (td_plan){.world = m->world, .came = m->came, .parted = m->parted};
@@ -116,16 +117,19 @@ static td_status make_plan(td_mpi_group *w, const td_mpi_letter *former, const t
         role[r] = w->dead[r]     ? TD_ROLE_DEAD
                   : m->answer[r] ? (td_role)m->answer[r]->role
                                  : TD_ROLE_PARTING;
+    for (int r = 0; r < w->size && status == TD_OK; r++)
+        leaves[r] = m->answer[r] && m->answer[r]->leaves;
     for (int k = 0; k < former->size && status == TD_OK; k++) before[k] = former->list[k];
     if (status == TD_OK)
         status = td_mpi_library->plan(&(td_roster){.ranks = w->size,
                                                    .role = role,
+                                                   .leaves = leaves,
                                                    .former_size = former->size,
                                                    .former = before,
                                                    .want = wish->want,
                                                    .least = wish->least},
                                       plan);
-    free(role), free(before);
+    free(role), free(before), free(leaves);
     return status;
 }
 
@@ -231,7 +235,7 @@ static bool wants_parting(const td_mpi_group *w)
         const td_mpi_letter *l = m->answer[r];
         if (w->dead[r]) continue;
         if (recovers(w, r)) wish = l;
-        there += l && (l->role == TD_ROLE_RECOVERING || l->role == TD_ROLE_SPARE);
+        there += l && (l->role == TD_ROLE_SPARE || (l->role == TD_ROLE_RECOVERING && !l->leaves));
         coming += !l && m->known[r] == TD_ROLE_PARTING;
     }
     if (!wish || !former || !coming) return false;

@@ -74,7 +74,7 @@ td_mpi_letter *td_mpi_describe(td_mpi_group *w)
     if (!l) return NULL;
     l->role = (int32_t)m->role;
     l->generation = m->accepted, l->formed = m->formed;
-    l->want = m->wish.want, l->least = m->wish.least;
+    l->want = m->wish.want, l->least = m->wish.least, l->leaves = m->wish.leaves;
     l->on_hang = (int32_t)m->wish.on_hang, l->deadline_ms = m->wish.deadline_ms;
     for (int k = 0; k < TD_GROUP_WORDS; k++)
         l->numbers[k] = ~__atomic_load_n(&w->taken[k], __ATOMIC_ACQUIRE);
@@ -320,13 +320,18 @@ static td_status adopt(td_mpi_group *w, td_plan *plan)
     return status;
 }
 
+td_status td_mpi_can_resize(td_comm *comm)
+{
+    if (((td_mpi_group *)comm->impl)->world->muster) return TD_OK;
+    return td_mpi_library->fail(TD_ERR_UNSUPPORTED,
+                                "resize: the run has no spares to take; start it with some");
+}
+
 td_status td_mpi_bring_together(td_comm *comm, const td_muster *mine, td_plan *plan)
 {
     td_mpi_group *w = ((td_mpi_group *)comm->impl)->world;
     td_mpi_muster *m = w->muster;
-    if (!m)
-        return td_mpi_library->fail(TD_ERR_UNSUPPORTED,
-                                    "resize: the run has no spares to take; start it with some");
+    if (!m) return td_mpi_can_resize(comm);
     td_mpi_begin_looking(w);
     m->role = mine->role;
     m->wish = *mine;

@@ -48,7 +48,7 @@ typedef struct td_mpi_letter {
     uint64_t numbers[TD_GROUP_WORDS]; /* ANSWER: free ones */
     int32_t number, status;           /* DECISION; VERDICT, END */
     int32_t size, parted;             /* DECISION: in list; ANSWER: size of the group formed */
-    int32_t left, unused;             /* DECISION: of the former group */
+    int32_t left, leaves; /* DECISION: of the former group; ANSWER: whether it is to leave */
     char why[TD_MPI_WHY];
     int32_t list[]; /* [size + parted] ranks of the run, CAME beside those who were spares */
 } td_mpi_letter;
