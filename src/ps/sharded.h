@@ -175,6 +175,10 @@ void td_sharded_destroy(td_sharded *sharded);
 
 /* The table of a rank that comes into a run under way: fit only to be moved. Local. */
 TD_MUST_CHECK td_status td_sharded_join(const td_sharded_config *config, td_sharded **out);
+/* Other workers from now on, so many: all have pushed `clock` times, and none has a push under way,
+ * nor any other request. Local, at all ranks that are in the group by then, ahead of a move that
+ * says which ranks they are. TD_ERR_NOMEM: fit to be destroyed. */
+TD_MUST_CHECK td_status td_sharded_renumber(td_sharded *sharded, int workers, uint64_t clock);
 /* Goes on in the group. worker: [worker_count] its rank that is each worker now, -1: that one has
  * gone for good. Workers' clocks stay; one that has joined goes on at its predecessor's. A push
  * that was not acknowledged is made again. Collective. *lost: TD_ERR_PEER because some rows are at

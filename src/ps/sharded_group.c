@@ -263,16 +263,34 @@ static td_status agree_on_clocks(td_sharded *s, bool joined)
     return status;
 }
 
-td_status td_sharded_move(td_sharded *s, td_comm *comm, const td_servers *servers,
-                          const int *worker, bool joined, bool *lost)
+static void close_channel(td_sharded *s)
 {
-    *lost = false;
-    td_slices after;
     td_keyed_destroy(s->keyed);
     td_comm_close(s->meeting);
     s->keyed = NULL, s->meeting = NULL;
     s->fetch.ticket = 0;
     td_cache_clear(&s->cache);
+}
+
+td_status td_sharded_renumber(td_sharded *s, int workers, uint64_t clock)
+{
+    close_channel(s); /* nobody is answered by clocks that change */
+    int *of_worker = td_calloc((size_t)workers, sizeof *of_worker);
+    if (!of_worker) return td_fail(TD_ERR_NOMEM, "no memory for %d workers", workers);
+    td_free(s->of_worker);
+    s->of_worker = of_worker;
+    s->config.worker_count = workers;
+    s->clock = clock;
+    s->worker = -1;
+    return s->store.newest ? td_store_renumber(&s->store, workers, clock) : TD_OK;
+}
+
+td_status td_sharded_move(td_sharded *s, td_comm *comm, const td_servers *servers,
+                          const int *worker, bool joined, bool *lost)
+{
+    *lost = false;
+    td_slices after;
+    close_channel(s);
     td_status status = take_places(s, comm, servers, worker);
     if (status == TD_OK && !s->store.newest) status = init_store(s, NULL);
     TD_TRY(td_comm_agree(comm, status));

@@ -188,3 +188,20 @@ void td_store_start_at(td_store *s, uint64_t clock)
         if (s->newest[i] > clock) s->newest[i] = clock;
     memset(s->chosen, 0, n * sizeof *s->chosen);
 }
+
+td_status td_store_renumber(td_store *s, int workers, uint64_t clock)
+{
+    td_store_config config = s->config;
+    td_store other;
+    config.workers = workers;
+    td_status status = td_store_init(&other, &config, NULL);
+    if (status == TD_OK) {
+        td_store was = *s;
+        s->config = config, s->clocks = other.clocks;
+        s->newest = other.newest, s->chosen = other.chosen;
+        other.clocks = was.clocks, other.newest = was.newest, other.chosen = was.chosen;
+        td_store_start_at(s, clock);
+    }
+    td_store_fini(&other);
+    return status;
+}

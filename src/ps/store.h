@@ -76,6 +76,9 @@ typedef struct td_store_taken {
 /* All workers have pushed so often: steps from there on are new, also where a worker had gone on
  * beyond. */
 void td_store_start_at(td_store *store, uint64_t clock);
+/* The same of other workers, so many: what each slice had of the former ones is behind that clock.
+ * TD_ERR_NOMEM, TD_ERR_ARG: nothing has changed. */
+TD_MUST_CHECK td_status td_store_renumber(td_store *store, int workers, uint64_t clock);
 TD_MUST_CHECK td_status td_store_take_push(td_store *store, const td_slices *slices,
                                            const td_store_push *push, td_store_taken *out);
 
