@@ -27,10 +27,10 @@ STEPS = {
     "tsan": ("build-tsan", ["-Db_sanitize=thread", *INSTRUMENTED, "-Dmpi=disabled"], None, ["unit"],
              ["base/pool", "comm/comm", "comm/collective", "comm/work", "comm/misuse",
               "comm/algorithms", "comm/keyed", "comm/recover", "comm/registered", "comm/resize", "comm/treesum",
-              "data/loader",
-              "models/net", "models/revive", "ps/balance", "ps/bulk", "ps/range", "ps/recover", "ps/sharded",
+              "data/loader", "models/net", "models/revive", "ps/balance", "ps/bulk", "ps/parts", "ps/range",
+              "ps/recover", "ps/sharded",
               "chaos/counters", "strategy/allreduce", "train/train", "train/checkpoint", "train/rows_feed",
-              "train/rows_files"]),
+              "train/rows_files", "train/rows_roles"]),
     "fuzz": ("build-fuzz", ["-Dfuzz=true", "-Dmpi=disabled", "-Db_lundef=false"], "clang",
              ["fuzz"], []),
 }

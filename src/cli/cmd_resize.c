@@ -1,4 +1,7 @@
-/* tandem resize: asks a run that is under way to go on with another number of workers.
+/* tandem resize: asks a run that is under way to go on with other numbers of ranks.
+ *
+ * N ranks in all; with --servers S so many of them only serve, with --data-servers D so many read.
+ * What is not named stays, and the rest work: without N workers stay, and N follows.
  *
  * A run answers at the end of a step, which may take as long as it likes, with an evaluation before
  * it: so the answer is waited for as long as a job lives. A job may seem dead for a while, where
@@ -17,6 +20,7 @@
 #include <string.h>
 #include <time.h>
 
+enum { MOST_RANKS = 1024 };
 #define LOOK_NS 20000000       /* for the answer */
 #define PROBE_NS 500000000     /* whether there is somebody to answer */
 #define PATIENCE_NS 3000000000 /* then it says what it waits for */
@@ -37,15 +41,53 @@ typedef struct asker {
     bool told;
 } asker;
 
-static td_status read_words(int argc, char **argv, const char **run, int *workers)
+static td_status read_number(const char *word, const char *of, int least, int *out)
 {
     char *end;
-    if (argc != 2 || argv[0][0] == '-')
-        return td_fail(TD_ERR_ARG, "say which run and how many workers: tandem resize RUN N");
-    long n = strtol(argv[1], &end, 10);
-    if (*end || end == argv[1] || n < 1 || n > 1024)
-        return td_fail(TD_ERR_ARG, "\"%s\" is no number of workers; write 1 to 1024", argv[1]);
-    *run = argv[0], *workers = (int)n;
+    long n = word ? strtol(word, &end, 10) : -1;
+    if (!word || *end || end == word || n < least || n > MOST_RANKS)
+        return td_fail(TD_ERR_ARG, "\"%s\" is no number of %s; write %d to %d", word ? word : "",
+                       of, least, MOST_RANKS);
+    *out = (int)n;
+    return TD_OK;
+}
+
+/* "--servers S" or "--servers=S" at argv[*at], which moves on to the number. */
+static bool takes(const char *flag, char **argv, int argc, int *at, const char **number)
+{
+    size_t n = strlen(flag);
+    if (strncmp(argv[*at], flag, n) != 0 || (argv[*at][n] && argv[*at][n] != '=')) return false;
+    *number = argv[*at][n] ? argv[*at] + n + 1 : NULL;
+    if (!*number && *at + 1 < argc) *number = argv[++*at];
+    return true;
+}
+
+static td_status read_words(int argc, char **argv, const char **run, td_resize *out)
+{
+    td_resize r = {.servers = -1, .data_servers = -1};
+    const char *number;
+    *run = NULL;
+    for (int i = 0; i < argc; i++) {
+        if (takes("--servers", argv, argc, &i, &number))
+            TD_TRY(read_number(number, "servers", 0, &r.servers));
+        else if (takes("--data-servers", argv, argc, &i, &number))
+            TD_TRY(read_number(number, "data servers", 0, &r.data_servers));
+        else if (argv[i][0] == '-' && argv[i][1] == '-')
+            return td_fail(TD_ERR_ARG,
+                           "resize: %s is no option; there are --servers and "
+                           "--data-servers",
+                           argv[i]);
+        else if (!*run)
+            *run = argv[i];
+        else if (!r.ranks)
+            TD_TRY(read_number(argv[i], "workers", 1, &r.ranks));
+        else
+            return td_fail(TD_ERR_ARG, "resize: \"%s\" is one word too many", argv[i]);
+    }
+    if (!*run || (!r.ranks && r.servers < 0 && r.data_servers < 0))
+        return td_fail(TD_ERR_ARG, "say which run and how many workers: tandem resize RUN N, or "
+                                   "how many servers: --servers S, --data-servers D");
+    *out = r;
     return TD_OK;
 }
 
@@ -130,14 +172,13 @@ td_status td_cmd_resize(int argc, char **argv)
     struct sigaction action = {.sa_handler = on_signal};
     int64_t now = td_clock_ns();
     asker w = {.began = now, .held = now, .pending = now};
-    int workers = 0;
     bool done = false;
-    TD_TRY(read_words(argc, argv, &w.run, &workers));
+    TD_TRY(read_words(argc, argv, &w.run, &w.asked));
     TD_TRY(check_run(w.run));
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
-    TD_TRY(td_resize_ask(w.run, workers, &w.asked));
+    TD_TRY(td_resize_ask(w.run, &w.asked));
     TD_TRY(wait_for_answer(&w, &done, sentence));
     if (!done) return td_fail(TD_ERR_ARG, "%s", sentence);
     puts(sentence);

@@ -302,9 +302,13 @@ static void answer(td_loop *t, const td_resize *asked, const char *sentence, boo
 /* The sentence of a request that cannot be granted, or "". */
 static void judge(const td_loop *t, const td_resize *asked, char sentence[TD_RESIZE_TEXT])
 {
-    int workers = asked->workers, most = t->mark.most, leaves = t->job->leaves;
+    int workers = asked->ranks, most = t->mark.most, leaves = t->job->leaves;
     *sentence = 0;
-    if (workers < 1)
+    if (asked->servers >= 0 || asked->data_servers >= 0)
+        snprintf(sentence, TD_RESIZE_TEXT,
+                 "this job has no servers: all of its ranks are workers, so ask for their number "
+                 "alone; --servers and --data-servers are for jobs with --strategy ps");
+    else if (workers < 1)
         snprintf(sentence, TD_RESIZE_TEXT, "%d workers are not possible; ask for 1 or more",
                  workers);
     else if (workers < t->job->min_workers)
@@ -336,13 +340,13 @@ td_status td_loop_resize(td_loop *t)
         answer(t, &asked, sentence, false);
         return TD_OK;
     }
-    if (asked.workers != size) {
+    if (asked.ranks != size) {
         td_status status = td_saver_finish(t->saver);
         if (td_is_loss(status) || status == TD_ERR_DIVERGED) return status;
         td_loop_tell_kept(t);
         t->noticed = td_clock_ns();
-        if (t->job->shard_optimizer && asked.workers < size) TD_TRY(deal_shards(t, asked.workers));
-        status = td_comm_resize(t->comm, asked.workers, &next);
+        if (t->job->shard_optimizer && asked.ranks < size) TD_TRY(deal_shards(t, asked.ranks));
+        status = td_comm_resize(t->comm, asked.ranks, &next);
         if (status == TD_ERR_UNSUPPORTED) { /* at all ranks alike, and nothing has changed */
             snprintf(sentence, sizeof sentence, "%s", td_last_error());
             answer(t, &asked, sentence, false);
@@ -364,7 +368,7 @@ td_status td_loop_resize(td_loop *t)
     size = td_comm_size(t->comm);
     snprintf(sentence, sizeof sentence, "the run goes on with %d worker%s from step %llu%s", size,
              size == 1 ? "" : "s", (unsigned long long)t->state.step,
-             size < asked.workers ? ": there are no more" : "");
+             size < asked.ranks ? ": there are no more" : "");
     answer(t, &asked, sentence, true);
     return TD_OK;
 }

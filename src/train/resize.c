@@ -1,4 +1,5 @@
-/* See resize.h. RUN/resize: "WORKERS TOKEN\n"; RUN/resized: "TOKEN done|refused SENTENCE\n". */
+/* See resize.h. RUN/resize: "RANKS SERVERS DATA_SERVERS TOKEN\n"; RUN/resized: "TOKEN done|refused
+ * SENTENCE\n". */
 #include "train/resize.h"
 
 #include "base/alloc.h"
@@ -17,16 +18,17 @@ static void forget(const char *run, const char *name)
     if (td_path_join(path, run, name) == TD_OK) unlink(path);
 }
 
-td_status td_resize_ask(const char *run, int workers, td_resize *out)
+td_status td_resize_ask(const char *run, td_resize *ask)
 {
     char path[TD_PATH_MAX], text[128];
-    td_resize r = {.workers = workers};
+    td_resize r = *ask;
     snprintf(r.token, sizeof r.token, "%ld-%lld", (long)getpid(), (long long)td_clock_ns());
     TD_TRY(td_path_join(path, run, request));
     forget(run, reply);
-    int n = snprintf(text, sizeof text, "%d %s\n", workers, r.token);
+    int n =
+        snprintf(text, sizeof text, "%d %d %d %s\n", r.ranks, r.servers, r.data_servers, r.token);
     TD_TRY(td_write_file(path, text, (size_t)n));
-    *out = r;
+    *ask = r;
     return TD_OK;
 }
 
@@ -69,9 +71,9 @@ td_status td_resize_read(const char *run, td_resize *out)
     td_resize r = {0};
     TD_TRY(td_path_join(path, run, request));
     TD_TRY(td_read_file(path, &text, &size));
-    int found = sscanf(text, "%d %63s", &r.workers, r.token);
+    int found = sscanf(text, "%d %d %d %63s", &r.ranks, &r.servers, &r.data_servers, r.token);
     td_free(text);
-    if (found != 2) return td_fail(TD_ERR_CORRUPT, "%s is no request", path);
+    if (found != 4) return td_fail(TD_ERR_CORRUPT, "%s is no request", path);
     *out = r;
     return TD_OK;
 }

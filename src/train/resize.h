@@ -1,4 +1,4 @@
-/* Asking a run for another number of workers: RUN/resize is the request, RUN/resized the answer to
+/* Asking a run for other numbers of ranks: RUN/resize is the request, RUN/resized the answer to
  * it. Both are written whole, and carry a token: an answer is to one request. */
 #ifndef TD_TRAIN_RESIZE_H
 #define TD_TRAIN_RESIZE_H
@@ -11,12 +11,13 @@
 enum { TD_RESIZE_TEXT = 256 };
 
 typedef struct td_resize {
-    int workers;
-    char token[64]; /* "": no request */
+    int ranks;                 /* in all; 0: not named */
+    int servers, data_servers; /* ranks that only serve, that read; -1: not named */
+    char token[64];            /* "": no request */
 } td_resize;
 
-/* The one who asks. */
-TD_MUST_CHECK td_status td_resize_ask(const char *run, int workers, td_resize *out);
+/* The one who asks: writes the request, and fills its token. */
+TD_MUST_CHECK td_status td_resize_ask(const char *run, td_resize *ask);
 /* Whether the answer is there; then it is taken away. *done: the request was granted. */
 TD_MUST_CHECK td_status td_resize_answered(const char *run, const td_resize *asked, bool *there,
                                            bool *done, char sentence[TD_RESIZE_TEXT]);

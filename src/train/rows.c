@@ -399,6 +399,11 @@ static td_status tell_tables(loop *l)
 static td_status run(loop *l)
 {
     while (!l->done) {
+        if (l->midway) {
+            TD_TRY(td_rows_resize(l));
+            if (l->away) return TD_OK;
+            continue;
+        }
         if (!l->met) TD_TRY(td_rows_steps(l, l->end));
         if (l->resizing && l->state.step < l->end) {
             TD_TRY(td_rows_resize(l));
@@ -432,7 +437,7 @@ static td_status move_and_run(loop *l)
 /* This rank lacks memory, and the others can go on without it. */
 static td_status give_way(loop *l, td_status status)
 {
-    if (status != TD_ERR_NOMEM || !l->tables.roles.known || !l->begun) return status;
+    if (status != TD_ERR_NOMEM || !l->tables.roles.now.own.known || !l->begun) return status;
     return td_train_give_way(l->comm, status);
 }
 

@@ -162,8 +162,8 @@ td_feed_config td_rows_feed_config(const loop *l)
                                      .drop_last = l->job->drop_last,
                                      .seed = l->job->seed},
                             .numbers = l->task->oracle.numbers,
-                            .worker = roles->own_slot,
-                            .workers = l->workers,
+                            .worker = roles->now.own.slot,
+                            .workers = roles->now.counts.workers,
                             .worker_rank = roles->worker,
                             .by_name = l->job->strategy == TD_STRATEGY_PS,
                             .server = roles->feeder,
@@ -183,10 +183,11 @@ td_status td_rows_open_all(loop *l, bool joined)
                                     .mode = l->mode,
                                     .keyed = keyed_config(l),
                                     .params = l->task->oracle.params,
-                                    .workers = joined ? l->workers : size - beyond,
-                                    .servers = servers,
-                                    .feeders = feeders};
-    l->workers = config.workers;
+                                    .counts = {.workers = joined ? l->workers : size - beyond,
+                                               .servers = servers,
+                                               .feeders = feeders},
+                                    .reads = !l->data->train->elsewhere};
+    l->workers = config.counts.workers;
     td_status status = td_pool_create(job->threads, &l->pool);
     if (!joined && status == TD_OK) status = check_options(l, size);
     if (!joined && status == TD_OK && !l->exact) status = td_clock_check(&l->clock, l->workers);

@@ -89,8 +89,8 @@ static td_status live(td_comm *c, void *arg)
                                     .mode = p->mode,
                                     .keyed = {.width = WIDTH, .lr = 1, .rule = p->rule},
                                     .params = PARAMS,
-                                    .workers = td_comm_size(c) - p->servers,
-                                    .servers = p->servers};
+                                    .counts = {.workers = td_comm_size(c) - p->servers,
+                                               .servers = p->servers}};
     static const td_slot slot = {.name = "all", .shape = {PARAMS}, .rank = 1, .count = PARAMS};
     td_rows_bundle b = {.folder = p->folder,
                         .kind = "checkpoint",

@@ -1,5 +1,5 @@
-/* A run whose parameters live in tables, in another group: after a loss, or when another number of
- * ranks is asked for. See rows.h, rows_loop.h. */
+/* A run whose parameters live in tables, in another group, or with other parts in the same: after a
+ * loss, or when others are asked for (rows_resize.c). See rows.h, rows_loop.h. */
 #include "train/rows_loop.h"
 
 #include "base/alloc.h"
@@ -10,7 +10,6 @@
 #include "optim/schedule.h"
 #include "strategy/mishap.h"
 #include "tandem/recover.h"
-#include "train/resize.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -30,8 +29,9 @@ static td_status move_feed(loop *l)
     td_feed_config config = td_rows_feed_config(l);
     if (!l->pushing) td_feed_give_back(l->feed); /* else its push is made again */
     TD_TRY(td_feed_move(l->feed, l->comm, &config, &l->feed));
-    if (roles->own_slot < 0) return TD_OK;
-    uint64_t begin = td_feed_names(l->feed, roles->own_slot);
+    int slot = roles->now.own.slot;
+    if (slot < 0) return TD_OK;
+    uint64_t begin = td_feed_names(l->feed, slot);
     for (int k = 0; k < TD_ROWS_TABLES; k++)
         if (l->tables.has[k]) td_sharded_skip_to(l->tables.sharded[k], begin);
     if (begin > l->state.step) l->state.step = begin;
@@ -105,7 +105,9 @@ static td_status agree_on_step(loop *l, bool joined, uint64_t made)
     /* Who is in the phase after a meeting knows that all have done what follows it. */
     uint64_t phase = joined ? 0 : 4 * l->end + 2 * l->done + l->met;
     TD_TRY(share_memory(l, phase));
-    uint64_t mine[5] = {phase, l->first_step, l->state.samples_seen, l->stopping, 0}, most[5];
+    uint64_t mine[5] = {phase, l->first_step, l->state.samples_seen, l->stopping,
+                        (uint64_t)l->midway},
+             most[5];
     if (joined) memset(mine, 0, sizeof mine);
     TD_TRY(td_comm_allreduce(l->comm, mine, most, 5, TD_I64, TD_MAX));
     bool behind = phase < most[0];
@@ -115,6 +117,7 @@ static td_status agree_on_step(loop *l, bool joined, uint64_t made)
     l->first_step = most[1];
     l->state.samples_seen = most[2];
     l->stopping = most[3];
+    l->midway = (int)most[4];
     if (l->exact) l->state.step = l->first_step + made;
     for (int k = 0; k < TD_ROWS_TABLES && !l->exact; k++)
         if (l->tables.has[k] && td_sharded_clock(l->tables.sharded[k]) > l->state.step)
@@ -122,21 +125,28 @@ static td_status agree_on_step(loop *l, bool joined, uint64_t made)
     return TD_OK;
 }
 
-static void tell(loop *l)
+void td_rows_tell_news(loop *l)
 {
-    char sentence[SENTENCE], fields[SENTENCE], recorder[TD_PATH_MAX];
+    char sentence[SENTENCE], fields[SENTENCE], recorder[TD_PATH_MAX], parts[TD_ROWS_PARTS];
+    const td_roles *roles = &l->tables.roles;
     int ranks = td_comm_size(l->comm);
     l->news.step = (int64_t)l->state.step;
     l->noticed = 0;
     if (!l->progress) goto out;
     if (td_path_join(recorder, l->job->run, "recorder") != TD_OK) *recorder = 0;
+    td_rows_parts(l, parts);
     td_news_fields(&l->news, td_comm_generation(l->comm), ranks, fields, sizeof fields);
+    if (l->news.was_resized && *parts) {
+        size_t n = strlen(fields);
+        snprintf(fields + n, sizeof fields - n, ",\"servers\":%d,\"data_servers\":%d",
+                 roles->now.counts.servers ? roles->server_count : 0, roles->feeder_count);
+    }
     if (td_progress_event(l->progress, l->state.step, l->news.was_resized ? "resized" : "recovered",
                           fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
     if (l->news.was_resized) {
-        td_progress_say(l->progress, "the run goes on with %d rank%s from step %llu", ranks,
-                        ranks == 1 ? "" : "s", (unsigned long long)l->state.step);
+        td_progress_say(l->progress, "the run goes on with %d rank%s%s from step %llu", ranks,
+                        ranks == 1 ? "" : "s", parts, (unsigned long long)l->state.step);
         goto out;
     }
     td_news_sentence(&l->news, ranks, recorder, sentence, sizeof sentence);
@@ -209,8 +219,8 @@ static td_status take_up(loop *l)
     if (joined) TD_TRY(td_rows_choose_schedule(l));
     td_rows_save_drop(l->saving); /* its ranks may be gone */
     l->saving = NULL;
-    l->empty = false;
-    td_rows_own_free(l->own); /* a copy begins anew */
+    l->empty = l->resizing = false; /* whoever asks still does */
+    td_rows_own_free(l->own);       /* a copy begins anew */
     l->own = NULL;
     const td_train_hooks *hooks = l->data->hooks;
     if (l->first && !was_first && hooks && hooks->take_over) TD_TRY(hooks->take_over(hooks->user));
@@ -223,7 +233,7 @@ static td_status take_up(loop *l)
     TD_TRY(move_feed(l));
     if (l->noticed) l->news.seconds = td_seconds(td_clock_ns() - l->noticed);
     TD_TRY(td_news_agree(l->comm, joined ? -1 : (int64_t)l->state.step, &l->news));
-    tell(l);
+    if (!l->midway || !l->news.was_resized) td_rows_tell_news(l); /* else at its end */
     if (!l->exact) td_rows_begin_interval(l);
     if (l->pushing && !joined) TD_TRY(td_rows_push_paced(l));
     return TD_OK;
@@ -254,124 +264,6 @@ td_status td_rows_too_few(loop *l)
     return status;
 }
 
-/* --- another number of ranks --- */
-
-enum { RESIZE_NS = 100000000 };
-
-bool td_rows_resize_asked(loop *l)
-{
-    if (!l->first) return false;
-    int64_t now = td_clock_ns();
-    if (now - l->looked_at < RESIZE_NS) return false;
-    l->looked_at = now;
-    return td_resize_is_asked(l->job->run);
-}
-
-/* The sentence of a request that cannot be granted, or "". */
-static void judge(const loop *l, int ranks, char sentence[TD_RESIZE_TEXT])
-{
-    int size = td_comm_size(l->comm), leaves = l->job->leaves, least = 1 + l->job->replicas;
-    if (least < l->job->min_workers) least = l->job->min_workers;
-    *sentence = 0;
-    if (ranks < least)
-        snprintf(sentence, TD_RESIZE_TEXT, "%d ranks are too few for this job; ask for %d or more",
-                 ranks, least);
-    else if (ranks > leaves)
-        snprintf(sentence, TD_RESIZE_TEXT,
-                 "%d ranks are more than the %d leaves of a batch; ask for at most %d", ranks,
-                 leaves, leaves);
-    else if (ranks < size && (l->tables.roles.servers || l->tables.roles.feeders))
-        snprintf(sentence, TD_RESIZE_TEXT,
-                 "ranks that only serve stay to the end: a job with --servers or --data-servers "
-                 "grows, but does not shrink");
-    else if (l->mode == TD_ROWS_SHARED)
-        snprintf(sentence, TD_RESIZE_TEXT, "--strategy hogwild keeps its workers");
-}
-
-/* Rows leave the ranks that are to go. Collective. */
-static td_status clear_out(loop *l, int ranks)
-{
-    bool lost;
-    int rank[1024], worker[1024];
-    for (int r = 0; r < ranks; r++) rank[r] = r;
-    for (int w = 0; w < l->workers; w++)
-        worker[w] = l->tables.roles.worker[w] < ranks ? l->tables.roles.worker[w] : -1;
-    td_servers servers = {.rank = rank, .count = ranks, .replicas = l->job->replicas};
-    for (int k = 0; k < TD_ROWS_TABLES; k++) {
-        if (!l->tables.has[k]) continue;
-        servers.rows = k == TD_ROWS_DENSE ? l->tables.dense_rows : 0;
-        TD_TRY(l->exact ? td_bulk_move(l->tables.bulk[k], l->comm, &servers, false, 0, &lost)
-                        : td_sharded_move(l->tables.sharded[k], l->comm, &servers, worker, false,
-                                          &lost));
-    }
-    return TD_OK;
-}
-
-static td_status change_size(loop *l, int ranks)
-{
-    td_comm *next = NULL;
-    int size = td_comm_size(l->comm);
-    if (ranks < size) TD_TRY(clear_out(l, ranks));
-    TD_TRY(td_comm_resize(l->comm, ranks, &next));
-    l->news.was_resized = true;
-    l->news.size_before = size;
-    for (int r = 0; next && r < td_comm_size(next); r++)
-        if (td_comm_joined(next, r)) {
-            int rank = td_comm_rank_in_run(next, r);
-            td_news_add(&l->news, &(td_recovery){.came_count = 1, .came = &rank});
-        }
-    td_comm_close(l->former);
-    l->former = l->made;
-    l->made = next;
-    l->away = !next;
-    if (l->away) return TD_OK;
-    l->comm = next;
-    td_status status = td_rows_go_on(l);
-    td_comm_close(l->former);
-    l->former = NULL;
-    return status;
-}
-
-td_status td_rows_resize(loop *l)
-{
-    td_resize asked = {0};
-    char sentence[TD_RESIZE_TEXT] = "";
-    bool done = true;
-    l->resizing = false;
-    if (l->first && td_resize_read(l->job->run, &asked) != TD_OK) td_resize_take_back(l->job->run);
-    TD_TRY(td_comm_broadcast(l->comm, &asked, sizeof asked, 0));
-    if (!*asked.token) return TD_OK; /* taken back */
-    judge(l, asked.workers, sentence);
-    if (*sentence) {
-        done = false;
-    } else if (asked.workers != td_comm_size(l->comm)) {
-        td_status status = change_size(l, asked.workers);
-        if (status == TD_ERR_UNSUPPORTED) { /* at all ranks alike */
-            snprintf(sentence, sizeof sentence, "%s", td_last_error());
-            done = false;
-            status = TD_OK;
-        }
-        TD_TRY(status);
-        if (l->away) return TD_OK;
-    }
-    int size = td_comm_size(l->comm);
-    if (done)
-        snprintf(sentence, sizeof sentence, "the run goes on with %d rank%s from step %llu%s", size,
-                 size == 1 ? "" : "s", (unsigned long long)l->state.step,
-                 size < asked.workers ? ": there are no more" : "");
-    if (l->first && td_resize_answer(l->job->run, &asked, done, sentence) != TD_OK)
-        td_warn("%s; the run goes on", td_last_error());
-    return TD_OK;
-}
-
-/* At a meeting. */
-td_status td_rows_look_for_resize(loop *l)
-{
-    uint8_t asked = l->first && td_resize_is_asked(l->job->run);
-    TD_TRY(td_comm_broadcast(l->comm, &asked, sizeof asked, 0));
-    return asked ? td_rows_resize(l) : TD_OK;
-}
-
 /* --- after a loss --- */
 
 td_status td_rows_recover(loop *l, td_status why)
@@ -382,6 +274,7 @@ td_status td_rows_recover(loop *l, td_status why)
     td_recover_config config = {.on_hang = (td_on_hang)l->job->on_hang};
     snprintf(sentence, sizeof sentence, "%s", td_last_error());
     if (!l->noticed) l->noticed = td_clock_ns();
+    l->news.was_resized = false; /* not only */
     if (why == TD_ERR_TIMEOUT) td_warn("%s", sentence);
     TD_TRY(td_mishap(l->mishaps, l->comm, l->state.step, "recover"));
     td_status status = td_comm_recover(l->comm, &config, &next, &report);

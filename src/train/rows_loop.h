@@ -80,6 +80,7 @@ typedef struct td_rows_loop {
     td_rows_saving *saving; /* a checkpoint that is being written, or NULL */
     bool saved;             /* nobody writes one any more (exact) */
     bool resizing;          /* another number of ranks is asked for (exact) */
+    int midway;             /* of rows_resize.c: what of a request has been done; 0: nothing */
     int64_t looked_at;      /* for such a request */
     td_slow slow;
     /* progress */
@@ -125,9 +126,16 @@ td_feed_config td_rows_feed_config(const td_rows_loop *l);
 /* rows_group.c: makes the next group; and goes on there, also a rank that has come into it. */
 TD_MUST_CHECK td_status td_rows_recover(td_rows_loop *l, td_status why);
 TD_MUST_CHECK td_status td_rows_go_on(td_rows_loop *l);
-/* Another number of ranks, if it is asked for; look_for: at a meeting. Collective. */
+void td_rows_tell_news(td_rows_loop *l); /* rank 0: what has happened to the group since */
+/* rows_resize.c: does one thing of what is asked for; more is left while l->midway, which those
+ * that come hear in td_rows_go_on; look_for: at a meeting, where it is asked for. Collective. */
 TD_MUST_CHECK td_status td_rows_resize(td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_look_for_resize(td_rows_loop *l);
+/* Whether somebody asks for other numbers of ranks; rank 0 looks, now and then. */
+bool td_rows_resize_asked(td_rows_loop *l);
+/* " (2 workers, 1 server)", "" where all ranks work. */
+enum { TD_ROWS_PARTS = 96 };
+void td_rows_parts(const td_rows_loop *l, char text[TD_ROWS_PARTS]);
 
 /* Why the run stops here, with too few workers. */
 TD_MUST_CHECK td_status td_rows_too_few(td_rows_loop *l);
@@ -155,8 +163,6 @@ TD_MUST_CHECK td_status td_rows_apply(td_rows_loop *l);
 void td_rows_forget(td_rows_loop *l);
 /* paced: pushes what is missing of the step under way. */
 TD_MUST_CHECK td_status td_rows_push_paced(td_rows_loop *l);
-/* rows.c: whether somebody asks for another number of ranks; rank 0 looks, now and then. */
-bool td_rows_resize_asked(td_rows_loop *l);
 /* rows.c: whether this rank still writes a checkpoint; and what is to be done when nobody does. */
 bool td_rows_saving_now(const td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_all_saved(td_rows_loop *l);

@@ -208,7 +208,7 @@ static td_status draw_to_centre(loop *l)
     own *o = l->own;
     size_t width = l->task->oracle.width, n = dense_floats(l);
     float alpha = (float)l->job->elastic;
-    if (alpha == 0) alpha = 0.9f / (float)l->workers;
+    if (alpha == 0) alpha = 0.9f / (float)l->tables.roles.now.counts.workers;
     TD_TRY(take_pending(l));
     if (o->count) {
         td_sharded *s = l->tables.sharded[TD_ROWS_KEYED];

@@ -213,7 +213,7 @@ static td_status sum_totals(loop *l, double sums[TD_LEAF_VALUES])
     for (int r = 0; r < size; r++) { /* working ranks in order have leaves in order */
         int begin = at * leaves / roles->working;
         bytes[r] = 0;
-        if (roles->slot[r] < 0) continue;
+        if (roles->role[r].slot < 0) continue;
         at++;
         bytes[r] = (size_t)(at * leaves / roles->working - begin) * TD_LEAF_VALUES * sizeof(double);
     }

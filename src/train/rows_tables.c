@@ -9,106 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* --- roles --- */
-
-typedef struct role { /* as ranks tell each other */
-    int32_t slot;     /* -1: none */
-    int32_t serves, feeds;
-    int32_t known; /* 0: it has just come */
-} role;
-
-static bool is_taken(const role *all, int size, int slot)
-{
-    for (int r = 0; r < size; r++)
-        if (all[r].known && all[r].slot == slot) return true;
-    return false;
-}
-
-/* Spares that have come: servers where some are missing, else workers. */
-static void assign(const td_roles *roles, role *all, int size)
-{
-    int serving = 0, feeding = 0;
-    for (int r = 0; r < size; r++) {
-        serving += all[r].known && all[r].serves;
-        feeding += all[r].known && all[r].feeds;
-    }
-    for (int r = 0; r < size; r++) {
-        if (all[r].known) continue;
-        int slot = 0;
-        all[r].known = true;
-        all[r].slot = -1;
-        all[r].feeds = feeding < roles->feeders && (!roles->servers || serving >= roles->servers);
-        all[r].serves = !all[r].feeds && (!roles->servers || serving < roles->servers);
-        serving += all[r].serves, feeding += all[r].feeds;
-        if (all[r].feeds || (roles->servers && all[r].serves)) continue;
-        while (slot < roles->workers && is_taken(all, size, slot)) slot++;
-        if (slot < roles->workers) all[r].slot = slot;
-    }
-}
-
-static td_status make_room(td_roles *roles, int size)
-{
-    size_t n = (size_t)size;
-    int *slot = td_calloc(n, sizeof *slot), *server = td_calloc(2 * n, sizeof *server);
-    bool *serves = td_calloc(n, sizeof *serves);
-    int *worker = td_calloc((size_t)roles->workers, sizeof *worker);
-    if (!slot || !server || !serves || !worker) {
-        td_free(slot), td_free(server), td_free(serves), td_free(worker);
-        return td_fail(TD_ERR_NOMEM, "no memory for %d ranks", size);
-    }
-    td_roles_free(roles);
-    roles->slot = slot, roles->server = server, roles->serves = serves, roles->worker = worker;
-    roles->feeder = server + n;
-    return TD_OK;
-}
-
-td_status td_roles_take(td_roles *roles, td_comm *comm, bool joined)
-{
-    int size = td_comm_size(comm), me = td_comm_rank(comm);
-    role *all = td_calloc((size_t)size, sizeof *all);
-    td_status status = all ? make_room(roles, size) : TD_ERR_NOMEM;
-    if (!all) td_fail(status, "no memory for %d ranks", size);
-    status = td_comm_agree(comm, status);
-    if (!roles->known && !joined && status == TD_OK) { /* the beginning */
-        bool dedicated = roles->servers > 0;
-        roles->own_slot = me < roles->workers ? me : -1;
-        roles->own_feeds = me >= roles->workers + roles->servers;
-        roles->own_serves =
-            dedicated ? me >= roles->workers && !roles->own_feeds : me < roles->workers;
-        roles->known = true;
-    }
-    role own = {roles->own_slot, roles->own_serves, roles->own_feeds, roles->known};
-    if (status == TD_OK) status = td_comm_allgather(comm, &own, sizeof own, all);
-    if (status == TD_OK) {
-        assign(roles, all, size);
-        roles->self = me, roles->number = -1;
-        roles->server_count = roles->feeder_count = roles->working = 0;
-        for (int w = 0; w < roles->workers; w++) roles->worker[w] = -1;
-        for (int r = 0; r < size; r++) {
-            roles->slot[r] = all[r].slot, roles->serves[r] = all[r].serves;
-            if (all[r].serves) roles->server[roles->server_count++] = r;
-            if (all[r].feeds) roles->feeder[roles->feeder_count++] = r;
-            if (all[r].slot >= 0) roles->worker[all[r].slot] = r;
-        }
-        for (int r = 0; r < size; r++) {
-            if (roles->slot[r] < 0) continue;
-            if (r == me) roles->number = roles->working;
-            roles->working++;
-        }
-        roles->own_slot = all[me].slot, roles->own_serves = all[me].serves;
-        roles->own_feeds = all[me].feeds, roles->known = true;
-    }
-    td_free(all);
-    return status;
-}
-
-void td_roles_free(td_roles *roles)
-{
-    td_free(roles->slot), td_free(roles->server), td_free(roles->serves), td_free(roles->worker);
-    roles->slot = roles->server = roles->feeder = roles->worker = NULL;
-    roles->serves = NULL;
-}
-
 /* --- opening --- */
 
 enum { LEAST_WIDTH = 16, MOST_WIDTH = 1024 };
@@ -166,7 +66,7 @@ static td_status open_paced(td_rows_tables *t, int which, bool joined)
     td_sharded_config c = {.table = t->config[which],
                            .servers = servers_of(t, which),
                            .worker = t->roles.worker,
-                           .worker_count = t->roles.workers,
+                           .worker_count = t->roles.now.counts.workers,
                            .clock = t->clock[which],
                            .by_staleness = t->by_staleness,
                            .evict_after = which == TD_ROWS_KEYED ? t->evict_after : 0,
@@ -222,7 +122,8 @@ td_status td_rows_tables_open(td_comm *comm, const td_rows_tables_config *c, boo
                           .evict_after = (uint64_t)c->job->evict_after,
                           .compensation = (float)c->job->compensation,
                           .remembers = c->keyed.admit > 1 || c->job->evict_after > 0};
-    t->roles.workers = c->workers, t->roles.servers = c->servers, t->roles.feeders = c->feeders;
+    t->roles.now.counts = c->counts;
+    t->roles.now.own = (td_role){.slot = -1, .reads = c->reads};
     t->has[TD_ROWS_KEYED] = c->keyed.width > 0;
     t->has[TD_ROWS_DENSE] = c->params > 0;
     t->config[TD_ROWS_KEYED] = c->keyed;
@@ -359,6 +260,18 @@ td_status td_rows_meet(td_rows_tables *t)
 
 /* --- in another group --- */
 
+/* Workers have other numbers than the tables know. */
+static td_status renumber(td_rows_tables *t)
+{
+    const td_roles_deal *now = &t->roles.now;
+    if (t->era == now->era) return TD_OK;
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (t->sharded[k])
+            TD_TRY(td_sharded_renumber(t->sharded[k], now->counts.workers, now->step));
+    t->era = now->era;
+    return TD_OK;
+}
+
 td_status td_rows_tables_move(td_rows_tables *t, td_comm *comm, bool joined, uint64_t made,
                               bool *lost)
 {
@@ -369,6 +282,7 @@ td_status td_rows_tables_move(td_rows_tables *t, td_comm *comm, bool joined, uin
         *lost = true;
         return td_fail(TD_ERR_PEER, "all %s have died", t->roles.working ? "servers" : "workers");
     }
+    TD_TRY(td_comm_agree(comm, renumber(t)));
     for (int k = 0; k < TD_ROWS_TABLES; k++) {
         if (!t->has[k]) continue;
         td_servers servers = servers_of(t, k);

@@ -2,8 +2,7 @@
  * rows of a table of their own. In step, so that all ranks move them together and to the bit
  * (ps/bulk.h), or each worker at its pace (ps/sharded.h), as the clock says.
  *
- * Ranks are workers, servers, or both. A rank keeps its part when the group changes; spares come as
- * servers where some are missing, else as workers. */
+ * Ranks are workers, servers, or both (rows_roles.h). */
 #ifndef TD_TRAIN_ROWS_TABLES_H
 #define TD_TRAIN_ROWS_TABLES_H
 
@@ -12,6 +11,7 @@
 #include "ps/sharded.h"
 #include "strategy/sparse.h"
 #include "train/job.h"
+#include "train/rows_roles.h"
 #include "train/rows_shared.h"
 
 enum { TD_ROWS_KEYED, TD_ROWS_DENSE, TD_ROWS_TABLES };
@@ -22,28 +22,10 @@ typedef enum td_rows_mode {
     TD_ROWS_SHARED /* in memory of all, without locks */
 } td_rows_mode;
 
-typedef struct td_roles {
-    int workers, servers; /* that the run began with; servers 0: workers are both */
-    int feeders;          /* ranks that read data for the workers */
-    int *slot;            /* [size] number of the worker that a rank is, -1: none */
-    bool *serves;         /* [size] */
-    int *worker;          /* [workers] the rank that is each worker, -1: gone for good */
-    int *server;          /* [server_count] ranks */
-    int *feeder;          /* [feeder_count] ranks */
-    int server_count, feeder_count, working; /* working: workers that there are */
-    int self, number;                        /* this rank; its number among the working, -1: none */
-    int world;                               /* of this rank, and what it is: kept over groups */
-    int own_slot;
-    bool own_serves, own_feeds, known;
-} td_roles;
-
-/* Collective. */
-TD_MUST_CHECK td_status td_roles_take(td_roles *roles, td_comm *comm, bool joined);
-void td_roles_free(td_roles *roles);
-
 typedef struct td_rows_tables {
     td_comm *comm, *meeting; /* meeting: its own group, without deadline; shared */
     td_roles roles;
+    int era; /* of the roles that the tables have been told */
     td_rows_mode mode;
     td_clock clock[TD_ROWS_TABLES];
     bool has[TD_ROWS_TABLES];
@@ -71,7 +53,8 @@ typedef struct td_rows_tables_config {
     td_rows_mode mode;
     td_table_config keyed; /* width 0: none */
     size_t params;         /* dense ones */
-    int workers, servers, feeders;
+    td_role_counts counts;
+    bool reads; /* this rank has the training data */
 } td_rows_tables_config;
 
 /* Opens them, or, where this rank has joined a run under way, makes them fit to be moved.

@@ -202,7 +202,8 @@ static td_status live(td_comm *c, void *arg)
     life l = {.p = p, .world = c, .comm = c, .former = c};
     td_sharded_config config = {.table = {.width = 1, .lr = 1}, .clock = p->clock};
     bool joined = td_comm_joined(c, td_comm_rank(c));
-    l.roles.workers = config.worker_count = p->workers, l.roles.servers = p->servers;
+    config.worker_count = p->workers;
+    l.roles.now.counts = (td_role_counts){.workers = p->workers, .servers = p->servers};
     snprintf(path, sizeof path, "%.400s/rank-%d", p->folder,
              td_comm_rank_in_run(c, td_comm_rank(c)));
     l.file = open(path, O_CREAT | O_WRONLY | O_TRUNC, 0666);

@@ -35,6 +35,8 @@ NOT_RUN = {
     "kill -9 PID": "needs a run under mpiexec; death_test.py kills workers",
     "tandem resize RUN N": "needs a run that is under way; death_test.py resizes some",
     "tandem resize /shared/runs/live 6": "needs a run that is under way; death_test.py resizes some",
+    **{f"tandem resize runs/clicks {words}": "needs a run that is under way; keys_resize_test.py resizes some"
+       for words in ("6", "--servers 3", "6 --servers 4", "8 --servers 3 --data-servers 2")},
     "kill -USR2 PID": "needs a run under mpiexec; resume_test.py stops one",
     "kill -USR1 PID": "needs a process that hangs; program_test.py sends it to one",
 }

@@ -473,7 +473,8 @@ static void *ask(void *arg)
         char path[TD_PATH_MAX];
         if (td_path_join(path, f.folder, "metrics.jsonl") != TD_OK) return NULL;
         while (!td_path_exists(path) && !__atomic_load_n(&a->ended, __ATOMIC_SEQ_CST)) nap();
-        if (td_resize_ask(f.folder, *wish, &asked) != TD_OK) return NULL;
+        asked = (td_resize){.ranks = *wish, .servers = -1, .data_servers = -1};
+        if (td_resize_ask(f.folder, &asked) != TD_OK) return NULL;
         while (!there && !__atomic_load_n(&a->ended, __ATOMIC_SEQ_CST)) {
             if (td_resize_answered(f.folder, &asked, &there, &done, sentence) != TD_OK) return NULL;
             nap();
