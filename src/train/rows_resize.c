@@ -106,9 +106,10 @@ static void judge_numbers(const loop *l, const td_role_counts *want, char senten
                  ranks, least);
     else if (want->workers < least)
         snprintf(sentence, TD_RESIZE_TEXT,
-                 "%d ranks leave %d workers beside %d that serve or read, and this job needs %d; "
+                 "%d ranks leave %d worker%s beside %d that serve or read, and this job needs %d; "
                  "ask for %d ranks or more",
-                 ranks, want->workers < 0 ? 0 : want->workers, beyond, least, beyond + least);
+                 ranks, want->workers < 0 ? 0 : want->workers, want->workers == 1 ? "" : "s",
+                 beyond, least, beyond + least);
     else if (l->job->replicas && holders < 2)
         snprintf(sentence, TD_RESIZE_TEXT,
                  "--replicas 1 needs two servers or more; ask for --servers 2 at least");

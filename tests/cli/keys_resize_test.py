@@ -23,7 +23,8 @@ class Run:
     def __init__(self, *words, prefix=(), **how):
         env, self.run = how.pop("env", {}), new_run()
         self.process = subprocess.Popen([*prefix, TANDEM, *job(*words, run=self.run, **how)], text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, **SLOW, **env))
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        env={**os.environ, **SLOW, **env})
         end = time.monotonic() + 60
         while not os.path.exists(os.path.join(self.run, "metrics.jsonl")) and time.monotonic() < end:
             if self.process.poll() is not None:
@@ -107,6 +108,52 @@ class Threads(Resizes):
         self.assertEqual(samples, [(400, True)] * 60)
 
 
+    def test_a_run_that_is_resumed_has_its_own_numbers(self):
+        want = train(epochs=60)
+        run = threads(2, servers=2, spares=2, epochs=60)
+        self.ask(run, "6 --servers 3", (3, 3, 0))
+        run.process.send_signal(signal.SIGINT)
+        run.process.communicate(timeout=60)
+        self.assertEqual(run.process.returncode, 130)
+        tandem("train", "--run", run.run, "--resume", "--quiet")
+        self.assertEqual(weights(run.run), weights(want))
+
+    def test_what_cannot_be_has_a_sentence(self):
+        """And leaves the run as it was."""
+        want = train(epochs=60)
+        run = threads(2, "--replicas", "1", "--min-workers", "2", servers=2, spares=1, epochs=60)
+        for words, text in (("3", "3 ranks leave 1 worker beside 2 that serve or read, and this job needs 2; ask for 4"),
+                            ("4 --servers 4", "4 ranks leave 0 workers beside 4 that serve or read"),
+                            ("--servers 1", "--replicas 1 needs two servers or more; ask for --servers 2 at least"),
+                            ("17", "17 ranks are more than the 16 leaves of a batch; ask for at most 16"),
+                            ("--servers 15", "17 ranks are more than the 16 leaves of a batch"),
+                            ("--data-servers 1", "the workers of this job read for themselves, to its end")):
+            self.assertIn(text, run.resize(*words.split(), expect=2), words)
+        self.assertEqual(weights(run.end()), weights(want))
+        self.assertEqual(event(run.run, "resized"), [])
+        run = threads(3, "--data-servers", "1", servers=1, spares=1, clock="backup:3", epochs=60)
+        for words, text in (("4", "--clock backup: 3 would be waited for of 2 workers"),
+                            ("--data-servers 0", "ask for --data-servers 1 or more"),
+                            ("--data-servers 65", "--data-servers must be 1 to 64, not 65")):
+            self.assertIn(text, run.resize(*words.split(), expect=2), words)
+        self.assertEqual(event(run.end(), "resized"), [])
+        run = Run("--workers", "2", model="mlp", epochs=300)
+        self.assertIn("this job has no servers: all of its ranks are workers", run.resize("--servers", "1", expect=2))
+        run.end()
+        run = Run("--strategy", "hogwild", "--bits", "10", "--workers", "2", epochs=300)
+        self.assertIn("--strategy hogwild keeps its workers", run.resize("3", expect=2))
+        run.end()
+
+    def test_mistakes_of_the_command(self):
+        for words, text in (("x --servers", '"" is no number of servers; write 0 to 1024'),
+                            ("x --servers=two", '"two" is no number of servers'),
+                            ("x --data-servers -1", '"-1" is no number of data servers; write 0 to 1024'),
+                            ("x 2 3", 'resize: "3" is one word too many'),
+                            ("x --workers 3", "resize: --workers is no option; there are --servers and --data-servers"),
+                            ("--servers 2", "say which run and how many workers: tandem resize RUN N, or how many")):
+            self.assertIn(text, tandem("resize", *words.split(), expect=2).stderr)
+
+
 def processes(workers, *words, servers=0, data_servers=0, clock="bsp", spares=0, prefix=ranks, **how):
     more = ["--data-servers", str(data_servers)] if data_servers else []
     return Run(*ps(1, *words, *more, "--spares", str(spares), servers=servers, clock=clock),
@@ -154,10 +201,10 @@ class Processes(Resizes):
 class Deaths(Resizes):
     """Beside a resize, of threads at chosen points."""
 
-    def resize_at(self, step, plan, ask, words, spares, clock="bsp", **how):
-        """The run stops in that step until it is asked, so that it changes behind it, or at the meeting there."""
-        run = threads(3, *words, servers=3, spares=spares, clock=clock, epochs=4,
-                      env={"TANDEM_FAKE_DEATH": f"0:{step}:backward:stop,{plan}"}, **how)
+    def resize_at(self, stop, plan, ask, *words, clock="bsp", **how):
+        """The run stops in that step of rank 0 until it is asked; it changes behind it, or where all meet next."""
+        run = threads(3, *words, servers=3, spares=6, clock=clock, epochs=4,
+                      env={"TANDEM_FAKE_DEATH": f"0:{stop}:backward:stop,{plan}"}, **how)
         end = time.monotonic() + 60
         while state_of(run.process.pid) != "T" and time.monotonic() < end:
             time.sleep(0.005)
@@ -169,21 +216,40 @@ class Deaths(Resizes):
         run.process.send_signal(signal.SIGCONT)
         said = asker.communicate(timeout=100)[0]
         self.assertEqual(asker.returncode, 0, (plan, ask, said))
-        run.end()
-        return run.run, said
+        self.assertIn(f"the run goes on with {ask[0]} ranks (", said)
+        return run.end()
 
     def test_in_the_midst_of_it(self):
         """Whoever dies while ranks come, rows move and ranks go: the request is granted, and the bytes stay."""
         want = train(epochs=4)
-        for ask, victims in (("8 --servers 4", (0, 1, 4, 6, 7)), ("6 --servers 4", (0, 2, 5)), ("6 --servers 2", (0, 3, 5)),
-                             ("4 --servers 2", (0, 2, 3, 5))):
+        for ask, victims in (("8 --servers 4", (0, 1, 4, 6, 7)), ("6 --servers 4", (0, 2, 5)),
+                             ("6 --servers 2", (0, 3, 5)), ("4 --servers 2", (0, 2, 3, 5))):
             for victim in victims:
                 for more in ("",) if SHORT else ("", f",{2 if victim == 1 else 1}:9:recover"):
                     plan = f"{victim}:9:handover{more}"
-                    run, said = self.resize_at(9, plan, ask, ["--replicas", "1"], 6)
-                    self.assertIn(f"the run goes on with {ask[0]} ranks (", said)
+                    run = self.resize_at(9, plan, ask, "--replicas", "1")
                     self.assertEqual([e["step"] for e in event(run, "recovered") + event(run, "resized")], [9, 9], plan)
                     self.assertEqual(weights(run), weights(want), plan)
+
+    def test_in_the_midst_of_it_at_their_own_pace(self):
+        for clock in ("asp",) if SHORT else ("asp", "ssp:1", "backup:2", "groups:2:1:3"):
+            for ask, victims in (("8 --servers 4", (0, 4, 7)), ("4 --servers 2", (0, 2, 3, 5))):
+                for victim in victims:
+                    run = self.resize_at(8, f"{victim}:9:handover", ask, "--replicas", "1", "--checkpoint-every", "3",
+                                         clock=clock)
+                    self.assertEqual([e["step"] for e in event(run, "recovered") + event(run, "resized")], [9, 9])
+                    self.assertEqual(metrics(run)[-1]["step"], 4 * 7)
+
+    def test_in_the_midst_of_it_with_data_servers(self):
+        """Between two epochs, so that each sample is learnt from once whoever dies: data servers are ranks 6 and 7."""
+        steps = -(-4000 // 64)
+        for ask, victims in (("9 --data-servers 3", (0, 4, 7, 8)), ("6 --data-servers 1 --servers 2", (0, 3, 6, 7))):
+            for victim in victims[::2] if SHORT else victims:
+                run = self.resize_at(1, f"{victim}:{steps}:handover", ask, "--replicas", "1", "--data-servers", "2",
+                                     clock="asp", data=clicks(rows=4000))
+                self.assertEqual([e["step"] for e in event(run, "recovered") + event(run, "resized")], [steps] * 2)
+                samples = [(e["samples"], e["each_once"]) for e in event(run, "epoch")]
+                self.assertEqual(samples, [(4000, True)] * 4, (ask, victim))
 
 
 def state_of(pid):
