@@ -13,9 +13,11 @@
  * with a replica) alternate with a memory copy of as many bytes by every worker at once. `of
  * memcpy` compares bytes moved in memory: a copy moves a byte twice (read, written), a pull between
  * threads too (the row is read, the worker's memory is written), a push three times (gradient and
- * row are read, the row is written). Between processes values pass through shared memory on top,
- * which is not counted. `of ps-lite`: beside its figures (15b8adf, ZeroMQ over IPC), taken on
- * another machine of this size; its sparse ones are of 1 worker and 1 server.
+ * row are read, the row is written). Values lie in memory of td_comm_alloc: between processes those
+ * that lie together for a server (all but rows of two servers) are read and written there, others
+ * pass through shared memory on top, which is not counted. `of ps-lite`: beside its figures
+ * (15b8adf, ZeroMQ over IPC), taken on another machine of this size; its sparse ones are of 1
+ * worker and 1 server.
  *
  * With two servers or more also with a second copy of every row: how fast that is, to without.
  *
@@ -230,16 +232,19 @@ static td_status run_one(work *w)
 {
     size_t floats = w->batch * w->width;
     w->keys = malloc(w->batch * sizeof *w->keys);
-    w->values = aligned_alloc(64, (floats * sizeof *w->values + 63) / 64 * 64);
+    void *values = NULL;
+    TD_TRY(td_comm_alloc(floats * sizeof *w->values, &values));
+    w->values = values;
     w->copy = calloc(floats, sizeof *w->copy);
-    if (!w->keys || !w->values || !w->copy) exit(1);
+    if (!w->keys || !w->copy) exit(1);
     td_status status = open_tables(w);
     if (status == TD_OK) status = fill(w);
     if (status == TD_OK) status = measure(w);
     if (status == TD_OK) status = check(w);
     for (int k = 0; k < w->tables; k++) td_sharded_destroy(w->table[k]);
-    free(w->keys), free(w->values), free(w->copy);
-    return status;
+    free(w->keys), free(w->copy);
+    td_status freed = td_comm_free(values);
+    return status == TD_OK ? freed : status;
 }
 
 static td_status run(td_comm *comm, void *arg)

@@ -63,7 +63,7 @@ static td_keyed_turn go_to_desk(td_keyed *k, const td_ticket *t, td_share *h, bo
  * does the rest. */
 static void take_values(const td_ticket *t, td_share *h, size_t upto)
 {
-    if (!h->together || upto <= h->taken) return;
+    if (!h->together || h->to.number || upto <= h->taken) return;
     memcpy((char *)t->parts.out + h->offset + h->taken, h->out + h->taken, upto - h->taken);
     h->taken = upto;
 }
@@ -78,6 +78,8 @@ static void collect(const td_ticket *t, td_share *h)
 {
     h->answer = h->slot->answer;
     if (h->answer.status != TD_OK) h->taken = 0; /* all are 0 */
+    if (h->answer.status != TD_OK && h->to.number)
+        memset((char *)t->parts.out + h->offset, 0, h->head.out_bytes);
     take_values(t, h, h->head.out_bytes);
 }
 

@@ -7,12 +7,15 @@
  * the lowest number is taken, so that as few as can be hold memory; its pages stay until the
  * channel goes. What happens is told by two bells, one at each side.
  *
+ * Values that lie together in memory of td_comm_alloc are read, and written, where they lie.
+ *
  * Where one cannot open another's file (process numbers of another container, say) its host's ranks
  * send messages instead. */
 #ifndef TD_COMM_KEYED_ROOM_H
 #define TD_COMM_KEYED_ROOM_H
 
 #include "comm/keyed_impl.h"
+#include "comm/registered.h"
 
 enum { TD_KEYED_SLOTS = 4 };
 
@@ -29,6 +32,7 @@ typedef struct td_keyed_slot {
     uint64_t number;       /* of the pair's requests, from 1, which are served in turn */
     td_keyed_head head;
     td_keyed_answer answer;
+    td_registered in, out; /* where values lie instead, and are to be put, in the asker's memory */
 } td_keyed_slot;
 
 /* At the head of a pair's memory. */

@@ -41,6 +41,7 @@ struct td_keyed_service {
     td_status status;
     char sentence[512];
     bool moved;
+    td_mappings mappings; /* of askers' memory */
 };
 
 static td_status make_room(room *r, size_t bytes)
@@ -124,6 +125,30 @@ static td_status answer(td_keyed_service *s, client *c, bool *served)
     return h->out_bytes ? send(s, c, c->out.data, h->out_bytes, TD_TAG_KEYED + 4) : TD_OK;
 }
 
+/* Where the values of a request lie that are not in its slot. */
+static td_status find_values(td_keyed_service *s, const td_keyed_slot *slot, td_keyed_request *r)
+{
+    int most = 4 * s->count + 16;
+    void *at;
+    if (r->in && slot->in.number) {
+        TD_TRY(td_mappings_find(&s->mappings, &slot->in, most, &at));
+        r->in = at;
+    }
+    if (r->out && slot->out.number) {
+        TD_TRY(td_mappings_find(&s->mappings, &slot->out, most, &at));
+        r->out = at;
+        r->progress = NULL; /* nobody takes them from here */
+    }
+    return TD_OK;
+}
+
+static void fail_in_room(td_keyed_slot *slot, td_status status)
+{
+    slot->answer = (td_keyed_answer){.status = (int32_t)status};
+    strncpy(slot->answer.sentence, td_last_error(), TD_KEYED_SENTENCE - 1);
+    td_error_clear();
+}
+
 static void answer_in_room(td_keyed_service *s, client *c)
 {
     bool gone = atomic_load(&c->pair->gone); /* before the look at what it has asked */
@@ -147,7 +172,11 @@ static void answer_in_room(td_keyed_service *s, client *c)
         .out = h->does & TD_PULL ? td_keyed_out_in(c->pair, slot) : NULL,
         .bytes = h->does & TD_PUSH ? h->in_bytes : h->out_bytes,
     };
-    if (td_keyed_call(s->keyed->own, true, &request, &slot->answer) != TD_KEYED_SERVED) return;
+    td_status found = find_values(s, slot, &request);
+    if (found != TD_OK)
+        fail_in_room(slot, found);
+    else if (td_keyed_call(s->keyed->own, true, &request, &slot->answer) != TD_KEYED_SERVED)
+        return;
     td_keyed_reply(s->keyed, c->rank, slot);
     s->moved = true;
 }
@@ -252,6 +281,7 @@ td_status td_keyed_serve_begin(td_keyed *k)
     }
     s->keyed = k;
     s->clients = clients;
+    s->mappings.writable = true;
     for (int r = 0; r < k->comm->size; r++)
         if (!td_keyed_at_hand(k, r))
             clients[s->count++] = (client){.rank = r, .pair = td_keyed_pair_of(k, r)};
@@ -285,6 +315,7 @@ td_status td_keyed_serve_end(td_keyed *k, bool patiently)
         td_comm_free_room(&s->comm, s->clients[c].in.data);
         td_free(s->clients[c].out.data);
     }
+    td_mappings_free(&s->mappings);
     td_comm_free_room(&s->comm, s->clients); /* with the heads */
     td_free(s);
     return status;

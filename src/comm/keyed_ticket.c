@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+enum { REGISTERED_FROM = 16 << 10 }; /* bytes */
+
 void td_ticket_free(const td_keyed *k, td_ticket *t)
 {
     if (!t) return;
@@ -85,9 +87,22 @@ static td_status deal(td_keyed *k, td_ticket *t)
 void td_share_lie_in_slot(td_share *h)
 {
     h->slot->head = h->head;
+    h->slot->in = h->from, h->slot->out = h->to;
     h->body = td_keyed_keys_in(h->pair, h->slot);
     h->values = td_keyed_values_in(h->pair, h->slot);
-    if (h->head.out_bytes) h->out = td_keyed_out_in(h->pair, h->slot);
+    if (h->head.out_bytes && !h->to.number) h->out = td_keyed_out_in(h->pair, h->slot);
+}
+
+/* What the server may read and write where it lies: not through one place, as it would see what it
+ * has written. */
+static void find_registered(const td_ticket *t, td_share *h)
+{
+    const char *in = t->parts.in, *out = t->parts.out;
+    if (!h->pair || !h->together) return;
+    if (h->head.in_bytes >= REGISTERED_FROM)
+        h->from = td_registered_find(in + h->offset, h->head.in_bytes);
+    if (h->head.out_bytes >= REGISTERED_FROM && !h->from.number)
+        h->to = td_registered_find(out + h->offset, h->head.out_bytes);
 }
 
 /* Where the share's parts lie until they are sent or fetched, and where pulled ones arrive. */
@@ -95,6 +110,7 @@ static bool make_places(td_keyed *k, const td_ticket *t, td_share *h)
 {
     size_t keys = td_share_key_bytes(h), bytes = h->head.in_bytes + h->head.out_bytes;
     h->pair = td_keyed_pair_with(k, h->server);
+    find_registered(t, h);
     if (h->pair && !td_ticket_is_behind(k, NULL, h->server)) h->slot = td_keyed_take(h->pair);
     if (h->slot) {
         td_share_lie_in_slot(h);

@@ -6,7 +6,8 @@
 #include "comm/keyed_room.h"
 
 /* A request's part at one server. Values that lie together in the user's memory are moved from and
- * to there, others through a copy; in a room all are copied there and from there. */
+ * to there, others through a copy; in a room all are copied there and from there, but
+ * those of some length that the server can map. */
 typedef struct td_share {
     int server;
     size_t first, last; /* of its keys in the request */
@@ -14,11 +15,12 @@ typedef struct td_share {
     bool together;
     td_keyed_head head;
     td_keyed_answer answer;
-    td_keyed_pair *pair; /* NULL: no room */
-    td_keyed_slot *slot; /* of the pair, while it has one */
-    char *body;          /* keys, sizes, and values that go with them or do not lie together */
-    char *values;        /* those that are copied */
-    char *out;           /* where pulled values arrive */
+    td_keyed_pair *pair;    /* NULL: no room */
+    td_keyed_slot *slot;    /* of the pair, while it has one */
+    td_registered from, to; /* number 0: values to push, pulled ones go through the slot */
+    char *body;             /* keys, sizes, and values that go with them or do not lie together */
+    char *values;           /* those that are copied */
+    char *out;              /* where pulled values arrive */
     bool own_body, own_out;
     size_t put, filled; /* keys and bytes, so far */
     size_t taken;       /* bytes of pulled values that are in the user's memory already */
@@ -57,7 +59,8 @@ static inline const char *td_keyed_name(td_keyed_does does)
 
 static inline bool td_share_copies_in(const td_share *h)
 {
-    return h->head.in_bytes && (h->pair || !(h->together && h->head.apart));
+    if (h->pair) return h->head.in_bytes && !h->from.number;
+    return h->head.in_bytes && !(h->together && h->head.apart);
 }
 
 static inline size_t td_share_key_bytes(const td_share *h)

@@ -128,19 +128,20 @@ td_registered td_registered_find(const void *at, size_t bytes)
 
 /* --- others' --- */
 
-static td_status map_piece(const td_registered *there, void **out)
+static td_status map_piece(const td_registered *there, bool writable, void **out)
 {
     char path[64];
     struct stat s;
     snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)there->pid, (int)there->file);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
+    int file = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     if (file < 0)
         return td_fail(TD_ERR_IO, "memory of process %d cannot be read: %s: %s", (int)there->pid,
                        path, strerror(errno));
     /* Where process numbers are another container's, they may be those of somebody else. */
     bool same = fstat(file, &s) == 0 && s.st_dev == there->device && s.st_ino == there->inode &&
                 (uint64_t)s.st_size == there->bytes;
-    *out = same ? mmap(NULL, there->bytes, PROT_READ, MAP_SHARED, file, 0) : MAP_FAILED;
+    int may = PROT_READ | (writable ? PROT_WRITE : 0);
+    *out = same ? mmap(NULL, there->bytes, may, MAP_SHARED, file, 0) : MAP_FAILED;
     int error = errno;
     close(file);
     if (!same)
@@ -178,23 +179,23 @@ static struct td_mapping *place_for(td_mappings *m, int most)
     return &m->each[m->count++];
 }
 
-td_status td_mappings_find(td_mappings *m, const td_registered *there, int most, const void **out)
+td_status td_mappings_find(td_mappings *m, const td_registered *there, int most, void **out)
 {
     void *at;
     for (int k = 0; k < m->count; k++)
         if (is_of(&m->each[k], there)) {
             m->each[k].used = ++m->now;
-            *out = (const char *)m->each[k].at + there->offset;
+            *out = (char *)m->each[k].at + there->offset;
             return TD_OK;
         }
-    TD_TRY(map_piece(there, &at));
+    TD_TRY(map_piece(there, m->writable, &at));
     struct td_mapping *place = place_for(m, most);
     if (!place) {
         munmap(at, there->bytes);
         return td_fail(TD_ERR_NOMEM, "no memory for a mapping of another process's");
     }
     *place = (struct td_mapping){.piece = *there, .at = at, .used = ++m->now};
-    *out = (const char *)at + there->offset;
+    *out = (char *)at + there->offset;
     return TD_OK;
 }
 
@@ -202,5 +203,5 @@ void td_mappings_free(td_mappings *m)
 {
     for (int k = 0; k < m->count; k++) munmap(m->each[k].at, m->each[k].piece.bytes);
     td_free(m->each);
-    *m = (td_mappings){0};
+    *m = (td_mappings){.writable = m->writable};
 }

@@ -1,9 +1,9 @@
 /* Memory that the other processes of a host may read where it lies: td_comm_alloc of tandem/comm.h.
  *
  * Each piece is a file in memory (memfd_create(2)) that its process keeps open; others open it by
- * its number there (/proc/PID/fd/N, which processes of one user may) and map it, to read only. A
- * piece that is freed is emptied, so that the mappings that others still have hold no memory; who
- * reads there meanwhile reads zeros. What MPI calls MPI_Alloc_mem, and NCCL registered buffers. */
+ * its number there (/proc/PID/fd/N, which processes of one user may) and map it. A piece that is
+ * freed is emptied, so that the mappings that others still have hold no memory; who reads there
+ * meanwhile reads zeros. What MPI calls MPI_Alloc_mem, and NCCL registered buffers. */
 #ifndef TD_COMM_REGISTERED_H
 #define TD_COMM_REGISTERED_H
 
@@ -25,13 +25,14 @@ td_registered td_registered_find(const void *at, size_t bytes);
 typedef struct td_mappings {
     struct td_mapping *each;
     int count, room;
-    uint64_t now; /* of their use */
+    uint64_t now;  /* of their use */
+    bool writable; /* all are */
 } td_mappings;
 
 /* Where those bytes are here, until `most` others have been asked for. TD_ERR_IO: the system does
  * not let this process have them, TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_mappings_find(td_mappings *m, const td_registered *there, int most,
-                                         const void **out);
+                                         void **out);
 void td_mappings_free(td_mappings *m);
 
 #endif

@@ -3,6 +3,7 @@
 #include "comm/ranks_test.h"
 
 #include "comm/registered.h"
+#include "tandem/keyed.h"
 
 #include <signal.h>
 #include <sys/wait.h>
@@ -51,7 +52,7 @@ static void pieces_are_found_by_what_lies_in_them(void **state)
 static int read_as_another(const td_registered *there, int from_parent, int to_parent)
 {
     td_mappings mappings = {0};
-    const void *at;
+    void *at;
     char word;
     if (td_mappings_find(&mappings, there, 4, &at) != TD_OK) return 2;
     const char *text = at;
@@ -93,7 +94,7 @@ static void other_files_are_not_mapped(void **state)
 {
     (void)state;
     void *memory;
-    const void *at;
+    void *at;
     td_mappings mappings = {0};
     if (mpi_world) return;
     assert_ok(td_comm_alloc(100, &memory));
@@ -117,7 +118,7 @@ static void the_least_used_mapping_makes_room(void **state)
     (void)state;
     enum { N = 9, MOST = 4 };
     void *memory[N];
-    const void *at, *first;
+    void *at, *first;
     td_mappings mappings = {0};
     if (mpi_world) return;
     for (int k = 0; k < N; k++) {
@@ -280,6 +281,94 @@ static td_status disagree(td_comm *c, void *arg)
     return unmake(&v);
 }
 
+/* --- keyed parts --- */
+
+enum { EACH = 6, WIDTH = 1000, REQUESTS = 7 /* more than a room holds */ };
+
+typedef struct shard {
+    int servers;
+    float *values; /* [EACH * servers][WIDTH] */
+    bool fails;
+} shard;
+
+static int owner_of(void *user, uint64_t key, int servers)
+{
+    (void)user, (void)servers;
+    return (int)(key / EACH);
+}
+
+static td_status serve(void *user, const td_keyed_request *q)
+{
+    shard *s = user;
+    if (s->fails) return td_fail(TD_ERR_ARG, "no such rows");
+    for (size_t i = 0; i < q->count; i++) {
+        float *row = s->values + q->keys[i] * WIDTH;
+        for (size_t k = 0; k < WIDTH && q->in; k++) row[k] += ((const float *)q->in)[i * WIDTH + k];
+        if (q->out) memcpy((float *)q->out + i * WIDTH, row, WIDTH * sizeof *row);
+    }
+    return TD_OK;
+}
+
+static td_status push_and_pull(td_comm *c, td_keyed *k, shard *s)
+{
+    int n = td_comm_size(c), me = td_comm_rank(c);
+    size_t keys = (size_t)EACH * (size_t)n, floats = keys * WIDTH;
+    uint64_t key[EACH * 8], ticket[REQUESTS];
+    void *in, *out[REQUESTS];
+    TD_TRY(td_comm_alloc(floats * sizeof(float), &in));
+    for (int q = 0; q < REQUESTS; q++) TD_TRY(td_comm_alloc(floats * sizeof(float), &out[q]));
+    for (size_t i = 0; i < keys; i++) key[i] = i;
+    for (int turn = 1; turn <= 3; turn++) {
+        for (size_t i = 0; i < floats; i++) ((float *)in)[i] = (float)((me + 1) * (int)(i % 1009));
+        TD_TRY(td_keyed_push(k, &(td_parts){.keys = key, .count = keys, .in = in}));
+        memset(in, 0xee, floats * sizeof(float));
+        TD_TRY(td_comm_barrier(c));
+        for (int q = 0; q < REQUESTS; q++)
+            TD_TRY(td_keyed_start(k, TD_PULL,
+                                  &(td_parts){.keys = key, .count = keys, .out = out[q]},
+                                  &ticket[q]));
+        for (int q = 0; q < REQUESTS; q++) {
+            TD_TRY(td_keyed_wait(k, ticket[q]));
+            for (size_t i = 0; i < floats; i++)
+                CHECK(((float *)out[q])[i] == (float)(turn * n * (n + 1) / 2 * (int)(i % 1009)));
+        }
+        TD_TRY(td_comm_barrier(c));
+    }
+    s->fails = true;
+    TD_TRY(td_comm_barrier(c));
+    CHECK(td_keyed_pull(k, &(td_parts){.keys = key, .count = keys, .out = out[0]}) == TD_ERR_ARG);
+    td_error_clear();
+    for (size_t i = 0; i < floats; i++) CHECK(((float *)out[0])[i] == 0);
+    TD_TRY(td_comm_free(in));
+    for (int q = 0; q < REQUESTS; q++) TD_TRY(td_comm_free(out[q]));
+    return TD_OK;
+}
+
+static td_status keyed_parts(td_comm *c, void *arg)
+{
+    (void)arg;
+    shard s = {.servers = td_comm_size(c)};
+    td_keyed *k;
+    s.values = td_calloc((size_t)EACH * (size_t)s.servers * WIDTH, sizeof *s.values);
+    TD_TRY(td_keyed_open(c,
+                         &(td_keyed_config){.width = WIDTH * sizeof(float),
+                                            .owner = owner_of,
+                                            .serve = serve,
+                                            .user = &s},
+                         &k));
+    td_status status = push_and_pull(c, k, &s);
+    if (status == TD_OK) status = td_keyed_finish(k);
+    td_keyed_destroy(k);
+    td_free(s.values);
+    return status;
+}
+
+static void values_of_keyed_parts_are_moved_where_they_lie(void **state)
+{
+    (void)state;
+    on_all_sizes(keyed_parts, NULL);
+}
+
 static void vectors_that_all_map_are_read_where_they_lie(void **state)
 {
     (void)state;
@@ -309,6 +398,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(the_least_used_mapping_makes_room),
         cmocka_unit_test(vectors_that_all_map_are_read_where_they_lie),
         cmocka_unit_test(pieces_come_and_go),
+        cmocka_unit_test(values_of_keyed_parts_are_moved_where_they_lie),
         cmocka_unit_test(ranks_that_disagree_are_told),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);

@@ -46,7 +46,7 @@ static void drop_mark(td_meet *m)
 static bool maps_mark(td_meet *m, int rank, uint64_t mark)
 {
     const td_registered *there = &m->lines[rank].mark;
-    const void *at;
+    void *at;
     if (!there->number) return false;
     if (td_mappings_find(&m->mappings, there, m->comm->size, &at) == TD_OK)
         return memcmp(at, &mark, sizeof mark) == 0;
@@ -172,7 +172,10 @@ void td_meet_way_ends(td_meet *m)
 
 static td_status mapped(td_meet *m, const td_registered *there, const void **out)
 {
-    return td_mappings_find(&m->mappings, there, 4 * m->comm->size + 16, out);
+    void *at;
+    TD_TRY(td_mappings_find(&m->mappings, there, 4 * m->comm->size + 16, &at));
+    *out = at;
+    return TD_OK;
 }
 
 td_status td_meet_in(td_meet *m, int rank, const void **out)
