@@ -224,7 +224,7 @@ class Deaths(Resizes):
         want = train(epochs=4)
         for ask, victims in (("8 --servers 4", (0, 1, 4, 6, 7)), ("6 --servers 4", (0, 2, 5)),
                              ("6 --servers 2", (0, 3, 5)), ("4 --servers 2", (0, 2, 3, 5))):
-            for victim in victims:
+            for victim in victims[::2] if SHORT else victims:
                 for more in ("",) if SHORT else ("", f",{2 if victim == 1 else 1}:9:recover"):
                     plan = f"{victim}:9:handover{more}"
                     run = self.resize_at(9, plan, ask, "--replicas", "1")
