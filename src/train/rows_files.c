@@ -31,7 +31,7 @@ typedef struct frozen {
     td_table_version *rows; /* NULL: none to write */
     td_table_config config;
     td_slices slices; /* of then: some may move while they are written */
-    int self;
+    int self;         /* this rank in the run, as the slices name it */
     bool states, marks;
     size_t file;
 } frozen;
@@ -135,7 +135,7 @@ static td_status freeze_table(writing *w, size_t first)
         if (t->roles.server[k] != t->roles.self) continue;
         w->own = (frozen){.config = t->config[TD_ROWS_KEYED],
                           .slices = td_rows_place(t, TD_ROWS_KEYED)->slices,
-                          .self = t->roles.self,
+                          .self = td_comm_rank_in_run(t->comm, t->roles.self),
                           .states = w->b->states,
                           .marks = marks_of(w, TD_ROWS_KEYED),
                           .file = first + (size_t)k};

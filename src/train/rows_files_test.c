@@ -41,6 +41,8 @@ typedef struct place {
     int ranks, servers, replicas;
     td_rows_mode mode;
     bool states, reads;
+    size_t memory_bytes;
+    bool turned; /* in a group whose ranks are not those of the run */
 } place;
 
 static td_status fill(td_rows_tables *t)
@@ -81,16 +83,15 @@ static td_status compare(td_rows_tables *t, bool states)
     return TD_OK;
 }
 
-static td_status live(td_comm *c, void *arg)
+static td_status live_in(td_comm *c, const place *p)
 {
-    const place *p = arg;
     td_job job = {.leaves = LEAVES, .replicas = p->replicas, .run = top};
-    td_rows_tables_config config = {.job = &job,
-                                    .mode = p->mode,
-                                    .keyed = {.width = WIDTH, .lr = 1, .rule = p->rule},
-                                    .params = PARAMS,
-                                    .counts = {.workers = td_comm_size(c) - p->servers,
-                                               .servers = p->servers}};
+    td_rows_tables_config config =
+        {.job = &job,
+         .mode = p->mode,
+         .keyed = {.width = WIDTH, .lr = 1, .rule = p->rule, .memory_bytes = p->memory_bytes},
+         .params = PARAMS,
+         .counts = {.workers = td_comm_size(c) - p->servers, .servers = p->servers}};
     static const td_slot slot = {.name = "all", .shape = {PARAMS}, .rank = 1, .count = PARAMS};
     td_rows_bundle b = {.folder = p->folder,
                         .kind = "checkpoint",
@@ -116,6 +117,16 @@ static td_status live(td_comm *c, void *arg)
     for (int k = 0; k < TD_ROWS_TABLES; k++)
         if (status == TD_OK && t.sharded[k]) status = td_sharded_finish(t.sharded[k]);
     td_rows_tables_close(&t);
+    return status;
+}
+
+static td_status live(td_comm *c, void *arg)
+{
+    const place *p = arg;
+    td_comm *turned = NULL;
+    if (p->turned) TD_TRY(td_comm_split(c, 0, -td_comm_rank(c), &turned));
+    td_status status = live_in(turned ? turned : c, p);
+    td_comm_close(turned);
     return status;
 }
 
@@ -183,6 +194,24 @@ static void any_servers_write_and_read_the_same(void **state)
                 p.folder = first;
                 assert_ok(td_comm_run_local(p.ranks, NULL, live, &p));
             }
+        }
+}
+
+/* As behind a death or with a spare, where a rank of the group has another number in the run. */
+static void ranks_of_any_number_write_all(void **state)
+{
+    (void)state;
+    char folder[TD_PATH_MAX];
+    path_of("turned", folder);
+    for (int limited = 0; limited < 2; limited++)
+        for (int k = 0; k < PLACES; k++) {
+            place p = place_of(k, folder, "adagrad", true, false);
+            p.turned = true, p.memory_bytes = limited ? 1 << 20 : 0;
+            td_status status = td_comm_run_local(p.ranks, NULL, live, &p);
+            if (limited && status == TD_ERR_UNSUPPORTED) skip();
+            assert_ok(status);
+            p.reads = true, p.turned = false;
+            assert_ok(td_comm_run_local(p.ranks, NULL, live, &p));
         }
 }
 
@@ -269,6 +298,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_servers_write_and_read_the_same),
+        cmocka_unit_test(ranks_of_any_number_write_all),
         cmocka_unit_test(models_of_others_are_refused),
         cmocka_unit_test(a_flipped_byte_is_found),
         cmocka_unit_test(memory_may_run_out),
