@@ -209,11 +209,12 @@ void td_cold_close(td_cold *c)
 
 /* RocksDB may end the process where a disk fills under its own files (7.8 with assertions, as
  * Debian builds it, at the manifest), so a disk that is nearly full is not written to. */
-static td_status check_room(const td_cold *c)
+td_status td_cold_check_room(const td_cold *c, size_t bytes)
 {
     struct statvfs disk;
     struct rlimit file;
-    if (statvfs(c->folder, &disk) == 0 && (uint64_t)disk.f_bavail * disk.f_frsize < c->spare_bytes)
+    if (statvfs(c->folder, &disk) == 0 &&
+        (uint64_t)disk.f_bavail * disk.f_frsize < c->spare_bytes + bytes)
         return td_fail(TD_ERR_FULL,
                        "cannot write cold rows in %s: No space left on device (%zu MB "
                        "are kept free for reorganising them)",
@@ -231,7 +232,7 @@ static td_status check_room(const td_cold *c)
 td_status td_cold_put(td_cold *c, const td_cold_row *rows, size_t count)
 {
     char *why = NULL;
-    TD_TRY(check_room(c));
+    TD_TRY(td_cold_check_room(c, 0));
     rocksdb_writebatch_clear(c->batch);
     for (size_t i = 0; i < count; i++) {
         written_key key = write_key(rows[i].key);

@@ -69,6 +69,9 @@ void td_cold_view_free(td_cold_view *view); /* NULL is fine */
 
 /* A file without a name beside the rows, to be closed. TD_ERR_IO. */
 TD_MUST_CHECK td_status td_cold_scratch(const td_cold *cold, int *out_fd);
+/* Whether so many bytes may be written beside the rows, and leave them room to be reorganised.
+ * TD_ERR_FULL. */
+TD_MUST_CHECK td_status td_cold_check_room(const td_cold *cold, size_t bytes);
 
 size_t td_cold_memory_bytes(const td_cold *cold);
 uint64_t td_cold_disk_bytes(const td_cold *cold);

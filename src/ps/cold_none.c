@@ -73,6 +73,12 @@ td_status td_cold_scratch(const td_cold *c, int *out_fd)
     return none();
 }
 
+td_status td_cold_check_room(const td_cold *c, size_t bytes)
+{
+    (void)c, (void)bytes;
+    return none();
+}
+
 size_t td_cold_memory_bytes(const td_cold *c)
 {
     (void)c;

@@ -138,7 +138,7 @@ TD_MUST_CHECK td_status td_table_range_some(const td_table *table, uint64_t firs
 /* All rows of a table with a limit as they are now, while it goes on: one version, whatever moves
  * behind it. Writes to a file the rows in memory that have moved since they were last on disk: it
  * takes disk while the version is there, and memory as td_table_range does. TD_ERR_ARG: no limit;
- * TD_ERR_IO, TD_ERR_NOMEM. Freed before the table is destroyed. */
+ * TD_ERR_IO, TD_ERR_FULL, TD_ERR_NOMEM. Freed before the table is destroyed. */
 typedef struct td_table_version td_table_version;
 TD_MUST_CHECK td_status td_table_freeze(td_table *table, td_table_version **out);
 /* Every row, in ascending order of keys, as td_table_range; any number of times, by one thread,

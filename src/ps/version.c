@@ -19,6 +19,7 @@
 enum { HEAD = 16, BUFFER_BYTES = 1 << 20 };
 
 struct td_table_version {
+    const td_cold *cold;
     td_cold_view *view;
     int fd;
     size_t record, room; /* bytes of a row in the file, rows of the buffer */
@@ -32,6 +33,7 @@ struct td_table_version {
 static td_status write_buffer(td_table_version *v)
 {
     size_t bytes = v->used * v->record;
+    if (bytes) TD_TRY(td_cold_check_room(v->cold, bytes));
     for (size_t done = 0; done < bytes;) {
         ssize_t n = write(v->fd, v->buffer + done, bytes - done);
         if (n < 0 && errno == EINTR) continue;
@@ -60,7 +62,7 @@ td_status td_table_freeze(td_table *t, td_table_version **out)
         return td_fail(TD_ERR_ARG, "a table without a memory limit is copied, not frozen");
     td_table_version *v = td_calloc(1, sizeof *v);
     if (!v) return td_fail(TD_ERR_NOMEM, "no memory for a version of a table");
-    v->fd = -1;
+    v->cold = t->tier.cold, v->fd = -1;
     v->record = HEAD + td_table_row_floats(t) * sizeof(float);
     v->room = v->record < BUFFER_BYTES ? BUFFER_BYTES / v->record : 1;
     v->buffer = td_malloc(v->room * v->record);

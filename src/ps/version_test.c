@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 enum { KEYS = 30000, WIDTH = 5, FLOATS = 2 * WIDTH, BATCH = 300, LIMIT = 1 << 20 };
 static char root[] = "/tmp/td-version-XXXXXX", folder[TD_PATH_MAX];
@@ -158,6 +159,33 @@ static void a_version_is_read_beside_pushes(void **state)
     free(r.seen.of), free(then.of), free(want.of), free(have.of);
 }
 
+/* A version leaves cold rows the room that they keep for themselves, else the table might not live
+ * on. What limits files is looked at together with the disk, and needs none. */
+static void a_version_leaves_room_for_cold_rows(void **state)
+{
+    (void)state;
+    struct rlimit before, small;
+    td_table *t = make(LIMIT);
+    td_rng rng = {0};
+    td_table_version *version;
+    list want = empty_list(), have = empty_list();
+    for (int round = 0; round < 20; round++) push(t, &rng, KEYS);
+    assert_ok(td_table_range(t, 0, UINT64_MAX, add, &want));
+    getrlimit(RLIMIT_FSIZE, &before);
+    small = before, small.rlim_cur = 2 << 20; /* more than the version takes */
+    setrlimit(RLIMIT_FSIZE, &small);
+    td_status status = td_table_freeze(t, &version);
+    setrlimit(RLIMIT_FSIZE, &before);
+    assert_int_equal(status, TD_ERR_FULL);
+    assert_non_null(strstr(td_last_error(), folder));
+    assert_ok(td_table_freeze(t, &version));
+    assert_ok(td_table_version_each(version, add, &have));
+    assert_same(&want, &have);
+    td_table_version_free(version);
+    td_table_destroy(t);
+    free(want.of), free(have.of);
+}
+
 static void a_table_without_a_limit_is_refused(void **state)
 {
     (void)state;
@@ -184,6 +212,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(a_version_stays),
                                        cmocka_unit_test(a_version_is_read_beside_pushes),
+                                       cmocka_unit_test(a_version_leaves_room_for_cold_rows),
                                        cmocka_unit_test(a_table_without_a_limit_is_refused)};
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }
