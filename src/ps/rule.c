@@ -95,13 +95,15 @@ td_mover td_rule_mover(td_rule rule, const td_table_config *c, td_table_step ste
                            .l1 = c->l1,
                            .l2 = c->l2,
                            .beta = c->beta};
-    if (rule == TD_RULE_ADAGRAD) m.kernel = k->adagrad;
-    if (rule == TD_RULE_ADAM) m.kernel = k->adam;
-    if (rule == TD_RULE_FTRL) m.kernel = k->ftrl;
-    if (rule == TD_RULE_ADAM) {
-        td_update *u = &m.update;
-        u->correct1 = (float)(1 / (1 - pow((double)c->beta1, (double)step.step + 1)));
-        u->correct2 = (float)(1 / (1 - pow((double)c->beta2, (double)step.step + 1)));
+    switch (rule) {
+    case TD_RULE_ADAM:
+        m.kernel = k->adam;
+        m.update.correct1 = (float)(1 / (1 - pow((double)c->beta1, (double)step.step + 1)));
+        m.update.correct2 = (float)(1 / (1 - pow((double)c->beta2, (double)step.step + 1)));
+        break;
+    case TD_RULE_ADAGRAD: m.kernel = k->adagrad; break;
+    case TD_RULE_FTRL: m.kernel = k->ftrl; break;
+    default: break;
     }
     return m;
 }
