@@ -78,6 +78,8 @@ class Job(unittest.TestCase):
     def test_shared_memory_that_cannot_be_had(self):
         little = ["unshare", "--mount", "sh", "-ec", 'mount -t tmpfs -o size=1m tmpfs /dev/shm; exec "$@"', "sh"]
         said = job_says(FLAGS, HERE, "tandem", "bench", "--comm", "barrier", before=little)
+        if re.search("(unshare|mount): .*permi(tted|ssion)", said):
+            self.skipTest(said)
         self.assertRegex(said, r"tandem: \d+ bytes of shared memory cannot be had in /dev/shm\n")
         self.assertEqual(said.count("tandem: "), 1, said)
 
