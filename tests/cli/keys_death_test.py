@@ -11,7 +11,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from harness import SHORT, TANDEM, main, metrics, new_run, tandem  # noqa: E402
-from keys import SOME, ULFM, clicks, event, job, ps, recovering, told, train, weights, write  # noqa: E402
+from keys import SOME, ULFM, clicks, event, job, ps, recovering, rows_of, told, train, weights, write  # noqa: E402
 from processes import processes_of  # noqa: E402
 
 
@@ -54,6 +54,15 @@ class ThreadDeaths(unittest.TestCase):
             want = train(*words, **how)
             for plan in ("3:40:reduce,1:65:reduce", "4:20:update"):
                 self.lives(want, plan, *ps(3, "--replicas", "1", servers=2), *words, spares=1, **how)
+
+    def test_rows_beyond_memory(self):
+        """A server writes its rows behind a death, too, whatever its number is by then."""
+        how = {"data": clicks(rows=1000, categories=3000), "epochs": 2}
+        want = train("--optimizer", "adagrad", **how)
+        for plan, spares in (("0:5:update", 0), ("3:5:update", 1)):
+            run = self.lives(None, plan, *ps(3, "--replicas", "1", "--table-memory", "524288", servers=2), "--optimizer",
+                             "adagrad", spares=spares, **how)
+            self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(want, "model")), plan)
 
     def test_at_their_own_pace(self):
         for clock in ("asp", "ssp:2") if SHORT else ("asp", "ssp:2", "backup:2", "groups:2:1:3"):
