@@ -151,14 +151,12 @@ td_status td_servers_move(td_comm *comm, const td_servers *servers, const td_tab
     return td_slices_move(comm, &before, after, *table);
 }
 
-td_status td_servers_balance(td_comm *comm, const td_servers *servers, const double *load,
-                             const td_place *place, td_table *table, td_slices *after,
-                             int *out_moved)
+int td_servers_balance(const td_comm *comm, const td_servers *servers, const double *load,
+                       const td_place *place, td_slices *after)
 {
     int server[MOST_SERVERS];
     int count = in_run(comm, servers, server);
-    *out_moved = td_slices_balance(&place->slices, load, server, count, after);
-    return *out_moved ? td_slices_move(comm, &place->slices, after, table) : TD_OK;
+    return td_slices_balance(&place->slices, load, server, count, after);
 }
 
 td_status td_servers_settle(td_comm *comm, const td_slices *after, td_place *place, td_table *table)

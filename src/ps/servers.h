@@ -46,11 +46,10 @@ TD_MUST_CHECK td_status td_servers_move(td_comm *comm, const td_servers *servers
                                         const td_table_config *config, bool knows, td_place *place,
                                         td_table **table, td_slices *after, bool *lost);
 
-/* Moves primaries of hot slices (td_slices_balance); load: [TD_SLICES] the same at all ranks.
- * Collective; *out_moved slices have moved, and where there are any, settle follows. */
-TD_MUST_CHECK td_status td_servers_balance(td_comm *comm, const td_servers *servers,
-                                           const double *load, const td_place *place,
-                                           td_table *table, td_slices *after, int *out_moved);
+/* The map where primaries of hot slices have moved (td_slices_balance), and how many have; load:
+ * [TD_SLICES]. Local: where load is the same, all ranks get the same map. */
+int td_servers_balance(const td_comm *comm, const td_servers *servers, const double *load,
+                       const td_place *place, td_slices *after);
 
 /* The map is `after` from now on, and rows that a rank does not have by it are taken out: when all
  * know that all have that map. Whoever fails meanwhile, ranks that have either map can go on from

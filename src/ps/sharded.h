@@ -161,7 +161,7 @@ typedef struct td_sharded_balanced {
     int moved; /* slices */
     int servers;
     int hottest;          /* the server's rank in the run that had most */
-    double before, after; /* what it had, of all that was asked for, and what has most now */
+    double before, after; /* its share of all that was asked for; the largest when slices move */
 } td_sharded_balanced;
 /* Finds the hot server, by what has been asked for since the last call; move: gives slices of hot
  * ones away. Collective, behind a meet. */

@@ -228,14 +228,14 @@ td_status td_sharded_balance(td_sharded *s, bool move, td_sharded_balanced *out)
     memset(s->store.load, 0, sizeof s->store.load);
     TD_TRY(td_comm_allreduce(s->comm, mine, load, TD_SLICES, TD_F64, TD_SUM));
     td_servers servers = {.rank = s->serving, .count = s->server_count, .replicas = s->replicas};
-    if (move)
-        TD_TRY(td_servers_balance(s->comm, &servers, load, &s->place, s->store.table, &after,
-                                  &b.moved));
+    int hot = td_servers_balance(s->comm, &servers, load, &s->place, &after);
+    b.moved = move ? hot : 0;
+    if (b.moved) TD_TRY(td_slices_move(s->comm, &before, &after, s->store.table));
     if (b.moved) TD_TRY(carry_memory(s, s->comm, &after));
     if (b.moved) TD_TRY(td_servers_settle(s->comm, &after, &s->place, s->store.table));
     if (b.moved) TD_TRY(td_comm_agree(s->comm, TD_OK)); /* before its thread answers others */
     b.before = td_slices_hottest(&before, load, &b.hottest);
-    b.after = td_slices_hottest(&s->place.slices, load, NULL);
+    b.after = td_slices_hottest(&after, load, NULL);
     *out = b;
     return TD_OK;
 }

@@ -291,14 +291,14 @@ static void tell_hot(loop *l, const td_sharded_balanced *b)
     char fields[128];
     if (!l->progress || l->told_hot || b->before * b->servers < 1.25) return;
     l->told_hot = true;
-    snprintf(fields, sizeof fields, "\"rank\":%d,\"hottest\":%.4f,\"servers\":%d", b->hottest,
-             b->before, b->servers);
+    snprintf(fields, sizeof fields, "\"rank\":%d,\"hottest\":%.4f,\"balanced\":%.4f,\"servers\":%d",
+             b->hottest, b->before, b->after, b->servers);
     if (td_progress_event(l->progress, l->state.step, "hot", fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
     td_progress_say(l->progress,
-                    "rank %d is hot: it answers %.0f %% of what %d servers are asked for; "
-                    "--balance shares its keys out",
-                    b->hottest, 100 * b->before, b->servers);
+                    "rank %d is hot: it answers %.0f %% of what %d servers are asked for; with "
+                    "--balance none would answer more than %.0f %%",
+                    b->hottest, 100 * b->before, b->servers, 100 * b->after);
 }
 
 /* Finds servers that are asked for more than others; with --balance they give slices away. */

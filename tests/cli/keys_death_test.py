@@ -60,8 +60,8 @@ class ThreadDeaths(unittest.TestCase):
         how = {"data": clicks(rows=1000, categories=3000), "epochs": 2}
         want = train("--optimizer", "adagrad", **how)
         for plan, spares in (("0:5:update", 0), ("3:5:update", 1)):
-            run = self.lives(None, plan, *ps(3, "--replicas", "1", "--table-memory", "524288", servers=2), "--optimizer",
-                             "adagrad", spares=spares, **how)
+            words = ps(3, "--replicas", "1", "--table-memory", "524288", servers=2)
+            run = self.lives(None, plan, *words, "--optimizer", "adagrad", spares=spares, **how)
             self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(want, "model")), plan)
 
     def test_at_their_own_pace(self):

@@ -250,7 +250,7 @@ class Clocks(unittest.TestCase):
             moves = event(run, "balanced")
             self.assertGreater(moves[0]["slices"], 0)
             before, after = moves[0]["hottest"]
-            self.assertEqual((before, event(run, "hot")), (told[0]["hottest"], []))
+            self.assertEqual((before, after, event(run, "hot")), (told[0]["hottest"], told[0]["balanced"], []))
             self.assertTrue(1 / 3 <= after < before, moves)
             self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(want, "model")))
             shared = train(*ps(3, *words, "--balance", servers=3, clock="asp"), data=data, model=model, epochs=4)
