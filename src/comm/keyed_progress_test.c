@@ -13,7 +13,7 @@ static td_status serve(void *user, const td_keyed_request *q)
     for (size_t i = 0; i < q->count; i++) {
         out[i] = q->keys[i];
         if ((i + 1) % (PARTS / PIECES)) continue;
-        td_keyed_wrote(q, (i + 1) * sizeof *out);
+        td_keyed_wrote(q, i + 1 < PARTS ? (i + 1) * sizeof *out : SIZE_MAX); /* all there are */
         nanosleep(&(struct timespec){.tv_nsec = 3000000}, NULL);
         if (q->keys[0] == 1 && i > PARTS / 2) return td_fail(TD_ERR_DATA, "no more of it");
     }

@@ -254,6 +254,7 @@ void td_keyed_wrote(const td_keyed_request *request, size_t bytes)
 {
     const td_keyed_progress *p = request->progress;
     if (!p) return;
+    if (bytes > request->bytes) bytes = request->bytes; /* no more are copied than there are */
     atomic_store_explicit(&p->slot->written, bytes, memory_order_release);
     td_bell_ring(&p->keyed->rooms->lines[p->keyed->rooms->number[p->rank]].bell);
 }

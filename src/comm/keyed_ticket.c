@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { REGISTERED_FROM = 16 << 10 }; /* bytes */
+enum { REGISTERED_FROM = 16 << 10, LINE = 64 }; /* bytes */
 
 void td_ticket_free(const td_keyed *k, td_ticket *t)
 {
@@ -93,16 +93,21 @@ void td_share_lie_in_slot(td_share *h)
     if (h->head.out_bytes && !h->to.number) h->out = td_keyed_out_in(h->pair, h->slot);
 }
 
-/* What the server may read and write where it lies: not through one place, as it would see what it
- * has written. */
+static td_registered find_lined_up(const void *base, size_t offset, size_t bytes)
+{
+    const char *at = (const char *)base + offset;
+    bool fits = bytes >= REGISTERED_FROM && (uintptr_t)at % LINE == 0;
+    return fits ? td_registered_find(at, bytes) : (td_registered){0};
+}
+
+/* What the server may read and write where it lies, lined up as a slot's values are: not through
+ * one place, as it would see what it has written. */
 static void find_registered(const td_ticket *t, td_share *h)
 {
-    const char *in = t->parts.in, *out = t->parts.out;
     if (!h->pair || !h->together) return;
-    if (h->head.in_bytes >= REGISTERED_FROM)
-        h->from = td_registered_find(in + h->offset, h->head.in_bytes);
-    if (h->head.out_bytes >= REGISTERED_FROM && !h->from.number)
-        h->to = td_registered_find(out + h->offset, h->head.out_bytes);
+    if (h->head.in_bytes) h->from = find_lined_up(t->parts.in, h->offset, h->head.in_bytes);
+    if (h->head.out_bytes && !h->from.number)
+        h->to = find_lined_up(t->parts.out, h->offset, h->head.out_bytes);
 }
 
 /* Where the share's parts lie until they are sent or fetched, and where pulled ones arrive. */

@@ -102,9 +102,9 @@ static td_status build(td_comm *from, const td_comm *before, const td_plan *plan
     }
     status = td_comm_set_hosts(c, host, plan->world);
     c->card.group = td_comm_group_number(1, plan->generation, 0);
-    *out = c;
 out:
     td_free(host);
+    *out = status == TD_OK ? c : NULL;
     if (status == TD_OK) return TD_OK;
     /* The others wait for this rank, until it leaves, or its status ends the run. */
     td_comm gone = {.ops = from->ops, .impl = plan->impl, .size = plan->size, .spoiled = true};
