@@ -196,6 +196,8 @@ static td_status take_up(loop *l)
     bool lost = false, was_first = l->first, joined = l->empty;
     uint64_t made;
     l->first = td_comm_rank(l->comm) == 0;
+    td_rows_save_drop(l->saving); /* its ranks may be gone; before its tables move */
+    l->saving = NULL;
     TD_TRY(check_data(l, joined));
     td_status status = settle(l, joined, &made);
     if (status == TD_OK) status = td_rows_tables_move(&l->tables, l->comm, joined, made, &lost);
@@ -217,8 +219,6 @@ static td_status take_up(loop *l)
     TD_TRY(td_comm_agree(l->comm, td_rows_make_ready(l)));
     l->ahead.there = l->ahead.fetching = l->ahead.taken = false;
     if (joined) TD_TRY(td_rows_choose_schedule(l));
-    td_rows_save_drop(l->saving); /* its ranks may be gone */
-    l->saving = NULL;
     l->empty = l->resizing = false; /* whoever asks still does */
     td_rows_own_free(l->own);       /* a copy begins anew */
     l->own = NULL;
