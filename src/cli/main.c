@@ -22,9 +22,8 @@ const td_command td_commands[] = {
     {"diagnose", 0, "diagnose RUN", "what each rank of a run is doing, or did last; who is missing",
      td_cmd_diagnose, false},
     {"resize", 0, "resize RUN [N] [--servers S] [--data-servers D]",
-     "let a run that is under way go on with N ranks, of which S only serve and D read; what is "
-     "not "
-     "named stays, the rest work",
+     "let a run that is under way go on with N ranks: S only serve, D read, the rest work; what is "
+     "not named stays",
      td_cmd_resize, false},
     {"bench", TD_JOB_BENCH, "bench [OPTIONS]", "training speed on data in memory", td_cmd_bench,
      true},
