@@ -18,7 +18,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SENTENCE = 1024, MOST_ALARMS = 2, RESIZE_NS = 100000000 };
+enum { SENTENCE = 1024, MOST_ALARMS = 2 };
 
 void td_loop_take_mark(td_loop *t, const td_totals *totals)
 {
@@ -285,11 +285,7 @@ td_status td_loop_too_few(td_loop *t)
 
 bool td_loop_resize_asked(td_loop *t)
 {
-    if (!t->first) return false;
-    int64_t now = td_clock_ns();
-    if (now - t->looked_at < RESIZE_NS) return false;
-    t->looked_at = now;
-    return td_resize_is_asked(t->job->run);
+    return t->first && td_resize_is_asked_anew(t->job->run, &t->looked_at);
 }
 
 static void answer(td_loop *t, const td_resize *asked, const char *sentence, bool done)

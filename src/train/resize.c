@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { LOOK_NS = 100000000 };
+
 static const char request[] = "resize", reply[] = "resized";
 
 static void forget(const char *run, const char *name)
@@ -62,6 +64,14 @@ bool td_resize_is_asked(const char *run)
 {
     char path[TD_PATH_MAX];
     return td_path_join(path, run, request) == TD_OK && access(path, F_OK) == 0;
+}
+
+bool td_resize_is_asked_anew(const char *run, int64_t *looked_at)
+{
+    int64_t now = td_clock_ns();
+    if (now - *looked_at < LOOK_NS) return false;
+    *looked_at = now;
+    return td_resize_is_asked(run);
 }
 
 td_status td_resize_read(const char *run, td_resize *out)

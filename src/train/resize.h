@@ -7,6 +7,7 @@
 #include "tandem/status.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
 enum { TD_RESIZE_TEXT = 256 };
 
@@ -25,6 +26,8 @@ void td_resize_take_back(const char *run);
 
 /* The run. */
 bool td_resize_is_asked(const char *run); /* one question to the file system */
+/* The same between steps: false, without a question, within a tenth of a second of the last one. */
+bool td_resize_is_asked_anew(const char *run, int64_t *looked_at);
 TD_MUST_CHECK td_status td_resize_read(const char *run, td_resize *out);
 /* The request goes. */
 TD_MUST_CHECK td_status td_resize_answer(const char *run, const td_resize *asked, bool done,

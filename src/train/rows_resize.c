@@ -21,16 +21,12 @@
 
 typedef td_rows_loop loop;
 
-enum { RESIZE_NS = 100000000, MOST_FEEDERS = 64 };
+enum { MOST_FEEDERS = 64 };
 enum { NOT_BEGUN, BEGUN, GROWN }; /* loop.midway */
 
 bool td_rows_resize_asked(loop *l)
 {
-    if (!l->first) return false;
-    int64_t now = td_clock_ns();
-    if (now - l->looked_at < RESIZE_NS) return false;
-    l->looked_at = now;
-    return td_resize_is_asked(l->job->run);
+    return l->first && td_resize_is_asked_anew(l->job->run, &l->looked_at);
 }
 
 /* --- what is asked for --- */

@@ -114,7 +114,6 @@ class Threads(Resizes):
         samples = [(e["samples"], e["each_once"]) for e in event(run.end(), "epoch")]
         self.assertEqual(samples, [(400, True)] * 60)
 
-
     def test_a_run_that_is_resumed_has_its_own_numbers(self):
         want = train(epochs=60)
         run = threads(2, servers=2, spares=2, epochs=60)
