@@ -120,10 +120,11 @@ static td_status copy_table(writing *w, int which, int groups, size_t first)
     td_rows_tables *t = w->t;
     TD_TRY(td_rows_columns_of(&t->config[which], which, w->b->states, &c));
     td_status status = td_rows_gather_open(t, which, groups, &c, marks_of(w, which), &g);
+    bool open = status == TD_OK; /* else all know, or the group is broken: no more to agree on */
     for (int k = 0; k < groups && status == TD_OK; k++)
         if (g.writer[k] == t->roles.self) status = copy_group(w, first + (size_t)k, &g, k, &c);
     td_rows_gather_close(&g);
-    return td_comm_agree(t->comm, status);
+    return open ? td_comm_agree(t->comm, status) : status;
 }
 
 /* Each server its own rows, where they are. Collective. */
