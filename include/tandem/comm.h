@@ -9,7 +9,11 @@
  * died, left or failed) or TD_ERR_TIMEOUT (it is silent); the sentence names the rank and the
  * operation, and what is known of the rank: what it waits in itself, and for whom, or the operation
  * in which it was heard of last. Ranks in sentences are numbered in the whole run, also in groups
- * made by split. */
+ * made by split.
+ *
+ * Under MPI a message of an operation that has failed may still be taken from its buffer, or come
+ * there, when a rank that is late catches up: keep the buffer until the process ends. Memory of
+ * td_comm_alloc may be freed at once. */
 #ifndef TANDEM_COMM_H
 #define TANDEM_COMM_H
 

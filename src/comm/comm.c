@@ -356,7 +356,7 @@ void td_comm_free_room(const td_comm *comm, void *room)
 
 void td_comm_shared_destroy(td_comm *comm, td_region *region)
 {
-    if ((region->handle || region->data) && !comm->adrift) comm->ops->shared_destroy(comm, region);
+    if (region->handle || region->data) comm->ops->shared_destroy(comm, region);
     *region = (td_region){0};
 }
 

@@ -313,7 +313,7 @@ td_status td_keyed_serve_end(td_keyed *k, bool patiently)
         if (!its->pair && its->state != GONE) k->comm->spoiled = true; /* it may ask yet */
         td_comm_free_room(&s->comm, s->clients[c].body.data);
         td_comm_free_room(&s->comm, s->clients[c].in.data);
-        td_free(s->clients[c].out.data);
+        td_comm_free_room(&s->comm, s->clients[c].out.data);
     }
     td_mappings_free(&s->mappings);
     td_comm_free_room(&s->comm, s->clients); /* with the heads */

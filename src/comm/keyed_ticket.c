@@ -13,7 +13,7 @@ void td_ticket_free(const td_keyed *k, td_ticket *t)
     if (!t) return;
     for (int s = 0; s < t->share_count; s++) {
         td_share *h = &t->shares[s];
-        if (h->own_body) td_free(h->body);
+        if (h->own_body) td_comm_free_room(k->comm, h->body);
         if (h->own_out) td_comm_free_room(k->comm, h->out);
         if (h->slot) td_keyed_release(h->slot);
     }

@@ -31,6 +31,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static piece *pieces; /* of this process; guarded, as are: */
 static uint64_t numbers;
 static int pieces_there; /* atomic */
+static bool keeps;       /* atomic: the addresses of freed pieces */
 
 /* --- this process's --- */
 
@@ -94,10 +95,15 @@ td_status td_comm_free(void *memory)
      * would end a process that still reads. */
     int there = fallocate(p->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)p->bytes);
     (void)there; /* cannot fail on such a file, and would only keep the memory longer */
-    munmap(p->at, p->bytes);
+    if (!__atomic_load_n(&keeps, __ATOMIC_RELAXED)) munmap(p->at, p->bytes);
     close(p->file);
     td_free(p);
     return TD_OK;
+}
+
+void td_registered_keep_addresses(void)
+{
+    __atomic_store_n(&keeps, true, __ATOMIC_RELAXED);
 }
 
 bool td_registered_any(void)

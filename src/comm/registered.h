@@ -16,6 +16,10 @@ typedef struct td_registered {
     int32_t pid, file;
 } td_registered;
 
+/* From here on pieces of this process that are freed are emptied, but can be read and written where
+ * they were: messages that could not be withdrawn may still come from there, or go there. */
+void td_registered_keep_addresses(void);
+
 /* Whether any thread of this process may have some. */
 bool td_registered_any(void);
 /* The piece that has all of [at, at + bytes). */

@@ -281,6 +281,50 @@ static td_status disagree(td_comm *c, void *arg)
     return unmake(&v);
 }
 
+/* Rank 0 gives up two long sends, of such memory and of the host's, and the memory with them; rank
+ * 1 comes late, and fetches them all the same. */
+static td_status fetched_late(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { LONG = 1 << 20, LATE = 7, SAID = 8 };
+    int me = td_comm_rank(c);
+    void *piece;
+    char *got = td_calloc(2, LONG), word = 1;
+    td_region region;
+    td_comm *group;
+    TD_TRY(td_comm_split(c, 0, me, &group));
+    TD_TRY(td_comm_shared_create(group, LONG, &region));
+    if (me == 0 && td_comm_size(c) > 1) {
+        TD_TRY(td_comm_alloc(LONG, &piece));
+        void *from[] = {piece, region.data};
+        for (int k = 0; k < 2; k++) {
+            td_request q = {.data = from[k], .bytes = LONG, .peer = 1, .tag = LATE + k};
+            TD_TRY(group->ops->isend(group, &q));
+            group->ops->cancel(group, &q);
+        }
+        CHECK(group->adrift);
+        TD_TRY(td_comm_free(piece));
+    }
+    td_comm_shared_destroy(group, &region);
+    TD_TRY(td_comm_barrier(c));
+    if (me == 1) {
+        for (int k = 0; k < 2; k++) TD_TRY(td_comm_recv(group, got + k * LONG, LONG, 0, LATE + k));
+        TD_TRY(td_comm_send(c, &word, 1, 0, SAID));
+    } else if (me == 0 && td_comm_size(c) > 1) {
+        TD_TRY(td_comm_recv(c, &word, 1, 1, SAID));
+    }
+    td_free(got);
+    td_comm_close(group);
+    return td_comm_barrier(c);
+}
+
+static void what_was_to_be_sent_may_be_fetched_late(void **state)
+{
+    (void)state;
+    if (!mpi_world) skip(); /* threads withdraw */
+    assert_ok(td_comm_agree(mpi_world, fetched_late(mpi_world, NULL)));
+}
+
 /* --- keyed parts --- */
 
 enum { EACH = 6, WIDTH = 1000, REQUESTS = 7 /* more than a room holds */ };
@@ -400,6 +444,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(pieces_come_and_go),
         cmocka_unit_test(values_of_keyed_parts_are_moved_where_they_lie),
         cmocka_unit_test(ranks_that_disagree_are_told),
+        cmocka_unit_test(what_was_to_be_sent_may_be_fetched_late),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
 }

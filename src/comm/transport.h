@@ -37,7 +37,7 @@ typedef struct td_transport_ops {
     /* Sets *done; may return TD_ERR_PEER. */
     td_status (*test)(td_comm *comm, td_request *request, bool *done);
     /* Withdraws an unfinished request, so that its memory may go. May wait for a copy under way;
-     * where a message may yet arrive there, comm->adrift is set. */
+     * where a message may yet arrive there, or be read from there, comm->adrift is set. */
     void (*cancel)(td_comm *comm, td_request *request);
     /* TD_ERR_PEER with a sentence when a rank of the group is known to have failed, or when `peer`
      * (-1: nobody in particular) has left. Called now and then by waits. */
@@ -63,6 +63,7 @@ typedef struct td_transport_ops {
     /* What this rank's requests ring when they are done, NULL: they must be polled. */
     td_bell *(*bell)(td_comm *comm);
     td_status (*shared_create)(td_comm *comm, size_t bytes, td_region *out);
+    /* Of a group adrift: messages may still find memory there. */
     void (*shared_destroy)(td_comm *comm, td_region *region);
     void (*close)(td_comm *comm); /* this rank leaves the group */
     /* Brings together the ranks that recover, or resize, and the spares: the same plan at all, but
@@ -109,12 +110,12 @@ struct td_comm {
     uint64_t history;             /* of the collectives so far, see header.h */
     struct td_greeting *greeting; /* of exchange.c, NULL before its first use */
     bool greets;                  /* a collective is under way whose messages show its header */
-    bool adrift;         /* a receive could not be withdrawn: what it writes to must stay */
-    bool spoiled;        /* a wait has failed: messages may be left that nobody takes */
-    td_agreement agreed; /* the newest on a failure; alike 0: none */
-    uint64_t agreed_at;  /* its number */
-    struct td_recorder *recorder;       /* of recorder.c, NULL: nothing is recorded */
-    bool owns_recorder;                 /* else it is the parent group's */
+    bool adrift;                  /* a message could not be withdrawn: its memory must stay */
+    bool spoiled;                 /* a wait has failed: messages may be left that nobody takes */
+    td_agreement agreed;          /* the newest on a failure; alike 0: none */
+    uint64_t agreed_at;           /* its number */
+    struct td_recorder *recorder; /* of recorder.c, NULL: nothing is recorded */
+    bool owns_recorder;           /* else it is the parent group's */
     struct td_recorder_group *recorded; /* this group's place there, NULL: it has none */
     struct td_record *record;           /* of the operation under way or the last, or NULL */
     struct td_tuning *tuning;           /* of coll/tuning.c, NULL: the table's own sizes */
@@ -133,8 +134,9 @@ struct td_comm {
     int holders;              /* works that would use it */
 };
 
-/* Memory that receives of the group were under way into. Once one could not be withdrawn it is kept
- * until the process ends, on purpose: the message may still come, whoever the memory belongs to. */
+/* Memory that messages of the group were under way into, or from. Once one could not be withdrawn
+ * it is kept until the process ends, on purpose: the message may still come, or be fetched by a
+ * rank that is late, whoever the memory belongs to. */
 void td_comm_free_room(const td_comm *comm, void *room);
 
 /* closed.c. TD_ERR_ARG, for whoever calls `what`: the group is NULL, or was closed. */
@@ -272,6 +274,7 @@ typedef struct td_mpi_services {
                           size_t in_bytes, int from, int tag);
     td_status (*plan)(const struct td_roster *roster, struct td_plan *plan);
     td_status (*judge)(td_comm *comm, int world, const td_card *card, bool waited_for);
+    void (*keep_addresses)(void); /* of registered.h */
 } td_mpi_services;
 
 typedef struct td_mpi_module {
@@ -291,7 +294,7 @@ typedef struct td_mpi_module {
      * when that worked. Ends no MPI. */
     bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 13, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 14, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

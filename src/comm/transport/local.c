@@ -324,6 +324,7 @@ static td_status local_shared_create(td_comm *comm, size_t bytes, td_region *out
 static void local_shared_destroy(td_comm *comm, td_region *region)
 {
     td_local_shared *s = region->handle;
+    if (comm->adrift) return; /* it goes at the run's end */
     if (atomic_fetch_sub(&s->users, 1) == 1) free_shared(((td_local_group *)comm->impl)->run, s);
 }
 

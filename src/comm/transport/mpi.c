@@ -93,13 +93,20 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
     return fits ? TD_OK : misfit(comm, request, request->got);
 }
 
-/* A receive that has begun to come from a rank that is silent, or dead, is left to itself: MPI may
- * write to its place as long as it likes. */
+/* MPI may read, or write, that request's memory as long as it likes. */
+static void leave_to_itself(td_comm *comm)
+{
+    comm->adrift = true;
+    td_mpi_library->keep_addresses();
+}
+
+/* A receive that has begun to come from a rank that is silent, or dead, is left to itself, and so
+ * is a send that nobody has taken: a rank that is late may still do so. */
 static void mpi_cancel(td_comm *comm, td_request *request)
 {
     if (request->done || *td_mpi_native(request) == MPI_REQUEST_NULL) return;
     if (request->self == TD_MPI_OWN) { /* MPI cannot withdraw it: what it holds is lost */
-        comm->adrift = true;
+        leave_to_itself(comm);
         return;
     }
     /* A message that is on its way into the memory already cannot be withdrawn, and no send can. */
@@ -111,7 +118,7 @@ static void mpi_cancel(td_comm *comm, td_request *request)
         if (MPI_Test(td_mpi_native(request), &ended, MPI_STATUS_IGNORE) != MPI_SUCCESS) ended = 1;
         if (!ended) nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
     }
-    comm->adrift = comm->adrift || (receives && !ended);
+    if (!ended) leave_to_itself(comm);
     /* An error of a send that was freed would end the process: it is left to itself. */
     if (receives && *td_mpi_native(request) != MPI_REQUEST_NULL)
         MPI_Request_free(td_mpi_native(request));
@@ -237,10 +244,14 @@ static td_status mpi_shared_create(td_comm *comm, size_t bytes, td_region *out)
     return why[0] ? td_mpi_library->fail(mine, "%s", why) : mine;
 }
 
+/* Messages that are left to themselves find memory that is empty instead. */
 static void mpi_shared_destroy(td_comm *comm, td_region *region)
 {
-    (void)comm;
-    munmap(region->handle, region->bytes);
+    int how = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    if (comm->adrift)
+        mmap(region->handle, region->bytes, PROT_READ | PROT_WRITE, how, -1, 0);
+    else
+        munmap(region->handle, region->bytes);
 }
 
 static void mpi_die(td_comm *comm)
