@@ -144,6 +144,38 @@ static td_status amid_a_registered_one(td_comm *c, int victim)
     return status;
 }
 
+static td_status reduce_beside(td_comm *c, const void *x, void *y, bool lost)
+{
+    td_work *work = NULL;
+    td_collective all =
+        {.pattern = TD_ALLREDUCE, .in = x, .out = y, .count = LONG, .type = TD_F32, .op = TD_SUM};
+    TD_TRY(td_work_create(c, &all, &work));
+    td_status status = td_work_start(work);
+    if (lost) nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL); /* it shows its vectors */
+    if (lost) lose(c);
+    if (status == TD_OK) status = td_work_wait(work);
+    td_work_destroy(work);
+    return status;
+}
+
+/* It has shown vectors that nobody has mapped yet, and the others come when it is gone. */
+static td_status amid_a_new_registered_one(td_comm *c, int victim)
+{
+    enum { CALLS = 3 };
+    void *vector[2 * CALLS] = {NULL};
+    td_status status = TD_OK;
+    for (int k = 0; k < 2 * CALLS; k++)
+        if (td_comm_alloc(LONG * sizeof(float), &vector[k]) != TD_OK) abort();
+    for (int call = 0; call < CALLS && status == TD_OK; call++) {
+        bool last = call == CALLS - 1;
+        if (last && !is(c, victim)) nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
+        status = reduce_beside(c, vector[call], vector[CALLS + call], last && is(c, victim));
+    }
+    for (int k = 0; k < 2 * CALLS; k++)
+        if (td_comm_free(vector[k]) != TD_OK) abort();
+    return status;
+}
+
 static td_status amid_scan(td_comm *c, int victim)
 {
     bomb b = {c, is(c, victim) ? 1 : 0};
@@ -276,6 +308,7 @@ static const kind kinds[] = {
     {"long all-reduce", in_long_allreduce, -1, 1},
     {"amid an all-reduce", amid_allreduce, -1, 1},
     {"amid a registered all-reduce", amid_a_registered_one, -1, 1},
+    {"amid a registered all-reduce of new memory", amid_a_new_registered_one, -1, 1},
     {"broadcast of the root", in_broadcast, -1, 1},
     {"broadcast of another", in_broadcast_of_another, -1, 1},
     {"barrier", in_barrier, -1, 1},

@@ -140,9 +140,12 @@ static td_status map_piece(const td_registered *there, bool writable, void **out
     struct stat s;
     snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)there->pid, (int)there->file);
     int file = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
-    if (file < 0)
-        return td_fail(TD_ERR_IO, "memory of process %d cannot be read: %s: %s", (int)there->pid,
-                       path, strerror(errno));
+    if (file < 0) {
+        bool gone = errno != EMFILE && errno != ENFILE && errno != ENOMEM;
+        return td_fail(gone ? TD_ERR_IO : TD_ERR_NOMEM,
+                       "memory of process %d cannot be read: %s: %s", (int)there->pid, path,
+                       strerror(errno));
+    }
     /* Where process numbers are another container's, they may be those of somebody else. */
     bool same = fstat(file, &s) == 0 && s.st_dev == there->device && s.st_ino == there->inode &&
                 (uint64_t)s.st_size == there->bytes;

@@ -33,8 +33,9 @@ typedef struct td_mappings {
     bool writable; /* all are */
 } td_mappings;
 
-/* Where those bytes are here, until `most` others have been asked for. TD_ERR_IO: the system does
- * not let this process have them, TD_ERR_NOMEM. */
+/* Where those bytes are here, until `most` others have been asked for. TD_ERR_IO: they are there no
+ * more, as after their process, or the system does not let this one have them; TD_ERR_NOMEM: no
+ * memory, or no file may be opened. */
 TD_MUST_CHECK td_status td_mappings_find(td_mappings *m, const td_registered *there, int most,
                                          void **out);
 void td_mappings_free(td_mappings *m);

@@ -6,6 +6,7 @@
 #include "tandem/keyed.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -105,6 +106,12 @@ static void other_files_are_not_mapped(void **state)
     assert_int_equal(td_mappings_find(&mappings, &wrong, 4, &at), TD_ERR_IO);
     wrong = right, wrong.file = 1 << 20;
     assert_int_equal(td_mappings_find(&mappings, &wrong, 4, &at), TD_ERR_IO);
+    struct rlimit files, none;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &files), 0);
+    none = files, none.rlim_cur = 0; /* what lacks here is not gone there */
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    assert_int_equal(td_mappings_find(&mappings, &right, 4, &at), TD_ERR_NOMEM);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &files), 0);
     td_error_clear();
     assert_ok(td_mappings_find(&mappings, &right, 4, &at));
     *(char *)memory = 42;

@@ -91,7 +91,7 @@ bool td_meet_sees(const td_meet *meet);
 /* What a rank shows (addresses there, but where this rank sees them), to be used between
  * td_meet_look and td_meet_look_away. A thread that fails meanwhile withdraws what it has shown,
  * but waits for those who look; of a process that does, what was read is worthless. TD_ERR_PEER:
- * some rank has withdrawn. TD_ERR_IO, TD_ERR_NOMEM: it cannot be mapped. */
+ * some rank has withdrawn, or died with what it showed. TD_ERR_NOMEM: it cannot be mapped. */
 TD_MUST_CHECK td_status td_meet_look(td_meet *meet);
 TD_MUST_CHECK td_status td_meet_look_away(td_meet *meet);
 void td_meet_withdraw(td_meet *meet);

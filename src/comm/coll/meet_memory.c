@@ -12,6 +12,12 @@
 
 enum { WAYS_EVERY = 128, WAYS_TRIES = 4 };
 
+static td_status failed(const td_meet *m, int rank)
+{
+    return td_fail(TD_ERR_PEER, "rank %d failed while rank %d was in %s", m->comm->world[rank],
+                   m->comm->world[m->comm->rank], m->comm->operation);
+}
+
 /* --- memory of other processes, wherever it lies --- */
 
 static bool read_there(const td_meet *m, int rank, const void *from, void *to, size_t bytes)
@@ -170,18 +176,19 @@ void td_meet_way_ends(td_meet *m)
     if ((w->calls - 1) % WAYS_EVERY == 2 * WAYS_TRIES - 1) w->gain = w->least[0] - w->least[1];
 }
 
-static td_status mapped(td_meet *m, const td_registered *there, const void **out)
+/* That all can map each other's memory has been seen: what is there no more went with its rank. */
+static td_status mapped(td_meet *m, int rank, const td_registered *there, const void **out)
 {
     void *at;
-    TD_TRY(td_mappings_find(&m->mappings, there, 4 * m->comm->size + 16, &at));
-    *out = at;
-    return TD_OK;
+    td_status status = td_mappings_find(&m->mappings, there, 4 * m->comm->size + 16, &at);
+    if (status == TD_OK) *out = at;
+    return status == TD_ERR_IO ? failed(m, rank) : status;
 }
 
 td_status td_meet_in(td_meet *m, int rank, const void **out)
 {
     if (m->sees && !m->comm->ops->one_memory && rank != m->comm->rank)
-        return mapped(m, &td_meet_open_of(m, rank, m->round)->in, out);
+        return mapped(m, rank, &td_meet_open_of(m, rank, m->round)->in, out);
     *out = m->lines[rank].in;
     return TD_OK;
 }
@@ -189,7 +196,7 @@ td_status td_meet_in(td_meet *m, int rank, const void **out)
 td_status td_meet_out(td_meet *m, int rank, const void **out)
 {
     if (m->sees && !m->comm->ops->one_memory && rank != m->comm->rank)
-        return mapped(m, &td_meet_open_of(m, rank, m->round)->out, out);
+        return mapped(m, rank, &td_meet_open_of(m, rank, m->round)->out, out);
     *out = m->lines[rank].out;
     return TD_OK;
 }
@@ -213,12 +220,6 @@ char *td_meet_scratch(td_meet *m, size_t bytes)
 static bool has_withdrawn(const td_meet *m, int rank)
 {
     return __atomic_load_n(&m->lines[rank].withdrawn, __ATOMIC_SEQ_CST);
-}
-
-static td_status failed(const td_meet *m, int rank)
-{
-    return td_fail(TD_ERR_PEER, "rank %d failed while rank %d was in %s", m->comm->world[rank],
-                   m->comm->world[m->comm->rank], m->comm->operation);
 }
 
 td_status td_meet_fetch(td_meet *m, int rank, const void *from, void *to, size_t bytes)
