@@ -41,6 +41,7 @@ typedef struct deal {
     td_role *role; /* [size] that ranks are to be */
     int total;     /* ranks wanted */
     int coming;    /* so many more are, at first */
+    int serving;   /* of role */
     bool same;     /* as they are */
 } deal;
 
@@ -65,7 +66,7 @@ static td_status make_deal(const loop *l, const td_resize *asked, deal *out)
     td_roles_plan(roles->role, size, &d.want, d.role, &d.counts);
     d.same = !memcmp(&d.counts, &roles->now.counts, sizeof d.counts) &&
              !memcmp(d.role, roles->role, (size_t)size * sizeof *d.role);
-    for (int r = 0; r < size; r++) feeding += d.role[r].feeds;
+    for (int r = 0; r < size; r++) feeding += d.role[r].feeds, d.serving += d.role[r].serves;
     d.total = d.want.workers + d.want.servers + d.want.feeders;
     d.coming = d.total - size;
     /* Ranks that have heard of their data cannot read them: spares can. */
@@ -115,8 +116,9 @@ static void judge_numbers(const loop *l, const td_role_counts *want, char senten
                  leaves, leaves);
 }
 
-/* The sentence of a request that cannot be granted, or "". */
-static void judge(loop *l, const td_resize *asked, const deal *d, char sentence[TD_RESIZE_TEXT])
+/* The sentence of a request that cannot be granted, or "". grows: more ranks may come yet. */
+static void judge(loop *l, const td_resize *asked, const deal *d, bool grows,
+                  char sentence[TD_RESIZE_TEXT])
 {
     const td_role_counts *now = &l->tables.roles.now.counts;
     bool moves = d->coming > 0 || d->total < td_comm_size(l->comm);
@@ -125,6 +127,11 @@ static void judge(loop *l, const td_resize *asked, const deal *d, char sentence[
         snprintf(sentence, TD_RESIZE_TEXT, "--strategy hogwild keeps its workers");
     if (!*sentence) judge_data_servers(now, asked->data_servers, sentence);
     if (!*sentence) judge_numbers(l, &d->want, sentence);
+    if (!*sentence && !grows && l->job->replicas && d->serving < 2 &&
+        l->tables.roles.server_count > 1)
+        snprintf(sentence, TD_RESIZE_TEXT,
+                 "--replicas 1 needs two servers or more, and there is no rank for a second; ask "
+                 "for fewer workers");
     if (*sentence) return;
     td_status status = td_clock_check(&l->clock, d->want.workers);
     if (status == TD_OK) status = td_clock_check(&l->net_clock, d->want.workers);
@@ -250,13 +257,13 @@ static td_status do_next(loop *l, const request *q, const deal *d)
 {
     char refused[TD_RESIZE_TEXT] = "";
     int size = td_comm_size(l->comm), idle = 0;
-    if (*q->asked.token) judge(l, &q->asked, d, refused);
+    bool grows = d->coming > 0 && l->midway != GROWN;
+    if (*q->asked.token) judge(l, &q->asked, d, grows, refused);
     if (*refused) {
         answer(l, &q->asked, false, refused);
         return TD_OK; /* midway: of another request, which is cleared up behind now */
     }
     for (int r = 0; r < size; r++) idle += td_role_is_idle(&d->role[r]);
-    bool grows = d->coming > 0 && l->midway != GROWN;
     if (d->same && !idle && !grows) {
         end(l, &q->asked, d);
         return TD_OK;

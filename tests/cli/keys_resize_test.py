@@ -135,6 +135,11 @@ class Threads(Resizes):
             self.assertIn(text, run.resize(*words.split(), expect=2), words)
         self.assertEqual(weights(run.end()), weights(want))
         self.assertEqual(event(run.run, "resized"), [])
+        run = threads(3, "--replicas", "1", spares=1, epochs=60)  # all of them serve
+        self.assertIn("--replicas 1 needs two servers or more, and there is no rank for a second; ask for fewer workers",
+                      run.resize("--servers", "2", expect=2))
+        self.ask(run, "4 --servers 2", (2, 2, 0))
+        self.assertEqual(weights(run.end()), weights(want))
         run = threads(3, "--data-servers", "1", servers=1, spares=1, clock="backup:3", epochs=60)
         for words, text in (("4", "--clock backup: 3 would be waited for of 2 workers"),
                             ("--data-servers 0", "ask for --data-servers 1 or more"),
