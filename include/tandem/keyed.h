@@ -94,8 +94,9 @@ typedef struct td_parts {
 /* Begins a request; *ticket (never 0) is its number. `in` may not change and `out` not be used
  * until it has been waited for. Values that lie together for a server, 16 KiB and more, from
  * a multiple of 64 bytes on in memory of td_comm_alloc (tandem/comm.h) are read and written there
- * by a server of this host: if the wait fails, `out` may still be written to until the group has
- * recovered or closed. At most 1 GiB of values to a server. TD_ERR_ARG, TD_ERR_NOMEM. */
+ * by a server of this host, until the wait ends; where it fails behind a server that stays silent
+ * for two seconds more, perhaps longer. At most 1 GiB of values to a server. TD_ERR_ARG,
+ * TD_ERR_NOMEM. */
 TD_API TD_MUST_CHECK td_status td_keyed_start(td_keyed *keyed, td_keyed_does does,
                                               const td_parts *parts, uint64_t *ticket);
 /* Whether its wait would return at once. */

@@ -164,8 +164,23 @@ static void cancel(td_keyed *k, td_ticket *t)
     }
 }
 
+/* The channel serves no more, and who asks gets back the memory that requests name, also of those
+ * that nobody will wait for. */
+static void break_off(td_keyed *k)
+{
+    k->broken = true;
+    for (td_ticket *t = k->first; t; t = t->next)
+        for (int s = 0; s < t->share_count; s++) {
+            td_share *h = &t->shares[s];
+            if (!h->slot || h->withdrawn || !(h->from.number || h->to.number)) continue;
+            td_keyed_withdraw(k, h->server, h->slot);
+            h->withdrawn = true;
+        }
+}
+
 void td_keyed_give_up(td_keyed *k)
 {
+    if (k->first) break_off(k);
     for (td_ticket *t = k->first, *next; t; t = next) {
         next = t->next;
         cancel(k, t);
@@ -213,7 +228,7 @@ static td_status look_after_group(td_keyed *k, const char *operation)
     k->looked_at = now;
     k->comm->operation = operation;
     td_status status = k->comm->ops->check(k->comm, -1);
-    k->broken = status != TD_OK;
+    if (status != TD_OK) break_off(k);
     return status;
 }
 
@@ -230,7 +245,7 @@ td_status td_keyed_start(td_keyed *k, td_keyed_does does, const td_parts *parts,
     if (status != TD_OK) {
         cancel(k, t);
         td_ticket_free(k, t);
-        k->broken = true;
+        break_off(k);
         return status;
     }
     for (int s = 0; s < t->share_count; s++) {
@@ -336,7 +351,7 @@ static td_status wait_ticket(td_keyed *k, td_ticket **place)
     struct td_record *record = td_comm_begin(k->comm, note);
     td_status status = td_comm_wait(k->comm, -1, bell_of(k, t), test_ticket, missing_server, &w);
     if (status != TD_OK) {
-        k->broken = true;
+        break_off(k);
         cancel(k, t);
     } else {
         for (int s = 0; s < t->share_count; s++)

@@ -5,13 +5,17 @@
 #include "base/clock.h"
 #include "base/error.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 
 enum { PAGE = 4096, LINE = 64 };
+enum { IN_HAND_NS = 2000000000, LOOK_NS = 100000 }; /* of a request that is given up */
 /* The most that a request has (keyed.c): keys and sizes, values, pulled values. */
 #define AREA (((size_t)3 << 30) + PAGE)
 #define PAIR (PAGE + TD_KEYED_SLOTS * AREA)
@@ -216,8 +220,22 @@ void td_keyed_ask(td_keyed *k, int server, td_keyed_slot *slot)
 
 void td_keyed_release(td_keyed_slot *slot)
 {
-    if (atomic_load_explicit(&slot->state, memory_order_acquire) != TD_SLOT_ASKED)
+    int state = atomic_load_explicit(&slot->state, memory_order_acquire);
+    if (state != TD_SLOT_ASKED && state != TD_SLOT_IN_HAND)
         atomic_store_explicit(&slot->state, TD_SLOT_FREE, memory_order_release);
+}
+
+void td_keyed_withdraw(const td_keyed *k, int server, td_keyed_slot *slot)
+{
+    int pid = k->rooms->lines[k->rooms->number[k->servers[server]]].pid;
+    int64_t until = td_clock_ns() + IN_HAND_NS;
+    for (;;) {
+        int state = TD_SLOT_ASKED;
+        if (atomic_compare_exchange_strong(&slot->state, &state, TD_SLOT_TAKEN)) return;
+        bool dead = kill(pid, 0) != 0 && errno == ESRCH;
+        if (state != TD_SLOT_IN_HAND || dead || td_clock_ns() > until) return;
+        nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL);
+    }
 }
 
 void td_keyed_rooms_goodbye(td_keyed *k)
@@ -236,11 +254,17 @@ td_keyed_slot *td_keyed_asked(td_keyed_pair *pair)
 {
     for (int s = 0; s < TD_KEYED_SLOTS; s++) {
         td_keyed_slot *slot = &pair->slot[s];
-        if (atomic_load_explicit(&slot->state, memory_order_acquire) == TD_SLOT_ASKED &&
-            slot->number == pair->served + 1)
+        int state = atomic_load_explicit(&slot->state, memory_order_acquire);
+        if (state == TD_SLOT_ASKED && slot->number == pair->served + 1 &&
+            atomic_compare_exchange_strong(&slot->state, &state, TD_SLOT_IN_HAND))
             return slot;
     }
     return NULL;
+}
+
+void td_keyed_put_off(td_keyed_slot *slot)
+{
+    atomic_store_explicit(&slot->state, TD_SLOT_ASKED, memory_order_release);
 }
 
 void td_keyed_reply(td_keyed *k, int rank, td_keyed_slot *slot)

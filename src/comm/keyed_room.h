@@ -23,6 +23,7 @@ typedef enum td_slot_state {
     TD_SLOT_FREE,
     TD_SLOT_TAKEN,
     TD_SLOT_ASKED,
+    TD_SLOT_IN_HAND,
     TD_SLOT_ANSWERED
 } td_slot_state;
 
@@ -65,14 +66,19 @@ static inline bool td_keyed_answered(td_keyed_slot *slot)
 }
 /* One that was asked and not answered stays in use. */
 void td_keyed_release(td_keyed_slot *slot);
+/* Takes back what was asked, so that the server leaves alone what it names in this rank's memory:
+ * at once, or when a server that has it in hand is done, or dead, which is waited for a while. The
+ * pair serves no more behind it. */
+void td_keyed_withdraw(const td_keyed *k, int server, td_keyed_slot *slot);
 /* Its rank asks no more of any server that it has a pair with. */
 void td_keyed_rooms_goodbye(td_keyed *k);
 td_bell *td_keyed_room_bell(const td_keyed *k); /* this rank's; NULL: no rooms */
 
 /* --- who answers --- */
 
-/* The next request in turn; NULL: it has not come. */
+/* The next request in turn, in hand until one of the other two; NULL: it has not come. */
 td_keyed_slot *td_keyed_asked(td_keyed_pair *pair);
+void td_keyed_put_off(td_keyed_slot *slot);
 void td_keyed_reply(td_keyed *k, int rank, td_keyed_slot *slot);
 /* What td_keyed_wrote is told of. */
 typedef struct td_keyed_progress {

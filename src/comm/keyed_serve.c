@@ -173,10 +173,12 @@ static void answer_in_room(td_keyed_service *s, client *c)
         .bytes = h->does & TD_PUSH ? h->in_bytes : h->out_bytes,
     };
     td_status found = find_values(s, slot, &request);
-    if (found != TD_OK)
+    if (found != TD_OK) {
         fail_in_room(slot, found);
-    else if (td_keyed_call(s->keyed->own, true, &request, &slot->answer) != TD_KEYED_SERVED)
+    } else if (td_keyed_call(s->keyed->own, true, &request, &slot->answer) != TD_KEYED_SERVED) {
+        td_keyed_put_off(slot);
         return;
+    }
     td_keyed_reply(s->keyed, c->rank, slot);
     s->moved = true;
 }

@@ -28,6 +28,7 @@ typedef struct td_share {
     int requests;
     bool put_off; /* by its desk, or for want of a slot */
     bool busy;    /* its desk, at the first try */
+    bool withdrawn;
 } td_share;
 
 typedef struct td_ticket {

@@ -2,6 +2,7 @@
  * read there. On every transport: see ranks_test.h. */
 #include "comm/ranks_test.h"
 
+#include "comm/keyed_impl.h"
 #include "comm/registered.h"
 #include "tandem/keyed.h"
 
@@ -414,6 +415,73 @@ static td_status keyed_parts(td_comm *c, void *arg)
     return status;
 }
 
+typedef struct slow_shard {
+    int served;
+    int torn; /* values that were not what was pushed */
+} slow_shard;
+
+static td_status serve_slowly(void *user, const td_keyed_request *q)
+{
+    slow_shard *s = user;
+    const float *in = q->in;
+    for (int look = 0; look < 2; look++) {
+        if (look) nanosleep(&(struct timespec){.tv_nsec = 400000000}, NULL);
+        for (size_t i = 0; i < q->count * WIDTH; i++) s->torn += in[i] != 1;
+    }
+    s->served++;
+    return TD_OK;
+}
+
+static int all_at_rank_0(void *user, uint64_t key, int servers)
+{
+    (void)user, (void)key, (void)servers;
+    return 0;
+}
+
+/* Rank 1 waits for a server that is slow, gives up, and uses its memory for something else. */
+static td_status given_up_push(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { PUSHES = 2 };
+    slow_shard s = {0};
+    td_keyed_config config = {.width = WIDTH * sizeof(float),
+                              .owner = all_at_rank_0,
+                              .serve = serve_slowly,
+                              .user = &s};
+    uint64_t key[EACH] = {0, 1, 2, 3, 4, 5}, ticket;
+    void *in;
+    td_comm *group;
+    td_keyed *k;
+    TD_TRY(td_comm_alloc(EACH * WIDTH * sizeof(float), &in));
+    for (int i = 0; i < EACH * WIDTH; i++) ((float *)in)[i] = 1;
+    TD_TRY(td_comm_split(c, 0, td_comm_rank(c), &group));
+    TD_TRY(td_keyed_open(group, &config, &k));
+    if (td_comm_rank(c) == 1) {
+        k->comm->deadline_ms = 100;
+        for (int q = 0; q < PUSHES; q++)
+            TD_TRY(td_keyed_start(k, TD_PUSH, &(td_parts){.keys = key, .count = EACH, .in = in},
+                                  &ticket));
+        CHECK(td_keyed_wait(k, ticket) == TD_ERR_TIMEOUT);
+        td_error_clear();
+        memset(in, 0xee, EACH * WIDTH * sizeof(float));
+    }
+    nanosleep(&(struct timespec){.tv_sec = 1, .tv_nsec = 500000000}, NULL);
+    TD_TRY(td_comm_barrier(c));
+    td_keyed_destroy(k);
+    td_comm_close(group);
+    TD_TRY(td_comm_free(in));
+    CHECK(td_comm_rank(c) || s.served);
+    CHECK(s.torn == 0);
+    return TD_OK;
+}
+
+static void what_is_given_up_is_left_alone(void **state)
+{
+    (void)state;
+    if (!mpi_world || td_comm_size(mpi_world) < 2) skip(); /* threads are asked at their desks */
+    assert_ok(td_comm_agree(mpi_world, given_up_push(mpi_world, NULL)));
+}
+
 static void values_of_keyed_parts_are_moved_where_they_lie(void **state)
 {
     (void)state;
@@ -450,6 +518,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(vectors_that_all_map_are_read_where_they_lie),
         cmocka_unit_test(pieces_come_and_go),
         cmocka_unit_test(values_of_keyed_parts_are_moved_where_they_lie),
+        cmocka_unit_test(what_is_given_up_is_left_alone),
         cmocka_unit_test(ranks_that_disagree_are_told),
         cmocka_unit_test(what_was_to_be_sent_may_be_fetched_late),
     };
