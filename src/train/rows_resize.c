@@ -99,14 +99,14 @@ static void judge_numbers(const loop *l, const td_role_counts *want, char senten
     int holders = want->servers ? want->servers : want->workers;
     if (!want->servers && l->job->replicas && least < 2) least = 2;
     if (want->workers < least && !beyond)
-        snprintf(sentence, TD_RESIZE_TEXT, "%d ranks are too few for this job; ask for %d or more",
-                 ranks, least);
+        snprintf(sentence, TD_RESIZE_TEXT, "%d rank%s too few for this job; ask for %d or more",
+                 ranks, ranks == 1 ? " is" : "s are", least);
     else if (want->workers < least)
         snprintf(sentence, TD_RESIZE_TEXT,
-                 "%d ranks leave %d worker%s beside %d that serve or read, and this job needs %d; "
+                 "%d rank%s %d worker%s beside %d that serve or read, and this job needs %d; "
                  "ask for %d ranks or more",
-                 ranks, want->workers < 0 ? 0 : want->workers, want->workers == 1 ? "" : "s",
-                 beyond, least, beyond + least);
+                 ranks, ranks == 1 ? " leaves" : "s leave", want->workers < 0 ? 0 : want->workers,
+                 want->workers == 1 ? "" : "s", beyond, least, beyond + least);
     else if (l->job->replicas && holders < 2)
         snprintf(sentence, TD_RESIZE_TEXT,
                  "--replicas 1 needs two servers or more; ask for --servers 2 at least");

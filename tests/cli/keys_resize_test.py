@@ -127,6 +127,7 @@ class Threads(Resizes):
         want = train(epochs=60)
         run = threads(2, "--replicas", "1", "--min-workers", "2", servers=2, spares=1, epochs=60)
         for words, text in (("3", "3 ranks leave 1 worker beside 2 that serve or read, and this job needs 2; ask"),
+                            ("1", "1 rank leaves 0 workers beside 2 that serve or read, and this job needs 2; ask for 4"),
                             ("4 --servers 4", "4 ranks leave 0 workers beside 4 that serve or read"),
                             ("--servers 1", "--replicas 1 needs two servers or more; ask for --servers 2 at least"),
                             ("17", "17 ranks are more than the 16 leaves of a batch; ask for at most 16"),
