@@ -297,7 +297,7 @@ void td_treesum_destroy(td_treesum *ts)
         td_comm_free_room(ts->comm, ts->region.data);
     td_free(ts->bounds), td_free(ts->first), td_free(ts->lane_node), td_free(ts->parts),
         td_free(ts->merges);
-    td_free(ts->left_data), td_free(ts->left_memory), td_free(ts->island_nodes);
+    td_free(ts->left_data), td_comm_free_room(ts->comm, ts->left_memory), td_free(ts->island_nodes);
     td_free(ts->all_parts), td_free(ts->all_merges), td_comm_free_room(ts->comm, ts->received);
     td_free(ts->ranges), td_free(ts->requests), td_free(ts->leaf_sums);
     td_free(ts);

@@ -246,6 +246,44 @@ static void what_is_given_up_reaches_no_later_sum(void **state)
     on_all_sizes(given_up, NULL);
 }
 
+/* Rank 0 gives up a long sum that it has sent its part of, and the others take that all the same.
+ */
+static td_status fetched_late(td_comm *c, void *arg)
+{
+    enum { LONG = 1 << 22 };
+    (void)arg;
+    td_treesum_config config = {.leaves = 16, .lanes = 1, .count = LONG};
+    td_comm *g;
+    td_treesum *ts;
+    bool first = td_comm_rank(c) == 0;
+    TD_TRY(td_comm_split(c, 0, td_comm_rank(c), &g));
+    TD_TRY(td_treesum_create(g, &config, &ts));
+    for (int k = 0; k < td_treesum_nodes(ts, 0); k++)
+        memset(td_treesum_node(ts, 0, k), 0, LONG * sizeof(float));
+    if (first) TD_TRY(td_treesum_post(ts, 0, LONG));
+    for (int k = 0; k < 100 && first; k++) TD_TRY(td_treesum_progress(ts));
+    if (first) td_treesum_destroy(ts);
+    TD_TRY(td_comm_barrier(c));
+    if (!first) TD_TRY(td_treesum_post(ts, 0, LONG));
+    td_status status = TD_OK;
+    for (int k = 0; k < 300; k++) {
+        if (!first && status == TD_OK) status = td_treesum_progress(ts);
+        TD_TRY(td_comm_barrier(c)); /* rank 0's messages move on meanwhile */
+    }
+    if (!first) td_treesum_destroy(ts);
+    td_comm_close(g);
+    TD_TRY(td_comm_barrier(c));
+    return status;
+}
+
+static void what_is_given_up_may_be_fetched_late(void **state)
+{
+    (void)state;
+    if (!mpi_world || mpi_world->hosts < 2 || td_comm_size(mpi_world) != mpi_world->hosts)
+        skip(); /* threads withdraw; within a host nothing is sent */
+    assert_ok(td_comm_agree(mpi_world, fetched_late(mpi_world, NULL)));
+}
+
 static void sums_do_not_know_the_number_of_ranks(void **state)
 {
     (void)state;
@@ -297,6 +335,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(warm_steps_allocate_nothing),
         cmocka_unit_test(failures_end_the_wait),
         cmocka_unit_test(what_is_given_up_reaches_no_later_sum),
+        cmocka_unit_test(what_is_given_up_may_be_fetched_late),
     };
     fill_table();
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
