@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "comm/transport.h"
 #include "tandem/recover.h"
 
 #include <string.h>
@@ -133,7 +134,8 @@ td_status td_slices_move(td_comm *comm, const td_slices *before, const td_slices
         plan(&m);
         status = exchange(&m);
     }
-    td_free(m.give), td_free(m.out), td_free(m.in);
+    td_comm_free_room(comm, m.out), td_comm_free_room(comm, m.in);
+    td_free(m.give);
     return status;
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "comm/transport.h"
 #include "ps/rule.h"
 
 #include <stdio.h>
@@ -112,7 +113,8 @@ td_status td_rows_gather_open(td_rows_tables *t, int which, int groups, const td
 
 void td_rows_gather_close(gather *g)
 {
-    td_free(g->writer), td_free(g->give), td_free(g->out), td_free(g->in);
+    if (g->t) td_comm_free_room(g->t->comm, g->out), td_comm_free_room(g->t->comm, g->in);
+    td_free(g->writer), td_free(g->give);
     *g = (gather){0};
 }
 
