@@ -34,6 +34,7 @@ bool td_rows_resize_asked(loop *l)
 typedef struct request { /* as rank 0 has it */
     td_resize asked;
     uint64_t step;
+    bool anew; /* it is another than rank 0 saw last: ranks may come for it yet */
 } request;
 
 typedef struct deal {
@@ -288,8 +289,13 @@ td_status td_rows_resize(loop *l)
         td_resize_take_back(l->job->run);
         td_error_clear();
     }
+    if (l->first && *q.asked.token) {
+        q.anew = strcmp(q.asked.token, l->token) != 0;
+        snprintf(l->token, sizeof l->token, "%s", q.asked.token);
+    }
     TD_TRY(td_comm_broadcast(l->comm, &q, sizeof q, 0));
     if (!*q.asked.token && !l->midway) return TD_OK; /* taken back */
+    if (q.anew && l->midway == GROWN) l->midway = BEGUN;
     td_status status = td_comm_agree(l->comm, make_deal(l, &q.asked, &d));
     if (status == TD_OK) status = do_next(l, &q, &d);
     td_free(d.role);

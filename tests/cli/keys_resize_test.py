@@ -229,6 +229,31 @@ class Deaths(Resizes):
         self.assertIn(f"the run goes on with {ask[0]} ranks (", said)
         return run.end()
 
+    def test_another_request_in_the_midst_of_it(self):
+        """One is taken back when ranks have come for it; those that the next lacks come all the same."""
+        want = train(epochs=4)
+        run = threads(3, servers=3, spares=6, epochs=4,
+                      env={"TANDEM_FAKE_DEATH": "0:9:backward:stop,0:9:handover:stop"})
+        for ask in ("7", "9 --servers 4"):
+            end = time.monotonic() + 60
+            while state_of(run.process.pid) != "T" and time.monotonic() < end:
+                time.sleep(0.005)
+            asker = subprocess.Popen([TANDEM, "resize", run.run, *ask.split()], text=True, stdout=subprocess.PIPE,
+                                     stderr=subprocess.STDOUT)
+            while not os.path.exists(os.path.join(run.run, "resize")) and time.monotonic() < end:
+                time.sleep(0.005)
+            time.sleep(0.15)
+            run.process.send_signal(signal.SIGCONT)
+            if ask == "7":
+                time.sleep(0.1)  # until it stops again, with the ranks that came
+                while state_of(run.process.pid) != "T" and time.monotonic() < end:
+                    time.sleep(0.005)
+                asker.send_signal(signal.SIGINT)
+                self.assertIn("is taken back", asker.communicate(timeout=60)[0])
+        said = asker.communicate(timeout=100)[0]
+        self.assertEqual(said, "the run goes on with 9 ranks (5 workers, 4 servers) from step 9\n")
+        self.assertEqual(weights(run.end()), weights(want))
+
     def test_in_the_midst_of_it(self):
         """Whoever dies while ranks come, rows move and ranks go: the request is granted, and the bytes stay."""
         want = train(epochs=4)
