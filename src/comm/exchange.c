@@ -106,11 +106,13 @@ static td_status judge(td_comm *comm, const td_request *q, hello *h)
     return td_header_compare(comm, q->peer, &h->header);
 }
 
-td_status td_hello_send(td_comm *comm, td_request *q, int peer, char text[TD_HELLO_BYTES])
+td_status td_hello_send(td_comm *comm, td_request *q, int peer, char *text, size_t with)
 {
-    write_hello(comm, 0, text);
-    *q =
-        (td_request){.data = text, .bytes = TD_HELLO_BYTES, .peer = peer, .tag = TD_TAG_COLLECTIVE};
+    write_hello(comm, with, text);
+    *q = (td_request){.data = text,
+                      .bytes = TD_HELLO_BYTES + with,
+                      .peer = peer,
+                      .tag = TD_TAG_COLLECTIVE};
     return comm->ops->isend(comm, q);
 }
 

@@ -229,11 +229,12 @@ TD_MUST_CHECK td_status td_comm_check_peer(const td_comm *comm, const void *data
                                            int peer, int tag, const char *what);
 /* The headers of a collective whose messages are requests of its own: it sends one ahead to each
  * peer that it has messages for, receives one ahead from each that it awaits messages of, and
- * compares. A receive has room for what a peer sends that runs something else. */
+ * compares. A receive has room for what a peer sends that runs something else. `with` bytes of
+ * payload, up to INLINE, may lie behind the header, in the same message. */
 enum { TD_HELLO_BYTES = 56, TD_HELLO_INLINE = 32 << 10 };
 enum { TD_HELLO_ROOM = TD_HELLO_BYTES + TD_HELLO_INLINE };
-TD_MUST_CHECK td_status td_hello_send(td_comm *comm, td_request *request, int peer,
-                                      char text[TD_HELLO_BYTES]);
+TD_MUST_CHECK td_status td_hello_send(td_comm *comm, td_request *request, int peer, char *text,
+                                      size_t with);
 TD_MUST_CHECK td_status td_hello_receive(td_comm *comm, td_request *request, int peer,
                                          char text[TD_HELLO_ROOM]);
 TD_MUST_CHECK td_status td_hello_compare(td_comm *comm, const td_request *received);

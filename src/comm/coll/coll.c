@@ -31,6 +31,12 @@ static bool over_hosts(const td_comm *comm)
     return comm->hosts > 1;
 }
 
+/* Where a vector for each host costs less than a second round of messages. */
+static bool over_few_hosts(const td_comm *comm)
+{
+    return comm->hosts > 1 && comm->hosts <= 4;
+}
+
 static bool over_10_ranks(const td_comm *comm)
 {
     return comm->size > 10;
@@ -76,6 +82,8 @@ static const row table[] = {
      td_recursive_fits},
     {TD_ALLREDUCE, "recursive-halving", 4096, ANY_ORDER, td_recursive_halving, td_recursive_folds},
     {TD_ALLREDUCE, "hierarchical", 32768, TREE, td_hierarchical_reduce, over_hosts},
+    {TD_ALLREDUCE, "hierarchical-exchange", 4096, TREE, td_hierarchical_exchange, over_few_hosts},
+    {TD_ALLREDUCE, "hierarchical", 65536, TREE, td_hierarchical_reduce, over_hosts},
     {TD_ALLREDUCE, "double-tree", MEASURED, ANY_ORDER, td_double_tree_allreduce},
     {TD_REDUCE_SCATTER, "pairwise", 0, TREE, td_pairwise_reduce_scatter},
     {TD_REDUCE_SCATTER, "hierarchical", 65536, TREE, td_hierarchical_reduce_scatter, over_hosts},

@@ -119,7 +119,8 @@ td_algorithm td_doubling_scan;                /* whole numbers alone: not in the
 bool td_recursive_fits(const td_comm *comm);  /* a power of two of ranks: the tree's order */
 bool td_recursive_folds(const td_comm *comm); /* another number: another order */
 /* For groups over several hosts: long vectors. */
-td_algorithm td_hierarchical_reduce; /* hierarchical.c: reduce, all-reduce */
+td_algorithm td_hierarchical_reduce;   /* hierarchical.c: reduce, all-reduce */
+td_algorithm td_hierarchical_exchange; /* all-reduce of a short vector */
 td_algorithm td_hierarchical_broadcast;
 td_algorithm td_hierarchical_allgather; /* hierarchical_parts.c */
 td_algorithm td_hierarchical_reduce_scatter;

@@ -177,7 +177,7 @@ static td_status exchange_headers(td_comm *comm, greeting *g, const half *halves
     }
     for (int k = 0; k < g->ins; k++)
         TD_TRY(td_hello_receive(comm, &g->in[k], g->from[k], g->text[k]));
-    for (int k = 0; k < g->outs; k++) TD_TRY(td_hello_send(comm, &g->out[k], g->to[k], g->own));
+    for (int k = 0; k < g->outs; k++) TD_TRY(td_hello_send(comm, &g->out[k], g->to[k], g->own, 0));
     for (int k = 0; k < g->ins; k++) {
         TD_TRY(td_comm_wait_request(comm, &g->in[k]));
         TD_TRY(td_hello_compare(comm, &g->in[k]));

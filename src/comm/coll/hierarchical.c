@@ -14,13 +14,17 @@
  * Reduce sends the results to the root's host alone. Broadcast goes down a chain of hosts: the root
  * stages, channel j passes slice j on. Up to SLOTS blocks are under way at once, so that memory and
  * network work at the same time; each stage takes the blocks in order, so that messages need no
- * number. Ahead of the first block's go headers (header.h), to each peer.
+ * number. Ahead of the first block's go headers (header.h), to each peer; short pieces of a host's
+ * first node go in the header's message.
+ *
+ * All-reduce of a short vector leaves out the results: each slice of the nodes goes to all hosts
+ * whole, and each adds them up itself: more bytes, and half the messages.
  *
  * Cost: with h hosts that hold k nodes each (hosts.h), a host sends (k + 1)(h - 1)/h of the vector
- * for all-reduce, the least possible for k = 1; each host of a broadcast but the last sends it
- * once. Half types are rounded once, so of them every rank's part is sent, as if k were the host's
- * ranks. Source: the exchange is Rabenseifner's, "Optimization of collective reduction operations",
- * 2004. */
+ * for all-reduce (of a short vector k (h - 1)), the least possible for k = 1; each host of a
+ * broadcast but the last sends it once. Half types are rounded once, so of them every rank's part
+ * is sent, as if k were the host's ranks. Source: the exchange is Rabenseifner's, "Optimization of
+ * collective reduction operations", 2004. */
 #include "comm/coll/stages.h"
 
 #include "base/error.h"
@@ -28,7 +32,7 @@
 
 #include <string.h>
 
-enum { SLOTS = TD_HOSTS_SLOTS, LEAST_BLOCK = 256 << 10 };
+enum { SLOTS = TD_HOSTS_SLOTS, LEAST_BLOCK = 256 << 10, WHOLE_SLICE = 16 << 10 };
 
 static size_t elements(const td_stages *j, size_t block)
 {
@@ -73,6 +77,19 @@ static bool wants_results(const td_stages *j, int host)
     return j->call->pattern == TD_ALLREDUCE || host == j->comm->host[j->call->root];
 }
 
+static bool is_first_of_host(const td_stages *j, int k)
+{
+    for (int before = 0; before < k; before++)
+        if (j->node[before].host == j->node[k].host) return false;
+    return true;
+}
+
+/* Whether that part of the node travels behind the header, which saves a message. */
+static bool goes_along(const td_stages *j, size_t block, int k, td_span s)
+{
+    return block == 0 && (s.hi - s.lo) * j->width <= TD_HELLO_INLINE && is_first_of_host(j, k);
+}
+
 static td_status receive_reduction(td_stages *j, size_t block)
 {
     td_hosts *h = j->h;
@@ -80,7 +97,7 @@ static td_status receive_reduction(td_stages *j, size_t block)
     for (int i = 0; i < h->count; i++)
         if (i != h->host) TD_TRY(td_stages_hello(j, block, false, i));
     for (int k = 0; k < j->nodes; k++)
-        if (j->node[k].host != h->host)
+        if (j->node[k].host != h->host && !goes_along(j, block, k, mine))
             TD_TRY(td_stages_start(j, block, false, td_hosts_received(h, block, k),
                                    mine.hi - mine.lo, j->node[k].host, TD_TAG_NODES));
     j->awaited[block % SLOTS] = j->used[block % SLOTS];
@@ -107,33 +124,42 @@ static char *node_data(const td_stages *j, size_t block, const td_host_node *nod
     return td_hosts_staged(j->h, block, j->h->place[node->begin]);
 }
 
-static void add_nodes(td_stages *j, size_t block, td_span s)
+static void add_node(td_stages *j, size_t block, const td_host_node *node, td_span s, char *to)
 {
+    for (int l = 0; l < node->leaves; l++)
+        j->h->parts[l] = part_of(j, block, node->begin + l) + s.lo * j->width;
+    td_reduction_fold(&j->call->how, j->h->parts, node->leaves, s.hi - s.lo, to);
+}
+
+/* What host i sums of this host's nodes: to it, unless it is this one. */
+static td_status give_piece(td_stages *j, size_t block, int i)
+{
+    td_span theirs = piece_of(j, block, i);
+    size_t along = 0, count = theirs.hi - theirs.lo;
+    bool own = i == j->h->host;
     for (int k = 0; k < j->nodes; k++) {
         const td_host_node *node = &j->node[k];
-        if (node->host != j->h->host || node->leaves == 1) continue;
-        for (int l = 0; l < node->leaves; l++)
-            j->h->parts[l] = part_of(j, block, node->begin + l) + s.lo * j->width;
-        td_reduction_fold(&j->call->how, j->h->parts, node->leaves, s.hi - s.lo,
-                          node_data(j, block, node) + s.lo * j->width);
+        bool first = !own && goes_along(j, block, k, theirs);
+        if (node->host != j->h->host || (node->leaves == 1 && !first)) continue;
+        if (first) along = count * j->width;
+        add_node(j, block, node, theirs,
+                 first ? td_stages_goes(j, i) : node_data(j, block, node) + theirs.lo * j->width);
     }
+    if (own) return TD_OK;
+    if (block == 0) TD_TRY(td_stages_hello_with(j, i, i, along));
+    for (int k = 0; k < j->nodes; k++)
+        if (j->node[k].host == j->h->host && !goes_along(j, block, k, theirs))
+            TD_TRY(td_stages_start(j, block, true,
+                                   node_data(j, block, &j->node[k]) + theirs.lo * j->width, count,
+                                   i, TD_TAG_NODES));
+    return TD_OK;
 }
 
 static td_status scatter_nodes(td_stages *j, size_t block)
 {
     TD_TRY(td_stages_compare_all(j, block));
-    for (int step = 1; step < j->h->count; step++) {
-        int i = (j->h->host + step) % j->h->count;
-        td_span theirs = piece_of(j, block, i);
-        TD_TRY(td_stages_hello(j, block, true, i));
-        add_nodes(j, block, theirs);
-        for (int k = 0; k < j->nodes; k++)
-            if (j->node[k].host == j->h->host)
-                TD_TRY(td_stages_start(j, block, true,
-                                       node_data(j, block, &j->node[k]) + theirs.lo * j->width,
-                                       theirs.hi - theirs.lo, i, TD_TAG_NODES));
-    }
-    add_nodes(j, block, piece_of(j, block, j->h->host));
+    for (int step = 1; step <= j->h->count; step++)
+        TD_TRY(give_piece(j, block, (j->h->host + step) % j->h->count));
     return TD_OK;
 }
 
@@ -143,9 +169,10 @@ static td_status sum_nodes(td_stages *j, size_t block)
     td_span mine = piece_of(j, block, h->host);
     char *to = td_hosts_result(h, block) + mine.lo * j->width;
     for (int k = 0; k < j->nodes; k++) {
-        bool own = j->node[k].host == h->host;
-        h->parts[k] = own ? node_data(j, block, &j->node[k]) + mine.lo * j->width
-                          : td_hosts_received(h, block, k);
+        int from = j->node[k].host;
+        h->parts[k] = from == h->host ? node_data(j, block, &j->node[k]) + mine.lo * j->width
+                      : goes_along(j, block, k, mine) ? td_stages_came(j, from)
+                                                      : td_hosts_received(h, block, k);
         h->leaves[k] = j->node[k].leaves;
     }
     td_reduction_fold_nodes(&j->call->how, h->parts, h->leaves, j->nodes, mine.hi - mine.lo, to);
@@ -169,6 +196,65 @@ static const td_stage_ops reduction = {stage_reduction, receive_reduction, td_st
 static const td_stage_ops reduction_elsewhere =
     {/* at ranks that do not get the result */
      stage_reduction, receive_reduction, td_stages_all_staged, scatter_nodes, sum_nodes, NULL};
+
+/* --- all-reduce of a short vector, in one block --- */
+
+static td_status receive_whole(td_stages *j, size_t block)
+{
+    td_hosts *h = j->h;
+    td_span s = own_slice(j, block);
+    for (int i = 0; i < h->count; i++)
+        if (i != h->host) TD_TRY(td_stages_hello(j, block, false, i));
+    for (int k = 0; k < j->nodes; k++)
+        if (j->node[k].host != h->host && !is_first_of_host(j, k))
+            TD_TRY(td_stages_start(j, block, false, td_hosts_received(h, block, k), s.hi - s.lo,
+                                   j->node[k].host, TD_TAG_NODES));
+    j->awaited[block % SLOTS] = j->used[block % SLOTS];
+    return TD_OK;
+}
+
+/* Where this rank's slice of a node lies. */
+static char *slice_of(const td_stages *j, size_t block, int k)
+{
+    const td_host_node *node = &j->node[k];
+    bool own = node->host == j->h->host;
+    if (is_first_of_host(j, k))
+        return own ? td_stages_goes(j, node->host) : td_stages_came(j, node->host);
+    if (!own) return td_hosts_received(j->h, block, k);
+    return node_data(j, block, node) + own_slice(j, block).lo * j->width;
+}
+
+static td_status scatter_whole(td_stages *j, size_t block)
+{
+    td_hosts *h = j->h;
+    td_span s = own_slice(j, block);
+    TD_TRY(td_stages_compare_all(j, block));
+    for (int k = 0; k < j->nodes; k++)
+        if (j->node[k].host == h->host && (j->node[k].leaves > 1 || is_first_of_host(j, k)))
+            add_node(j, block, &j->node[k], s, slice_of(j, block, k));
+    for (int step = 1; step < h->count; step++) {
+        int i = (h->host + step) % h->count;
+        TD_TRY(td_stages_hello_with(j, i, h->host, (s.hi - s.lo) * j->width));
+        for (int k = 0; k < j->nodes; k++)
+            if (j->node[k].host == h->host && !is_first_of_host(j, k))
+                TD_TRY(td_stages_start(j, block, true, slice_of(j, block, k), s.hi - s.lo, i,
+                                       TD_TAG_NODES));
+    }
+    return TD_OK;
+}
+
+static td_status sum_whole(td_stages *j, size_t block)
+{
+    td_span s = own_slice(j, block);
+    for (int k = 0; k < j->nodes; k++)
+        j->h->parts[k] = slice_of(j, block, k), j->h->leaves[k] = j->node[k].leaves;
+    td_reduction_fold_nodes(&j->call->how, j->h->parts, j->h->leaves, j->nodes, s.hi - s.lo,
+                            td_hosts_result(j->h, block) + s.lo * j->width);
+    return TD_OK;
+}
+
+static const td_stage_ops whole = {stage_reduction, receive_whole, td_stages_all_staged,
+                                   scatter_whole,   sum_whole,     copy_out};
 
 /* --- broadcast --- */
 
@@ -237,15 +323,22 @@ static size_t block_bytes(const td_stages *j)
     return block < most ? block : most;
 }
 
-static td_status run(td_comm *comm, const td_call *call, const td_stage_ops *does)
+static td_status make(td_comm *comm, const td_call *call, const td_stage_ops *does, td_stages *j)
 {
-    td_stages j = {.comm = comm, .call = call, .does = does};
-    TD_TRY(td_hosts_of(comm, &j.h));
+    *j = (td_stages){.comm = comm, .call = call, .does = does};
+    TD_TRY(td_hosts_of(comm, &j->h));
     bool reduces = call->pattern != TD_BROADCAST;
     bool partial = reduces && td_reduction_in_parts(&call->how);
-    j.node = partial ? j.h->nodes : j.h->ranks_alone;
-    j.nodes = partial ? j.h->node_count : comm->size;
-    j.width = reduces ? call->how.width : 1;
+    j->node = partial ? j->h->nodes : j->h->ranks_alone;
+    j->nodes = partial ? j->h->node_count : comm->size;
+    j->width = reduces ? call->how.width : 1;
+    return TD_OK;
+}
+
+static td_status run(td_comm *comm, const td_call *call, const td_stage_ops *does)
+{
+    td_stages j;
+    TD_TRY(make(comm, call, does, &j));
     j.most = block_bytes(&j) / j.width;
     j.blocks = (call->bytes / j.width + j.most - 1) / j.most;
     j.channels =
@@ -262,4 +355,27 @@ td_status td_hierarchical_reduce(td_comm *comm, const td_call *call)
 td_status td_hierarchical_broadcast(td_comm *comm, const td_call *call)
 {
     return run(comm, call, comm->rank == call->root ? &broadcast_at_root : &broadcast);
+}
+
+/* Slices of a message each, as many as are worth one; false: the vector is too long for that. */
+static bool cut_whole(td_stages *j)
+{
+    size_t message = TD_HELLO_INLINE < j->h->piece_room ? TD_HELLO_INLINE : j->h->piece_room;
+    size_t most = message / j->width, count = j->call->bytes / j->width;
+    size_t worth = (j->call->bytes + WHOLE_SLICE - 1) / WHOLE_SLICE;
+    j->channels = worth < (size_t)j->h->channels ? (int)worth : j->h->channels;
+    j->blocks = count > 0, j->most = count;
+    if (j->call->bytes > j->h->block) return false;
+    for (int k = 0; k < j->channels; k++)
+        if (td_stages_cut(j, count, j->channels, k + 1) - td_stages_cut(j, count, j->channels, k) >
+            most)
+            return false;
+    return true;
+}
+
+td_status td_hierarchical_exchange(td_comm *comm, const td_call *call)
+{
+    td_stages j;
+    TD_TRY(make(comm, call, &whole, &j));
+    return cut_whole(&j) ? td_stages_run(&j) : td_hierarchical_reduce(comm, call);
 }

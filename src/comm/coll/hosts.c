@@ -113,7 +113,7 @@ td_status td_hosts_of(td_comm *comm, td_hosts **out)
     h->request_room = comm->size * h->count + comm->size + 4 * h->count;
     h->received = td_alloc_aligned(TD_HOSTS_SLOTS * n * h->piece_room);
     h->requests = td_calloc(TD_HOSTS_SLOTS * (size_t)h->request_room, sizeof *h->requests);
-    h->hello = td_calloc((size_t)h->count + 1, sizeof *h->hello);
+    h->hello = td_calloc(2 * (size_t)h->count, sizeof *h->hello);
     h->parts = td_calloc(n, sizeof *h->parts);
     h->leaves = td_calloc(n, sizeof *h->leaves);
     if (!h->received || !h->requests || !h->hello || !h->parts || !h->leaves) {

@@ -55,7 +55,7 @@ typedef struct td_hosts {
     char *received;       /* [SLOTS][comm->size][piece_room] */
     td_request *requests; /* [SLOTS][request_room] */
     int request_room;
-    char (*hello)[TD_HELLO_ROOM]; /* [count] from each host; [count]: to all */
+    char (*hello)[TD_HELLO_ROOM]; /* [2 * count] from each host, then to each */
     const void **parts;           /* [comm->size] scratch */
     int *leaves;
     uint64_t before; /* blocks of earlier operations */

@@ -78,16 +78,22 @@ td_status td_stages_start(td_stages *j, size_t block, bool sends, void *data, si
     return TD_OK;
 }
 
+td_status td_stages_hello_with(td_stages *j, int host, int text, size_t bytes)
+{
+    TD_TRY(td_hello_send(j->comm, &j->h->requests[j->used[0]], peer_at(j, host),
+                         j->h->hello[j->h->count + text], bytes));
+    j->used[0]++;
+    j->comm->bytes_sent += bytes;
+    return TD_OK;
+}
+
 td_status td_stages_hello(td_stages *j, size_t block, bool sends, int host)
 {
     if (block > 0) return TD_OK;
-    int slot = 0;
-    td_request *q = &j->h->requests[slot * j->h->request_room + j->used[slot]];
-    if (sends)
-        TD_TRY(td_hello_send(j->comm, q, peer_at(j, host), j->h->hello[j->h->count]));
-    else
-        TD_TRY(td_hello_receive(j->comm, q, peer_at(j, host), j->h->hello[host]));
-    j->used[slot]++;
+    if (sends) return td_stages_hello_with(j, host, host, 0);
+    TD_TRY(td_hello_receive(j->comm, &j->h->requests[j->used[0]], peer_at(j, host),
+                            j->h->hello[host]));
+    j->used[0]++;
     return TD_OK;
 }
 

@@ -59,6 +59,17 @@ TD_MUST_CHECK td_status td_stages_start(td_stages *j, size_t block, bool sends, 
                                         size_t count, int host, int tag);
 /* With the first block: the header of the operation to that host, or from it. */
 TD_MUST_CHECK td_status td_stages_hello(td_stages *j, size_t block, bool sends, int host);
+/* The same with `bytes` of what lies behind the header to host `text`. */
+TD_MUST_CHECK td_status td_stages_hello_with(td_stages *j, int host, int text, size_t bytes);
+/* What lies behind the header from that host, and to it. */
+static inline char *td_stages_came(const td_stages *j, int host)
+{
+    return j->h->hello[host] + TD_HELLO_BYTES;
+}
+static inline char *td_stages_goes(const td_stages *j, int host)
+{
+    return j->h->hello[j->h->count + host] + TD_HELLO_BYTES;
+}
 /* All ranks of the host have staged the block. */
 bool td_stages_all_staged(const td_stages *j, size_t block);
 /* That rank of the host runs the same operation; once it has staged the first block. */
