@@ -281,7 +281,13 @@ static td_status tell_epoch(loop *l)
                                    : "false");
     if (td_progress_event(l->progress, l->state.step, "epoch", fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
-    td_progress_say(l->progress, "epoch %llu: progressive loss %.6f", epoch, all[0] / all[1]);
+    char left[64] = "";
+    uint64_t samples = td_dataset_info(l->data->train)->samples;
+    if (l->clock.kind == TD_CLOCK_BACKUP && known && every[0] < samples)
+        snprintf(left, sizeof left, "; %llu samples of slow workers were left out",
+                 (unsigned long long)(samples - every[0]));
+    td_progress_say(l->progress, "epoch %llu: progressive loss %.6f%s", epoch, all[0] / all[1],
+                    left);
     return TD_OK;
 }
 

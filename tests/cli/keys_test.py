@@ -227,6 +227,19 @@ class Clocks(unittest.TestCase):
                 if bound is not None:
                     self.assertLessEqual(len(tables["staleness"]), bound + 1, clock)
 
+    def test_backup_workers_leave_out_what_would_be_dropped(self):
+        """A worker that is late skips to the step of the others, where late pushes are dropped; where they are
+        applied it learns from all that is its own."""
+        data = clicks(rows=4000)
+        for clock, whole in (("backup:2", False), ("backup:2:apply", True)):
+            words = [w for w in job(*ps(3, servers=1, clock=clock), data=data, run=new_run()) if w != "--quiet"]
+            done = tandem(*words, prefix=("env", "TANDEM_FAKE_SLOW=0:20"))
+            epochs = event(words[words.index("--run") + 1], "epoch")
+            self.assertEqual([e["each_once"] for e in epochs], [whole] * len(epochs), clock)
+            left = sum(4000 - e["samples"] for e in epochs)
+            said = re.findall(r"; (\d+) samples of slow workers were left out", done.stdout + done.stderr)
+            self.assertEqual(sum(map(int, said)), left, done.stdout)
+
     @unittest.skipUnless(MPIEXEC, "no mpiexec")
     def test_rows_fetched_ahead_have_all_own_pushes(self):
         """By one worker: a clock that lets it fetch the next batch's rows early gives the bits of one that does not."""
