@@ -12,7 +12,8 @@ import tempfile
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from report import run_and_count  # noqa: E402
 
-TANDEM, MPIEXEC = os.path.abspath(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
+TANDEM = os.path.abspath(sys.argv[1])
+MPIEXEC = sys.argv[2] if len(sys.argv) > 2 and sys.argv[2] != "--part" else None
 SIDE, CLASSES, TRAIN, TEST = 12, 4, 203, 50
 TEMPORARY = tempfile.TemporaryDirectory()
 TOP = TEMPORARY.name
