@@ -231,7 +231,8 @@ typedef struct td_work td_work;
 TD_API TD_MUST_CHECK td_status td_work_create(td_comm *comm, const td_collective *what,
                                               td_work **out);
 TD_API TD_MUST_CHECK td_status td_work_start(td_work *work);
-/* Starts all; short all-reduces of one type and operation become one. */
+/* Starts all; short all-reduces, reduces or scans of one type and operation, and short broadcasts,
+ * from one root, that are neighbours become one. */
 TD_API TD_MUST_CHECK td_status td_work_start_all(td_work *const *works, int count);
 /* Whether it has ended (true for one never started). */
 TD_API bool td_work_done(td_work *work);

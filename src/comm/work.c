@@ -46,20 +46,23 @@ struct td_work {
 
 /* --- the thread --- */
 
-/* Several all-reduces as one: their vectors one behind the other in the thread's room. */
+/* Several operations as one: their vectors one behind the other in the thread's room. */
 static td_status run_fused(td_worker *w, td_work *head)
 {
     td_call call = head->call;
+    bool at_root = w->comm->rank == call.root, broadcast = call.pattern == TD_BROADCAST;
+    bool gives = !broadcast || at_root;
+    bool takes = broadcast ? !at_root : call.pattern != TD_REDUCE || at_root;
     char *at = w->room;
     for (td_work *k = head; k; at += k->call.bytes, k = k->with)
-        if (k->call.bytes) memcpy(at, k->call.in, k->call.bytes);
-    call.in = call.out = w->room;
+        if (gives && k->call.bytes) memcpy(at, k->call.in, k->call.bytes);
+    call.in = gives ? w->room : NULL, call.out = takes ? w->room : NULL;
     call.bytes = (size_t)(at - w->room);
-    call.count = call.bytes / call.how.width;
+    if (!broadcast) call.count = call.bytes / call.how.width;
     TD_TRY(td_call_run(w->comm, &call));
     at = w->room;
     for (td_work *k = head; k; at += k->call.bytes, k = k->with)
-        if (k->call.bytes) memcpy(k->call.out, at, k->call.bytes);
+        if (takes && k->call.bytes) memcpy(k->call.out, at, k->call.bytes);
     return TD_OK;
 }
 
@@ -198,10 +201,14 @@ td_status td_work_create(td_comm *comm, const td_collective *what, td_work **out
 static bool fuses(const td_work *a, const td_work *b, size_t bytes)
 {
     const td_call *x = &a->call, *y = &b->call;
-    return !b->message && a->worker == b->worker && a->tuning == b->tuning &&
-           x->pattern == TD_ALLREDUCE && y->pattern == TD_ALLREDUCE && !x->how.combine &&
-           !y->how.combine && x->how.type == y->how.type && x->how.op == y->how.op &&
-           x->bytes <= FUSE_EACH && y->bytes <= FUSE_EACH && bytes + y->bytes <= FUSE_ALL;
+    if (b->message || a->worker != b->worker || a->tuning != b->tuning) return false;
+    if (x->pattern != y->pattern || x->root != y->root || x->bytes > FUSE_EACH ||
+        y->bytes > FUSE_EACH || bytes + y->bytes > FUSE_ALL)
+        return false;
+    if (x->pattern == TD_BROADCAST) return true;
+    bool adds = x->pattern == TD_ALLREDUCE || x->pattern == TD_REDUCE || x->pattern == TD_SCAN;
+    return adds && !x->how.combine && !y->how.combine && x->how.type == y->how.type &&
+           x->how.op == y->how.op;
 }
 
 static bool under_way(td_work *work)

@@ -367,10 +367,55 @@ static td_status grouped(td_comm *c, void *arg)
     return TD_OK;
 }
 
+/* The same with other patterns, of which some ranks give or get nothing. */
+static td_status grouped_with_roots(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { EACH = 3, ALL = 4 * EACH, MOST = 64 };
+    td_comm *g;
+    td_work *work[ALL];
+    int32_t x[ALL][MOST], y[ALL][MOST];
+    int n = td_comm_size(c), me = td_comm_rank(c), last = n - 1, sum = n * (n - 1) / 2;
+    TD_TRY(td_comm_split(c, 0, me, &g));
+    TD_TRY(td_comm_record(g, NULL));
+    for (int k = 0; k < ALL; k++) {
+        size_t count = (size_t)(20 * (k % EACH) + 1);
+        for (int i = 0; i < MOST; i++) x[k][i] = me + k, y[k][i] = -1;
+        td_collective reduce = {.pattern = k < EACH ? TD_REDUCE : TD_SCAN,
+                                .in = x[k],
+                                .out = k >= EACH || me == last ? y[k] : NULL,
+                                .count = count,
+                                .root = k < EACH ? last : 0,
+                                .type = TD_I32};
+        td_collective spread = {.pattern = TD_BROADCAST,
+                                .in = me == k / (3 * EACH) * last ? x[k] : NULL,
+                                .out = me == k / (3 * EACH) * last ? NULL : y[k],
+                                .bytes = count * 4,
+                                .root = k / (3 * EACH) * last};
+        TD_TRY(td_work_create(g, k < 2 * EACH ? &reduce : &spread, &work[k]));
+    }
+    uint64_t before = works_of(g);
+    TD_TRY(td_work_start_all(work, ALL));
+    for (int k = 0; k < ALL; k++) TD_TRY(td_work_wait(work[k]));
+    CHECK(works_of(g) - before == (n > 1 ? 4 : 3)); /* alone there is one root */
+    for (int k = 0; k < ALL; k++) {
+        int root = k < EACH ? last : k / (3 * EACH) * last, at = 20 * (k % EACH);
+        int want = k < EACH       ? sum + n * k
+                   : k < 2 * EACH ? me * (me + 1) / 2 + (me + 1) * k
+                                  : root + k;
+        bool gets = k < EACH ? me == root : k < 2 * EACH || me != root;
+        CHECK(y[k][at] == (gets ? want : -1) && y[k][at + 1] == -1);
+    }
+    for (int k = 0; k < ALL; k++) td_work_destroy(work[k]);
+    td_comm_close(g);
+    return TD_OK;
+}
+
 static void small_ones_are_one_operation(void **state)
 {
     (void)state;
     on_all_sizes(grouped, NULL);
+    on_all_sizes(grouped_with_roots, NULL);
 }
 
 static void mistakes_are_refused(void **state)
