@@ -84,6 +84,7 @@ static const row table[] = {
     {TD_ALLREDUCE, "hierarchical", 32768, TREE, td_hierarchical_reduce, over_hosts},
     {TD_ALLREDUCE, "hierarchical-exchange", 4096, TREE, td_hierarchical_exchange, over_few_hosts},
     {TD_ALLREDUCE, "hierarchical", 65536, TREE, td_hierarchical_reduce, over_hosts},
+    {TD_ALLREDUCE, "ring", MEASURED, ANY_ORDER, td_ring_allreduce},
     {TD_ALLREDUCE, "double-tree", MEASURED, ANY_ORDER, td_double_tree_allreduce},
     {TD_REDUCE_SCATTER, "pairwise", 0, TREE, td_pairwise_reduce_scatter},
     {TD_REDUCE_SCATTER, "hierarchical", 65536, TREE, td_hierarchical_reduce_scatter, over_hosts},

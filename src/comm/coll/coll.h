@@ -99,7 +99,8 @@ td_algorithm td_binomial_allreduce;
 td_algorithm td_binomial_gather; /* binomial_parts.c: equal parts */
 td_algorithm td_binomial_scatter;
 td_algorithm td_ring_allgather; /* ring.c */
-td_algorithm td_linear_gather;  /* linear.c */
+td_algorithm td_ring_allreduce;
+td_algorithm td_linear_gather; /* linear.c */
 td_algorithm td_linear_scatter;
 td_algorithm td_chain_scan;
 td_algorithm td_bruck_alltoall;

@@ -143,6 +143,7 @@ static const schedule schedules[] = {
     {"binomial gather", TD_GATHER, td_binomial_gather, parts_along_tree},
     {"ring all-gather", TD_ALLGATHER, td_ring_allgather, each_to_each},
     {"bruck all-gather", TD_ALLGATHER, td_bruck_allgather, log_messages},
+    {"ring all-reduce", TD_ALLREDUCE, td_ring_allreduce, scattered_and_gathered},
     {"recursive-doubling all-reduce", TD_ALLREDUCE, td_recursive_doubling, doubled},
     {"recursive-halving all-reduce", TD_ALLREDUCE, td_recursive_halving, halved_and_doubled},
     {"pairwise all-to-all", TD_ALLTOALL, td_pairwise_alltoall, each_to_each},
