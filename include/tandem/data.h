@@ -76,9 +76,13 @@ typedef struct td_data_config {
     const char *missing; /* texts that stand for a missing value, commas between; the empty field
                             always does. Default TD_DATA_MISSING. Missing features read as NaN. */
     bool one_hot;        /* a column with k categories reads as k features of 0 and 1 */
-    int index_base;      /* libsvm, libffm: 1 or -1 (zero-based); 0: zero-based when an index 0
-                            occurs */
-    size_t features;     /* of libsvm and libffm; default: as the largest index asks */
+    /* Of categories only a hash of their column and text is kept, under this seed: for features
+     * under keys, of any number of categories. Their columns read as 0; `like` says so, too. */
+    bool hash_categories;
+    uint64_t hash_seed;
+    int index_base;  /* libsvm, libffm: 1 or -1 (zero-based); 0: zero-based when an index 0
+                        occurs */
+    size_t features; /* of libsvm and libffm; default: as the largest index asks */
     /* The training set that a test set must fit: same features, categories (new ones read as
      * missing, and so do new indices of libffm) and classes (new ones are an error). Used during
      * open only. */

@@ -41,6 +41,8 @@ td_status td_cli_data_config(const td_job *job, td_split split, const td_dataset
         .categorical = job->categorical,
         .missing = job->missing,
         .one_hot = job->one_hot,
+        .hash_categories = td_net_model_is_sparse(job->model),
+        .hash_seed = job->hash_seed,
         .index_base = job->index_base,
         .like = like,
         .cache = job->cache,

@@ -17,7 +17,7 @@
 #include <xxhash.h>
 
 #define MAGIC 0x3130454843414454ull /* "TDCACHE01" less the last, little-endian */
-enum { VERSION = 2, ALIGN = 64 };
+enum { VERSION = 3, ALIGN = 64 };
 
 typedef enum section {
     DENSE,
@@ -30,6 +30,8 @@ typedef enum section {
     WEIGHT,
     GROUP,
     CLASS_VALUE,
+    HASHED_AT,
+    HASHED,
     CATEGORY_COUNT,
     COLUMN_NAMES,
     CLASS_NAMES,
@@ -39,7 +41,7 @@ typedef enum section {
 
 typedef struct cache_head {
     uint64_t magic, key;
-    uint64_t samples, columns, shape[4], classes;
+    uint64_t samples, columns, shape[4], classes, hash_seed;
     uint32_t version, dtype, rank, one_hot, sparse, index_base;
     uint64_t bytes[SECTIONS]; /* 0: absent */
     uint64_t hash[SECTIONS];
@@ -94,6 +96,10 @@ static uint64_t mix_like(uint64_t hash, const td_dataset *like)
     for (size_t c = 0; like->category_count && c < like->columns; c++)
         for (int k = 0; k < like->category_count[c]; k++)
             hash = mix_text(mix_number(hash, c), like->category_names[c][k]);
+    if (like->hashed_at) {
+        hash = mix_number(hash, like->hash_seed);
+        hash = mix(hash, like->hashed_at, like->columns * sizeof *like->hashed_at);
+    }
     return hash;
 }
 
@@ -115,7 +121,8 @@ td_status td_cache_key_make(const td_data_config *config, const td_location *whe
     const uint64_t numbers[] = {(uint64_t)config->split,      (uint64_t)config->format,
                                 (uint64_t)config->label_kind, (uint64_t)config->header,
                                 (uint64_t)config->one_hot,    (uint64_t)config->index_base,
-                                (uint64_t)config->features,   config->no_labels};
+                                (uint64_t)config->features,   config->no_labels,
+                                config->hash_categories,      config->hash_seed};
     hash = mix(hash, numbers, sizeof numbers);
     const char *const texts[] = {config->label, config->delimiter, config->weight_column,
                                  config->categorical, config->missing};
@@ -189,6 +196,8 @@ static void list_arrays(const td_dataset *d, const void *data[SECTIONS], uint64_
         [WEIGHT] = {d->weight, n * sizeof *d->weight},
         [GROUP] = {d->group, n * sizeof *d->group},
         [CLASS_VALUE] = {d->class_value, (uint64_t)d->info.classes * sizeof *d->class_value},
+        [HASHED_AT] = {d->hashed_at, d->columns * sizeof *d->hashed_at},
+        [HASHED] = {d->hashed, n * d->hashed_columns * sizeof *d->hashed},
         [CATEGORY_COUNT] = {d->category_count, d->columns * sizeof *d->category_count},
     };
     for (int s = DENSE; s <= CATEGORY_COUNT; s++) {
@@ -214,6 +223,7 @@ static td_status save(const td_cache_key *key, const td_dataset *d, char *owned[
     head.samples = d->info.samples;
     head.columns = d->columns;
     head.classes = (uint64_t)d->info.classes;
+    head.hash_seed = d->hash_seed;
     head.dtype = (uint32_t)d->dtype;
     head.rank = (uint32_t)d->info.rank;
     head.one_hot = d->feature_at != NULL;
@@ -328,6 +338,10 @@ static td_status load(const td_cache_key *key, td_dataset *d)
     d->group = (const void *)at[GROUP];
     d->class_value = (const void *)at[CLASS_VALUE];
     d->category_count = (const void *)at[CATEGORY_COUNT];
+    d->hashed_at = (const void *)at[HASHED_AT];
+    d->hashed = (const void *)at[HASHED];
+    d->hash_seed = head->hash_seed;
+    td_dataset_count_hashed(d);
     d->info.has_weights = d->weight != NULL;
     d->info.has_groups = d->group != NULL;
     const uint64_t *bytes = head->bytes;

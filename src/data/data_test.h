@@ -79,6 +79,11 @@ static inline void assert_same_data(const td_dataset *a, const td_dataset *b)
     assert_int_equal(x->feature_names != NULL, y->feature_names != NULL);
     for (size_t k = 0; x->feature_names && k < x->features; k++)
         assert_string_equal(x->feature_names[k], y->feature_names[k]);
+    assert_int_equal(a->hashed != NULL, b->hashed != NULL);
+    assert_int_equal(a->hashed_columns, b->hashed_columns);
+    if (a->hashed)
+        assert_memory_equal(a->hashed, b->hashed,
+                            x->samples * a->hashed_columns * sizeof *a->hashed);
     float *p = malloc(x->features * sizeof *p), *q = malloc(x->features * sizeof *q);
     assert_true(p && q);
     for (uint64_t i = 0; i < x->samples; i++) {

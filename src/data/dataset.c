@@ -83,6 +83,13 @@ static int categories_of(const td_dataset *dataset, size_t column)
     return dataset->category_count ? dataset->category_count[column] : 0;
 }
 
+void td_dataset_count_hashed(td_dataset *dataset)
+{
+    dataset->hashed_columns = 0;
+    for (size_t c = 0; c < dataset->columns; c++)
+        dataset->hashed_columns += td_dataset_hashes(dataset, c);
+}
+
 static td_status name_features(td_dataset *dataset)
 {
     const char **names = NULL;

@@ -30,6 +30,10 @@ struct td_dataset {
     const char *const *column_names; /* [columns] or NULL */
     const int *category_count;       /* [columns] 0: numeric; or NULL */
     const char *const *const *category_names; /* [columns][category_count]; or NULL */
+    const int32_t *hashed_at;  /* [columns] -1: no hashed category; else its place in: ; or NULL */
+    const uint64_t *hashed;    /* [samples][hashed_columns] td_hash_category; or NULL */
+    size_t hashed_columns;     /* places */
+    uint64_t hash_seed;        /* of them */
     const size_t *feature_at;  /* [columns + 1] first feature of a column; NULL without one_hot */
     const double *class_value; /* [classes] numbers the class names stand for; NULL: not numbers */
     int index_base;            /* libsvm, libffm: 0 or 1, as decided; -1 otherwise */
@@ -69,6 +73,15 @@ TD_MUST_CHECK td_status td_dataset_check_like(const td_dataset *dataset, const t
  * from, wherever either lies, and for a view as for a copy of its samples. Never 0. Costs about a
  * millisecond for 60,000 images. */
 uint64_t td_dataset_fingerprint(const td_dataset *dataset);
+
+/* Sets hashed_columns from hashed_at. */
+void td_dataset_count_hashed(td_dataset *dataset);
+
+/* Whether the column holds categories of which hashes alone are kept; of no view. */
+static inline bool td_dataset_hashes(const td_dataset *dataset, size_t column)
+{
+    return dataset->hashed_at && dataset->hashed_at[column] >= 0;
+}
 
 /* The data set behind a view, and the index there. */
 static inline const td_dataset *td_dataset_resolve(const td_dataset *dataset, uint64_t *index)

@@ -1,5 +1,7 @@
 /* See features.h. Keys of columns and categories are hashed once; a row of a table is then a walk
  * over its columns, and a sparse row one hash an entry. */
+#include "data/hashing.h"
+
 #include "data/features.h"
 
 #include "data/dataset.h"
@@ -8,11 +10,8 @@
 #include "base/error.h"
 
 #include <assert.h>
-#include <endian.h>
 #include <math.h>
 #include <string.h>
-#define XXH_INLINE_ALL /* a call would take as long as the hash of an index */
-#include <xxhash.h>
 
 enum { PIECE = 256, MOST_FIELDS = 65536 };
 
@@ -20,6 +19,7 @@ typedef struct column {
     uint64_t key;
     const uint64_t *codes; /* [count] keys of categories; NULL: numbers */
     size_t count;
+    int32_t hashed; /* place of its categories' hashes; -1: it has none */
     float mean, scale, fill;
     uint16_t field;
 } column;
@@ -40,12 +40,6 @@ struct td_features {
 
 /* ---- keys ---- */
 
-static uint64_t hash_number(uint64_t number, uint64_t seed)
-{
-    number = htole64(number);
-    return XXH3_64bits_withSeed(&number, sizeof number, seed);
-}
-
 static uint64_t cut(const td_features *f, uint64_t hash)
 {
     uint64_t key = hash & f->mask;
@@ -54,8 +48,8 @@ static uint64_t cut(const td_features *f, uint64_t hash)
 
 static uint64_t hash_column(const td_features *f, const td_dataset *d, size_t c)
 {
-    if (!d->column_names) return hash_number(c, f->seed);
-    return XXH3_64bits_withSeed(d->column_names[c], strlen(d->column_names[c]), f->seed);
+    const char *name = d->column_names ? d->column_names[c] : NULL;
+    return td_hash_column(name, name ? strlen(name) : 0, c, f->seed);
 }
 
 /* ---- planning ---- */
@@ -76,6 +70,10 @@ static td_status check(const td_dataset *d, const td_features_config *config)
         return td_fail(TD_ERR_ARG,
                        "%s: features under keys are made of categories, not of their 0-1 columns",
                        d->info.path);
+    if (d->hashed_at && d->hash_seed != config->seed)
+        return td_fail(TD_ERR_ARG, "%s: its categories are hashed under seed %llu, not %llu",
+                       d->info.path, (unsigned long long)d->hash_seed,
+                       (unsigned long long)config->seed);
     if (config->fields > MOST_FIELDS)
         return td_fail(TD_ERR_ARG, "at most %d fields, not %zu", MOST_FIELDS, config->fields);
     if (!normalise) return TD_OK;
@@ -101,7 +99,8 @@ static void plan_column(td_features *f, const td_dataset *d, const td_normalise 
 {
     column *to = &f->column[c];
     uint64_t hash = hash_column(f, d, c);
-    *to = (column){.key = cut(f, hash), .count = categories(d, c), .scale = 1};
+    *to = (column){.key = cut(f, hash), .count = categories(d, c), .hashed = -1, .scale = 1};
+    if (td_dataset_hashes(d, c)) to->hashed = d->hashed_at[c];
     if (normalise) {
         size_t k = c / (d->info.features / normalise->n);
         to->mean = normalise->mean[k];
@@ -112,11 +111,11 @@ static void plan_column(td_features *f, const td_dataset *d, const td_normalise 
         uint64_t *code = *codes;
         for (size_t k = 0; k < to->count; k++) {
             const char *text = d->category_names[c][k];
-            code[k] = cut(f, XXH3_64bits_withSeed(text, strlen(text), hash));
+            code[k] = cut(f, td_hash_category(text, strlen(text), hash));
         }
         to->codes = code;
         *codes += to->count;
-    } else if (f->numbers_apart) {
+    } else if (f->numbers_apart && to->hashed < 0) {
         f->numbers++;
         return;
     }
@@ -261,6 +260,14 @@ static size_t table_row(const td_features *f, const td_dataset *d, uint64_t row,
         for (size_t c = begin; c < end; c++) {
             const column *from = &f->column[c];
             float number = x[c - begin];
+            if (from->hashed >= 0) {
+                uint64_t hash = d->hashed[row * d->hashed_columns + (size_t)from->hashed];
+                if (hash == TD_HASHED_MISSING) continue;
+                key[n] = cut(f, hash);
+                value[n] = 1;
+                field[n++] = from->field;
+                continue;
+            }
             if (from->codes) {
                 if (!(number < (float)from->count)) continue; /* missing */
                 key[n] = from->codes[(size_t)number];
@@ -289,7 +296,7 @@ static size_t sparse_row(const td_features *f, const td_dataset *d, uint64_t row
         uint32_t index = d->index[e];
         uint16_t of = d->field ? d->field[e] : 0;
         if (of >= f->known_fields) continue;
-        key[n] = f->whole ? index : cut(f, hash_number(index, f->seed));
+        key[n] = f->whole ? index : cut(f, td_hash_number(index, f->seed));
         value[n] = d->value[e] * (f->scale ? f->scale[index] : f->one_scale);
         field[n++] = of;
     }

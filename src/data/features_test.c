@@ -297,6 +297,58 @@ static void test_mistakes(void **state)
     td_dataset_close(data);
 }
 
+/* Hashes instead of dictionaries: the same keys, and those of categories that a test set alone has;
+ * by the training set's names of columns, and from its description. */
+static void test_hashed(void **state)
+{
+    (void)state;
+    static const char quoted[] =
+        "label,size,colour,weight,shape\n1,2,\"r\"\"ed\",0,round\n0,?,blue,4,\n"
+        "1,6,?,8,\"a,b\"\n0,1, blue ,2,round\n";
+    td_data_config hashes = {.hash_categories = true, .hash_seed = 5};
+    td_dataset *codes = from_text(TD_FORMAT_CSV, quoted, (td_data_config){0}),
+               *data = from_text(TD_FORMAT_CSV, quoted, hashes), *described;
+    assert_int_equal(td_dataset_categories(data, 1, NULL), 0);
+    for (int apart = 0; apart < 2; apart++) {
+        td_features_config config = {.bits = apart ? 20 : 0, .seed = 5, .numbers_apart = apart};
+        td_features *f = plan(codes, config), *g = plan(data, config);
+        assert_int_equal(td_features_fields(f), td_features_fields(g));
+        for (uint64_t i = 0; i < 4; i++) {
+            sample a = row_of(f, codes, i), b = row_of(g, data, i);
+            assert_memory_equal(&a, &b, sizeof a);
+        }
+        td_features_destroy(f);
+        td_features_destroy(g);
+    }
+    json_t *schema;
+    assert_ok(td_schema_make(data, &schema));
+    char *text = json_dumps(schema, 0);
+    assert_null(strstr(text, "blue"));
+    free(text);
+    assert_ok(td_schema_open(schema, "model", &described));
+    const td_dataset *like[] = {data, described};
+    for (size_t k = 0; k < 2; k++) {
+        td_dataset *test = from_text(TD_FORMAT_CSV, "1,3,green,5,?\n0,3,blue,5,7\n",
+                                     (td_data_config){.like = like[k], .label = "0"});
+        td_features *f = plan(like[k], (td_features_config){.seed = 5});
+        sample s = row_of(f, test, 0);
+        assert_int_equal(s.n, 3);
+        assert_entry(&s, 1, of_text("green", of_text("colour", 5)), 1, 1);
+        s = row_of(f, test, 1);
+        assert_entry(&s, 3, of_text("7", of_text("shape", 5)), 1, 3);
+        td_features_destroy(f);
+        td_dataset_close(test);
+    }
+    td_features *f;
+    assert_int_equal(td_features_create(data, &(td_features_config){.seed = 6}, &f), TD_ERR_ARG);
+    assert_non_null(strstr(td_last_error(), "hashed under seed 5, not 6"));
+    assert_true(td_dataset_fingerprint(data) != td_dataset_fingerprint(codes));
+    json_decref(schema);
+    td_dataset_close(described);
+    td_dataset_close(codes);
+    td_dataset_close(data);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -304,6 +356,7 @@ int main(void)
         cmocka_unit_test(test_like),   cmocka_unit_test(test_sparse),
         cmocka_unit_test(test_fields), cmocka_unit_test(test_dense),
         cmocka_unit_test(test_views),  cmocka_unit_test(test_mistakes),
+        cmocka_unit_test(test_hashed),
     };
     return cmocka_run_group_tests_name("features", tests, NULL, NULL);
 }

@@ -39,7 +39,10 @@ static uint64_t mix_sample(uint64_t hash, const td_dataset *d, uint64_t index)
     d = td_dataset_resolve(d, &index);
     if (d->dense) {
         size_t bytes = d->columns * (d->dtype == TD_DTYPE_U8 ? 1 : 4);
-        return XXH64((const unsigned char *)d->dense + index * bytes, bytes, hash);
+        hash = XXH64((const unsigned char *)d->dense + index * bytes, bytes, hash);
+        if (!d->hashed) return hash;
+        return XXH64(d->hashed + index * d->hashed_columns, d->hashed_columns * sizeof *d->hashed,
+                     hash);
     }
     uint64_t begin = d->row_start[index], count = d->row_start[index + 1] - begin;
     if (!count) return mix_number(hash, 0);
@@ -57,6 +60,7 @@ static uint64_t mix_names(uint64_t hash, const td_dataset *stored)
     for (size_t c = 0; stored->category_count && c < stored->columns; c++)
         for (int k = 0; k < stored->category_count[c]; k++)
             hash = mix_text(mix_number(hash, c), stored->category_names[c][k]);
+    if (stored->hashed_at) hash = mix_number(hash, stored->hash_seed);
     return hash;
 }
 

@@ -57,7 +57,7 @@ static void moments_end_pass(moments *m, int pass)
 
 static td_status moments_of_bytes(const td_dataset *data, moments *m)
 {
-    uint64_t(*histogram)[256] = td_calloc(m->n, sizeof *histogram);
+    uint64_t (*histogram)[256] = td_calloc(m->n, sizeof *histogram);
     if (!histogram) return td_fail(TD_ERR_NOMEM, "no memory for histograms of %zu features", m->n);
     for (uint64_t i = 0; i < data->info.samples; i++) {
         uint64_t row = i;
@@ -129,6 +129,7 @@ static td_normalise_mode automatic(const td_dataset *data)
 static bool categorical(const td_dataset *data, size_t feature)
 {
     const td_dataset *stored = data->base ? data->base : data;
+    if (stored->hashed_at) return td_dataset_hashes(stored, feature);
     if (!stored->category_count) return false;
     if (!stored->feature_at) return stored->category_count[feature] > 0;
     size_t column = 0;

@@ -224,6 +224,8 @@ static void test_cache_kinds(void **state)
 {
     (void)state;
     check_cache("u.csv", "label,c,d\nx,b,1\ny,a,2\nx,?,\n", &(td_data_config){0});
+    check_cache("h.csv", "label,c,d\nx,b,1\ny,a,2\nx,?,\n",
+                &(td_data_config){.hash_categories = true, .hash_seed = 9});
     check_cache("v.csv", "1.5,2\n-3,4\n", &(td_data_config){0});
     check_cache("w.svm", "1:2 qid:1 1:2 5:1\n-1:1 qid:2 2:1\n", &(td_data_config){0});
     check_cache("w.ffm", "1 3:1:2 0:5:1\n-1 1:2:1 9:2:4\n", &(td_data_config){0});

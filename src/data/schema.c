@@ -77,6 +77,7 @@ static json_t *column_json(const td_dataset *d, size_t column)
     json_t *object = json_object();
     int n = d->category_count ? d->category_count[column] : 0;
     if ((d->column_names && !put(object, "name", td_text_to_json(d->column_names[column]))) ||
+        (td_dataset_hashes(d, column) && !put(object, "hashed", json_true())) ||
         (n && !put(object, "categories", texts_json(d->category_names[column], (size_t)n)))) {
         json_decref(object);
         return NULL;
@@ -86,7 +87,9 @@ static json_t *column_json(const td_dataset *d, size_t column)
 
 static bool put_columns(const td_dataset *d, json_t *schema)
 {
-    if (!d->column_names && !d->category_count) return true;
+    if (!d->column_names && !d->category_count && !d->hashed_at) return true;
+    if (d->hashed_at && !put(schema, "hash_seed", json_integer((json_int_t)d->hash_seed)))
+        return false;
     json_t *columns = json_array();
     bool whole = columns != NULL;
     for (size_t c = 0; whole && c < d->columns; c++)
@@ -186,6 +189,17 @@ static td_status read_column(td_dataset *d, const json_t *column, size_t c, cons
     return ascending(lists[c], n) ? TD_OK : damaged("the categories of a column are not in order");
 }
 
+static td_status read_hashed(td_dataset *d, const json_t *columns)
+{
+    int32_t *at = NULL, places = 0;
+    TD_TRY(td_dataset_take(d, d->columns, sizeof *at, "hashed columns", &at));
+    for (size_t c = 0; c < d->columns; c++)
+        at[c] = json_is_true(json_object_get(json_array_get(columns, c), "hashed")) ? places++ : -1;
+    if (places) d->hashed_at = at;
+    td_dataset_count_hashed(d);
+    return TD_OK;
+}
+
 static td_status read_columns(td_dataset *d, const json_t *columns, bool one_hot)
 {
     const char **names = NULL;
@@ -203,6 +217,7 @@ static td_status read_columns(td_dataset *d, const json_t *columns, bool one_hot
         some = some || counts[c];
     }
     d->column_names = names;
+    TD_TRY(read_hashed(d, columns));
     if (some) {
         d->category_count = counts;
         d->category_names = (const char *const *const *)lists;
@@ -268,6 +283,7 @@ td_status td_schema_open(const json_t *schema, const char *name, td_dataset **ou
     TD_GOTO(take_text(d, json_object_get(schema, "path"), &d->info.path));
     TD_GOTO(base >= -1 && base <= 1 ? TD_OK : damaged("indices do not begin there"));
     d->index_base = (int)base;
+    d->hash_seed = (uint64_t)json_integer_value(json_object_get(schema, "hash_seed"));
     TD_GOTO(read_shape(d, schema));
     TD_GOTO(read_classes(d, schema));
     *out = d;

@@ -5,8 +5,9 @@
  *    "columns": [{"name": "size"}, {"name": "colour", "categories": ["blue", "green", "red"]}],
  *    "classes": 2, "class_names": ["no", "yes"], "class_values": [-1.0, 1.0]}
  *
- * "columns" only where they have names or categories; "class_names" and "class_values" only where
- * the data set has them. */
+ * "columns" only where they have names or categories (of which only hashes are kept: "hashed":
+ * true, and beside "columns" the "hash_seed"); "class_names" and "class_values" only where the data
+ * set has them. */
 #ifndef TD_DATA_SCHEMA_H
 #define TD_DATA_SCHEMA_H
 

@@ -8,7 +8,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const char *const missing[] = {NULL, "-1,x"};
     td_data_config config = {.label = label[data[0] & 3],
                              .header = (data[0] >> 2 & 3) % 3 - 1,
-                             .one_hot = data[0] >> 4 & 1,
+                             .one_hot = (data[0] & 80) == 16,
+                             .hash_categories = (data[0] & 80) == 80,
                              .missing = missing[data[0] >> 5 & 1],
                              .categorical = data[0] & 64 ? "1" : NULL};
     fuzz_read(data[0] & 128 ? TD_FORMAT_TSV : TD_FORMAT_CSV, config,

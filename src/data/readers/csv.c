@@ -4,7 +4,9 @@
  * Two passes over chunks of lines: rows are counted, so that the table has its final size before
  * the second pass parses every row into its place. Texts get numbers from a dictionary of their
  * chunk; at the end the dictionaries are merged in the order of their bytes and the numbers
- * rewritten. */
+ * rewritten. Where only hashes of categories are wanted there are no dictionaries. */
+#include "data/hashing.h"
+
 #include "data/readers/csv.h"
 #include "data/readers/dict.h"
 #include "data/readers/labels.h"
@@ -17,12 +19,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MOST_CODES = 1 << 24 }; /* that a float holds */
+
 /* Where a column's values go: to[row * stride]. */
 typedef struct place {
     float *to;
     size_t stride;
-    size_t text; /* number of the text column */
-    bool plain;  /* numbers are expected, and none of them means "missing" */
+    size_t text;    /* number of the text column */
+    bool plain;     /* numbers are expected, and none of them means "missing" */
+    uint64_t *hash; /* of categories: to hash[row * hashed columns]; or NULL */
+    uint64_t under; /* the column's own hash */
 } place;
 
 typedef struct csv {
@@ -30,9 +36,11 @@ typedef struct csv {
     td_text text;
     csv_plan plan;
     uint64_t rows;
-    float *x;          /* [rows][features] */
-    float *label;      /* [rows] or NULL */
-    float *weight;     /* [rows] or NULL */
+    float *x;         /* [rows][features] */
+    float *label;     /* [rows] or NULL */
+    float *weight;    /* [rows] or NULL */
+    uint64_t *hashed; /* [rows][hashed_columns] or NULL */
+    size_t hashed_columns;
     place *places;     /* [fields] */
     td_dict *dicts;    /* [chunks][text_columns] */
     float *recode;     /* [total of a column's dictionaries] while merging */
@@ -61,25 +69,37 @@ static td_status bad_field(const csv *c, const char *at, size_t column, const cs
                        : "");
 }
 
-static td_status add_text(csv *c, size_t chunk, size_t column, const csv_field *f, float *out)
+/* A field's text with single quotes for doubled ones: f->at, or *owned (td_free). NULL: no memory.
+ */
+static const char *plain_text(const csv_field *f, size_t *length, char **owned)
 {
-    td_dict *dict = &c->dicts[chunk * c->plan.text_columns + c->places[column].text];
-    const char *at = f->at;
-    size_t n = (size_t)(f->end - f->at);
-    char *plain = NULL;
-    if (f->doubled) {
-        plain = td_malloc(n);
-        if (!plain) return td_fail(TD_ERR_NOMEM, "%s: no memory for a field", c->text.name);
-        size_t used = 0;
-        for (size_t i = 0; i < n; i++) {
-            plain[used++] = at[i];
-            i += at[i] == '"'; /* the second of two */
-        }
-        at = plain;
-        n = used;
+    size_t n = (size_t)(f->end - f->at), used = 0;
+    *length = n, *owned = NULL;
+    if (!f->doubled) return f->at;
+    char *plain = *owned = td_malloc(n);
+    for (size_t i = 0; plain && i < n; i++) {
+        plain[used++] = f->at[i];
+        i += f->at[i] == '"'; /* the second of two */
     }
-    int code = td_dict_add(dict, at, n);
-    td_free(plain);
+    *length = used;
+    return plain;
+}
+
+/* A number of its chunk's dictionary, or a hash. */
+static td_status add_text(csv *c, size_t chunk, size_t column, const csv_field *f, uint64_t row,
+                          float *out)
+{
+    const place *p = &c->places[column];
+    size_t n;
+    char *owned;
+    const char *text = plain_text(f, &n, &owned);
+    if (!text) return td_fail(TD_ERR_NOMEM, "%s: no memory for a field", c->text.name);
+    int code = 0;
+    if (p->hash)
+        p->hash[row * c->hashed_columns] = td_hash_category(text, n, p->under);
+    else
+        code = td_dict_add(&c->dicts[chunk * c->plan.text_columns + p->text], text, n);
+    td_free(owned);
     if (code < 0)
         return td_fail(TD_ERR_NOMEM, "%s: no memory for the categories of column %zu", c->text.name,
                        column);
@@ -87,8 +107,8 @@ static td_status add_text(csv *c, size_t chunk, size_t column, const csv_field *
     return TD_OK;
 }
 
-static td_status slow_field(csv *c, size_t chunk, size_t column, const char **at, const char *end,
-                            float *out)
+static td_status slow_field(csv *c, size_t chunk, size_t column, uint64_t row, const char **at,
+                            const char *end, float *out)
 {
     csv_field f;
     const char *stop = csv_next_field(&c->text, *at, end, &f);
@@ -103,11 +123,14 @@ static td_status slow_field(csv *c, size_t chunk, size_t column, const char **at
         return TD_OK;
     }
     if (csv_is_missing(&c->plan, f.at, f.end)) {
+        uint64_t *hash = c->places[column].hash;
         if (kind != CSV_NUMBER && kind != CSV_CATEGORY) return bad_field(c, from, column, &f);
+        if (hash) hash[row * c->hashed_columns] = TD_HASHED_MISSING;
         *out = NAN;
         return TD_OK;
     }
-    if (kind == CSV_CATEGORY || kind == CSV_LABEL_TEXT) return add_text(c, chunk, column, &f, out);
+    if (kind == CSV_CATEGORY || kind == CSV_LABEL_TEXT)
+        return add_text(c, chunk, column, &f, row, out);
     float x;
     if (td_parse_float(f.at, f.end, &x) != f.end || isinf(x) || (kind == CSV_WEIGHT && x < 0))
         return bad_field(c, from, column, &f);
@@ -157,7 +180,7 @@ static td_status parse_row(csv *c, size_t chunk, uint64_t row, const char **at, 
         if (q)
             p = q;
         else
-            TD_TRY(slow_field(c, chunk, k, &p, end, to));
+            TD_TRY(slow_field(c, chunk, k, row, &p, end, to));
         bool more = p < end && *p == delimiter; /* a field ends there or at the line's end */
         if (more != (k < last)) return ragged(c, line, end);
         p += more;
@@ -244,6 +267,9 @@ static td_status number_words(csv *c, word *words, size_t total, td_dataset *out
         distinct += i == 0 || strcmp(words[i].text, words[i - 1].text) != 0;
         c->recode[words[i].at] = (float)(distinct - 1);
     }
+    if (distinct > MOST_CODES)
+        return td_fail(TD_ERR_DATA, "%s: a column has %d categories; at most %d can be told apart",
+                       c->text.name, distinct, MOST_CODES);
     const char **made = NULL;
     TD_TRY(td_dataset_take(out, (size_t)distinct, sizeof *made, "categories", &made));
     int k = 0;
@@ -314,8 +340,8 @@ static td_status merge_categories(csv *c, td_dataset *out)
     const td_dataset *like = c->job->config->like;
     int *count = NULL;
     const char *const **names = NULL;
-    if (c->plan.text_columns ==
-        (c->plan.label >= 0 && c->plan.kind[c->plan.label] == CSV_LABEL_TEXT))
+    if (c->hashed || c->plan.text_columns ==
+                         (c->plan.label >= 0 && c->plan.kind[c->plan.label] == CSV_LABEL_TEXT))
         return TD_OK;
     TD_TRY(td_dataset_take(out, features, sizeof *count, "category counts", &count));
     TD_TRY(td_dataset_take(out, features, sizeof *names, "category lists", &names));
@@ -336,6 +362,43 @@ static td_status merge_categories(csv *c, td_dataset *out)
 
 /* ---- the whole ---- */
 
+/* Room for hashes in place of dictionaries, where those are wanted. */
+static td_status take_hashes(csv *c, td_dataset *out)
+{
+    const td_data_config *config = c->job->config;
+    const td_dataset *like = config->like;
+    bool wanted = like ? like->hashed_at != NULL : config->hash_categories;
+    size_t feature = 0, cells;
+    int32_t *at = NULL;
+    if (!wanted) return TD_OK;
+    out->hash_seed = like ? like->hash_seed : config->hash_seed;
+    TD_TRY(td_dataset_take(out, c->plan.features, sizeof *at, "hashed columns", &at));
+    for (size_t k = 0; k < c->plan.fields; k++) {
+        csv_kind kind = c->plan.kind[k];
+        if (kind == CSV_CATEGORY || kind == CSV_NUMBER)
+            at[feature++] = kind == CSV_CATEGORY ? (int32_t)c->hashed_columns++ : -1;
+    }
+    if (!c->hashed_columns) return TD_OK;
+    if (!td_mul(c->rows, c->hashed_columns, &cells))
+        return td_fail(TD_ERR_NOMEM, "%s: its table does not fit in memory", c->text.name);
+    TD_TRY(td_dataset_take(out, cells, sizeof *c->hashed, "categories", &c->hashed));
+    out->hashed_at = at, out->hashed = c->hashed, out->hashed_columns = c->hashed_columns;
+    return TD_OK;
+}
+
+/* A test set's columns are the training set's, whatever it calls them. */
+static void place_hashes(const csv *c, const td_dataset *out, size_t field, size_t feature,
+                         place *p)
+{
+    const td_dataset *like = c->job->config->like;
+    const csv_field *own = !like && c->plan.name ? &c->plan.name[field] : NULL;
+    const char *name = like && like->column_names ? like->column_names[feature] : NULL;
+    size_t length = name ? strlen(name) : 0;
+    if (own) name = own->at, length = (size_t)(own->end - own->at);
+    p->hash = c->hashed + out->hashed_at[feature];
+    p->under = td_hash_column(name, length, feature, out->hash_seed);
+}
+
 static td_status take_memory(csv *c, td_dataset *out)
 {
     const csv_plan *plan = &c->plan;
@@ -343,6 +406,7 @@ static td_status take_memory(csv *c, td_dataset *out)
     if (!td_mul(c->rows, plan->features, &cells))
         return td_fail(TD_ERR_NOMEM, "%s: its table does not fit in memory", c->text.name);
     TD_TRY(td_dataset_take(out, cells, sizeof *c->x, "values", &c->x));
+    TD_TRY(take_hashes(c, out));
     if (plan->weight >= 0)
         TD_TRY(td_dataset_take(out, c->rows, sizeof *c->weight, "weights", &c->weight));
     if (plan->label >= 0) c->label = td_reallocarray(NULL, c->rows, sizeof *c->label);
@@ -355,11 +419,12 @@ static td_status take_memory(csv *c, td_dataset *out)
     for (size_t k = 0; k < plan->fields; k++) {
         place *p = &c->places[k];
         if ((ptrdiff_t)k == plan->label)
-            *p = (place){c->label, 1, 0, false};
+            *p = (place){.to = c->label, .stride = 1};
         else if ((ptrdiff_t)k == plan->weight)
-            *p = (place){c->weight, 1, 0, false};
+            *p = (place){.to = c->weight, .stride = 1};
         else
-            *p = (place){c->x + feature++, plan->features, 0, false};
+            *p = (place){.to = c->x + feature++, .stride = plan->features};
+        if (c->hashed && plan->kind[k] == CSV_CATEGORY) place_hashes(c, out, k, feature - 1, p);
         if (plan->kind[k] == CSV_CATEGORY || plan->kind[k] == CSV_LABEL_TEXT) p->text = text++;
         p->plain = !plan->missing_numbers &&
                    (plan->kind[k] == CSV_NUMBER || plan->kind[k] == CSV_LABEL_NUMBER);
@@ -418,7 +483,8 @@ static td_status parse(csv *c, td_dataset *out)
     TD_TRY(take_memory(c, out));
     TD_TRY(td_text_run(c->job->pool, c->text.chunks, parse_chunk, c));
     out->info.samples = c->rows;
-    out->info.bytes = c->rows * c->plan.features * sizeof *c->x;
+    out->info.bytes =
+        c->rows * (c->plan.features * sizeof *c->x + c->hashed_columns * sizeof *c->hashed);
     out->columns = c->plan.features;
     out->dense = c->x;
     if (c->weight) out->weight = c->weight, out->info.has_weights = true;

@@ -266,7 +266,9 @@ static td_status choose_categories(const td_read_job *job, const td_text *text, 
         if ((ptrdiff_t)k == plan->label || (ptrdiff_t)k == plan->weight) continue;
         bool is = automatic && mostly_text(&columns[k]);
         if (like)
-            is = like->category_count && feature < like->columns && like->category_count[feature];
+            is = feature < like->columns &&
+                 (td_dataset_hashes(like, feature) ||
+                  (like->category_count && like->category_count[feature]));
         plan->kind[k] = is ? CSV_CATEGORY : CSV_NUMBER;
         feature++;
     }

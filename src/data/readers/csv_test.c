@@ -246,7 +246,7 @@ static void test_large(void **state)
     static const char *const colours[] = {"red", "green", "\"dark, \"\"blue\"\"\"", "?"};
     static const float codes[] = {2, 1, 0, NAN}; /* dark, green, red */
     char *text = malloc(ROWS * 100), *at = text;
-    float(*want)[COLUMNS] = malloc(ROWS * sizeof *want);
+    float (*want)[COLUMNS] = malloc(ROWS * sizeof *want);
     assert_true(text && want);
     td_rng rng;
     td_rng_init(&rng, 3, TD_RNG_TEST, 0, 0);
@@ -274,6 +274,7 @@ static void test_large(void **state)
     assert_int_equal(td_dataset_info(d)->classes, 7);
     for (int r = 0; r < ROWS; r++) assert_row(d, (uint64_t)r, want[r]);
     td_dataset_close(d);
+    assert_threads_agree(TD_FORMAT_CSV, text, size, &(td_data_config){.hash_categories = true});
     assert_threads_agree(TD_FORMAT_CSV, text, size, NULL);
     *late = 'x';
     assert_threads_agree(TD_FORMAT_CSV, text, size, NULL);
