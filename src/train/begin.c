@@ -150,7 +150,7 @@ static td_status make_ready(loop *t)
     if (status == TD_OK) status = td_paces_create(t->comm, job->leaves, job->balance, &t->paces);
     if (status == TD_OK) status = td_loop_create_loader(t);
     TD_TRY(td_comm_agree(t->comm, status));
-    if (job->tuning && *job->tuning) TD_TRY(td_comm_tune(t->comm, job->tuning));
+    TD_TRY(td_train_tune(t->comm, job));
     TD_TRY(td_loop_create_strategy(t, false));
     status = td_loop_create_best(t);
     if (status == TD_OK)

@@ -39,6 +39,9 @@ void td_train_warn_of_data(int rank, const td_dataset *train, uint64_t wanted);
 /* From here on, unless it is already, this rank's operations are recorded in the run's folder; a
  * run goes on without where that cannot be. */
 void td_train_record(td_comm *comm, const td_job *job, bool *recorded);
+/* Collectives of the run go by what --tuning names, if anything; collective, and errors of it are.
+ */
+TD_MUST_CHECK td_status td_train_tune(td_comm *comm, const td_job *job);
 
 /* The arrays of a checkpoint and how they are cut; best: [params] or NULL. */
 void td_checkpoint_layout(const td_job *job, const td_task *task, td_shards *shards, float *best,

@@ -294,6 +294,7 @@ static td_status begin_run(loop *l)
 
 td_status td_rows_start(loop *l)
 {
+    TD_TRY(td_train_tune(l->comm, l->job));
     TD_TRY(td_rows_open_all(l, false));
     td_status status = td_rows_make_ready(l);
     if (status == TD_OK) status = td_rows_choose_schedule(l);

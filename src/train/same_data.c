@@ -1,4 +1,4 @@
-/* What both training loops ask of a run's data, and the record of its operations. See train.h. */
+/* What both training loops ask of a run's data and of its group. See train.h. */
 #include "train/train.h"
 
 #include "base/error.h"
@@ -20,6 +20,11 @@ void td_train_record(td_comm *comm, const td_job *job, bool *recorded)
     if (td_path_join(folder, job->run, "recorder") != TD_OK || td_make_dirs(folder) != TD_OK ||
         td_path_join(path, folder, name) != TD_OK || td_comm_record(comm, path) != TD_OK)
         td_error_clear();
+}
+
+td_status td_train_tune(td_comm *comm, const td_job *job)
+{
+    return job->tuning && *job->tuning ? td_comm_tune(comm, job->tuning) : TD_OK;
 }
 
 td_status td_train_check_data(const td_train_state *then, const td_train_state *here,

@@ -117,6 +117,27 @@ class Mistakes(unittest.TestCase):
             torn = write("torn.libffm", "0 0:1:1\n" + line + "\n")
             self.says(text, *job("--format", "libffm", data=torn, model="ffm"))
 
+    def test_measured_algorithms(self):
+        """Runs over tables go by them as others do, and so refuse what is damaged or of another group."""
+        tuned = os.path.join(TOP, "tuned")
+        tandem("bench", "--comm", "all-reduce", "--workers", "2", "--max-bytes", "64", "--tune", tuned)
+        with open(tuned) as f:
+            torn = write("torn-tuning", f.read()[:80])
+        with open(tuned) as f:
+            of = f.readlines()[1].strip()
+        for model, words in (("linear", []), ("fm", ps(2)), ("dlrm", ps(2, clock="asp")),
+                             ("ffm", ["--strategy", "hogwild", "--bits", "9", "--workers", "2"]),
+                             ("mlp", ps(2, servers=1))):
+            data = DATA if model == "mlp" else clicks()
+            self.says("torn-tuning is cut short, or was changed by hand",
+                      *job(*words, "--tuning", torn, model=model, data=data))
+        self.says(f"tuned was measured for \"{of}\"; this is", *job(*ps(3), "--tuning", tuned))
+        self.assertEqual(weights(train(*ps(2), "--tuning", tuned)), weights(train(*ps(2))))
+        if MPIEXEC:
+            done = tandem(*job(*ps(1), "--tuning", torn), expect=2, prefix=ranks(2))
+            self.assertIn("torn-tuning is cut short", done.stderr)
+            self.assertEqual(done.stderr.count("tandem: "), 1, done.stderr)
+
     def test_rows_to_files(self):
         run, net, path = train(), train(model="mlp", data=DATA), os.path.join(TOP, "out.tsv")
         for text, words in (("--run is missing", ["--out", path]),
