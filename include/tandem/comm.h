@@ -5,6 +5,9 @@
  * and is used by one thread at a time; all ranks of a group make the same collective calls in the
  * same order.
  *
+ * NULL for a group, a buffer or a place for a result is TD_ERR_ARG, with a sentence, unless it is
+ * said to be fine. What has no status to give says -1, 0, false or "none", or does nothing.
+ *
  * No call hangs. One that waits for a peer ends, within the deadline, in TD_ERR_PEER (the peer has
  * died, left or failed) or TD_ERR_TIMEOUT (it is silent); the sentence names the rank and the
  * operation, and what is known of the rank: what it waits in itself, and for whom, or the operation
@@ -42,7 +45,7 @@ typedef void td_combine_fn(void *into, const void *from, size_t count, void *use
 TD_API size_t td_type_size(td_type type);
 
 typedef struct td_comm_config {
-    int64_t deadline_ms; /* of each wait, up to 1e12; 0: 300,000 */
+    int64_t deadline_ms; /* of each wait, 1 to 1e12; 0, as in a zeroed struct: 300,000 */
     int spares;          /* the run's last ranks wait to replace others, see tandem/recover.h */
 } td_comm_config;
 

@@ -34,7 +34,7 @@ typedef struct td_recover_config {
     int want;            /* ranks of the new group; 0 or -1: as many as the group had. Where there
                           * are fewer, all that there are */
     int least;           /* fewer are not enough: TD_ERR_PEER; default 1 */
-    int64_t deadline_ms; /* for the others to come; default: the group's, but 30,000 at most */
+    int64_t deadline_ms; /* for the others to come, 1 or more; 0: the group's, but 30,000 at most */
     td_on_hang on_hang;
 } td_recover_config;
 

@@ -1,5 +1,6 @@
-/* Groups that have been closed. Who uses one is told so, instead of reading memory that is another
- * object's by now: handles stay as long as works hold them, and the newest KEPT of the others. */
+/* Arguments that are none. Groups that have been closed. Who uses one is told so, instead of
+ * reading memory that is another object's by now: handles stay as long as works hold them, and the
+ * newest KEPT of the others. */
 #include "comm/transport.h"
 
 #include "base/alloc.h"
@@ -40,4 +41,9 @@ td_status td_comm_check_open(const td_comm *comm, const char *what)
     if (!comm->closed) return TD_OK;
     return td_fail(TD_ERR_ARG, "%s: this group, in which this rank was rank %d of %d, was closed",
                    what, comm->rank, comm->size);
+}
+
+td_status td_comm_check_given(const void *given, const char *what, const char *thing)
+{
+    return given ? TD_OK : td_fail(TD_ERR_ARG, "%s: no %s", what, thing);
 }

@@ -125,6 +125,7 @@ static td_status make_moving(const td_comm *comm, const td_collective *c, td_cal
 
 td_status td_call_make(const td_comm *comm, const td_collective *c, td_call *call)
 {
+    if (!c) return td_fail(TD_ERR_ARG, "a collective: NULL says none");
     if ((unsigned)c->pattern >= TD_PATTERNS)
         return td_fail(TD_ERR_ARG, "unknown pattern %d", (int)c->pattern);
     const char *what = td_does_names[c->pattern];

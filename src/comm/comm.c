@@ -24,42 +24,42 @@ size_t td_type_size(td_type type)
 
 int td_comm_rank(const td_comm *comm)
 {
-    return comm->rank;
+    return comm ? comm->rank : -1;
 }
 
 int td_comm_size(const td_comm *comm)
 {
-    return comm->size;
+    return comm ? comm->size : 0;
 }
 
 const char *td_comm_transport(const td_comm *comm)
 {
-    return comm->ops->name;
+    return comm ? comm->ops->name : "none";
 }
 
 int td_comm_hosts(const td_comm *comm)
 {
-    return comm->hosts;
+    return comm ? comm->hosts : 0;
 }
 
 int td_comm_host_of(const td_comm *comm, int rank)
 {
-    return comm->closed || rank < 0 || rank >= comm->size ? -1 : comm->host[rank];
+    return !comm || comm->closed || rank < 0 || rank >= comm->size ? -1 : comm->host[rank];
 }
 
 uint64_t td_comm_bytes_sent(const td_comm *comm)
 {
-    return comm->bytes_sent;
+    return comm ? comm->bytes_sent : 0;
 }
 
 int td_comm_local_rank(const td_comm *comm)
 {
-    return comm->local_rank;
+    return comm ? comm->local_rank : -1;
 }
 
 int td_comm_local_size(const td_comm *comm)
 {
-    return comm->local_size;
+    return comm ? comm->local_size : 0;
 }
 
 td_status td_comm_set_hosts(td_comm *comm, const int *host, const int *world)
@@ -182,7 +182,8 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
 
 td_agreement td_comm_agreement(const td_comm *comm)
 {
-    return comm->agreed_at == comm->sequence ? comm->agreed : (td_agreement){.alike = 0};
+    bool newest = comm && comm->agreed_at == comm->sequence;
+    return newest ? comm->agreed : (td_agreement){.alike = 0};
 }
 
 /* --- groups and memory --- */
@@ -252,6 +253,7 @@ static td_status find_number(td_comm *comm, ticket *mine, ticket *all, int *out)
 td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
 {
     TD_TRY(td_comm_check_open(comm, "split"));
+    TD_TRY(td_comm_check_given(out, "split", "place for the group"));
     size_t n = (size_t)comm->size;
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SPLIT, 0, -1, -1, -1});
     uint64_t of = comm->sequence;
@@ -319,8 +321,8 @@ void td_comm_close(td_comm *comm)
 
 void td_comm_fail(td_comm *comm, td_status status, const char *sentence)
 {
-    if (status == TD_OK || comm->closed) return;
-    comm->ops->fail(comm, td_fail_again(status, sentence));
+    if (status == TD_OK || !comm || comm->closed) return;
+    comm->ops->fail(comm, td_fail_again(status, sentence ? sentence : td_status_name(status)));
 }
 
 td_status td_comm_failure(td_comm *comm)
@@ -341,6 +343,7 @@ bool td_comm_hears_failure(td_comm *comm, int64_t ms)
 
 td_status td_comm_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
+    TD_TRY(td_comm_check_given(out, "shared memory", "place for it"));
     *out = (td_region){0};
     TD_TRY(td_comm_check_open(comm, "shared memory"));
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SHARE, bytes, -1, -1, -1});
@@ -356,6 +359,7 @@ void td_comm_free_room(const td_comm *comm, void *room)
 
 void td_comm_shared_destroy(td_comm *comm, td_region *region)
 {
+    if (!comm || !region) return;
     if (region->handle || region->data) comm->ops->shared_destroy(comm, region);
     *region = (td_region){0};
 }

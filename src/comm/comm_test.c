@@ -348,6 +348,68 @@ static void the_last_groups_may_close_at_once(void **state)
     pthread_barrier_destroy(&both);
 }
 
+#define NAMED(call, text) CHECK((call) == TD_ERR_ARG && strstr(td_last_error(), text))
+
+/* Also where a rank alone has it, which then goes on: nothing has begun. */
+static td_status nothing_given(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_comm *g;
+    td_work *work;
+    td_region region;
+    char b[8] = "";
+    int other = td_comm_rank(c) ? 0 : 1;
+    NAMED(td_comm_run(c, NULL), "a collective: NULL says none");
+    NAMED(td_comm_start(c, NULL, &work), "a collective: NULL says none");
+    NAMED(td_comm_start(c, &(td_collective){.pattern = TD_BARRIER}, NULL),
+          "barrier: no place for the operation");
+    if (td_comm_size(c) > 1) NAMED(td_comm_start_send(c, b, 8, other, 0, NULL), "send: no place");
+    if (td_comm_size(c) > 1) NAMED(td_comm_start_recv(c, b, 8, other, 0, NULL), "recv: no place");
+    NAMED(td_work_wait(NULL), "an operation to be waited for is NULL");
+    CHECK(td_work_done(NULL));
+    NAMED(td_comm_split(c, 0, 0, NULL), "split: no place for the group");
+    NAMED(td_comm_shared_create(c, 8, NULL), "shared memory: no place for it");
+    NAMED(td_comm_alloc(8, NULL), "no place for them");
+    NAMED(td_comm_tune(c, NULL), "tune: no path of a file");
+    NAMED(td_comm_split(NULL, 0, 0, &g), "split: there is no group");
+    NAMED(td_comm_shared_create(NULL, 8, &region), "shared memory: there is no group");
+    td_comm_shared_destroy(NULL, &region), td_comm_shared_destroy(c, NULL);
+    NAMED(td_comm_recover(NULL, NULL, &g, NULL), "recover: there is no group");
+    NAMED(td_comm_resize(NULL, 1, &g), "recover: there is no group");
+    NAMED(td_comm_resize(c, 1, NULL), "recover: no place for the new group");
+    td_comm_fail(NULL, TD_ERR_DATA, "?"), td_comm_record_step(NULL, 3), td_comm_die(NULL);
+    CHECK(td_comm_rank(NULL) == -1 && td_comm_size(NULL) == 0 && td_comm_hosts(NULL) == 0);
+    CHECK(td_comm_host_of(NULL, 0) == -1 && td_comm_local_rank(NULL) == -1);
+    CHECK(td_comm_local_size(NULL) == 0 && td_comm_bytes_sent(NULL) == 0);
+    CHECK(!strcmp(td_comm_transport(NULL), "none") && td_comm_agreement(NULL).alike == 0);
+    CHECK(td_comm_rank_in_run(NULL, 0) == -1 && td_comm_rank_in_run(c, td_comm_size(c)) == -1);
+    CHECK(td_comm_generation(NULL) == 0 && !td_comm_joined(NULL, 0));
+    return td_comm_barrier(c);
+}
+
+static void what_is_not_given_is_named(void **state)
+{
+    (void)state;
+    on_all_sizes(nothing_given, NULL);
+    if (mpi_world) return;
+    assert_fails(TD_ERR_ARG, "a run: no function for its ranks",
+                 td_comm_run_local(2, NULL, NULL, NULL));
+    assert_fails(TD_ERR_ARG, "a run: no function for its ranks", td_comm_run_mpi(NULL, NULL, NULL));
+    assert_fails(TD_ERR_ARG, "open: no place for the group", td_comm_open_mpi(NULL, NULL));
+    assert_fails(TD_ERR_ARG, "a group of one: no place for it", td_comm_self(NULL, NULL));
+    assert_fails(TD_ERR_ARG, "no place for its text", td_comm_mpi_version(NULL, NULL));
+}
+
+static td_status recovers_at_once(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_comm *next;
+    CHECK(td_comm_recover(c, &(td_recover_config){.deadline_ms = -1}, &next, NULL) == TD_ERR_ARG);
+    CHECK(strstr(td_last_error(), "recover: a deadline of -1 ms; 1 or more are possible, and 0 "
+                                  "for the group's, but 30000 at most"));
+    return td_comm_barrier(c);
+}
+
 static void deadlines_have_bounds(void **state)
 {
     (void)state;
@@ -358,6 +420,7 @@ static void deadlines_have_bounds(void **state)
                  td_comm_self(&negative, &c));
     assert_fails(TD_ERR_ARG, "a deadline of 9223372036854775807 ms",
                  td_comm_run_local(2, &endless, closed, NULL));
+    if (!mpi_world) assert_ok(td_comm_run_local(2, NULL, recovers_at_once, NULL));
 }
 
 int main(int argc, char **argv)
@@ -371,6 +434,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_rank_alone_is_a_group),
         cmocka_unit_test(closed_groups_are_refused),
         cmocka_unit_test(the_last_groups_may_close_at_once),
+        cmocka_unit_test(what_is_not_given_is_named),
         cmocka_unit_test(deadlines_have_bounds),
     };
     td_comm_config quick = {.deadline_ms = 200};

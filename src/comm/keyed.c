@@ -200,6 +200,8 @@ static bool has_values(const td_keyed *k, const td_parts *p)
 
 static td_status check_parts(const td_keyed *k, td_keyed_does does, const td_parts *p)
 {
+    TD_TRY(td_comm_check_given(k, "keyed parts", "channel"));
+    TD_TRY(td_comm_check_given(p, "keyed parts", "parts"));
     if (does < TD_PUSH || does > TD_PUSH_PULL)
         return td_fail(TD_ERR_ARG, "keyed parts: %d is neither push nor pull", (int)does);
     if (k->finished)
@@ -236,6 +238,7 @@ td_status td_keyed_start(td_keyed *k, td_keyed_does does, const td_parts *parts,
 {
     td_ticket *t = NULL;
     TD_TRY(check_parts(k, does, parts));
+    TD_TRY(td_comm_check_given(ticket, td_keyed_name(does), "place for the ticket"));
     TD_TRY(look_after_group(k, td_keyed_name(does)));
     TD_TRY(td_ticket_make(k, does, parts, &t));
     td_status status = TD_OK;
@@ -378,7 +381,7 @@ static td_ticket **find(td_keyed *k, uint64_t number)
 bool td_keyed_done(td_keyed *k, uint64_t ticket)
 {
     bool done = true;
-    waiting w = {k, *find(k, ticket), -1};
+    waiting w = {k, k ? *find(k, ticket) : NULL, -1};
     if (!w.ticket) return true;
     td_status status = test_ticket(&w, &done);
     int64_t now = done ? 0 : td_clock_ns();
@@ -393,6 +396,7 @@ bool td_keyed_done(td_keyed *k, uint64_t ticket)
 
 td_status td_keyed_wait(td_keyed *k, uint64_t ticket)
 {
+    TD_TRY(td_comm_check_given(k, "keyed parts", "channel"));
     if (ticket) {
         td_ticket **at = find(k, ticket);
         if (*at) return wait_ticket(k, at);

@@ -143,6 +143,7 @@ static td_status check_config(const td_comm *comm, const td_keyed_config *c)
 
 static td_status create(td_comm *comm, const td_keyed_config *config, td_keyed **out)
 {
+    TD_TRY(td_comm_check_given(config, "keyed parts", "configuration"));
     TD_TRY(check_config(comm, config));
     int n = config->servers ? config->server_count : comm->size;
     td_keyed *k = td_calloc(1, sizeof *k);
@@ -251,6 +252,7 @@ static td_status open_channel(td_comm *comm, const td_keyed_config *config, td_k
 td_status td_keyed_open(td_comm *comm, const td_keyed_config *config, td_keyed **out)
 {
     TD_TRY(td_comm_check_open(comm, "keyed parts"));
+    TD_TRY(td_comm_check_given(out, "keyed parts", "place for the channel"));
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_KEYED, 0, -1, -1, -1});
     int entered = td_comm_enter(comm, TD_DOES_KEYED);
     td_status status = open_channel(comm, config, out);
@@ -305,6 +307,7 @@ static td_status wait_at_desk(td_keyed *k)
 
 td_status td_keyed_finish(td_keyed *k)
 {
+    TD_TRY(td_comm_check_given(k, "finish", "channel"));
     if (k->finished) return TD_OK;
     td_status status = td_keyed_wait(k, 0);
     bool whole = !k->broken;

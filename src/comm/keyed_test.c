@@ -271,6 +271,8 @@ static td_status misused(td_comm *c, void *arg)
     TD_TRY(td_keyed_open(c, &config, &keyed));
     double in[2] = {0};
     td_parts parts = {&key, 1, NULL, in, NULL}, bare = {&key, 1, NULL, NULL, NULL};
+    CHECK(td_keyed_open(c, NULL, &keyed) == TD_ERR_ARG);
+    CHECK(td_keyed_pull(keyed, NULL) == TD_ERR_ARG && td_keyed_wait(NULL, 0) == TD_ERR_ARG);
     CHECK(td_keyed_pull(keyed, &parts) == TD_ERR_ARG);
     CHECK(strstr(td_last_error(), "no buffer"));
     CHECK(td_keyed_push(keyed, &bare) == TD_ERR_ARG);

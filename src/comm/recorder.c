@@ -246,7 +246,7 @@ void td_recorder_close(td_comm *comm)
 
 void td_comm_record_step(td_comm *comm, uint64_t step)
 {
-    if (comm->recorder) comm->recorder->head->step = step;
+    if (comm && comm->recorder) comm->recorder->head->step = step;
 }
 
 /* --- entries --- */

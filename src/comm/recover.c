@@ -20,22 +20,22 @@ enum { DEADLINE_MS = 30000, SENTENCE = 1024 };
 
 uint64_t td_comm_generation(const td_comm *comm)
 {
-    return comm->generation;
+    return comm ? comm->generation : 0;
 }
 
 bool td_comm_joined(const td_comm *comm, int rank)
 {
-    return comm->reborn && rank >= 0 && rank < comm->size && comm->reborn->joined[rank];
+    return comm && comm->reborn && rank >= 0 && rank < comm->size && comm->reborn->joined[rank];
 }
 
 int td_comm_rank_in_run(const td_comm *comm, int rank)
 {
-    return comm->world[rank];
+    return !comm || comm->closed || rank < 0 || rank >= comm->size ? -1 : comm->world[rank];
 }
 
 void td_comm_die(td_comm *comm)
 {
-    if (comm->ops->die) comm->ops->die(comm);
+    if (comm && comm->ops->die) comm->ops->die(comm);
 }
 
 td_status td_comm_check_ranks(int ranks, int spares)
@@ -195,11 +195,16 @@ static td_status in_a_run(const td_comm *comm)
                    comm->rank, comm->ops->name);
 }
 
+static td_status check_call(const td_comm *comm, td_comm *const *out)
+{
+    TD_TRY(in_a_run(comm));
+    return td_comm_check_given(out, "recover", "place for the new group");
+}
+
 static td_status run(td_comm *comm, td_muster *mine, td_comm **out)
 {
     td_plan plan;
     td_comm *made = NULL;
-    TD_TRY(in_a_run(comm));
     TD_TRY(make_plan(comm, &plan));
     struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_RECOVER, 0, -1, -1, -1});
     comm->spoiled = true; /* nobody will use it any more */
@@ -229,6 +234,7 @@ td_status td_comm_can_recover(td_comm *comm)
 td_status td_comm_recover(td_comm *broken, const td_recover_config *config, td_comm **out,
                           td_recovery *report)
 {
+    TD_TRY(check_call(broken, out));
     td_recover_config c = config ? *config : (td_recover_config){0};
     td_muster mine = {.role = TD_ROLE_RECOVERING,
                       .want = c.want > 0 ? c.want : 0,
@@ -237,6 +243,11 @@ td_status td_comm_recover(td_comm *broken, const td_recover_config *config, td_c
                       .on_hang = c.on_hang};
     const char *met = td_last_error();
     snprintf(mine.why, sizeof mine.why, "%s", *met ? met : "its caller asks for it");
+    if (c.deadline_ms < 0)
+        return td_fail(TD_ERR_ARG,
+                       "recover: a deadline of %lld ms; 1 or more are possible, and 0 for the "
+                       "group's, but %d at most",
+                       (long long)c.deadline_ms, (int)DEADLINE_MS);
     if (c.want < -1 || c.least < 0 || (unsigned)c.on_hang > TD_HANG_KILL)
         return td_fail(TD_ERR_ARG, "recover: %d ranks wanted, at least %d, on_hang %d", c.want,
                        c.least, (int)c.on_hang);
@@ -268,6 +279,7 @@ td_status td_comm_resize(td_comm *comm, int ranks, td_comm **out)
 td_status td_comm_resize_keeping(td_comm *comm, int ranks, const bool *stays, td_comm **out)
 {
     int staying = 0;
+    TD_TRY(check_call(comm, out));
     for (int r = 0; stays && r < comm->size; r++) staying += stays[r];
     if (ranks < 1) return td_fail(TD_ERR_ARG, "resize: %d ranks; 1 or more are possible", ranks);
     if (stays && !staying)

@@ -58,6 +58,8 @@ static td_status make_piece(size_t bytes, piece *out)
 td_status td_comm_alloc(size_t bytes, void **out)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), whole;
+    if (!out)
+        return td_fail(TD_ERR_ARG, "%zu bytes that others may read: no place for them", bytes);
     *out = NULL;
     if (!td_add(bytes ? bytes : 1, page - 1, &whole) || whole > INT64_MAX)
         return td_fail(TD_ERR_ARG, "%zu bytes are more than there can be", bytes);

@@ -141,6 +141,8 @@ void td_comm_free_room(const td_comm *comm, void *room);
 
 /* closed.c. TD_ERR_ARG, for whoever calls `what`: the group is NULL, or was closed. */
 TD_MUST_CHECK td_status td_comm_check_open(const td_comm *comm, const char *what);
+/* TD_ERR_ARG, "WHAT: no THING", where a caller has given NULL. */
+TD_MUST_CHECK td_status td_comm_check_given(const void *given, const char *what, const char *thing);
 /* While somebody holds a group its handle stays, closed or not. By the group's own thread. */
 void td_comm_hold(td_comm *comm);
 void td_comm_let_go(td_comm *comm);

@@ -186,6 +186,7 @@ td_status td_work_create(td_comm *comm, const td_collective *what, td_work **out
     td_call call;
     td_worker *worker;
     TD_TRY(td_call_make(comm, what, &call));
+    TD_TRY(td_comm_check_given(out, td_does_names[call.pattern], "place for the operation"));
     TD_TRY(worker_of(comm, &worker));
     td_work *work = td_calloc(1, sizeof *work);
     if (!work) return td_fail(TD_ERR_NOMEM, "no memory for an operation");
@@ -281,11 +282,13 @@ td_status td_work_start(td_work *work)
 
 bool td_work_done(td_work *work)
 {
+    if (!work) return true;
     return work->message ? td_message_done(work->message) : !under_way(work);
 }
 
 td_status td_work_wait(td_work *work)
 {
+    if (!work) return td_fail(TD_ERR_ARG, "an operation to be waited for is NULL");
     if (work->message) return td_message_wait(work->message);
     td_worker *w = work->worker;
     pthread_mutex_lock(&w->lock);
@@ -320,6 +323,7 @@ void td_work_destroy(td_work *work)
 static td_status create_message(td_comm *comm, bool sends, void *data, size_t bytes, int peer,
                                 int tag, td_work **out)
 {
+    TD_TRY(td_comm_check_given(out, sends ? "send" : "recv", "place for the operation"));
     td_work *work = td_calloc(1, sizeof *work);
     if (!work) return td_fail(TD_ERR_NOMEM, "no memory for an operation");
     td_status status = td_message_create(comm, sends, data, bytes, peer, tag, &work->message);

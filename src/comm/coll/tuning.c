@@ -136,6 +136,8 @@ td_status td_comm_tune(td_comm *comm, const char *path)
     td_status status = TD_OK;
     if (!tuning)
         status = td_fail(TD_ERR_NOMEM, "no memory for the tuning");
+    else if (comm->rank == 0 && !path)
+        status = td_fail(TD_ERR_ARG, "tune: no path of a file");
     else if (comm->rank == 0)
         status = td_tuning_read(comm, path, tuning);
     status = td_comm_agree(comm, status);

@@ -163,12 +163,14 @@ td_status td_comm_run_local(int ranks, const td_comm_config *config, td_rank_fn 
     int spares = config ? config->spares : 0;
     TD_TRY(td_comm_check_config(config));
     TD_TRY(td_comm_check_ranks(ranks, spares));
+    if (!fn) return td_fail(TD_ERR_ARG, "a run: no function for its ranks");
     return run_ranks(ranks, ranks - spares, config, fn, arg);
 }
 
 td_status td_comm_self(const td_comm_config *config, td_comm **out)
 {
     TD_TRY(td_comm_check_config(config));
+    TD_TRY(td_comm_check_given(out, "a group of one", "place for it"));
     td_comm *comm = td_calloc(1, sizeof *comm);
     td_local_run *run = td_local_run_create(1, 1);
     td_local_group *g = run ? td_local_group_create(1, run) : NULL;

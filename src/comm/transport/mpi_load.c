@@ -85,9 +85,10 @@ td_status td_mpi_load(const td_mpi_module **out)
 td_status td_comm_mpi_version(char text[256], bool *has_ulfm)
 {
     const td_mpi_module *module = NULL;
+    TD_TRY(td_comm_check_given(text, "the version of MPI", "place for its text"));
     TD_TRY(td_mpi_load(&module));
     module->version(text);
-    *has_ulfm = module->has_ulfm;
+    if (has_ulfm) *has_ulfm = module->has_ulfm;
     return TD_OK;
 }
 
@@ -160,6 +161,7 @@ td_status td_comm_open_mpi(const td_comm_config *config, td_comm **out)
 {
     td_comm *world = NULL, *taken = NULL;
     bool spare = false;
+    TD_TRY(td_comm_check_given(out, "open", "place for the group"));
     TD_TRY(open_world(config, &world, &spare));
     td_status status = spare ? td_comm_wait_taken(world, &taken) : TD_OK;
     *out = spare ? taken : world;
@@ -173,6 +175,7 @@ td_status td_comm_run_mpi(const td_comm_config *config, td_rank_fn *fn, void *ar
     char sentence[1024];
     td_comm *world = NULL;
     bool spare = false;
+    if (!fn) return td_fail(TD_ERR_ARG, "a run: no function for its ranks");
     TD_TRY(open_world(config, &world, &spare));
     td_status status = td_comm_run_rank(world, spare, fn, arg);
     if (status == TD_OK) {
