@@ -3,6 +3,8 @@
  * gradients, each at its own pace, as the clock allows. What "tandem train --strategy ps" rides on
  * (docs/PARAMETER-SERVER.md says what it promises).
  *
+ * NULL for a table, or for keys, rows, a function or a path that are needed, is TD_ERR_ARG.
+ *
  * Ranks are workers, servers, or both. All calls of a rank to one table come from one thread; only
  * opening, importing, finishing, moving and destroying are collective.
  *

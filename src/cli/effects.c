@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "models/net/net_model.h"
-#include "ps/clock.h"
+#include "train/rows.h"
 
 #include <string.h>
 
@@ -69,7 +69,7 @@ static bool not_together(const td_job *j)
 static bool ps_paced(const td_job *j)
 {
     td_clock clock;
-    bool read = td_clock_parse(j->clock ? j->clock : "bsp", &clock) == TD_OK;
+    bool read = td_rows_clock(j, &clock) == TD_OK;
     if (!read) td_error_clear(); /* what is wrong with it is told later */
     return ps(j) && (!read || !td_clock_is_exact(&clock));
 }

@@ -16,7 +16,7 @@ enum { MOST = 1000000, MOST_WORKERS = 1024, REGROUP = 16 }; /* REGROUP: steps be
 static td_status refused(const char *text)
 {
     return td_fail(TD_ERR_ARG,
-                   "--clock %s is no clock; there are bsp, ssp:BOUND, asp, backup:WORKERS[:apply] "
+                   "clock %s is no clock; there are bsp, ssp:BOUND, asp, backup:WORKERS[:apply] "
                    "and groups:GROUPS:INSIDE:BETWEEN, with numbers up to %d",
                    *text ? text : "\"\"", MOST);
 }
@@ -65,7 +65,7 @@ td_status td_clock_parse(const char *text, td_clock *out)
     if (!good || *at) return refused(text);
     if (c.kind == TD_CLOCK_GROUPS && c.between < c.bound)
         return td_fail(TD_ERR_ARG,
-                       "--clock %s: workers of other groups would be waited for more closely than "
+                       "clock %s: workers of other groups would be waited for more closely than "
                        "those of the own; the last number must be the largest",
                        text);
     c.count = (int)count;
@@ -92,7 +92,7 @@ void td_clock_text(const td_clock *c, char text[TD_CLOCK_TEXT])
 td_status td_clock_check(const td_clock *c, int workers)
 {
     if (c->count <= workers) return TD_OK;
-    return td_fail(TD_ERR_ARG, "--clock %s: %d %s of %d workers",
+    return td_fail(TD_ERR_ARG, "clock %s: %d %s of %d workers",
                    c->kind == TD_CLOCK_BACKUP ? "backup" : "groups", c->count,
                    c->kind == TD_CLOCK_BACKUP ? "would be waited for" : "groups", workers);
 }

@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "comm/transport.h"
 #include "ps/sharded.h"
 #include "ps/transfer.h"
 #include "tandem/recover.h"
@@ -60,8 +61,10 @@ static td_table_config table_of(const td_kv *kv, const td_kv_config *c)
                              .folder = kv->folder};
 }
 
-static td_status check(const td_kv_config *c)
+static td_status check(const td_kv_config *c, td_kv *const *out)
 {
+    TD_TRY(td_comm_check_given(c, "a table", "configuration"));
+    TD_TRY(td_comm_check_given(out, "a table", "place for it"));
     const float all[] = {c->lr,           c->momentum, c->beta1, c->beta2, c->epsilon,
                          c->weight_decay, c->l1,       c->l2,    c->beta,  c->scale};
     for (size_t k = 0; k < sizeof all / sizeof *all; k++)
@@ -111,7 +114,6 @@ static td_status compare(const td_kv *kv, td_comm *comm, int teller)
 /* Local. */
 static td_status create(const td_kv_config *c, td_kv **out)
 {
-    TD_TRY(check(c));
     td_kv *kv = td_calloc(1, sizeof *kv);
     td_status status = TD_OK;
     if (!kv) return td_fail(TD_ERR_NOMEM, "no memory for a table");
@@ -187,7 +189,9 @@ static td_servers servers_of(const td_kv *kv, int serving)
 td_status td_kv_open(td_comm *comm, const td_kv_config *config, td_kv **out)
 {
     td_kv *kv = NULL;
-    td_status status = create(config, &kv);
+    TD_TRY(td_comm_check_open(comm, "a table"));
+    td_status status = check(config, out);
+    if (status == TD_OK) status = create(config, &kv);
     if (status == TD_OK) status = take_parts(kv, comm, config->servers);
     status = td_comm_agree(comm, status);
     if (status == TD_OK) status = compare(kv, comm, 0);
@@ -216,24 +220,46 @@ void td_kv_destroy(td_kv *kv)
 
 /* --- what there is to ask --- */
 
+static td_status check_table(const td_kv *kv, const char *what)
+{
+    return td_comm_check_given(kv, what, "table");
+}
+
+static td_status check_keys(const td_kv *kv, const char *what, const uint64_t *keys, size_t count)
+{
+    TD_TRY(check_table(kv, what));
+    if (count && !keys) return td_fail(TD_ERR_ARG, "%s: no keys for %zu rows", what, count);
+    return TD_OK;
+}
+
+static td_status check_rows(const td_kv *kv, const char *what, const uint64_t *keys, size_t count,
+                            const float *rows)
+{
+    TD_TRY(check_keys(kv, what, keys, count));
+    if (count && !rows) return td_fail(TD_ERR_ARG, "%s: no buffer for %zu rows", what, count);
+    return TD_OK;
+}
+
 int td_kv_worker(const td_kv *kv)
 {
-    return td_sharded_worker(kv->sharded);
+    return kv ? td_sharded_worker(kv->sharded) : -1;
 }
 
 uint64_t td_kv_clock(const td_kv *kv)
 {
-    return td_sharded_clock(kv->sharded);
+    return kv ? td_sharded_clock(kv->sharded) : 0;
 }
 
 td_status td_kv_pull(td_kv *kv, const uint64_t *keys, size_t count, float *out)
 {
+    TD_TRY(check_rows(kv, "pull", keys, count, out));
     if (td_kv_worker(kv) < 0) return td_sharded_look(kv->sharded, keys, count, out);
     return td_sharded_pull(kv->sharded, keys, count, out);
 }
 
 td_status td_kv_push(td_kv *kv, const uint64_t *keys, size_t count, const float *gradients)
 {
+    TD_TRY(check_rows(kv, "push", keys, count, gradients));
     size_t width = kv->config.table.width;
     for (size_t k = 0; k < count * width; k++)
         if (!isfinite(gradients[k]))
@@ -244,22 +270,31 @@ td_status td_kv_push(td_kv *kv, const uint64_t *keys, size_t count, const float 
 
 td_status td_kv_retire(td_kv *kv)
 {
+    TD_TRY(check_table(kv, "retire"));
     return td_sharded_retire(kv->sharded);
 }
 
 td_status td_kv_range(td_kv *kv, uint64_t first, uint64_t last, td_kv_each_fn *each, void *arg)
 {
+    TD_TRY(check_table(kv, "range"));
+    if (!each) return td_fail(TD_ERR_ARG, "range: no function for its rows");
     return td_sharded_range(kv->sharded, first, last, each, arg);
 }
 
 td_status td_kv_apply(td_kv *kv, int function, const uint64_t *keys, size_t count,
                       const void *argument, size_t argument_bytes)
 {
+    TD_TRY(check_keys(kv, "apply", keys, count));
+    if (argument_bytes && !argument)
+        return td_fail(TD_ERR_ARG, "apply: no buffer for an argument of %zu bytes", argument_bytes);
     return td_sharded_apply(kv->sharded, function, keys, count, argument, argument_bytes);
 }
 
 void td_kv_measure(const td_kv *kv, td_kv_stats *out)
 {
+    if (!out) return;
+    *out = (td_kv_stats){0};
+    if (!kv) return;
     td_sharded_stats s;
     td_table *own = td_sharded_table(kv->sharded);
     td_sharded_stats_of(kv->sharded, &s);
@@ -272,6 +307,7 @@ void td_kv_measure(const td_kv *kv, td_kv_stats *out)
 
 static td_status check_open(const td_kv *kv, const char *what)
 {
+    TD_TRY(check_table(kv, what));
     return kv->finished ? td_fail(TD_ERR_ARG, "%s: the table has been finished", what) : TD_OK;
 }
 
@@ -293,8 +329,10 @@ static td_status put(void *arg, uint64_t key, const float *weights)
 td_status td_kv_export(td_kv *kv, const char *path)
 {
     td_table *all = NULL;
-    td_table_config plain = {.width = kv->config.table.width, .lr = 1};
+    TD_TRY(check_table(kv, "export"));
+    TD_TRY(td_comm_check_given(path, "export", "path of a file"));
     TD_TRY(td_transfer_check(path));
+    td_table_config plain = {.width = kv->config.table.width, .lr = 1};
     TD_TRY(td_table_create(&plain, &all));
     td_status status = td_sharded_range(kv->sharded, 0, UINT64_MAX, put, all);
     if (status == TD_OK) status = td_transfer_export(all, path, kv->meaning);
@@ -310,12 +348,13 @@ static bool is_held(void *arg, uint64_t key)
 
 td_status td_kv_import(td_kv *kv, const char *path)
 {
+    TD_TRY(check_open(kv, "import"));
     td_table *own = td_sharded_table(kv->sharded);
     td_transfer_want want = {.mine = is_held, .arg = kv, .meaning = kv->meaning};
     td_transfer_taken taken = {0};
-    TD_TRY(check_open(kv, "import"));
     TD_TRY(td_sharded_meet(kv->sharded));
-    td_status status = own ? td_transfer_import(own, path, &want, &taken) : TD_OK;
+    td_status status = td_comm_check_given(path, "import", "path of a file");
+    if (status == TD_OK && own) status = td_transfer_import(own, path, &want, &taken);
     td_sharded_forget(kv->sharded);
     TD_TRY(td_comm_agree(kv->comm, status));
     return td_transfer_compare(kv->comm, path, own != NULL, taken.hash);
@@ -402,6 +441,7 @@ static td_status go_on(td_kv *kv, td_comm *comm)
 
 td_status td_kv_move(td_kv *kv, td_comm *comm)
 {
+    TD_TRY(check_table(kv, "move"));
     TD_TRY(td_comm_agree(comm, TD_OK)); /* with who has joined */
     return go_on(kv, comm);
 }
@@ -409,13 +449,14 @@ td_status td_kv_move(td_kv *kv, td_comm *comm)
 td_status td_kv_join(td_comm *comm, const td_kv_config *config, td_kv **out)
 {
     td_kv *kv = NULL;
-    td_status made = create(config, &kv), status;
-    *out = NULL;
+    TD_TRY(td_comm_check_open(comm, "a table"));
+    td_status made = check(config, out), status;
+    if (made == TD_OK) *out = NULL, made = create(config, &kv);
     if (kv) kv->empty = true;
     status = td_comm_agree(comm, made);
     if (status == TD_OK) status = go_on(kv, comm);
     bool lost = status == TD_ERR_PEER || status == TD_ERR_TIMEOUT;
-    if (status == TD_OK || (lost && made == TD_OK))
+    if (made == TD_OK && (status == TD_OK || lost))
         *out = kv;
     else
         td_kv_destroy(kv);

@@ -164,6 +164,40 @@ static void rows_are_those_of_one_table(void **state)
     on_all_sizes(all_rows, NULL);
 }
 
+#define NAMED(call, text) CHECK((call) == TD_ERR_ARG && strstr(td_last_error(), text))
+
+static td_status nothing_given(td_comm *c, td_kv *kv, const td_kv_config *config)
+{
+    td_kv *none = NULL;
+    const uint64_t keys[2] = {7, 9};
+    float rows[4] = {1, 2, 3, 4};
+    td_kv_stats stats = {.rows = 1};
+    NAMED(td_kv_open(c, NULL, &none), "a table: no configuration");
+    NAMED(td_kv_open(c, config, NULL), "a table: no place for it");
+    NAMED(td_kv_open(NULL, config, &none), "a table: there is no group");
+    NAMED(td_kv_join(c, NULL, &none), "a table: no configuration");
+    NAMED(td_kv_join(c, config, NULL), "a table: no place for it");
+    NAMED(td_kv_pull(kv, keys, 2, NULL), "pull: no buffer for 2 rows");
+    NAMED(td_kv_pull(kv, NULL, 2, rows), "pull: no keys for 2 rows");
+    NAMED(td_kv_push(kv, keys, 2, NULL), "push: no buffer for 2 rows");
+    NAMED(td_kv_push(kv, NULL, 2, rows), "push: no keys for 2 rows");
+    CHECK(td_kv_clock(kv) == 0);
+    TD_TRY(td_kv_pull(kv, NULL, 0, NULL));
+    NAMED(td_kv_range(kv, 0, 9, NULL, NULL), "range: no function for its rows");
+    NAMED(td_kv_apply(kv, 0, NULL, 2, NULL, 0), "apply: no keys for 2 rows");
+    NAMED(td_kv_apply(kv, 0, keys, 2, NULL, 4), "apply: no buffer for an argument of 4 bytes");
+    NAMED(td_kv_export(kv, NULL), "export: no path of a file");
+    NAMED(td_kv_import(kv, NULL), "import: no path of a file");
+    NAMED(td_kv_pull(NULL, keys, 2, rows), "pull: no table");
+    NAMED(td_kv_push(NULL, keys, 2, rows), "push: no table");
+    NAMED(td_kv_retire(NULL), "retire: no table");
+    NAMED(td_kv_finish(NULL), "finish: no table");
+    NAMED(td_kv_move(NULL, c), "move: no table");
+    td_kv_measure(NULL, &stats), td_kv_measure(kv, NULL);
+    CHECK(stats.rows == 0 && td_kv_worker(NULL) == -1 && td_kv_clock(NULL) == 0);
+    return td_comm_barrier(c);
+}
+
 static td_status mistakes(td_comm *c, void *arg)
 {
     (void)arg;
@@ -175,7 +209,13 @@ static td_status mistakes(td_comm *c, void *arg)
     CHECK(strstr(td_last_error(), "clock bsp: workers of this table go at their own pace"));
     bad.clock = "sometimes";
     CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
-    CHECK(strstr(td_last_error(), "sometimes is no clock"));
+    CHECK(!strncmp(td_last_error(), "clock sometimes is no clock", 27));
+    bad.clock = "groups:1:5:2";
+    CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    CHECK(!strncmp(td_last_error(), "clock groups:1:5:2: ", 20));
+    bad.clock = "backup:99";
+    CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
+    CHECK(!strncmp(td_last_error(), "clock backup: 99 would be waited for", 36));
     bad = good, bad.servers = size;
     CHECK(td_kv_open(c, &bad, &kv) == TD_ERR_ARG);
     CHECK(strstr(td_last_error(), "leave no worker"));
@@ -209,6 +249,7 @@ static td_status mistakes(td_comm *c, void *arg)
     CHECK(td_kv_apply(kv, 0, NULL, 0, NULL, 0) == TD_ERR_ARG);
     CHECK(td_kv_export(kv, "/tmp/rows.csv") == TD_ERR_ARG);
     CHECK(td_kv_import(kv, "/no/such.tsv") == TD_ERR_IO);
+    TD_TRY(nothing_given(c, kv, &good));
     TD_TRY(td_kv_finish(kv));
     CHECK(td_kv_finish(kv) == TD_ERR_ARG && td_kv_import(kv, "/no/such.tsv") == TD_ERR_ARG);
     td_kv_destroy(kv);

@@ -34,7 +34,7 @@ static td_status same_clocks(td_comm *comm, const td_sharded_config *c)
                                            "rank %d has %d functions on rows where rank 0 has %d",
                                            td_comm_rank(comm), mine.functions, first.functions));
     return td_comm_agree(comm, td_fail(TD_ERR_ARG,
-                                       "rank %d has %d workers at --clock %s where rank 0 has %d "
+                                       "rank %d has %d workers at clock %s where rank 0 has %d "
                                        "at %s",
                                        td_comm_rank(comm), mine.workers, mine.clock, first.workers,
                                        first.clock));

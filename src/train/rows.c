@@ -478,6 +478,19 @@ static void close_loop(loop *l)
     td_comm_close(l->made);
 }
 
+td_status td_rows_clock(const td_job *job, td_clock *out)
+{
+    td_status status = td_clock_parse(job->clock ? job->clock : "bsp", out);
+    return status == TD_OK ? TD_OK : td_fail_within(status, "--");
+}
+
+td_status td_rows_check_clocks(const loop *l, int workers)
+{
+    td_status status = td_clock_check(&l->clock, workers);
+    if (status == TD_OK) status = td_clock_check(&l->net_clock, workers);
+    return status == TD_OK ? TD_OK : td_fail_within(status, "--");
+}
+
 /* In step both tables are; and one that skips late workers' steps would leave the other behind. */
 static td_status choose_net_clock(loop *l)
 {
@@ -513,7 +526,7 @@ td_status td_train_rows(td_comm *comm, const td_job *job, const td_train_data *d
               .news = {.step = -1}};
     td_status status = TD_OK;
     if (job->strategy == TD_STRATEGY_PS)
-        status = td_clock_parse(job->clock ? job->clock : "bsp", &l.clock);
+        status = td_rows_clock(job, &l.clock);
     else
         l.clock.kind = TD_CLOCK_BSP;
     l.mode = job->strategy == TD_STRATEGY_HOGWILD ? TD_ROWS_SHARED

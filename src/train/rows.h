@@ -36,6 +36,8 @@ typedef struct td_rows_task {
 TD_MUST_CHECK td_status td_train_rows(td_comm *comm, const td_job *job, const td_train_data *data,
                                       const td_rows_task *task, const volatile int *stop);
 
+/* The job's --clock. TD_ERR_ARG. */
+TD_MUST_CHECK td_status td_rows_clock(const td_job *job, td_clock *out);
 /* The update rule of a job's tables, by its name there. */
 const char *td_rows_rule(const td_job *job);
 const char *td_rows_net_rule(const td_job *job); /* of the dense ones beside them */

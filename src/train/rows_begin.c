@@ -190,8 +190,7 @@ td_status td_rows_open_all(loop *l, bool joined)
     l->workers = config.counts.workers;
     td_status status = td_pool_create(job->threads, &l->pool);
     if (!joined && status == TD_OK) status = check_options(l, size);
-    if (!joined && status == TD_OK && !l->exact) status = td_clock_check(&l->clock, l->workers);
-    if (!joined && status == TD_OK && !l->exact) status = td_clock_check(&l->net_clock, l->workers);
+    if (!joined && status == TD_OK && !l->exact) status = td_rows_check_clocks(l, l->workers);
     if (!joined) status = td_comm_agree(l->comm, status);
     TD_TRY(status);
     TD_TRY(td_rows_tables_open(l->comm, &config, joined, &l->tables));

@@ -121,6 +121,8 @@ TD_MUST_CHECK td_status td_rows_start(td_rows_loop *l);
 /* joined: into a run under way, of which the others tell the rest. */
 TD_MUST_CHECK td_status td_rows_open_all(td_rows_loop *l, bool joined);
 TD_MUST_CHECK td_status td_rows_choose_schedule(td_rows_loop *l);
+/* Whether the clocks fit so many workers. Local. TD_ERR_ARG. */
+TD_MUST_CHECK td_status td_rows_check_clocks(const td_rows_loop *l, int workers);
 TD_MUST_CHECK td_status td_rows_create_progress(td_rows_loop *l); /* rank 0's */
 td_feed_config td_rows_feed_config(const td_rows_loop *l);
 

@@ -134,8 +134,7 @@ static void judge(loop *l, const td_resize *asked, const deal *d, bool grows,
                  "--replicas 1 needs two servers or more, and there is no rank for a second; ask "
                  "for fewer workers");
     if (*sentence) return;
-    td_status status = td_clock_check(&l->clock, d->want.workers);
-    if (status == TD_OK) status = td_clock_check(&l->net_clock, d->want.workers);
+    td_status status = td_rows_check_clocks(l, d->want.workers);
     if (status == TD_OK && moves) status = td_comm_can_resize(l->comm);
     if (status != TD_OK) snprintf(sentence, TD_RESIZE_TEXT, "%s", td_last_error());
     td_error_clear();

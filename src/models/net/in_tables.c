@@ -98,7 +98,7 @@ td_status td_net_train_in_tables(td_comm *comm, const td_job *job, const td_trai
     size_t n = td_net_params(m->net), features = td_dataset_info(data->train)->features;
     size_t leaf = ((size_t)job->batch + (size_t)job->leaves - 1) / (size_t)job->leaves;
     td_clock clock;
-    td_status status = td_clock_parse(job->clock ? job->clock : "bsp", &clock);
+    td_status status = td_rows_clock(job, &clock);
     bool exact = status == TD_OK && td_clock_is_exact(&clock) && job->strategy == TD_STRATEGY_PS;
     size_t rows = exact ? leaf : (size_t)job->batch;
     bool joined = td_comm_joined(comm, td_comm_rank(comm));
