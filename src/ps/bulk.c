@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "comm/transport.h"
 #include "math/tree.h"
 #include "ps/unique.h"
 #include "ps/fold.h"
@@ -235,6 +236,17 @@ static size_t sum_of(const td_bulk *b, const count *counts)
     return sum;
 }
 
+/* A message of an exchange that failed may still come there, or be fetched, in the midst of a later
+ * step: rooms of a group adrift are never used again. */
+static void leave_rooms(td_bulk *b)
+{
+    space *rooms[] = {&b->out_keys, &b->in_keys, &b->rows, &b->in_rows};
+    for (size_t k = 0; k < sizeof rooms / sizeof *rooms; k++) {
+        td_comm_free_room(b->comm, rooms[k]->data);
+        *rooms[k] = (space){0};
+    }
+}
+
 /* Items of so many bytes, as told; or, back, as they came. */
 static td_status exchange(td_bulk *b, size_t bytes, bool back, const void *out, void *in)
 {
@@ -243,7 +255,9 @@ static td_status exchange(td_bulk *b, size_t bytes, bool back, const void *out, 
         b->out_bytes[r] = give[r].keys * bytes;
         b->in_bytes[r] = take[r].keys * bytes;
     }
-    return td_comm_alltoallv(b->comm, out, b->out_bytes, in, b->in_bytes);
+    td_status status = td_comm_alltoallv(b->comm, out, b->out_bytes, in, b->in_bytes);
+    if (status != TD_OK) leave_rooms(b);
+    return status;
 }
 
 static void forget(td_bulk *b)

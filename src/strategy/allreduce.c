@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/pool.h"
+#include "comm/transport.h"
 #include "comm/treesum.h"
 #include "math/kernels.h"
 #include "strategy/mishap.h"
@@ -360,7 +361,8 @@ static td_status make_missing_step(td_strategy *s, td_comm *few, uint64_t step, 
         td_shards_step(s->shards, step, s->gradient, s->scale, params);
         memcpy(mark, newer, bytes);
     }
-    td_free(newer);
+    if (status != TD_OK && few->adrift && !donor) s->total = NULL; /* as td_comm_free_room */
+    td_comm_free_room(few, newer);
     return status;
 }
 

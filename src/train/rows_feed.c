@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "comm/transport.h"
 #include "tandem/recover.h"
 #include "train/rows_feed_impl.h"
 
@@ -377,15 +378,17 @@ static td_status share(td_feed *f, const td_feed *old, td_comm *comm)
         known[k] = knows(old, comm, k);
     if (old) memcpy(f->learnt, old->learnt, old->ranks * sizeof *f->learnt);
     if (status == TD_OK) status = td_comm_allreduce(comm, known, known, f->shards, TD_I64, TD_MAX);
-    if (status == TD_OK)
+    if (status == TD_OK) {
         status = td_comm_allreduce_by(comm, f->learnt, f->learnt, f->ranks, sizeof *f->learnt,
                                       newer, NULL);
+        if (status != TD_OK) td_comm_free_room(comm, f->learnt), f->learnt = NULL;
+    }
     for (uint64_t k = 0; k < f->shards && status == TD_OK; k++) {
         f->state[k] = known[k] == is_done ? DONE : known[k] ? OWED : FREE;
         f->name[k] = known[k] == is_done ? 0 : known[k];
     }
     f->owed = 0;
-    td_free(known);
+    td_comm_free_room(comm, known);
     return status;
 }
 
@@ -411,7 +414,7 @@ static td_status keep_held(td_feed *f, const td_feed *old, td_comm *comm)
     }
     f->held = own.shard, f->held_name = own.name, f->held_owed = own.owed;
     if (f->held) f->next = owner_of(f, f->held - 1); /* as td_feed_next has it */
-    td_free(all);
+    td_comm_free_room(comm, all);
     return status;
 }
 
@@ -470,6 +473,6 @@ td_status td_feed_learnt(const td_feed *f, td_comm *comm, uint64_t epoch, uint64
     if (status == TD_OK) *samples = *marks = 0, *known = !f->unknown;
     for (size_t r = 0; r < f->ranks && status == TD_OK; r++)
         *samples += all[r].samples, *marks += all[r].marks;
-    td_free(all);
+    td_comm_free_room(comm, all);
     return status;
 }

@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "comm/transport.h"
 #include "math/tree.h"
 #include "optim/schedule.h"
 #include "strategy/mishap.h"
@@ -217,7 +218,12 @@ static td_status sum_totals(loop *l, double sums[TD_LEAF_VALUES])
         at++;
         bytes[r] = (size_t)(at * leaves / roles->working - begin) * TD_LEAF_VALUES * sizeof(double);
     }
-    TD_TRY(td_comm_allgatherv(l->comm, l->totals, bytes, l->all_totals));
+    td_status status = td_comm_allgatherv(l->comm, l->totals, bytes, l->all_totals);
+    if (status != TD_OK) { /* the next group has its own */
+        td_comm_free_room(l->comm, l->totals), td_comm_free_room(l->comm, l->all_totals);
+        l->totals = l->all_totals = NULL;
+        return status;
+    }
     for (int v = 0; v < TD_LEAF_VALUES; v++)
         sums[v] = td_tree_fold_doubles(l->all_totals + v, TD_LEAF_VALUES, leaves);
     return TD_OK;
