@@ -60,6 +60,7 @@ typedef struct td_data_config {
      * "none": there is none. Default: the column named "label" (any case), else the first. */
     const char *label;
     td_label_kind label_kind;
+    bool counts;               /* labels that are values are counts: a negative one is an error */
     int header;                /* 1: the first line names the columns; -1: it does not; 0: it does
                                   when none of its fields is a number and a field below is one,
                                   or no text of it occurs again in the 1,000 lines below; with

@@ -35,6 +35,7 @@ td_status td_cli_data_config(const td_job *job, td_split split, const td_dataset
         .format = (td_format)format,
         .label = job->label,
         .label_kind = (td_label_kind)kind,
+        .counts = job->loss == TD_LOSS_POISSON + 1,
         .header = job->header,
         .delimiter = job->delimiter,
         .weight_column = job->weights,

@@ -109,8 +109,21 @@ class Mistakes(unittest.TestCase):
                   *job("--loss", "hinge", "--label-kind", "value", data=three, model="linear"))
         words = write("words.csv", "size,label\n1,yes\n2,no\n")
         self.says("words.csv", *job("--loss", "poisson", data=words, model="linear"))
-        self.says("negative.csv: sample 1 has -3, where --loss poisson needs 0 or more",
-                  *job("--loss", "poisson", "--label-kind", "value", data=negative, model="linear"))
+        for flags in (["--label-kind", "value"], []):
+            self.says("negative.csv:3: label -3, where counts, which poisson is for, are 0 or more; use squared",
+                      *job("--loss", "poisson", *flags, data=negative, model="linear"))
+        signs = write("signs.libsvm", "# of two\n1 1:1\n\n-1 2:1\n")
+        self.says(f"{signs}:4: label -1, where counts", *job("--loss", "poisson", data=signs, model="linear"))
+        self.says(f"--loss poisson predicts counts, and of {signs}, whose labels are 2 classes (-1, ...)",
+                  *job("--loss", "poisson", "--label-kind", "class", data=signs, model="linear"))
+        one, two = (write(f"{n}.tsv", "label\ta\n" + "".join(f"{i % n}\tx{i}\n" for i in range(8))) for n in (1, 2))
+        for model in ("fm", "ffm", "dlrm"):
+            self.says(f"--model {model} tells two classes apart, and {three} has 3; use --model linear",
+                      *job("--categorical", "size", data=three, model=model))
+            self.says(f"--model {model} tells two classes apart, and all samples of {one} are of one",
+                      *job(data=one, model=model))
+            self.says(f"--loss softmax is not for --model {model}, which has one output; for the two classes of {two}",
+                      *job("--loss", "softmax", data=two, model=model))
         for line, text in (("1 0:1:2 x:3:4", ":2: \"x:3:4\" is not field:index:value"),
                            ("1 0:1:2 1:3", ":2: \"1:3\" is not field:index:value"),
                            ("1 0:1:2 99999999:3:4", ":2: \"99999999:3:4\" has a field beyond 65535")):

@@ -166,7 +166,7 @@ class Tables(unittest.TestCase):
         lines[3] = "0.5,-1\n"
         done = tandem("train", "--data", self.table("counts.csv", lines, head="x,label\n"), *words,
                       "--loss", "poisson", "--run", new_run(), expect=2)
-        self.assertIn("counts.csv: sample 3 has -1, where --loss poisson needs 0 or more", done.stderr)
+        self.assertIn("counts.csv:5: label -1, where counts, which poisson is for, are 0 or more", done.stderr)
         self.table("two.csv", [f"{x},{'yes' if x > 3 else 'no'}\n" for x in range(7)] * 20, head="x,label\n")
         two = os.path.join(TOP, "two.csv")
         run = self.train(two, "--model", "dense:1", "--loss", "hinge", "--epochs", "30")

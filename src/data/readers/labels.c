@@ -51,9 +51,20 @@ static td_status unknown_class(const td_dataset *like, const char *where, const 
     return td_fail(TD_ERR_DATA, "%s: class \"%.60s\" is not one of %s", where, label, classes);
 }
 
-static td_status set_values(const float *number, td_dataset *out)
+/* Where a row is, the number of a sample says less well: the reader alone knows its line. */
+static td_status set_values(const td_read_job *job, const float *number, td_label_where *where,
+                            const void *arg, td_dataset *out)
 {
     float *target = NULL;
+    char place[600];
+    for (uint64_t i = 0; job->config->counts && i < out->info.samples; i++) {
+        if (!(number[i] < 0)) continue;
+        where(arg, i, place, sizeof place);
+        return td_fail(TD_ERR_DATA,
+                       "%s: label %g, where counts, which poisson is for, are 0 or more; use "
+                       "squared for others",
+                       place, (double)number[i]);
+    }
     TD_TRY(td_dataset_take(out, out->info.samples, sizeof *target, "targets", &target));
     memcpy(target, number, out->info.samples * sizeof *target);
     out->target = target;
@@ -165,14 +176,14 @@ td_status td_labels_from_numbers(const td_read_job *job, const float *number, td
     td_label_kind kind = job->config->label_kind;
     uint64_t n = out->info.samples;
     if (like) {
-        if (like->info.classes == 0) return set_values(number, out);
+        if (like->info.classes == 0) return set_values(job, number, where, arg, out);
         TD_TRY(td_labels_take_classes(out, like));
     } else {
         survey s = survey_numbers(number, n);
         bool ids = s.integers && s.low >= 0;
         if (kind == TD_LABEL_AUTO)
             kind = s.signs || (ids && s.high < AUTO_CLASSES) ? TD_LABEL_CLASS : TD_LABEL_VALUE;
-        if (kind == TD_LABEL_VALUE) return set_values(number, out);
+        if (kind == TD_LABEL_VALUE) return set_values(job, number, where, arg, out);
         if (ids && s.high < (kind == TD_LABEL_CLASS ? ID_CLASSES : AUTO_CLASSES))
             out->info.classes = (int)s.high + 1;
         else

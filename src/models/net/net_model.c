@@ -11,6 +11,34 @@
 
 static const char file_name[] = "model.safetensors";
 
+static const char *path_of(const td_data_info *info)
+{
+    return info->path ? info->path : "the data";
+}
+
+/* Models of features whose score is one number take no softmax, also where nobody asked for it. */
+static td_status check_one_output(const td_job *job, const td_data_info *info, td_loss loss)
+{
+    bool one = td_net_model_is_sparse(job->model) && strcmp(job->model, "linear") != 0;
+    if (loss != TD_LOSS_SOFTMAX || !one) return TD_OK;
+    const char *name = job->model;
+    if (info->classes == 2)
+        return td_fail(TD_ERR_ARG,
+                       "--loss softmax is not for --model %s, which has one output; for the two "
+                       "classes of %s use binary or hinge",
+                       name, path_of(info));
+    if (info->classes == 1)
+        return td_fail(TD_ERR_ARG,
+                       "--model %s tells two classes apart, and all samples of %s are of one; give "
+                       "it data of two",
+                       name, path_of(info));
+    return td_fail(TD_ERR_ARG,
+                   "--model %s tells two classes apart, and %s has %d; use --model linear for "
+                   "them, "
+                   "or, where labels are numbers to predict, --loss squared",
+                   name, path_of(info), info->classes);
+}
+
 static td_status choose_loss(const td_job *job, const td_dataset *data, td_net_model *m)
 {
     const td_data_info *info = td_dataset_info(data);
@@ -23,21 +51,28 @@ static td_status choose_loss(const td_job *job, const td_dataset *data, td_net_m
         return td_fail(TD_ERR_ARG,
                        "--loss softmax needs classes, and %s has numbers to predict; "
                        "use squared, or --label-kind class",
-                       info->path ? info->path : "the data");
+                       path_of(info));
     if ((m->loss == TD_LOSS_BINARY || m->loss == TD_LOSS_HINGE) && info->classes != 2)
         return td_fail(TD_ERR_ARG,
                        info->classes
                            ? "--loss %s needs two classes, and %s has %d"
                            : "--loss %s needs two classes, and %s has numbers to predict; "
                              "use squared, or --label-kind class",
-                       td_loss_names[m->loss], info->path ? info->path : "the data", info->classes);
+                       td_loss_names[m->loss], path_of(info), info->classes);
+    if (m->loss == TD_LOSS_POISSON && info->class_names)
+        return td_fail(TD_ERR_ARG,
+                       "--loss poisson predicts counts, and of %s, whose labels are %d classes "
+                       "(%s, ...), it would learn their numbers from 0 on; leave out --label-kind "
+                       "class, or --loss",
+                       path_of(info), info->classes, info->class_names[0]);
+    TD_TRY(check_one_output(job, info, m->loss));
     return td_net_model_check_targets(m, data);
 }
 
 td_status td_net_model_check_targets(const td_net_model *m, const td_dataset *data)
 {
     const td_data_info *info = td_dataset_info(data);
-    const char *path = info->path ? info->path : "the data";
+    const char *path = path_of(info);
     for (uint64_t i = 0; i < info->samples; i++) {
         int32_t label = td_dataset_label(data, i);
         if (m->loss == TD_LOSS_SOFTMAX && (label < 0 || label >= m->classes))
@@ -45,8 +80,9 @@ td_status td_net_model_check_targets(const td_net_model *m, const td_dataset *da
                            path, (unsigned long long)i, label, m->classes - 1);
         if (m->loss == TD_LOSS_POISSON && td_dataset_target(data, i) < 0)
             return td_fail(TD_ERR_DATA,
-                           "%s: sample %llu has %g, where --loss poisson needs 0 or more", path,
-                           (unsigned long long)i, (double)td_dataset_target(data, i));
+                           "%s: sample %llu has %g, where --loss poisson needs 0 or more; use "
+                           "squared for labels below 0",
+                           path, (unsigned long long)i, (double)td_dataset_target(data, i));
     }
     return TD_OK;
 }
