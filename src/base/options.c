@@ -69,10 +69,12 @@ static td_status set_number(const td_option *row, void *config, const char *what
         return td_fail(TD_ERR_ARG, "%s: \"%s\" is not a %snumber%s", what, text,
                        whole ? "whole " : "",
                        row->type == TD_OPT_SIZE ? ", with k, m or g behind it or without" : "");
-    if (whole && (v != floor(v) || fabs(v) > 9e15))
-        return td_fail(TD_ERR_ARG, "%s: \"%s\" is not a whole number", what, text);
     double least = row->least, most = row->most;
     if (least == 0 && most == 0) most = row->type == TD_OPT_INT ? INT32_MAX : 9e15, least = -most;
+    if (whole && v > 9e15)
+        return td_fail(TD_ERR_ARG, "%s: %s is too large; %.10g is the most", what, text, most);
+    if (whole && (v != floor(v) || v < -9e15))
+        return td_fail(TD_ERR_ARG, "%s: \"%s\" is not a whole number", what, text);
     if (row->type == TD_OPT_SIZE && least < 0) least = 0;
     if ((v < least || v > most) && most < INT32_MAX)
         return td_fail(TD_ERR_ARG, "%s must be %.10g to %.10g, not %s", what, least, most, text);

@@ -211,7 +211,7 @@ static void bad_values_change_nothing(void **state)
         {"train.batch", "many", "is not a whole number"},
         {"train.batch", "0", "must be 1 to 16777216, not 0"},
         {"train.batch", "16777217", "must be 1 to 16777216, not 16777217"},
-        {"train.batch", "1e300", "is not a whole number"},
+        {"train.batch", "1e300", "is too large; 16777216 is the most"},
         {"any", "3000000000", "must be at most 2147483647, not 3000000000"},
         {"any", "-3000000000", "must be at least -2147483647, not -3000000000"},
         {"train.steps", "-1", "must be at least 0, not -1"},

@@ -27,6 +27,13 @@ class Mistakes(unittest.TestCase):
         self.says("--optimizer: \"sdg\" is not one of sgd,", *self.job("--optimizer", "sdg"))
         self.says("--keep: \"3\" is not one of auto, last, best; --keep-checkpoints says how many", *self.job("--keep", "3"))
         self.says("--keep: \"worst\" is not one of auto, last, best\n", *self.job("--keep", "worst"))
+        for large in ("9999999999999999", "99999999999g"):
+            self.says(f"--max-bytes: {large} is too large; 1e+12 is the most", "bench", "--comm", "scan",
+                      "--max-bytes", large)
+        self.says("--table-memory: 99999999999g is too large; 9e+15 is the most",
+                  *self.job("--table-memory", "99999999999g"))
+        self.says("--epochs: 99999999999999999999 is too large; 1000000 is the most",
+                  *self.job("--epochs", "99999999999999999999"))
         self.says("does not fit an image", *self.job("--model", "conv:4,13,pad=0 dense:0"))
         self.says("\"mlp\" is a whole network, not a layer", *self.job("--model", "mlp dense:0"))
         self.says("9999999999 is too large", *self.job("--model", "dense:9999999999 dense:0"))
@@ -111,6 +118,10 @@ class Mistakes(unittest.TestCase):
         run = train()
         self.says("already holds a run", *self.job(run=run))
         self.says("no job.yaml", "train", "--run", new_run(), "--resume")
+        self.says("holds no run to resume", "train", "--run", new_run(), "--resume", "--model", "fm")
+        self.says("--resume needs --run", "train", "--run", "", "--resume")
+        tandem("train", "--run", run, "--resume", "--model", "mlp", "--lr", "5e-2", "--quiet")
+        self.says("--model cannot be changed", "train", "--run", run, "--resume", "--lr", "0.05", "--model", "lenet")
         self.says("holds no model", "eval", "--run", DATA, "--data", DATA)
         self.says("cannot be changed", "train", "--run", run, "--resume", "--lr", "1")
         file = os.path.join(TOP, "plain")
