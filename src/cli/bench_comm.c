@@ -196,10 +196,12 @@ static td_status run_size(comm_bench *b, int pattern, size_t bytes)
 
 /* --- all of them --- */
 
-static td_status run_pattern(comm_bench *b, int pattern)
+/* Whether it is to be timed. */
+static td_status is_wanted(const comm_bench *b, int pattern, bool *out)
 {
     const td_job *job = b->job;
     bool chosen = !strcmp(job->bench_comm, td_job_patterns[pattern]);
+    *out = false;
     if (!chosen && strcmp(job->bench_comm, "all") != 0) return TD_OK;
     if (pattern >= TD_PATTERNS && (b->tuning || job->algorithm)) {
         if (!chosen) return TD_OK;
@@ -210,6 +212,49 @@ static td_status run_pattern(comm_bench *b, int pattern)
         if (!chosen) return TD_OK;
         return td_fail(TD_ERR_ARG, "--comm send-recv takes two ranks or more");
     }
+    *out = true;
+    return TD_OK;
+}
+
+static td_status no_algorithm(const comm_bench *b)
+{
+    return td_fail(TD_ERR_ARG,
+                   "--algorithm: no \"%s\" serves %s of %s in this group; \"all\" lists those that "
+                   "do",
+                   b->job->algorithm, b->job->bench_comm, td_type_names[b->job->bench_type]);
+}
+
+static bool has_algorithm(const comm_bench *b, int pattern)
+{
+    const char *names[MOST_ALGORITHMS];
+    td_type type = b->calls.type;
+    bool whole = pattern >= TD_REDUCE && (type == TD_I32 || type == TD_I64 || type == TD_U8);
+    int n = pattern < TD_PATTERNS ? td_coll_algorithms(b->calls.comm, (td_pattern)pattern, whole,
+                                                       names, MOST_ALGORITHMS)
+                                  : 0;
+    for (int k = 0; k < n; k++)
+        if (!strcmp(names[k], b->job->algorithm)) return true;
+    return false;
+}
+
+/* Mistakes that show before anything is measured, or printed. */
+static td_status check_patterns(const comm_bench *b)
+{
+    const char *name = b->job->algorithm;
+    bool found = !name || !strcmp(name, "all"), wanted;
+    for (int p = 0; p < TD_BENCH_PATTERNS; p++) {
+        TD_TRY(is_wanted(b, p, &wanted));
+        found = found || (wanted && has_algorithm(b, p));
+    }
+    return found ? TD_OK : no_algorithm(b);
+}
+
+static td_status run_pattern(comm_bench *b, int pattern)
+{
+    const td_job *job = b->job;
+    bool wanted;
+    TD_TRY(is_wanted(b, pattern, &wanted));
+    if (!wanted) return TD_OK;
     b->line_count = 0;
     for (size_t bytes = job->min_bytes; bytes <= job->max_bytes; bytes *= (size_t)job->factor) {
         TD_TRY(run_size(b, pattern, bytes));
@@ -224,12 +269,7 @@ static td_status run_all(comm_bench *b)
     for (int p = 0; p < TD_BENCH_PATTERNS; p++) TD_TRY(run_pattern(b, p));
     b->calls.type = TD_I32; /* as wide; algorithms of any order serve it, too */
     for (int p = TD_REDUCE; p < TD_PATTERNS && b->tuning; p++) TD_TRY(run_pattern(b, p));
-    if (b->job->algorithm && !b->found)
-        return td_fail(TD_ERR_ARG,
-                       "--algorithm: no \"%s\" serves %s of %s in this group; \"all\" lists those "
-                       "that do",
-                       b->job->algorithm, b->job->bench_comm, td_type_names[b->job->bench_type]);
-    return TD_OK;
+    return b->job->algorithm && !b->found ? no_algorithm(b) : TD_OK;
 }
 
 static td_status run_rank(td_comm *comm, void *arg)
@@ -244,6 +284,7 @@ static td_status run_rank(td_comm *comm, void *arg)
         status = td_fail(TD_ERR_NOMEM, "no memory for the tuning");
     TD_GOTO(td_comm_agree(comm, status));
     if (job->tuning) TD_GOTO(td_comm_tune(comm, job->tuning));
+    TD_GOTO(check_patterns(&b));
     print_head(&b);
     TD_GOTO(run_all(&b));
     if (b.tuning && b.calls.rank == 0) status = td_tuning_write(comm, b.tuning, job->tune);

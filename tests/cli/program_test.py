@@ -75,6 +75,7 @@ class Program(unittest.TestCase):
                             ("leave out --type and --op", ["--comm", "scan", "--tune", "x", "--type", "u8"])):
             done = tandem("bench", *words, expect=2)
             self.assertIn(text, done.stderr)
+            self.assertEqual(done.stdout, "")
             self.assertFalse(os.path.exists("x"))
 
     def test_bench_tunes_whole_numbers_apart(self):
