@@ -34,34 +34,49 @@ static void on_signal(int number)
 
 /* --- options --- */
 
-/* A resumed run's job comes from its folder; only options of TD_JOB_PLACE and TD_JOB_LENGTH may be
- * given anew. */
+static bool is_same(const td_option *row, const td_job *a, const td_job *b)
+{
+    char x[64], y[64];
+    if (row->type == TD_OPT_TEXT) {
+        const char *p = *(char *const *)((const char *)a + row->offset);
+        const char *q = *(char *const *)((const char *)b + row->offset);
+        return !strcmp(p ? p : "", q ? q : "");
+    }
+    td_option_text(row, a, x, sizeof x);
+    td_option_text(row, b, y, sizeof y);
+    return !strcmp(x, y);
+}
+
+/* Only options of TD_JOB_PLACE and TD_JOB_LENGTH may be given other values than the run has. */
+static td_status check_changes(const td_job *run, const td_job *now, const bool *given)
+{
+    for (int i = 0; td_job_rows[i].name; i++) {
+        const td_option *row = &td_job_rows[i];
+        if (!given[i] || row->where & (TD_JOB_PLACE | TD_JOB_LENGTH) || is_same(row, run, now))
+            continue;
+        return td_fail(TD_ERR_ARG, "--%s cannot be changed when a run is resumed",
+                       row->flag ? row->flag : row->name);
+    }
+    return TD_OK;
+}
+
+/* A resumed run's job comes from its folder. */
 static td_status resume_job(td_job *job, const bool *given, int argc, char **argv)
 {
-    char path[TD_PATH_MAX], *run = td_strdup(job->run ? job->run : "");
+    char path[TD_PATH_MAX];
     td_arguments again = {.where = TD_JOB_TRAIN};
-    td_status status = TD_OK;
-    if (!job->run || !run) {
-        td_free(run);
+    td_job run = {0};
+    if (!job->run || !*job->run)
         return td_fail(TD_ERR_ARG, "--resume needs --run: name the run's folder");
-    }
-    for (int i = 0; td_job_rows[i].name; i++)
-        if (given[i] && !(td_job_rows[i].where & (TD_JOB_PLACE | TD_JOB_LENGTH))) {
-            status = td_fail(TD_ERR_ARG, "--%s cannot be changed when a run is resumed",
-                             td_job_rows[i].flag ? td_job_rows[i].flag : td_job_rows[i].name);
-            goto out;
-        }
-    td_options_fini(td_job_rows, job);
-    TD_GOTO(td_job_init(job));
-    TD_GOTO(td_path_join(path, run, "job.yaml"));
-    if (!td_path_exists(path)) {
-        status = td_fail(TD_ERR_ARG, "--run %s holds no run to resume (no job.yaml)", run);
-        goto out;
-    }
-    TD_GOTO(td_job_read_file(path, job));
-    status = td_options_parse(td_job_rows, job, argc, argv, &again);
-out:
-    td_free(run);
+    TD_TRY(td_path_join(path, job->run, "job.yaml"));
+    if (!td_path_exists(path))
+        return td_fail(TD_ERR_ARG, "--run %s holds no run to resume (no job.yaml)", job->run);
+    td_status status = td_job_init(&run);
+    if (status == TD_OK) status = td_job_read_file(path, &run);
+    if (status == TD_OK) status = check_changes(&run, job, given);
+    if (status == TD_OK) status = td_options_parse(td_job_rows, &run, argc, argv, &again);
+    td_options_fini(td_job_rows, status == TD_OK ? job : &run);
+    if (status == TD_OK) *job = run;
     return status;
 }
 
