@@ -96,7 +96,8 @@ static td_status check_options(const loop *l, int size)
                        "--checkpoint-every");
     int holders = servers - job->data_servers;
     if (job->replicas && (holders > 0 ? holders : size - job->data_servers) < 2)
-        return td_fail(TD_ERR_ARG, "--replicas 1 needs two servers or more, and there is one");
+        return td_fail(TD_ERR_ARG, "--replicas 1 needs two servers or more, and there is one; give "
+                                   "--servers 2");
     if (job->replicas && td_comm_can_recover(l->comm) != TD_OK)
         return td_fail(TD_ERR_UNSUPPORTED,
                        "--replicas 1 is for jobs that go on when a rank dies, and this one cannot: "
