@@ -341,6 +341,12 @@ bool td_comm_hears_failure(td_comm *comm, int64_t ms)
     return true;
 }
 
+td_status td_comm_hear(td_comm *comm, const char *doing)
+{
+    comm->operation = doing;
+    return comm->ops->check(comm, -1);
+}
+
 td_status td_comm_shared_create(td_comm *comm, size_t bytes, td_region *out)
 {
     TD_TRY(td_comm_check_given(out, "shared memory", "place for it"));

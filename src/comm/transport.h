@@ -182,6 +182,8 @@ td_status td_comm_failure(td_comm *comm);
 /* Whether another rank says within `ms` that it has failed, or is lost: td_last_error() then says
  * how. */
 bool td_comm_hears_failure(td_comm *comm, int64_t ms);
+/* TD_ERR_PEER where that is so now. doing: for the sentence; stays valid. */
+td_status td_comm_hear(td_comm *comm, const char *doing);
 
 /* Operations beside the patterns of tandem/comm.h. */
 enum {

@@ -33,7 +33,7 @@ static td_status move_feed(loop *l)
     if (slot < 0) return TD_OK;
     uint64_t begin = td_feed_names(l->feed, slot);
     for (int k = 0; k < TD_ROWS_TABLES; k++)
-        if (l->tables.has[k]) td_sharded_skip_to(l->tables.sharded[k], begin);
+        if (l->tables.sharded[k]) td_sharded_skip_to(l->tables.sharded[k], begin);
     if (begin > l->state.step) l->state.step = begin;
     return TD_OK;
 }
@@ -113,14 +113,15 @@ static td_status agree_on_step(loop *l, bool joined, uint64_t made)
     bool behind = phase < most[0];
     if (behind && !l->exact && !joined && l->end > l->state.step) l->state.step = l->end;
     l->end = most[0] / 4, l->done = most[0] / 2 % 2, l->met = most[0] % 2;
+    if (l->mode == TD_ROWS_SHARED) TD_TRY(td_rows_made(&l->tables, joined, &l->state.step));
     if (l->met && !l->exact) l->state.step = l->end;
     l->first_step = most[1];
     l->state.samples_seen = most[2];
     l->stopping = most[3];
     l->midway = (int)most[4];
     if (l->exact) l->state.step = l->first_step + made;
-    for (int k = 0; k < TD_ROWS_TABLES && !l->exact; k++)
-        if (l->tables.has[k] && td_sharded_clock(l->tables.sharded[k]) > l->state.step)
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (l->tables.sharded[k] && td_sharded_clock(l->tables.sharded[k]) > l->state.step)
             l->state.step = td_sharded_clock(l->tables.sharded[k]);
     return TD_OK;
 }
@@ -288,6 +289,7 @@ td_status td_rows_recover(loop *l, td_status why)
         l->away = true;
         return TD_OK;
     }
+    td_rows_leave_group(&l->tables);
     td_news_add(&l->news, &report);
     if (!l->news.size_before) l->news.size_before = report.size_before;
     l->ended = report.left;

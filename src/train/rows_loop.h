@@ -82,6 +82,7 @@ typedef struct td_rows_loop {
     bool resizing;          /* another number of ranks is asked for (exact) */
     int midway;             /* of rows_resize.c: what of a request has been done; 0: nothing */
     int64_t looked_at;      /* for such a request */
+    int64_t heard_at;       /* shared: looked for losses */
     char token[64];         /* of the newest that this rank has read as rank 0 */
     td_slow slow;
     /* progress */

@@ -3,30 +3,60 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/log.h"
+#include "tandem/recover.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { AHEAD = 16 };
 
-td_status td_shared_rows_open(td_comm *comm, const td_table_config *config, size_t rows,
-                              td_shared_rows *out)
+/* --- the memory --- */
+
+/*  made u64 [workers], 64-byte aligned | rows float [rows][stride] | moved u8 [rows]  */
+static size_t head_bytes(const td_shared_rows *s)
 {
-    td_shared_rows s = {.config = *config, .rows = rows};
-    size_t bytes = 0;
-    td_status status = td_rule_config(&s.config, &s.rule);
+    return ((size_t)s->workers * sizeof *s->made + 63) / 64 * 64;
+}
+
+static void lay_out(td_shared_rows *s)
+{
+    s->made = s->region.data;
+    s->row = (float *)((char *)s->region.data + head_bytes(s));
+    s->moved = (uint8_t *)(s->row + s->rows * s->stride);
+}
+
+static size_t bytes_of(const td_shared_rows *s)
+{
+    return head_bytes(s) + s->rows * (s->stride * sizeof(float) + 1);
+}
+
+td_status td_shared_rows_join(const td_shared_config *config, td_shared_rows *out)
+{
+    td_shared_rows s = {.config = *config->table, .rows = config->rows, .workers = config->workers};
+    size_t bytes;
+    TD_TRY(td_rule_config(&s.config, &s.rule));
+    s.floats = s.config.width * (1 + td_rule_state_count(s.rule));
+    size_t align = s.floats > 16 ? 16 : 4;
+    s.stride = s.floats < 4 ? s.floats : (s.floats + align - 1) / align * align;
+    if (!td_mul(s.rows, s.stride * sizeof(float) + 1, &bytes))
+        return td_fail(TD_ERR_ARG, "%zu rows of %zu floats are more than memory holds", s.rows,
+                       s.stride);
+    *out = s;
+    return TD_OK;
+}
+
+td_status td_shared_rows_open(td_comm *comm, const td_shared_config *config, td_shared_rows *out)
+{
+    td_shared_rows s;
+    td_status status = td_shared_rows_join(config, &s);
     if (status == TD_OK && td_comm_hosts(comm) > 1)
         status = td_fail(TD_ERR_ARG, "--strategy hogwild is for the workers of one machine; over "
                                      "several use --strategy ps --clock asp");
-    s.floats = config->width * (1 + td_rule_state_count(s.rule));
-    size_t align = s.floats > 16 ? 16 : 4;
-    s.stride = s.floats < 4 ? s.floats : (s.floats + align - 1) / align * align;
-    if (status == TD_OK && (!td_mul(rows, s.stride * sizeof(float) + 1, &bytes)))
-        status = td_fail(TD_ERR_ARG, "%zu rows of %zu floats are more than memory holds", rows,
-                         s.stride);
     TD_TRY(td_comm_agree(comm, status));
-    TD_TRY(td_comm_shared_create(comm, bytes, &s.region));
-    s.row = s.region.data;
-    s.moved = (uint8_t *)(s.row + rows * s.stride);
+    TD_TRY(td_comm_shared_create(comm, bytes_of(&s), &s.region));
+    s.version = 1;
+    lay_out(&s);
     *out = s;
     return TD_OK;
 }
@@ -41,6 +71,69 @@ static inline float *row_of(const td_shared_rows *s, uint64_t key)
 {
     return s->row + key * s->stride;
 }
+
+/* --- in another group --- */
+
+static void copy(const td_shared_rows *from, td_shared_rows *to)
+{
+    memcpy(to->made, from->made, (size_t)from->workers * sizeof *from->made);
+    for (size_t k = 0; k < from->rows; k++) { /* pages that nobody has touched stay so */
+        if (!from->moved[k]) continue;
+        memcpy(row_of(to, k), row_of(from, k), from->floats * sizeof(float));
+        to->moved[k] = 1;
+    }
+}
+
+/* Nobody moves a row before all have come here, and have agreed that the copy is whole: so
+ * whichever of the two a rank has when that fails, both hold the same. */
+static td_status renew(td_comm *comm, td_shared_rows *s, int64_t newest, bool copies)
+{
+    td_shared_rows next = *s;
+    next.region = (td_region){0};
+    td_status status = td_comm_shared_create(comm, bytes_of(s), &next.region);
+    if (status == TD_OK) lay_out(&next);
+    if (status == TD_OK && copies) copy(s, &next);
+    if (status == TD_ERR_NOMEM || status == TD_ERR_IO) { /* what it has is good, and stays */
+        char sentence[512];
+        snprintf(sentence, sizeof sentence, "%s", td_last_error());
+        status = td_fail(TD_ERR_PEER, "no memory to share with a rank that has come: %s", sentence);
+    }
+    status = td_comm_agree(comm, status);
+    if (status != TD_OK) {
+        td_comm_shared_destroy(comm, &next.region);
+        return status;
+    }
+    td_comm_shared_destroy(comm, &s->region);
+    next.version = newest + 1;
+    *s = next;
+    return TD_OK;
+}
+
+td_status td_shared_rows_move(td_comm *comm, td_shared_rows *s, bool *lost)
+{
+    int me = td_comm_rank(comm), first;
+    int64_t version[2] = {s->version, -s->version}, most[2];
+    TD_TRY(td_comm_allreduce(comm, version, most, 2, TD_I64, TD_MAX));
+    int64_t newest = most[0], oldest = -most[1];
+    if (!newest) {
+        *lost = true;
+        return td_fail(TD_ERR_PEER, "all ranks that shared the model's memory have died");
+    }
+    if (newest == oldest) return TD_OK; /* all have it */
+    int mine = s->version == newest ? me : td_comm_size(comm);
+    TD_TRY(td_comm_allreduce(comm, &mine, &first, 1, TD_I32, TD_MIN));
+    if (td_comm_host_of(comm, me) != td_comm_host_of(comm, first)) {
+        int rank = td_comm_rank_in_run(comm, me);
+        td_warn("rank %d leaves the run: --strategy hogwild is for the workers of one machine, and "
+                "it is on another",
+                rank);
+        td_comm_die(comm);
+        return td_fail(TD_ERR_PEER, "rank %d has left the run: it is on another machine", rank);
+    }
+    return renew(comm, s, newest, me == first);
+}
+
+/* --- rows --- */
 
 void td_shared_rows_read(const td_shared_rows *s, const uint64_t *keys, size_t count, float *out)
 {

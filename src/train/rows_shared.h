@@ -4,7 +4,11 @@
  *
  * Rows under keys lie in an array of 2^bits, at their key: there is nothing to look up or to make
  * room for. Memory: 2^bits rows of weights and the update rule's state, and a byte each; dense
- * parameters besides. Pages that nobody touches cost nothing. */
+ * parameters besides. Pages that nobody touches cost nothing.
+ *
+ * No rank owns the memory: it stays while any has it mapped, and those that are left when one dies
+ * go on with it. Others cannot map it any more, though: where a rank comes, all go over to new
+ * memory, into which one of those that have the newest copies the rows. */
 #ifndef TD_TRAIN_ROWS_SHARED_H
 #define TD_TRAIN_ROWS_SHARED_H
 
@@ -15,14 +19,29 @@ typedef struct td_shared_rows {
     td_table_config config;
     td_rule rule;
     size_t rows, floats, stride; /* floats of a row, and from row to row */
+    int workers;
     td_region region;
-    float *row;     /* [rows][stride] */
-    uint8_t *moved; /* [rows] it has been made */
+    int64_t version; /* of the memory: 1, 2, ...; 0: this rank has none yet */
+    uint64_t *made;  /* [workers] steps that each has made: whoever follows it goes on there */
+    float *row;      /* [rows][stride] */
+    uint8_t *moved;  /* [rows] it has been made */
 } td_shared_rows;
 
+typedef struct td_shared_config {
+    const td_table_config *table;
+    size_t rows;
+    int workers;
+} td_shared_config;
+
 /* Collective; all ranks must be on one host. TD_ERR_ARG, TD_ERR_NOMEM. */
-TD_MUST_CHECK td_status td_shared_rows_open(td_comm *comm, const td_table_config *config,
-                                            size_t rows, td_shared_rows *out);
+TD_MUST_CHECK td_status td_shared_rows_open(td_comm *comm, const td_shared_config *config,
+                                            td_shared_rows *out);
+/* Of a rank that comes into a run under way: fit to be moved. Local. */
+TD_MUST_CHECK td_status td_shared_rows_join(const td_shared_config *config, td_shared_rows *out);
+/* In another group. Collective. A rank that has come and lies on another host leaves: a loss to the
+ * others. *lost: TD_ERR_PEER because no rank that is left has the memory. After another failure:
+ * fit to be moved again. */
+TD_MUST_CHECK td_status td_shared_rows_move(td_comm *comm, td_shared_rows *shared, bool *lost);
 void td_shared_rows_close(td_shared_rows *shared, td_comm *comm); /* zeroed is fine */
 
 /* As td_table_peek and td_table_push; keys are below `rows`. Any number of ranks at once. */

@@ -442,6 +442,16 @@ static td_status step_paced(loop *l)
 
 /* --- in shared memory --- */
 
+/* Workers that speak to nobody between two meetings look whether all are alive, now and then. */
+static td_status hear_of_losses(loop *l)
+{
+    enum { EVERY_NS = 20000000 };
+    int64_t now = td_clock_ns();
+    if (now - l->heard_at < EVERY_NS) return TD_OK;
+    l->heard_at = now;
+    return td_comm_hear(l->comm, "a step");
+}
+
 static td_status step_shared(loop *l)
 {
     double sums[TD_LEAF_VALUES] = {0};
@@ -449,15 +459,19 @@ static td_status step_shared(loop *l)
     td_rows_batch *b = &l->batch;
     td_shared_rows *keyed = &t->shared[TD_ROWS_KEYED], *dense = &t->shared[TD_ROWS_DENSE];
     const float *gradient;
+    uint64_t number = l->state.step + 1;
+    TD_TRY(hear_of_losses(l));
     TD_TRY(next_batch(l));
     if (t->has[TD_ROWS_KEYED])
         td_shared_rows_read(keyed, b->unique.keys, b->unique.count, b->table);
     TD_TRY(td_rows_pull_dense(t, 0));
+    TD_TRY(td_mishap(l->mishaps, l->comm, number, "backward"));
     TD_TRY(compute(l));
     for (int u = 0; u < b->unit_count; u++)
         for (int v = 0; v < TD_LEAF_VALUES; v++) sums[v] += l->totals[u * TD_LEAF_VALUES + v];
     td_table_step step = table_step(l, 1 / (double)(b->global_rows ? b->global_rows : 1));
     TD_TRY(join_units(l, &gradient));
+    td_rows_has_made(t, number); /* before its rows move: whoever follows makes no step twice */
     if (t->has[TD_ROWS_KEYED])
         td_shared_rows_push(keyed, b->unique.keys, b->unique.count, gradient, step);
     if (t->has[TD_ROWS_DENSE]) {
@@ -466,6 +480,7 @@ static td_status step_shared(loop *l)
     }
     l->state.step++;
     count_samples(l);
+    TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
     l->stopping = l->stopping || (l->stop && *l->stop);
     return td_rows_after_step(l, sums);
 }

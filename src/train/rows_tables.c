@@ -75,15 +75,32 @@ static td_status open_paced(td_rows_tables *t, int which, bool joined)
                   : td_sharded_open(t->comm, &c, &t->sharded[which]);
 }
 
-static td_status open_shared(td_rows_tables *t, int which)
+/* What files are written from and read to, at rank 0: empty between. */
+static td_status open_desk(td_rows_tables *t, int which)
 {
     static const int first[] = {0};
     td_bulk_config c = {.table = t->config[which], .leaves = t->leaves};
     c.servers = servers_of(t, which);
     c.servers.rank = first, c.servers.count = 1, c.servers.replicas = 0;
-    TD_TRY(td_bulk_open(t->comm, &c, &t->bulk[which]));
-    size_t rows = which == TD_ROWS_DENSE ? t->dense_rows : (size_t)1 << t->bits;
-    return td_shared_rows_open(t->comm, &t->config[which], rows, &t->shared[which]);
+    td_bulk_destroy(t->bulk[which]);
+    t->bulk[which] = NULL;
+    return td_bulk_open(t->comm, &c, &t->bulk[which]);
+}
+
+static td_status open_shared(td_rows_tables *t, int which, bool joined)
+{
+    td_shared_config c = {.table = &t->config[which], .workers = t->roles.now.counts.workers};
+    c.rows = which == TD_ROWS_DENSE ? t->dense_rows : (size_t)1 << t->bits;
+    if (joined) return td_shared_rows_join(&c, &t->shared[which]);
+    TD_TRY(open_desk(t, which));
+    return td_shared_rows_open(t->comm, &c, &t->shared[which]);
+}
+
+static td_status open_meeting(td_rows_tables *t)
+{
+    TD_TRY(td_comm_split(t->comm, 0, td_comm_rank(t->comm), &t->meeting));
+    t->meeting->deadline_ms = INT64_MAX / 2000000;
+    return TD_OK;
 }
 
 static td_status open_one(td_rows_tables *t, int which, bool joined)
@@ -93,7 +110,7 @@ static td_status open_one(td_rows_tables *t, int which, bool joined)
     case TD_ROWS_PACED: return open_paced(t, which, joined);
     case TD_ROWS_SHARED: break;
     }
-    return open_shared(t, which);
+    return open_shared(t, which, joined);
 }
 
 static td_status make_dense(td_rows_tables *t, size_t params)
@@ -134,10 +151,7 @@ td_status td_rows_tables_open(td_comm *comm, const td_rows_tables_config *c, boo
     if (!joined && status == TD_OK) status = td_roles_take(&t->roles, comm, false);
     for (int k = 0; k < TD_ROWS_TABLES && status == TD_OK; k++)
         if (t->has[k]) status = open_one(t, k, joined);
-    if (status == TD_OK && t->mode == TD_ROWS_SHARED) {
-        status = td_comm_split(comm, 0, td_comm_rank(comm), &t->meeting);
-        if (status == TD_OK) t->meeting->deadline_ms = INT64_MAX / 2000000;
-    }
+    if (status == TD_OK && t->mode == TD_ROWS_SHARED && !joined) status = open_meeting(t);
     return status;
 }
 
@@ -149,7 +163,7 @@ void td_rows_tables_close(td_rows_tables *t)
         td_shared_rows_close(&t->shared[k], t->comm);
         if (t->folder[k][0] && td_remove_tree(t->folder[k]) != TD_OK) td_error_clear();
     }
-    td_comm_close(t->meeting);
+    td_rows_leave_group(t);
     td_roles_free(&t->roles);
     td_free(t->dense_keys), td_free(t->dense);
     *t = (td_rows_tables){0};
@@ -250,6 +264,33 @@ td_status td_rows_spread(td_rows_tables *t)
     return t->mode == TD_ROWS_SHARED ? td_comm_agree(t->comm, status) : TD_OK;
 }
 
+static td_shared_rows *shared_of(td_rows_tables *t)
+{
+    return &t->shared[t->has[TD_ROWS_KEYED] ? TD_ROWS_KEYED : TD_ROWS_DENSE];
+}
+
+void td_rows_has_made(td_rows_tables *t, uint64_t step)
+{
+    shared_of(t)->made[t->roles.now.own.slot] = step;
+}
+
+/* Of a worker that nobody followed: the others have had its part. */
+#define NOBODYS UINT64_MAX
+
+td_status td_rows_made(td_rows_tables *t, bool joined, uint64_t *step)
+{
+    const td_roles *r = &t->roles;
+    uint64_t *made = shared_of(t)->made, mine = joined ? 0 : *step, most;
+    TD_TRY(td_comm_allreduce(t->comm, &mine, &most, 1, TD_I64, TD_MAX));
+    bool whole = r->working == r->now.counts.workers && !r->now.counts.feeders;
+    bool follows = whole && r->now.own.slot >= 0 && made[r->now.own.slot] != NOBODYS;
+    if (joined) *step = follows ? made[r->now.own.slot] : most;
+    TD_TRY(td_comm_barrier(t->comm));
+    for (int w = 0; w < r->now.counts.workers && r->self == 0; w++)
+        if (r->worker[w] < 0) made[w] = NOBODYS;
+    return TD_OK;
+}
+
 td_status td_rows_meet(td_rows_tables *t)
 {
     if (t->mode == TD_ROWS_SHARED) return td_comm_barrier(t->meeting);
@@ -259,6 +300,22 @@ td_status td_rows_meet(td_rows_tables *t)
 }
 
 /* --- in another group --- */
+
+void td_rows_leave_group(td_rows_tables *t)
+{
+    td_comm_close(t->meeting);
+    t->meeting = NULL;
+}
+
+static td_status move_shared(td_rows_tables *t, bool *lost)
+{
+    for (int k = 0; k < TD_ROWS_TABLES; k++) {
+        if (!t->has[k]) continue;
+        TD_TRY(td_shared_rows_move(t->comm, &t->shared[k], lost));
+        TD_TRY(open_desk(t, k));
+    }
+    return open_meeting(t);
+}
 
 /* Workers have other numbers than the tables know. */
 static td_status renumber(td_rows_tables *t)
@@ -282,6 +339,7 @@ td_status td_rows_tables_move(td_rows_tables *t, td_comm *comm, bool joined, uin
         *lost = true;
         return td_fail(TD_ERR_PEER, "all %s have died", t->roles.working ? "servers" : "workers");
     }
+    if (t->mode == TD_ROWS_SHARED) return move_shared(t, lost);
     TD_TRY(td_comm_agree(comm, renumber(t)));
     for (int k = 0; k < TD_ROWS_TABLES; k++) {
         if (!t->has[k]) continue;

@@ -85,9 +85,17 @@ TD_MUST_CHECK td_status td_rows_look(td_rows_tables *tables, int which, const ui
  * Collective. */
 TD_MUST_CHECK td_status td_rows_collect(td_rows_tables *tables);
 TD_MUST_CHECK td_status td_rows_spread(td_rows_tables *tables);
+/* shared: for whoever may follow this worker: steps that it has made. Local. And how many those
+ * that have come go on behind: their predecessors', where each of the run's workers is there and
+ * reads for itself, else as many as the others, who have the missing one's part. *step: as those
+ * have them. Collective. */
+void td_rows_has_made(td_rows_tables *tables, uint64_t step);
+TD_MUST_CHECK td_status td_rows_made(td_rows_tables *tables, bool joined, uint64_t *step);
 /* Until all ranks have come, however long they take (paced, shared). */
 TD_MUST_CHECK td_status td_rows_meet(td_rows_tables *tables);
 
+/* Before the group that they are in closes, where they are to move to another. Local. */
+void td_rows_leave_group(td_rows_tables *tables);
 /* In another group: rows go to where they now belong. made: the steps that the run has made
  * (exact). *lost: TD_ERR_PEER because some are at no rank that is left. Collective. */
 TD_MUST_CHECK td_status td_rows_tables_move(td_rows_tables *tables, td_comm *comm, bool joined,

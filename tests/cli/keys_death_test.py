@@ -110,6 +110,28 @@ class ThreadDeaths(unittest.TestCase):
                     pushes = event(run, "tables")[0]["pushes"]
                     self.assertTrue(2 * shards - 12 <= pushes <= 2 * shards, (pushes, shards))
 
+    def test_in_shared_memory(self):
+        """Who follows a dead worker makes the steps that are left of its epoch; without a spare the others have its
+        part from where they are. What it had counted is lost with it."""
+        how = {"data": clicks(rows=4000), "epochs": 3}
+        for model in ("fm", "dlrm", "mlp"):
+            words = ["--strategy", "hogwild", "--workers", "3", "--holdout", "0.2"]
+            words += ["--bits", "12"] if model in SOME else []
+            for plan in ("1:40:backward", "0:30:update", "0:2:evaluate", "2:2:backward,0:60:update"):
+                for spares in (0, 2):
+                    run = self.lives(None, plan, *words, spares=spares, model=model, **how)
+                    self.assertEqual(metrics(run)[-1]["step"], 150)
+                    counts = each_once(run)
+                    self.assertIn((3200, True), counts)
+                    if plan == "1:40:backward" and spares:  # 39 steps of a third of 64 samples, in whole leaves
+                        self.assertTrue(39 * 20 <= 3200 - counts[0][0] <= 40 * 24, counts)
+                    self.assertLess(event(run, "epoch")[-1]["progressive_loss"],
+                                    event(run, "epoch")[0]["progressive_loss"])
+        words = ["--strategy", "hogwild", "--bits", "12", "--workers", "2", "--data-servers", "2"]
+        for plan in ("1:20:backward", "3:60:backward", "0:20:update"):
+            for spares in (0, 1):
+                self.lives(None, plan, *words, spares=spares, **how)
+
     def test_a_successor_that_all_wait_for(self):
         """What its predecessor owes is a step of the predecessor's: its own clock would wait for that push."""
         words = ps(3, "--data-servers", "2", "--replicas", "1", "--deadline", "2", servers=2, clock="backup:3")
@@ -145,15 +167,17 @@ class Kills(unittest.TestCase):
     def run_and_kill(self, victims, *words, n, spares=0, epochs=30, **how):
         chance, run = random.Random(repr((victims, words))), new_run()
         other = how.pop("astray", None)  # (rank, data that it reads)
+        hosts = {"TANDEM_FAKE_HOSTS": how.pop("hosts", "0")}
+        if "hogwild" not in words:
+            words = (*words, "--replicas", "1")
         command = [*recovering(n + spares), TANDEM,
-                   *job(*words, "--spares", str(spares), "--replicas", "1", "--holdout", "0.2", run=run, epochs=epochs,
-                        **how)]
+                   *job(*words, "--spares", str(spares), "--holdout", "0.2", run=run, epochs=epochs, **how)]
         if other:
             dealt = f'[ "$OMPI_COMM_WORLD_RANK" != {other[0]} ] || set -- "$@" --data {other[1]}; exec "$@"'
             program = command.index(TANDEM)
             command[program:program] = ["sh", "-c", dealt, "sh"]
         process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   env=dict(os.environ, TANDEM_FAKE_SLOW="0:8"))
+                                   env=dict(os.environ, TANDEM_FAKE_SLOW="0:8", **hosts))
         end = time.monotonic() + 60
         while not os.path.exists(os.path.join(run, "metrics.jsonl")) and time.monotonic() < end:
             time.sleep(0.01)
@@ -197,6 +221,18 @@ class Kills(unittest.TestCase):
         for clock in ("asp", "ssp:2"):
             run = self.run_and_kill([3, 0], *ps(1, servers=2, clock=clock), n=4, spares=1)
             self.assertEqual(metrics(run)[-1]["step"], 30 * 5)
+
+    def test_in_shared_memory(self):
+        words = ["--strategy", "hogwild", "--bits", "12"]
+        for victims, spares in (([1], 0), ([2, 0], 1)):
+            run = self.run_and_kill(victims, *words, n=3, spares=spares)
+            self.assertEqual(metrics(run)[-1]["step"], 30 * 5)
+            came = [line["came"] for line in event(run, "recovered")]
+            self.assertEqual(sorted(came), [[], [3]][-len(came):] if spares else [[]], came)
+            self.assertTrue(rows_of(os.path.join(run, "model")))
+        run = self.run_and_kill([1], *words, n=3, spares=2, hosts="0,0,0,1,0")
+        self.assertIn("rank 3 leaves the run: --strategy hogwild is for the workers of one machine", self.err)
+        self.assertEqual(event(run, "recovered")[-1]["came"][-1:], [4])
 
     def test_data_servers(self):
         words = ps(1, "--data-servers", "2", servers=2, clock="asp")
