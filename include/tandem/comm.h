@@ -65,8 +65,8 @@ TD_API bool td_comm_launched_by_mpi(void);
 
 /* Runs `fn` on this process as one of the ranks (1..1024) that MPI started, initialising and
  * finalising MPI. Every process gets its own rank's status. SIGPIPE is ignored from here on, unless
- * it has a handler: a write to a rank that has just died raises it. TD_ERR_UNSUPPORTED without the
- * MPI module. */
+ * it has a handler: a write to a rank that has just died raises it. A spare that waits gets what a
+ * rank has failed with. TD_ERR_UNSUPPORTED without the MPI module. */
 TD_API TD_MUST_CHECK td_status td_comm_run_mpi(const td_comm_config *config, td_rank_fn *fn,
                                                void *arg);
 

@@ -113,5 +113,8 @@ td_status td_cli_run(int workers, const td_comm_config *config, td_status prepar
         return td_comm_run_local(workers, config, fn, arg);
     }
     if (prepared != TD_OK) snprintf(l.sentence, sizeof l.sentence, "%s", td_last_error());
-    return td_comm_run_mpi(config, run_launched, &l);
+    bool anothers = false;
+    td_status status = td_comm_run_mpi_told(config, run_launched, &l, &anothers);
+    if (anothers) td_error_clear(); /* who failed tells it */
+    return status;
 }

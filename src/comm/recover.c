@@ -307,7 +307,11 @@ td_status td_comm_wait_taken(td_comm *idle, td_comm **out)
     TD_TRY(make_plan(idle, &plan));
     td_status status = regroup(idle, NULL, &mine, &plan, out);
     free_plan(&plan);
-    return status;
+    if (idle->seat) idle->seat->waited_in_vain = status != TD_OK;
+    if (status != TD_ERR_PEER || td_comm_failure(idle) == TD_OK) return status;
+    char sentence[SENTENCE];
+    snprintf(sentence, sizeof sentence, "%s", td_last_error());
+    return td_fail_again(td_comm_failure(idle), sentence);
 }
 
 td_status td_comm_run_rank(td_comm *first, bool spare, td_rank_fn *fn, void *arg)

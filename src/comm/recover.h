@@ -54,10 +54,11 @@ TD_MUST_CHECK td_status td_recover_plan(const td_roster *roster, td_plan *plan);
 
 /* What a rank is in the run; all its groups share it. */
 typedef struct td_seat {
-    int rank, ranks;   /* in the run */
-    int *host;         /* [ranks] */
-    int place, places; /* among the run's ranks on this machine */
-    bool idle;         /* was sent back to the spares */
+    int rank, ranks;     /* in the run */
+    int *host;           /* [ranks] */
+    int place, places;   /* among the run's ranks on this machine */
+    bool idle;           /* was sent back to the spares */
+    bool waited_in_vain; /* its last wait there failed */
     /* For tests: called by this rank before it says that it recovers (step 0), when all have agreed
      * (1), and when the new group has met (2). A failure: it has lost itself there. */
     td_status (*at_step)(td_comm *comm, int step, void *arg);
@@ -72,7 +73,7 @@ typedef struct td_reborn {
 } td_reborn;
 
 /* Sleeps until a recovery or a resize takes this rank; *out NULL: the run has ended without. `idle`
- * is any handle of the rank. */
+ * is any handle of the rank. Fails with what another rank has failed with. */
 TD_MUST_CHECK td_status td_comm_wait_taken(td_comm *idle, td_comm **out);
 /* A rank's life: fn on its first group, or when it is taken; and again, as often as it is. */
 TD_MUST_CHECK td_status td_comm_run_rank(td_comm *first, bool spare, td_rank_fn *fn, void *arg);

@@ -177,6 +177,11 @@ TD_MUST_CHECK td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_
 /* Until it is done; withdrawn on failure. */
 TD_MUST_CHECK td_status td_comm_wait_request(td_comm *comm, td_request *request);
 
+/* td_comm_run_mpi. *anothers: this rank was a spare when it heard that another had failed, whose
+ * failure it returns. */
+td_status td_comm_run_mpi_told(const td_comm_config *config, td_rank_fn *fn, void *arg,
+                               bool *anothers);
+
 /* What the rank has failed with that ended this one's wait; TD_OK: none has told. */
 td_status td_comm_failure(td_comm *comm);
 /* Whether another rank says within `ms` that it has failed, or is lost: td_last_error() then says

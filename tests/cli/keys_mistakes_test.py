@@ -8,7 +8,7 @@ import time
 import unittest
 
 from harness import DATA, MPIEXEC, TANDEM, TOP, main, new_run, ranks, tandem
-from keys import clicks, export, job, ps, rows_of, train, weights, write
+from keys import ULFM, clicks, export, job, ps, recovering, rows_of, train, weights, write
 
 
 class Mistakes(unittest.TestCase):
@@ -54,6 +54,28 @@ class Mistakes(unittest.TestCase):
         if MPIEXEC:
             done = tandem(*job(*ps(1, servers=2)), expect=2, prefix=ranks(2))
             self.assertIn("--servers 2 leaves no worker of the job's 2 ranks", done.stderr)
+
+    @unittest.skipUnless(ULFM, "no MPI that recovers")
+    def test_beside_spares(self):
+        """Who waits as a spare leaves it to those that made the mistake to tell it, and ends as they do."""
+        nope = os.path.join(TOP, "nope.tsv")
+        for text, words in (
+                ("--clock bla is no clock", job(*ps(1, clock="bla"))),
+                ("there is no file or folder", job(*ps(1), data=nope)),
+                ("there is no file or folder", job(model="mlp", data=nope)),
+                ("a memory limit of 1000 bytes", job(*ps(1, "--table-memory", "1000"))),
+                ("--rows-from: there is no file", job(*ps(1, "--rows-from", nope))),
+                ("--servers 3 leaves no worker", job(*ps(1, servers=3))),
+                ("give --bits 1 to 30", job("--strategy", "hogwild")),
+                ("--min-workers 5 is more than the 3 workers", job(*ps(1, "--min-workers", "5"))),
+                ("--min-workers 5 is more than the 3 workers", job("--min-workers", "5", model="mlp", data=DATA))):
+            for _ in range(3):
+                self.says(text, *words, "--spares", "1", prefix=recovering(4))
+        for _ in range(2):
+            done = tandem("run", "--workers", "3", "--spares", "1", "--mpiexec", MPIEXEC, "--", *job(*ps(1, clock="bla")),
+                          expect=2)
+            self.assertEqual([done.stderr.count(text) for text in ("is no clock", "rank", "restart")], [1, 0, 0],
+                             done.stderr)
 
     def test_what_would_do_nothing(self):
         """Each such option is named, beside models and strategies that do not use it; at its default it is not."""

@@ -172,12 +172,21 @@ td_status td_comm_open_mpi(const td_comm_config *config, td_comm **out)
 
 td_status td_comm_run_mpi(const td_comm_config *config, td_rank_fn *fn, void *arg)
 {
+    bool anothers;
+    return td_comm_run_mpi_told(config, fn, arg, &anothers);
+}
+
+td_status td_comm_run_mpi_told(const td_comm_config *config, td_rank_fn *fn, void *arg,
+                               bool *anothers)
+{
     char sentence[1024];
     td_comm *world = NULL;
     bool spare = false;
+    *anothers = false;
     if (!fn) return td_fail(TD_ERR_ARG, "a run: no function for its ranks");
     TD_TRY(open_world(config, &world, &spare));
     td_status status = td_comm_run_rank(world, spare, fn, arg);
+    *anothers = world->seat->waited_in_vain && td_comm_failure(world) != TD_OK;
     if (status == TD_OK) {
         td_comm_close(world);
         return TD_OK;
