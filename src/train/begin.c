@@ -5,7 +5,6 @@
 #include "base/error.h"
 #include "data/dataset.h"
 #include "optim/schedule.h"
-#include "train/resize.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -193,16 +192,6 @@ td_status td_loop_create_progress(loop *t)
     return td_progress_create(metrics, t->job->quiet, t->job->json, terminal, &t->progress);
 }
 
-/* Its records, which may be of more ranks, and what it was asked for. */
-static td_status forget_earlier_job(const td_job *job)
-{
-    char recorder[TD_PATH_MAX];
-    td_resize_take_back(job->run);
-    TD_TRY(td_path_join(recorder, job->run, "recorder"));
-    if (td_remove_tree(recorder) != TD_OK) td_error_clear(); /* it can do without */
-    return TD_OK;
-}
-
 /* The first writing. */
 static td_status begin_run(loop *t)
 {
@@ -216,7 +205,7 @@ static td_status begin_run(loop *t)
         if (status == TD_OK && job->resume) status = td_checkpoint_tidy(job, t->found);
         if (status == TD_OK && job->resume)
             status = td_progress_rewind(metrics, t->state.step, td_loop_owes_evaluation(t));
-        if (status == TD_OK) status = forget_earlier_job(job);
+        if (status == TD_OK) status = td_train_forget_earlier(job);
         if (status == TD_OK) status = td_loop_create_progress(t);
     }
     TD_TRY(td_comm_agree(t->comm, status));

@@ -279,6 +279,7 @@ static td_status begin_run(loop *l)
         status = td_checkpoint_tidy(l->job, (int64_t)l->state.step);
         if (status == TD_OK) status = td_progress_rewind(path, l->state.step, false);
     }
+    if (l->first && status == TD_OK) status = td_train_forget_earlier(l->job);
     if (status == TD_OK) status = td_rows_create_progress(l);
     TD_TRY(td_comm_agree(l->comm, status));
     if (l->progress && l->job->resume)

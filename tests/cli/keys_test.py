@@ -172,6 +172,17 @@ class Resumed(unittest.TestCase):
             tandem("train", "--run", run, "--resume", "--quiet", *place(3, servers=2))
             self.assertEqual(metrics(run)[-1]["step"], 60 * -(-ROWS // 64), clock)
 
+    def test_what_an_earlier_job_left(self):
+        """Records of ranks that there are no more, and a request that it did not live to answer."""
+        run = train(*ps(3, servers=2, clock="asp"), epochs=1)
+        with open(os.path.join(run, "resize"), "w") as f:
+            f.write("1 -1 -1 1-1\n")
+        tandem("train", "--run", run, "--resume", "--epochs", "3", "--quiet", *place(1, servers=1))
+        self.assertEqual(event(run, "resized"), [])
+        self.assertFalse(os.path.exists(os.path.join(run, "resize")))
+        self.assertEqual(sorted(os.listdir(os.path.join(run, "recorder"))), ["rank-0", "rank-1"])
+        self.assertIn("all ranks have ended", tandem("diagnose", run).stdout)
+
     def test_seconds_between_checkpoints(self):
         """In an epoch's midst, at every clock; in step they change no bit."""
         how = {"data": clicks(rows=1600), "epochs": 1}

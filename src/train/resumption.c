@@ -1,10 +1,12 @@
-/* What both training loops ask of a run's data and of its group. See train.h. */
+/* What both training loops ask where a run begins or goes on: of its data, its group, and what an
+ * earlier job has left in its folder. See train.h, checkpoint.h. */
 #include "train/train.h"
 
 #include "base/error.h"
 #include "base/log.h"
 #include "data/dataset.h"
 #include "train/checkpoint.h"
+#include "train/resize.h"
 #include "tandem/recover.h"
 
 #include <inttypes.h>
@@ -25,6 +27,16 @@ void td_train_record(td_comm *comm, const td_job *job, bool *recorded)
 td_status td_train_tune(td_comm *comm, const td_job *job)
 {
     return job->tuning && *job->tuning ? td_comm_tune(comm, job->tuning) : TD_OK;
+}
+
+/* Its records may be of more ranks. */
+td_status td_train_forget_earlier(const td_job *job)
+{
+    char recorder[TD_PATH_MAX];
+    td_resize_take_back(job->run);
+    TD_TRY(td_path_join(recorder, job->run, "recorder"));
+    if (td_remove_tree(recorder) != TD_OK) td_error_clear(); /* it can do without */
+    return TD_OK;
 }
 
 td_status td_train_check_data(const td_train_state *then, const td_train_state *here,
