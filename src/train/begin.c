@@ -102,28 +102,6 @@ void td_loop_start_recorder(loop *t)
     td_train_record(t->comm, t->job, &t->recorded);
 }
 
-/* Whether what is done so far can be the beginning of a run of this length. */
-static td_status check_length(const loop *t)
-{
-    const td_job *job = t->job;
-    const char *schedule = td_optim_schedule_names[job->schedule];
-    bool by_steps = job->steps && t->last == job->steps;
-    unsigned long long done = t->state.step, total = t->state.total, n = t->per_epoch;
-    unsigned long long asked = by_steps ? job->steps : (uint64_t)job->epochs;
-    const char *flag = by_steps ? "steps" : "epochs";
-    if (t->last < done)
-        return td_fail(TD_ERR_ARG,
-                       "--%s %llu is less than the %llu that the run has done; give more, or begin "
-                       "another run",
-                       flag, asked, by_steps ? done : (done + n - 1) / n);
-    if (total && total != t->last && td_schedule_needs_total(schedule))
-        return td_fail(TD_ERR_ARG,
-                       "--%s %llu cannot be changed: --schedule %s was laid out over %llu steps "
-                       "(%g epochs) when the run began; begin another run for another length",
-                       flag, asked, schedule, total, (double)total / (double)n);
-    return TD_OK;
-}
-
 /* Goes to the newest whole checkpoint; a run that was killed before its first one begins anew. */
 static td_status restore(loop *t)
 {
@@ -137,7 +115,7 @@ static td_status restore(loop *t)
     TD_TRY(td_train_check_data(&t->state, &here, t->data->train));
     t->state.samples = here.samples, t->state.per_epoch = here.per_epoch;
     t->state.data = here.data;
-    return check_length(t);
+    return td_train_check_length(t->job, &t->state, t->last);
 }
 
 /* All that a step needs, and where the run is. Writes nothing. */

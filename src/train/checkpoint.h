@@ -31,6 +31,9 @@ bool td_all_finite(const float *x, size_t n);
  * earlier version has not kept is not compared. TD_ERR_DATA. */
 TD_MUST_CHECK td_status td_train_check_data(const td_train_state *then, const td_train_state *here,
                                             const td_dataset *train);
+/* Whether what is done so far can be the beginning of a run of `last` steps. TD_ERR_ARG. */
+TD_MUST_CHECK td_status td_train_check_length(const td_job *job, const td_train_state *state,
+                                              uint64_t last);
 /* What an earlier job was asked for, and the records of its ranks, go from the run's folder. Rank
  * 0, before any rank is recorded. */
 TD_MUST_CHECK td_status td_train_forget_earlier(const td_job *job);

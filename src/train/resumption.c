@@ -1,10 +1,11 @@
-/* What both training loops ask where a run begins or goes on: of its data, its group, and what an
- * earlier job has left in its folder. See train.h, checkpoint.h. */
+/* What both training loops ask where a run begins or goes on: of its data, its group, its schedule,
+ * and what an earlier job has left in its folder. See train.h, checkpoint.h. */
 #include "train/train.h"
 
 #include "base/error.h"
 #include "base/log.h"
 #include "data/dataset.h"
+#include "optim/schedule.h"
 #include "train/checkpoint.h"
 #include "train/resize.h"
 #include "tandem/recover.h"
@@ -36,6 +37,26 @@ td_status td_train_forget_earlier(const td_job *job)
     td_resize_take_back(job->run);
     TD_TRY(td_path_join(recorder, job->run, "recorder"));
     if (td_remove_tree(recorder) != TD_OK) td_error_clear(); /* it can do without */
+    return TD_OK;
+}
+
+td_status td_train_check_length(const td_job *job, const td_train_state *state, uint64_t last)
+{
+    const char *schedule = td_optim_schedule_names[job->schedule];
+    bool by_steps = job->steps && last == job->steps;
+    unsigned long long done = state->step, total = state->total, n = state->per_epoch;
+    unsigned long long asked = by_steps ? job->steps : (uint64_t)job->epochs;
+    const char *flag = by_steps ? "steps" : "epochs";
+    if (last < done)
+        return td_fail(TD_ERR_ARG,
+                       "--%s %llu is less than the %llu that the run has done; give more, or begin "
+                       "another run",
+                       flag, asked, by_steps ? done : (done + n - 1) / n);
+    if (total && total != last && td_schedule_needs_total(schedule))
+        return td_fail(TD_ERR_ARG,
+                       "--%s %llu cannot be changed: --schedule %s was laid out over %llu steps "
+                       "(%g epochs) when the run began; begin another run for another length",
+                       flag, asked, schedule, total, (double)total / (double)n);
     return TD_OK;
 }
 

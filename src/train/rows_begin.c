@@ -248,11 +248,7 @@ static td_status restore(loop *l)
     if (status == TD_OK) status = td_train_check_data(&l->state, &here, l->data->train);
     l->state.samples = here.samples, l->state.per_epoch = here.per_epoch;
     l->state.data = here.data;
-    if (status == TD_OK && l->last < l->state.step)
-        status = td_fail(TD_ERR_ARG,
-                         "the run has done %llu steps, more than the %llu that are asked "
-                         "for; give more --epochs",
-                         (unsigned long long)l->state.step, (unsigned long long)l->last);
+    if (status == TD_OK) status = td_train_check_length(l->job, &l->state, l->last);
     l->first_step = l->state.step;
     for (int k = 0; k < TD_ROWS_TABLES; k++)
         if (l->tables.sharded[k]) td_sharded_start_at(l->tables.sharded[k], l->state.step);

@@ -183,6 +183,16 @@ class Resumed(unittest.TestCase):
         self.assertEqual(sorted(os.listdir(os.path.join(run, "recorder"))), ["rank-0", "rank-1"])
         self.assertIn("all ranks have ended", tandem("diagnose", run).stdout)
 
+    def test_a_length_that_cannot_be_changed(self):
+        for schedule in ("cosine", "linear"):
+            run = train(*ps(2), "--schedule", schedule)
+            for epochs, says in (("3", f"--epochs 3 cannot be changed: --schedule {schedule} was laid out over 14 steps (2"),
+                                 ("1", "--epochs 1 is less than the 2 that the run has done")):
+                done = tandem("train", "--run", run, "--resume", "--epochs", epochs, expect=2)
+                self.assertIn(says, done.stderr)
+                self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+            tandem("train", "--run", run, "--resume", "--quiet")
+
     def test_seconds_between_checkpoints(self):
         """In an epoch's midst, at every clock; in step they change no bit."""
         how = {"data": clicks(rows=1600), "epochs": 1}
