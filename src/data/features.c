@@ -1,8 +1,8 @@
 /* See features.h. Keys of columns and categories are hashed once; a row of a table is then a walk
  * over its columns, and a sparse row one hash an entry. */
-#include "data/hashing.h"
-
 #include "data/features.h"
+
+#include "data/hashing.h"
 
 #include "data/dataset.h"
 

@@ -5,9 +5,9 @@
  * the second pass parses every row into its place. Texts get numbers from a dictionary of their
  * chunk; at the end the dictionaries are merged in the order of their bytes and the numbers
  * rewritten. Where only hashes of categories are wanted there are no dictionaries. */
-#include "data/hashing.h"
-
 #include "data/readers/csv.h"
+
+#include "data/hashing.h"
 #include "data/readers/dict.h"
 #include "data/readers/labels.h"
 
