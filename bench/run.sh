@@ -87,6 +87,12 @@ python3 bench/fresh.py
 echo
 echo "# memory"
 python3 bench/footprint.py "$build/tandem" /usr/share/datasets/fashion-mnist
+if [ "$mpiexec" != - ] && [ -x "$build/bench/cold_bench" ]; then
+    echo
+    echo "# training over 30 million rows of 1e9 keys, with 1 GiB of memory for them"
+    python3 bench/cold_train.py "$build/tandem" "$mpiexec" "$build/cold-train"
+fi
+
 if [ "$mpiexec" != - ]; then
     echo
     echo "# collectives beside MPI's own"

@@ -156,6 +156,14 @@ void td_unmap(td_mapping *mapping)
     *mapping = (td_mapping){NULL, 0};
 }
 
+void td_map_let_go(const void *from, size_t size)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)from + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)from + size) / page * page;
+    if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 td_status td_writer_open(td_writer *w, const char *path)
 {
     size_t length = strlen(path);

@@ -36,6 +36,9 @@ typedef struct td_mapping {
 } td_mapping;
 TD_MUST_CHECK td_status td_map_file(const char *path, td_mapping *out);
 void td_unmap(td_mapping *mapping);
+/* Lets go of mapped pages of a file that lie whole in [from, from + size): they count as this
+ * process's no more, and come back when they are read again. */
+void td_map_let_go(const void *from, size_t size);
 
 /* A file written beside its final name, then synced and renamed over it: readers see the old one
  * or the new one, never a part. td_writer_abandon removes what was written. Errors stick: after a

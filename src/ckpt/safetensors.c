@@ -201,9 +201,25 @@ void td_safetensors_close(td_safetensors *f)
     td_free(f);
 }
 
+uint64_t td_mapping_hash(const td_mapping *map)
+{
+    enum { PIECE = 16 << 20 };
+    XXH64_state_t *state = map->size > PIECE ? XXH64_createState() : NULL;
+    if (!state) return XXH64(map->data, map->size, 0);
+    XXH64_reset(state, 0);
+    for (size_t at = 0; at < map->size; at += PIECE) {
+        size_t n = map->size - at < PIECE ? map->size - at : PIECE;
+        XXH64_update(state, map->data + at, n);
+        td_map_let_go(map->data + at, n);
+    }
+    uint64_t hash = XXH64_digest(state);
+    XXH64_freeState(state);
+    return hash;
+}
+
 uint64_t td_safetensors_hash(const td_safetensors *f)
 {
-    return XXH64(f->bytes, f->size, 0);
+    return f->map.size ? td_mapping_hash(&f->map) : XXH64(f->bytes, f->size, 0);
 }
 
 uint64_t td_safetensors_bytes(const td_safetensors *f)

@@ -19,6 +19,9 @@ typedef struct td_tensor {
 TD_MUST_CHECK td_status td_safetensors_write(const char *path, const td_tensor *tensors, size_t n,
                                              uint64_t *out_hash, uint64_t *out_bytes);
 
+/* XXH64 of a file that is mapped, in pieces whose pages are let go of. */
+uint64_t td_mapping_hash(const td_mapping *map);
+
 typedef struct td_safetensors td_safetensors;
 /* Maps and checks a file: header, names, and that every tensor lies inside. TD_ERR_CORRUPT. */
 TD_MUST_CHECK td_status td_safetensors_open(const char *path, td_safetensors **out);

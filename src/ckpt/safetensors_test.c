@@ -270,6 +270,24 @@ static void memory_may_run_out(void **state)
     assert_survives_no_memory(try_open, NULL);
 }
 
+/* Longer than a piece, and read again where pages were let go of. */
+static void a_long_file_is_hashed_in_pieces(void **state)
+{
+    (void)state;
+    size_t size = ((size_t)33 << 20) + 5;
+    unsigned char *bytes = malloc(size);
+    td_mapping map;
+    assert_non_null(bytes);
+    for (size_t i = 0; i < size; i++) bytes[i] = (unsigned char)(i * i >> 7);
+    assert_ok(td_write_file(path, bytes, size));
+    assert_ok(td_map_file(path, &map));
+    assert_true(td_mapping_hash(&map) == XXH64(bytes, size, 0));
+    assert_memory_equal(map.data, bytes, size);
+    td_unmap(&map);
+    free(bytes);
+    assert_ok(td_remove_tree(path));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +299,7 @@ int main(void)
         cmocka_unit_test(no_cut_and_no_flip_passes),
         cmocka_unit_test(absurd_lengths_are_refused),
         cmocka_unit_test(misleading_headers_are_refused),
+        cmocka_unit_test(a_long_file_is_hashed_in_pieces),
         cmocka_unit_test(memory_may_run_out),
     };
     return cmocka_run_group_tests(tests, set_up, clear);

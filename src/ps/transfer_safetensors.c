@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 enum { BUFFER_BYTES = 256 << 10, STREAMS = 2 + TD_TRANSFER_COLUMNS };
 static const char MEANING[] = "rows_of"; /* in __metadata__ */
@@ -160,7 +159,7 @@ td_status td_transfer_write_some(const td_transfer_rows *rows, const char *path,
     counted.count = w.rows, w.rows = 0;
     TD_TRY(write_rows(&w, &counted, path));
     TD_TRY(td_map_file(path, &map));
-    *out_hash = XXH64(map.data, map.size, 0);
+    *out_hash = td_mapping_hash(&map);
     *out_bytes = map.size;
     td_unmap(&map);
     return TD_OK;

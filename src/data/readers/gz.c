@@ -8,7 +8,6 @@
 #include "base/error.h"
 
 #include <string.h>
-#include <sys/mman.h>
 
 enum { SLICE = 1 << 20, GZ_WINDOW = 15 + 16 };
 
@@ -51,8 +50,7 @@ static void drop_pages(td_stream *stream)
 {
     size_t whole = stream->at & ~(size_t)(SLICE - 1);
     if (!stream->source.mapped || whole <= stream->dropped) return;
-    madvise((void *)(uintptr_t)(stream->source.data + stream->dropped), whole - stream->dropped,
-            MADV_DONTNEED);
+    td_map_let_go(stream->source.data + stream->dropped, whole - stream->dropped);
     stream->dropped = whole;
 }
 
