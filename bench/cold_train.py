@@ -53,10 +53,11 @@ def main():
     os.makedirs(FOLDER)
     subprocess.run([TANDEM, "synth", "clicks", "--out", log, "--rows", str(ROWS), "--categories", str(CATEGORIES),
                     "--zipf", "0.8", "--quiet"], check=True)
-    job = subprocess.Popen([MPIEXEC, "--map-by", ":OVERSUBSCRIBE", "-n", "3", TANDEM, "train", "--data", log, "--model",
-                            "fm", "--factors", "15", "--optimizer", "adagrad", "--lr", "0.05", "--epochs", "1", "--batch",
-                            "2048", "--strategy", "ps", "--clock", "asp", "--servers", "1", "--data-servers", "1",
-                            "--table-memory", f"{LIMIT}m", "--eval-every", "0", "--run", run, "--quiet"])
+    words = ["--data", log, "--model", "fm", "--factors", "15", "--optimizer", "adagrad", "--lr", "0.05", "--epochs", "1",
+             "--batch", "2048", "--strategy", "ps", "--clock", "asp", "--servers", "1", "--data-servers", "1",
+             "--table-memory", f"{LIMIT}m", "--eval-every", "0", "--run", run, "--quiet"]
+    job = subprocess.Popen([MPIEXEC, "--map-by", ":OVERSUBSCRIBE", "--mca", "osc", "^ucx", "-n", "3", TANDEM, "train",
+                            *words])
     pids, most = {}, {}
     while job.poll() is None:
         pids = pids if len(pids) == 3 else ranks_of(run)
