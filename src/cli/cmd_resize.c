@@ -80,12 +80,12 @@ static td_status read_words(int argc, char **argv, const char **run, td_resize *
         else if (!*run)
             *run = argv[i];
         else if (!r.ranks)
-            TD_TRY(read_number(argv[i], "workers", 1, &r.ranks));
+            TD_TRY(read_number(argv[i], "ranks", 1, &r.ranks));
         else
             return td_fail(TD_ERR_ARG, "resize: \"%s\" is one word too many", argv[i]);
     }
     if (!*run || (!r.ranks && r.servers < 0 && r.data_servers < 0))
-        return td_fail(TD_ERR_ARG, "say which run and how many workers: tandem resize RUN N, or "
+        return td_fail(TD_ERR_ARG, "say which run and how many ranks: tandem resize RUN N, or "
                                    "how many servers: --servers S, --data-servers D");
     *out = r;
     return TD_OK;

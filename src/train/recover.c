@@ -302,8 +302,8 @@ static void judge(const td_loop *t, const td_resize *asked, char sentence[TD_RES
     *sentence = 0;
     if (asked->servers >= 0 || asked->data_servers >= 0)
         snprintf(sentence, TD_RESIZE_TEXT,
-                 "this job has no servers: all of its ranks are workers, so ask for their number "
-                 "alone; --servers and --data-servers are for jobs with --strategy ps");
+                 "all ranks of this job are workers; ask for their number alone, without --servers "
+                 "and --data-servers");
     else if (workers < 1)
         snprintf(sentence, TD_RESIZE_TEXT, "%d workers are not possible; ask for 1 or more",
                  workers);

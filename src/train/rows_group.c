@@ -137,7 +137,7 @@ void td_rows_tell_news(loop *l)
     if (td_path_join(recorder, l->job->run, "recorder") != TD_OK) *recorder = 0;
     td_rows_parts(l, parts);
     td_news_fields(&l->news, td_comm_generation(l->comm), ranks, fields, sizeof fields);
-    if (l->news.was_resized && *parts) {
+    if (l->news.was_resized) { /* servers 0: all workers serve */
         size_t n = strlen(fields);
         snprintf(fields + n, sizeof fields - n, ",\"servers\":%d,\"data_servers\":%d",
                  roles->now.counts.servers ? roles->server_count : 0, roles->feeder_count);

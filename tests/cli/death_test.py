@@ -233,9 +233,9 @@ class Sizes(Runs):
         self.assertEqual(events(job.run), [])
 
     def test_mistakes_have_a_sentence(self):
-        for words, text in ((["x"], "say which run and how many workers: tandem resize RUN N"),
-                            (["x", "many"], '"many" is no number of workers'),
-                            (["x", "0"], '"0" is no number of workers; write 1 to 1024'),
+        for words, text in ((["x"], "say which run and how many ranks: tandem resize RUN N"),
+                            (["x", "many"], '"many" is no number of ranks'),
+                            (["x", "0"], '"0" is no number of ranks; write 1 to 1024'),
                             (["/nowhere", "2"], "/nowhere holds no run (no job.yaml)")):
             done = tandem("resize", *words, expect=2)
             self.assertIn(text, done.stderr)

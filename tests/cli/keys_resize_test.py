@@ -91,6 +91,8 @@ class Threads(Resizes):
         self.ask(run, "--servers 3", (2, 2, 0), more=True)
         self.ask(run, "--servers 0", (2, 0, 0))
         self.assertEqual(weights(run.end()), weights(want))
+        self.assertEqual([(e["workers"], e["servers"], e["data_servers"]) for e in event(run.run, "resized")],
+                         [(4, n, 0) for n in (1, 3, 0, 2, 2)] + [(2, 0, 0)])
 
     def test_at_their_own_pace(self):
         """Each sample is learnt from once an epoch, whoever comes and goes in it."""
@@ -148,7 +150,8 @@ class Threads(Resizes):
             self.assertIn(text, run.resize(*words.split(), expect=2), words)
         self.assertEqual(event(run.stop(), "resized"), [])
         run = Run("--workers", "2", model="mlp", epochs=3000)
-        self.assertIn("this job has no servers: all of its ranks are workers", run.resize("--servers", "1", expect=2))
+        self.assertIn("all ranks of this job are workers; ask for their number alone, without --servers and --data",
+                      run.resize("--servers", "1", expect=2))
         run.stop()
         run = Run("--strategy", "hogwild", "--bits", "10", "--workers", "2", epochs=3000)
         self.assertIn("--strategy hogwild keeps its workers", run.resize("3", expect=2))
@@ -160,7 +163,7 @@ class Threads(Resizes):
                             ("x --data-servers -1", '"-1" is no number of data servers; write 0 to 1024'),
                             ("x 2 3", 'resize: "3" is one word too many'),
                             ("x --workers 3", "resize: --workers is no option; there are --servers and --data-servers"),
-                            ("--servers 2", "say which run and how many workers: tandem resize RUN N, or how many")):
+                            ("--servers 2", "say which run and how many ranks: tandem resize RUN N, or how many")):
             self.assertIn(text, tandem("resize", *words.split(), expect=2).stderr)
 
 
