@@ -80,7 +80,8 @@ def clicks(folder, form, ending, rows, change=lambda line: line):
     """The test rows are the first ones, of which `tandem synth` says how well the planted model knows them."""
     def make(name, rows):
         return subprocess.run([TANDEM, "synth", "clicks", "--out", f"{folder}/{name}.{ending}", "--rows", str(rows),
-                               "--categories", str(CATEGORIES), "--format", form, "--seed", str(SEED)], check=True,
+                               "--categories", str(CATEGORIES), "--format", form, "--seed", str(SEED),
+                               "--overwrite"], check=True,
                               capture_output=True, text=True).stdout
     planted = float(re.search(r"AUC ([\d.]+)", make("test", TEST_ROWS)).group(1))
     make("all", TEST_ROWS + rows)

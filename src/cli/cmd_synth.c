@@ -120,12 +120,16 @@ td_status td_cmd_synth(int argc, char **argv)
         status = td_fail(TD_ERR_ARG, "say what to make up: tandem synth clicks --out FILE");
     else if (status == TD_OK && !job.out)
         status = td_fail(TD_ERR_ARG, "--out is missing: the file to write");
-    else if (status == TD_OK && job.synth_format == TD_CLICK_LIBSVM &&
-             job.synth_categories > (INT32_MAX - TD_CLICK_COUNTS) / TD_CLICK_FIELDS)
+    else if (status == TD_OK && td_path_exists(job.out) && !job.overwrite)
+        status = td_fail(TD_ERR_ARG, "%s exists already; --overwrite replaces it", job.out);
+    td_click_format format = (td_click_format)job.synth_format;
+    if (status == TD_OK && format == TD_CLICK_AUTO) format = td_click_format_of(job.out);
+    if (status == TD_OK && format == TD_CLICK_LIBSVM &&
+        job.synth_categories > (INT32_MAX - TD_CLICK_COUNTS) / TD_CLICK_FIELDS)
         status = td_fail(TD_ERR_ARG, "--format libsvm has room for %d categories of a field",
                          (INT32_MAX - TD_CLICK_COUNTS) / TD_CLICK_FIELDS);
     synth s = {.config = {job.seed, (uint32_t)job.synth_categories, job.synth_zipf},
-               .format = (td_click_format)job.synth_format,
+               .format = format,
                .rows = job.synth_rows};
     if (status == TD_OK) status = write_file(&s, &job);
     for (int k = 0; s.lanes && k < job.threads; k++) td_free(s.lanes[k].text);

@@ -4,13 +4,16 @@
 #include "base/rng.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
+#include <strings.h>
 
 enum { COUNTS_OF_ROW = 1000, WEIGHTS_OF_COUNTS }; /* streams beside those of fields */
 
 static const float bias = -1.6f, category_weight = 0.5f, factor = 0.2f, count_weight = 0.25f;
 
-const char *const td_click_formats[] = {"tsv", "libsvm", "libffm", NULL};
+const char *const td_click_formats[] = {"auto", "tsv", "csv", "libsvm", "libffm", NULL};
 
 /* --- Zipf's law: rejection from the integral of x^-s (Hoermann and Derflinger,
  * "Rejection-inversion to generate variates from monotone discrete distributions", 1996) --- */
@@ -85,15 +88,42 @@ void td_click_make(const td_click_config *c, uint64_t row, td_click_row *out)
 
 /* --- lines --- */
 
+td_click_format td_click_format_of(const char *path)
+{
+    static const struct {
+        const char *ending;
+        td_click_format format;
+    } known[] = {{".csv", TD_CLICK_CSV},
+                 {".svm", TD_CLICK_LIBSVM},
+                 {".libsvm", TD_CLICK_LIBSVM},
+                 {".ffm", TD_CLICK_LIBFFM},
+                 {".libffm", TD_CLICK_LIBFFM}};
+    const char *ending = strrchr(path, '.');
+    for (size_t k = 0; ending && k < sizeof known / sizeof *known; k++)
+        if (!strcasecmp(ending, known[k].ending)) return known[k].format;
+    return TD_CLICK_TSV;
+}
+
+static bool has_columns(td_click_format format)
+{
+    return format == TD_CLICK_TSV || format == TD_CLICK_CSV;
+}
+
+static char between(td_click_format format)
+{
+    return format == TD_CLICK_CSV ? ',' : '\t';
+}
+
 size_t td_click_header(td_click_format format, char text[TD_CLICK_TEXT])
 {
     size_t at = 0;
-    if (format != TD_CLICK_TSV) return 0;
+    char comma = between(format);
+    if (!has_columns(format)) return 0;
     at += (size_t)snprintf(text, TD_CLICK_TEXT, "click");
     for (int i = 0; i < TD_CLICK_COUNTS; i++)
-        at += (size_t)snprintf(text + at, TD_CLICK_TEXT - at, "\ti%d", i + 1);
+        at += (size_t)snprintf(text + at, TD_CLICK_TEXT - at, "%ci%d", comma, i + 1);
     for (int f = 0; f < TD_CLICK_FIELDS; f++)
-        at += (size_t)snprintf(text + at, TD_CLICK_TEXT - at, "\tc%d", f + 1);
+        at += (size_t)snprintf(text + at, TD_CLICK_TEXT - at, "%cc%d", comma, f + 1);
     text[at++] = '\n';
     return at;
 }
@@ -130,15 +160,15 @@ static size_t put_logarithm(char *text, uint32_t count)
     return at;
 }
 
-static size_t put_columns(const td_click_row *row, char *text)
+static size_t put_columns(const td_click_row *row, char comma, char *text)
 {
     size_t at = 0;
     for (int i = 0; i < TD_CLICK_COUNTS; i++) {
-        text[at++] = '\t';
+        text[at++] = comma;
         at += put_number(text + at, row->count[i]);
     }
     for (int f = 0; f < TD_CLICK_FIELDS; f++) {
-        text[at++] = '\t';
+        text[at++] = comma;
         at += put_name(text + at, f, row->category[f]);
     }
     return at;
@@ -172,8 +202,8 @@ size_t td_click_line(const td_click_config *c, const td_click_row *row, td_click
 {
     size_t at = 1;
     *text = row->clicked ? '1' : '0';
-    at += format == TD_CLICK_TSV ? put_columns(row, text + at)
-                                 : put_features(c, row, format == TD_CLICK_LIBFFM, text + at);
+    at += has_columns(format) ? put_columns(row, between(format), text + at)
+                              : put_features(c, row, format == TD_CLICK_LIBFFM, text + at);
     text[at++] = '\n';
     return at;
 }

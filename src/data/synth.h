@@ -30,11 +30,19 @@ typedef struct td_click_row {
 
 void td_click_make(const td_click_config *config, uint64_t row, td_click_row *out);
 
-typedef enum td_click_format { TD_CLICK_TSV, TD_CLICK_LIBSVM, TD_CLICK_LIBFFM } td_click_format;
+typedef enum td_click_format {
+    TD_CLICK_AUTO, /* no file's: as td_click_format_of says */
+    TD_CLICK_TSV,
+    TD_CLICK_CSV,
+    TD_CLICK_LIBSVM,
+    TD_CLICK_LIBFFM
+} td_click_format;
 extern const char *const td_click_formats[]; /* NULL at the end */
-enum { TD_CLICK_TEXT = 1024 };               /* most bytes of a line */
+/* That by which a file of this name is read; TSV where none says. */
+td_click_format td_click_format_of(const char *path);
+enum { TD_CLICK_TEXT = 1024 }; /* most bytes of a line */
 
-/* TSV's first line, or nothing; returns its length. */
+/* The first line of TSV and CSV, or nothing; returns its length. */
 size_t td_click_header(td_click_format format, char text[TD_CLICK_TEXT]);
 /* A line with its end; returns its length. Features of libsvm and libffm count from 0: the counts'
  * logarithms first, then the categories of each field in turn. */

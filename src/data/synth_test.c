@@ -63,13 +63,16 @@ static void lines_can_be_read(void **state)
     enum { ROWS = 300 };
     for (td_click_format format = TD_CLICK_TSV; format <= TD_CLICK_LIBFFM; format++) {
         td_click_config c = {.seed = 1, .categories = 100000000, .zipf = 0.5};
-        if (format != TD_CLICK_TSV) c.categories = 1000; /* its features end at 2^31 */
+        bool columns = format <= TD_CLICK_CSV;
+        if (!columns) c.categories = 1000; /* its features end at 2^31 */
         char path[] = "/tmp/td-synth-XXXXXX.svm", line[TD_CLICK_TEXT];
         strcpy(path + strlen(path) - 3, format == TD_CLICK_TSV      ? "tsv"
+                                        : format == TD_CLICK_CSV    ? "csv"
                                         : format == TD_CLICK_LIBSVM ? "svm"
                                                                     : "ffm");
         int fd = mkstemps(path, 4);
         assert_true(fd >= 0);
+        assert_int_equal(td_click_format_of(path), format);
         FILE *f = fdopen(fd, "w");
         fwrite(line, 1, td_click_header(format, line), f);
         int clicks = 0;
@@ -83,7 +86,7 @@ static void lines_can_be_read(void **state)
         }
         fclose(f);
         td_dataset *data;
-        td_data_config config = {.path = path, .label = format == TD_CLICK_TSV ? "click" : NULL};
+        td_data_config config = {.path = path, .label = columns ? "click" : NULL};
         assert_ok(td_dataset_open(&config, &data));
         assert_int_equal(td_dataset_info(data)->samples, ROWS);
         assert_int_equal(td_dataset_info(data)->classes, 2);

@@ -215,8 +215,8 @@ const td_option td_job_rows[] = {
      "go on from the run's newest checkpoint; a finished run with more --epochs", 0, 0, NULL,
      TD_JOB_TRAIN | TD_JOB_PLACE},
     {"overwrite", NULL, TD_OPT_BOOL, AT(overwrite), "false", NULL,
-     "replace what the folder holds of an older run; export: the older file", 0, 0, NULL,
-     TD_JOB_TRAIN | TD_JOB_PLACE | TD_JOB_EXPORT},
+     "replace what the folder holds of an older run; export, synth: the older file", 0, 0, NULL,
+     TD_JOB_TRAIN | TD_JOB_PLACE | TD_JOB_EXPORT | TD_JOB_SYNTH},
     {"checkpoint.every", "checkpoint-every", TD_OPT_PERIOD, AT(checkpoint_every), "0", "PERIOD",
      "between checkpoints: steps, or a time such as 30s, 5m, 1h; 0: at each epoch's end", 0, 0,
      NULL, ALL | TD_JOB_PLACE},
@@ -304,8 +304,9 @@ const td_option td_job_rows[] = {
      100000000, NULL, TD_JOB_SYNTH},
     {"zipf", NULL, TD_OPT_NUMBER, AT(synth_zipf), "1.1", "S",
      "the k-th category is k^-S as frequent as the first", 0, 10, NULL, TD_JOB_SYNTH},
-    {"format", NULL, TD_OPT_CHOICE, AT(synth_format), "tsv", "FORMAT", "of the file", 0, 0,
-     td_click_formats, TD_JOB_SYNTH},
+    {"format", NULL, TD_OPT_CHOICE, AT(synth_format), "auto", "FORMAT",
+     "of the file; auto: as it would be read by its name, else tsv", 0, 0, td_click_formats,
+     TD_JOB_SYNTH},
     {NULL, NULL, TD_OPT_BOOL, 0, NULL, NULL, NULL, 0, 0, NULL, 0},
 };
 

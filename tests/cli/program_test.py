@@ -281,8 +281,22 @@ class Program(unittest.TestCase):
         self.assertLess(float(last[3]), 0.69)
         for code, words, sentence in ((2, [], "say what to make up"), (2, ["clicks"], "--out is missing"),
                                       (1, ["clicks", "--out", "/nonexistent/x"], "/nonexistent"),
+                                      (2, ["clicks", "--out", files[0]], "exists already; --overwrite replaces it"),
                                       (2, ["clicks", "--out", files[0], "--rows", "0"], "--rows must be")):
             self.assertIn(sentence, tandem("synth", *words, expect=code).stderr)
+        with open(files[0]) as f:
+            self.assertEqual(f.read(), texts[0])
+        tandem("synth", "clicks", "--out", files[2], "--rows", "5000", "--categories", "300", "--overwrite")
+        files += [os.path.join(TOP, "clicks.csv"), os.path.join(TOP, "clicks.libffm")]
+        for path in files[3:]:
+            tandem("synth", "clicks", "--out", path, "--rows", "5000", "--categories", "300")
+        with open(files[2]) as f, open(files[3]) as of:
+            self.assertEqual(f.read(), texts[0])
+            self.assertEqual(of.read(), texts[0].replace("\t", ","))
+        for path in files[3:]:
+            run = new_run()
+            tandem("train", "--data", path, "--model", "ffm", "--factors", "2", "--epochs", "1", "--run", run, "--quiet")
+            self.assertIn("fields=40", tandem("inspect", run).stdout)
 
 
 if __name__ == "__main__":
