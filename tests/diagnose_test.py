@@ -8,12 +8,14 @@ Scenes of comm_recorder_test are looked at while a rank stays away, and again af
 kinds of misuse of comm_misuse_test after their end. On threads, scenes on processes as well."""
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
 
+from processes import processes_of
 from report import run_and_count
 
 BUILD = os.path.abspath(sys.argv[1])
@@ -176,6 +178,42 @@ class Misuse(unittest.TestCase):
                 self.assertNotRegex(text, r"\nrank [023] runs ")
                 if kind not in self.BOTH:
                     self.assertNotRegex(text, r"\nrank [023] has not come to")
+
+
+@unittest.skipUnless(MPIEXEC, "no mpiexec")
+class Stopped(unittest.TestCase):
+    """A server of a run in step, in the midst of its wait for a slow worker, who then goes on without it."""
+
+    def test_a_stopped_rank_waits_for_nobody(self):
+        program = os.path.join(BUILD, "tandem")
+        with tempfile.TemporaryDirectory() as top:
+            data, run = os.path.join(top, "clicks.tsv"), os.path.join(top, "run")
+            subprocess.run([program, "synth", "clicks", "--out", data, "--rows", "4000", "--categories", "100", "--quiet"],
+                           check=True)
+            job = subprocess.Popen([*RANKS, program, "train", "--data", data, "--model", "fm", "--strategy", "ps",
+                                    "--servers", "1", "--epochs", "10000", "--batch", "64", "--run", run, "--quiet"],
+                                   env=dict(environment("0"), TANDEM_FAKE_SLOW="0:30"), stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+            server = None
+            try:
+                end = time.monotonic() + PATIENCE_S
+                while not os.path.exists(os.path.join(run, "metrics.jsonl")) and time.monotonic() < end:
+                    time.sleep(0.05)
+                server = processes_of(run, program)[3]
+                for _ in range(4):
+                    time.sleep(0.3)
+                    os.kill(server, signal.SIGSTOP)
+                    time.sleep(0.3)
+                    text = diagnose(run)
+                    os.kill(server, signal.SIGCONT)
+                    self.assertRegex(text, r"rank 3 \(process \d+ on .*\) is stopped")
+                    self.assertRegex(text, r"rank 3 has not come|rank [012] waits for rank 3")
+                    self.assertNotRegex(text, "for each other|rank 3 waits|rank [012] has not come")
+            finally:
+                if server:
+                    os.kill(server, signal.SIGCONT)
+                job.terminate()  # mpiexec ends its ranks
+                job.wait(timeout=PATIENCE_S)
 
 
 if __name__ == "__main__":

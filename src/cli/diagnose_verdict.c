@@ -202,7 +202,8 @@ static int tell_waits(const td_diagnosis *d, td_deed deed, bool explained)
 {
     char where[TD_PAST_TEXT];
     const td_record *e = deed.entry;
-    bool failed = e->state == TD_RECORD_FAILED, died = d->rank[deed.rank].life == TD_DIED;
+    bool failed = e->state == TD_RECORD_FAILED;
+    bool died = d->rank[deed.rank].life == TD_DIED || d->rank[deed.rank].life == TD_STOPPED;
     if (e->missing < 0 || (explained && !failed)) return 0;
     snprintf(where, sizeof where, "operation %llu%s%s (%s)", (unsigned long long)e->sequence,
              *deed.group->name ? " of " : "", deed.group->name, td_does_names[e->does]);
@@ -242,6 +243,16 @@ static int tell_alone(const td_diagnosis *d, td_deed deed)
     return 1;
 }
 
+/* Its wait has an end that it has not seen: it is stopped, or whom it waits for is further. */
+static bool is_over(const td_diagnosis *d, td_deed deed)
+{
+    const td_record *e = deed.entry;
+    const td_recorder_group *of = td_past_of(d, e->missing, deed.group);
+    if (d->rank[deed.rank].life == TD_STOPPED) return true;
+    return !td_does_alone(e->does) && e->state == TD_RECORD_BEGUN && of &&
+           of->collectives > e->sequence;
+}
+
 /* For whom the rank itself waits, or waited until it failed; NULL: for nobody. Keyed parts are
  * answered by another thread than the one that waits. */
 static td_deed wait_of(const td_diagnosis *d, int r)
@@ -251,7 +262,7 @@ static td_deed wait_of(const td_diagnosis *d, int r)
     bool message = e && (e->does == TD_DOES_SEND || e->does == TD_DOES_RECV);
     bool counts = e && holds(d, r, deed.group, td_does_alone(e->does)) == e && e->missing >= 0 &&
                   e->missing < d->size && e->begin_ns;
-    if (!counts || (td_does_alone(e->does) && !message)) deed.entry = NULL;
+    if (!counts || (td_does_alone(e->does) && !message) || is_over(d, deed)) deed.entry = NULL;
     return deed;
 }
 
