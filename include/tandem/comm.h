@@ -302,8 +302,8 @@ TD_API void td_comm_record_step(td_comm *comm, uint64_t step);
  * half the time; it serves where all ranks' vectors of a call lie in such memory. Between threads,
  * and hosts, it is memory like any other. Each piece is an open file: for few, long buffers.
  * Belongs to no group; give it back when no operation uses it. A child of fork(2) shares it with
- * its parent. TD_ERR_NOMEM, TD_ERR_IO; free: TD_ERR_ARG for what alloc did not give (NULL is fine).
- */
+ * its parent. TD_ERR_ARG (more bytes than there can be), TD_ERR_NOMEM, TD_ERR_IO; free: TD_ERR_ARG
+ * for what alloc did not give (NULL is fine). */
 TD_API TD_MUST_CHECK td_status td_comm_alloc(size_t bytes, void **out);
 TD_API td_status td_comm_free(void *memory);
 
