@@ -269,12 +269,14 @@ class MakeTargets(unittest.TestCase):
                 self.assertGreater(len(run(f"{program} {words}").splitlines()), 1)
         self.assertEqual(set(re.findall(r"bench/(\w+)\.py", text)),
                          {"train", "fresh", "linear", "footprint", "gloo", "transports", "hosts_bench", "checkpoint_bench", "death", "ready",
-                          "balance", "collectives", "dlrm", "vw", "quality", "clocks", "replicas"})
+                          "balance", "collectives", "dlrm", "vw", "quality", "clocks", "replicas", "cold_train"})
         run(f'{sys.executable} {ROOT}/bench/footprint.py "{TANDEM}" {SMALL}')
         run(f'{sys.executable} {ROOT}/bench/checkpoint_bench.py "{TANDEM}" {SMALL} - 64')
         run(f'{sys.executable} {ROOT}/bench/replicas.py "{TANDEM}" 1 4000')
         if MPIEXEC:
             run(f'{sys.executable} {ROOT}/bench/transports.py "{TANDEM}" "{MPIEXEC}" 1 64 2')
+            if where["cold_bench"]:
+                run(f'{sys.executable} {ROOT}/bench/cold_train.py "{TANDEM}" "{MPIEXEC}" {TOP}/cold 3000 256')
             run(f'{sys.executable} {ROOT}/bench/collectives.py "{BUILD}" "{MPIEXEC}" 2 2 all-reduce 4 64')
         for name in ("train", "gloo", "gloo_ranks", "torch_train", "hosts_bench", "death", "death_torch", "ready",
                      "balance", "dlrm", "dlrm_torch", "vw", "quality", "clocks"):  # need peers, hosts, or time
