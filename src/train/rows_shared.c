@@ -6,7 +6,6 @@
 #include "base/log.h"
 #include "tandem/recover.h"
 
-#include <stdio.h>
 #include <string.h>
 
 enum { AHEAD = 16 };
@@ -93,11 +92,6 @@ static td_status renew(td_comm *comm, td_shared_rows *s, int64_t newest, bool co
     td_status status = td_comm_shared_create(comm, bytes_of(s), &next.region);
     if (status == TD_OK) lay_out(&next);
     if (status == TD_OK && copies) copy(s, &next);
-    if (status == TD_ERR_NOMEM || status == TD_ERR_IO) { /* what it has is good, and stays */
-        char sentence[512];
-        snprintf(sentence, sizeof sentence, "%s", td_last_error());
-        status = td_fail(TD_ERR_PEER, "no memory to share with a rank that has come: %s", sentence);
-    }
     status = td_comm_agree(comm, status);
     if (status != TD_OK) {
         td_comm_shared_destroy(comm, &next.region);
@@ -109,9 +103,34 @@ static td_status renew(td_comm *comm, td_shared_rows *s, int64_t newest, bool co
     return TD_OK;
 }
 
+/* Whether there is memory for all rows once more, which one rank tries: where the making of it for
+ * all fails, nobody knows whether a rank has died. */
+static td_status try_room(td_comm *comm, const td_shared_rows *s, int first, bool *fits)
+{
+    td_comm *alone = NULL;
+    td_region region = {0};
+    bool mine = td_comm_rank(comm) == first;
+    *fits = true;
+    TD_TRY(td_comm_split(comm, mine ? 0 : -1, 0, &alone));
+    if (mine) *fits = td_comm_shared_create(alone, bytes_of(s), &region) == TD_OK;
+    if (mine) td_comm_shared_destroy(alone, &region);
+    td_comm_close(alone);
+    return td_comm_broadcast(comm, fits, sizeof *fits, first);
+}
+
+/* Who has just come: it is lost to the others, which go on without it. */
+static td_status leave(td_comm *comm, const char *why)
+{
+    int rank = td_comm_rank_in_run(comm, td_comm_rank(comm));
+    td_warn("rank %d leaves the run: %s", rank, why);
+    td_comm_die(comm);
+    return td_fail(TD_ERR_PEER, "rank %d has left the run: %s", rank, why);
+}
+
 td_status td_shared_rows_move(td_comm *comm, td_shared_rows *s, bool *lost)
 {
     int me = td_comm_rank(comm), first;
+    bool fits;
     int64_t version[2] = {s->version, -s->version}, most[2];
     TD_TRY(td_comm_allreduce(comm, version, most, 2, TD_I64, TD_MAX));
     int64_t newest = most[0], oldest = -most[1];
@@ -122,14 +141,14 @@ td_status td_shared_rows_move(td_comm *comm, td_shared_rows *s, bool *lost)
     if (newest == oldest) return TD_OK; /* all have it */
     int mine = s->version == newest ? me : td_comm_size(comm);
     TD_TRY(td_comm_allreduce(comm, &mine, &first, 1, TD_I32, TD_MIN));
-    if (td_comm_host_of(comm, me) != td_comm_host_of(comm, first)) {
-        int rank = td_comm_rank_in_run(comm, me);
-        td_warn("rank %d leaves the run: --strategy hogwild is for the workers of one machine, and "
-                "it is on another",
-                rank);
-        td_comm_die(comm);
-        return td_fail(TD_ERR_PEER, "rank %d has left the run: it is on another machine", rank);
-    }
+    if (td_comm_host_of(comm, me) != td_comm_host_of(comm, first))
+        return leave(comm, "--strategy hogwild is for the workers of one machine, and it is on "
+                           "another");
+    TD_TRY(try_room(comm, s, first, &fits));
+    if (!fits && !s->version)
+        return leave(comm, "there is no memory into which --strategy hogwild could copy its rows, "
+                           "to share them with it");
+    if (!fits) return td_fail(TD_ERR_PEER, "a rank that has come leaves: no memory to share");
     return renew(comm, s, newest, me == first);
 }
 

@@ -38,9 +38,9 @@ TD_MUST_CHECK td_status td_shared_rows_open(td_comm *comm, const td_shared_confi
                                             td_shared_rows *out);
 /* Of a rank that comes into a run under way: fit to be moved. Local. */
 TD_MUST_CHECK td_status td_shared_rows_join(const td_shared_config *config, td_shared_rows *out);
-/* In another group. Collective. A rank that has come and lies on another host leaves: a loss to the
- * others. *lost: TD_ERR_PEER because no rank that is left has the memory. After another failure:
- * fit to be moved again. */
+/* In another group. Collective. A rank that has come and lies on another host, or for which memory
+ * does not suffice, leaves: a loss to the others. *lost: TD_ERR_PEER because no rank that is left
+ * has the memory. After another failure: fit to be moved again. */
 TD_MUST_CHECK td_status td_shared_rows_move(td_comm *comm, td_shared_rows *shared, bool *lost);
 void td_shared_rows_close(td_shared_rows *shared, td_comm *comm); /* zeroed is fine */
 

@@ -3,6 +3,7 @@
 clocks, and from data servers, every step and every sample."""
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -168,6 +169,7 @@ class Kills(unittest.TestCase):
         chance, run = random.Random(repr((victims, words))), new_run()
         other = how.pop("astray", None)  # (rank, data that it reads)
         hosts = {"TANDEM_FAKE_HOSTS": how.pop("hosts", "0")}
+        room = how.pop("room", None)  # of /dev/shm
         if "hogwild" not in words:
             words = (*words, "--replicas", "1")
         command = [*recovering(n + spares), TANDEM,
@@ -176,10 +178,13 @@ class Kills(unittest.TestCase):
             dealt = f'[ "$OMPI_COMM_WORLD_RANK" != {other[0]} ] || set -- "$@" --data {other[1]}; exec "$@"'
             program = command.index(TANDEM)
             command[program:program] = ["sh", "-c", dealt, "sh"]
+        if room:
+            command = ["unshare", "--mount", "sh", "-ec", f'mount -t tmpfs -o size={room} tmpfs /dev/shm; exec "$@"', "sh",
+                       *command]
         process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                    env=dict(os.environ, TANDEM_FAKE_SLOW="0:8", **hosts))
         end = time.monotonic() + 60
-        while not os.path.exists(os.path.join(run, "metrics.jsonl")) and time.monotonic() < end:
+        while not os.path.exists(os.path.join(run, "metrics.jsonl")) and time.monotonic() < end and process.poll() is None:
             time.sleep(0.01)
         for victim in victims:
             time.sleep(chance.uniform(0.05, 0.3))
@@ -189,6 +194,8 @@ class Kills(unittest.TestCase):
             if pid:
                 os.kill(pid, signal.SIGKILL)
         out, err = process.communicate(timeout=100)
+        if room and re.search("(unshare|mount): .*permi(tted|ssion)", err):
+            self.skipTest("may not mount")
         self.assertEqual(process.returncode, 0, out + err)
         self.err = err
         return run
@@ -233,6 +240,13 @@ class Kills(unittest.TestCase):
         run = self.run_and_kill([1], *words, n=3, spares=2, hosts="0,0,0,1,0")
         self.assertIn("rank 3 leaves the run: --strategy hogwild is for the workers of one machine", self.err)
         self.assertEqual(event(run, "recovered")[-1]["came"][-1:], [4])
+
+    def test_without_memory_for_a_spare_to_share(self):
+        run = self.run_and_kill([1], "--strategy", "hogwild", "--bits", "20", "--factors", "4", n=3, spares=1, room="60m",
+                                epochs=10)
+        self.assertIn("rank 3 leaves the run: there is no memory into which --strategy hogwild could copy", self.err)
+        self.assertEqual(event(run, "recovered")[-1]["workers"], 2)
+        self.assertTrue(rows_of(os.path.join(run, "model")))
 
     def test_data_servers(self):
         words = ps(1, "--data-servers", "2", servers=2, clock="asp")
