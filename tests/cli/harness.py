@@ -17,6 +17,10 @@ MPIEXEC = sys.argv[2] if len(sys.argv) > 2 and sys.argv[2] != "--part" else None
 SIDE, CLASSES, TRAIN, TEST = 12, 4, 203, 50
 TEMPORARY = tempfile.TemporaryDirectory()
 TOP = TEMPORARY.name
+os.environ["TMPDIR"] = TOP  # see launch.sh
+if os.path.isdir("/dev/shm"):
+    SHARED = tempfile.TemporaryDirectory(prefix="tandem-test.", dir="/dev/shm")
+    os.environ["OMPI_MCA_btl_sm_backing_directory"] = SHARED.name
 DATA = os.path.join(TOP, "data")
 # Under sanitizers, which look at the code and not at the answer, loops are shorter.
 SHORT = "TANDEM_TEST_SHORT" in os.environ
