@@ -82,7 +82,7 @@ static const row table[] = {
      td_recursive_fits},
     {TD_ALLREDUCE, "recursive-halving", 4096, ANY_ORDER, td_recursive_halving, td_recursive_folds},
     {TD_ALLREDUCE, "hierarchical", 32768, TREE, td_hierarchical_reduce, over_hosts},
-    {TD_ALLREDUCE, "hierarchical-exchange", 4096, TREE, td_hierarchical_exchange, over_few_hosts},
+    {TD_ALLREDUCE, "hierarchical-exchange", 16384, TREE, td_hierarchical_exchange, over_few_hosts},
     {TD_ALLREDUCE, "hierarchical", 65536, TREE, td_hierarchical_reduce, over_hosts},
     {TD_ALLREDUCE, "ring", MEASURED, ANY_ORDER, td_ring_allreduce},
     {TD_ALLREDUCE, "double-tree", MEASURED, ANY_ORDER, td_double_tree_allreduce},
