@@ -2,7 +2,7 @@
 """Training over more rows than memory holds: an fm of rows of 16 on a click log whose categories are 1e9 keys,
 with a limit on a server's rows; TSV.
 
-    cold_train.py TANDEM MPIEXEC FOLDER [ROWS [LIMIT_MIB]]      default 1500000, 1024
+    cold_train.py TANDEM MPIEXEC FOLDER [ROWS [LIMIT_MIB]]      default 1600000, 1024
 
 The log (ROWS lines, 26 categories of 38.5 million each by Zipf's law with 0.8) and the run are made in FOLDER
 and removed. One worker, one server, and one rank that reads the data, so that the server's resident memory
@@ -17,7 +17,7 @@ import sys
 import time
 
 TANDEM, MPIEXEC, FOLDER = os.path.abspath(sys.argv[1]), sys.argv[2], sys.argv[3]
-ROWS = int(sys.argv[4]) if len(sys.argv) > 4 else 1500000
+ROWS = int(sys.argv[4]) if len(sys.argv) > 4 else 1600000
 LIMIT = int(sys.argv[5]) if len(sys.argv) > 5 else 1024
 CATEGORIES = 38500000
 
