@@ -18,24 +18,17 @@ typedef td_rows_loop loop;
 
 enum { SENTENCE = 1024, MOST_ALARMS = 2 };
 
-/* What all ranks fail with alike one of them tells; of threads one is heard anyway. */
-static td_status told_by_one(const loop *l, td_status status)
-{
-    bool processes = !strcmp(td_comm_transport(l->comm), "mpi");
-    if (processes && !l->first) td_error_clear();
-    return status;
-}
-
 static td_status move_feed(loop *l)
 {
     const td_roles *roles = &l->tables.roles;
     if (!l->job->data_servers) return TD_OK;
     if (roles->feeder_count == 0) {
         l->over = true;
-        return told_by_one(l, td_fail(TD_ERR_PEER,
-                                      "no data server is left; \"tandem train --run %.200s "
-                                      "--resume\" goes on from the newest checkpoint",
-                                      l->job->run));
+        return td_fail(TD_ERR_PEER,
+                       "no data server is left; \"tandem train --run %.200s --resume\" goes on "
+                       "from "
+                       "the newest checkpoint",
+                       l->job->run);
     }
     td_feed_config config = td_rows_feed_config(l);
     if (!l->pushing) td_feed_give_back(l->feed); /* else its push is made again */
@@ -217,10 +210,10 @@ static td_status take_up(loop *l)
     if (lost) {
         char sentence[SENTENCE];
         snprintf(sentence, sizeof sentence, "%s", td_last_error());
-        return told_by_one(l, td_fail(status,
-                                      "%.600s; \"tandem train --run %.200s --resume\" goes on from "
-                                      "the newest checkpoint",
-                                      sentence, l->job->run));
+        return td_fail(status,
+                       "%.600s; \"tandem train --run %.200s --resume\" goes on from the newest "
+                       "checkpoint",
+                       sentence, l->job->run);
     }
     TD_TRY(status);
     l->scorer.source.params = l->tables.dense;
@@ -271,7 +264,9 @@ td_status td_rows_too_few(loop *l)
                 workers, workers == 1 ? " is" : "s are", l->job->min_workers,
                 (unsigned long long)l->state.step, l->job->run,
                 l->feed ? " from the epoch's beginning" : "");
-    return told_by_one(l, status);
+    bool processes = !strcmp(td_comm_transport(l->comm), "mpi");
+    if (processes && !l->first) td_error_clear(); /* one tells it */
+    return status;
 }
 
 /* --- after a loss --- */

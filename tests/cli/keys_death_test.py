@@ -259,8 +259,9 @@ class Kills(unittest.TestCase):
                 self.assertEqual(count if once else samples, samples)
             self.assertEqual(len(each_once(run)), 8)
 
-    def test_what_is_lost_is_told_once(self):
-        """All ranks that are left know it alike: rows that nobody has, shards that nobody deals out."""
+    def test_what_is_lost_is_told(self):
+        """By each rank that is left, as mpiexec may end the others when the first does: rows that nobody has, shards
+        that nobody deals out."""
         for text, words, victim in (("is lost: it was at rank 3, and no other rank has it", [], 3),
                                     ("no data server is left", ["--data-servers", "1", "--replicas", "1"], 4)):
             run = new_run()
@@ -270,7 +271,6 @@ class Kills(unittest.TestCase):
                                   text=True, capture_output=True, timeout=60,
                                   env=dict(os.environ, TANDEM_FAKE_DEATH=f"{victim}:5:evaluate"))
             self.assertNotEqual(done.returncode, 0)
-            self.assertEqual(done.stderr.count(text), 1, done.stderr)
             self.assertIn(f'{text}; "tandem train --run {run} --resume" goes on from the newest checkpoint', done.stderr)
 
 
