@@ -214,19 +214,28 @@ class Processes(Resizes):
 class Deaths(Resizes):
     """Beside a resize, of threads at chosen points."""
 
-    def resize_at(self, stop, plan, ask, *words, clock="bsp", **how):
-        """The run stops in that step of rank 0 until it is asked; it changes behind it, or where all meet next."""
-        run = threads(3, *words, servers=3, spares=6, clock=clock, epochs=4,
-                      env={"TANDEM_FAKE_DEATH": f"0:{stop}:backward:stop,{plan}"}, **how)
+    def await_stop(self, run):
         end = time.monotonic() + 60
         while state_of(run.process.pid) != "T" and time.monotonic() < end:
             time.sleep(0.005)
+        return end
+
+    def ask_stopped(self, run, ask):
+        """Asks a run whose rank 0 has stopped, or is about to; it goes on when it has been asked."""
+        end = self.await_stop(run)
         asker = subprocess.Popen([TANDEM, "resize", run.run, *ask.split()], text=True, stdout=subprocess.PIPE,
                                  stderr=subprocess.STDOUT)
         while not os.path.exists(os.path.join(run.run, "resize")) and time.monotonic() < end:
             time.sleep(0.005)
         time.sleep(0.15)  # rank 0 looks for requests every tenth of a second
         run.process.send_signal(signal.SIGCONT)
+        return asker
+
+    def resize_at(self, stop, plan, ask, *words, clock="bsp", **how):
+        """The run stops in that step of rank 0 until it is asked; it changes behind it, or where all meet next."""
+        run = threads(3, *words, servers=3, spares=6, clock=clock, epochs=4,
+                      env={"TANDEM_FAKE_DEATH": f"0:{stop}:backward:stop,{plan}"}, **how)
+        asker = self.ask_stopped(run, ask)
         said = asker.communicate(timeout=100)[0]
         self.assertEqual(asker.returncode, 0, (plan, ask, said))
         self.assertIn(f"the run goes on with {ask[0]} ranks (", said)
@@ -238,19 +247,10 @@ class Deaths(Resizes):
         run = threads(3, servers=3, spares=6, epochs=4,
                       env={"TANDEM_FAKE_DEATH": "0:9:backward:stop,0:9:handover:stop"})
         for ask in ("7", "9 --servers 4"):
-            end = time.monotonic() + 60
-            while state_of(run.process.pid) != "T" and time.monotonic() < end:
-                time.sleep(0.005)
-            asker = subprocess.Popen([TANDEM, "resize", run.run, *ask.split()], text=True, stdout=subprocess.PIPE,
-                                     stderr=subprocess.STDOUT)
-            while not os.path.exists(os.path.join(run.run, "resize")) and time.monotonic() < end:
-                time.sleep(0.005)
-            time.sleep(0.15)
-            run.process.send_signal(signal.SIGCONT)
+            asker = self.ask_stopped(run, ask)
             if ask == "7":
                 time.sleep(0.1)  # until it stops again, with the ranks that came
-                while state_of(run.process.pid) != "T" and time.monotonic() < end:
-                    time.sleep(0.005)
+                self.await_stop(run)
                 asker.send_signal(signal.SIGINT)
                 self.assertIn("is taken back", asker.communicate(timeout=60)[0])
         said = asker.communicate(timeout=100)[0]
