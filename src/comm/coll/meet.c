@@ -11,8 +11,10 @@
 
 /* Short blocks have slots of their own, TD_MEET_SHOWN of them in turn, whose heads nothing else is
  * ever written to; not a power of two long, as those would share one set of a cache. */
-enum { SHORT = TD_MEET_SLOT + 128, LOOKS = 16, FAR_LOOKS = 50 };
+enum { SHORT = TD_MEET_SLOT + 128, LOOKS = 128, FAR_LOOKS = 50 };
 enum { NEAR_EVERY = 64, MOVE_NS = 1000000, ASIDE_NS = 200000 };
+enum { AHEAD = 3 };
+enum { CATCH_UP = 16, CATCH_UP_PAUSES = 16 };
 enum { TRIED_FROM = 16 << 10, TRIED_EVERY = 32, FIRST_TRY = 8 };
 
 /* Ahead of a short block. The round comes last: who sees it sees the block. The first bytes of the
@@ -66,12 +68,17 @@ td_status td_meet_of(td_comm *comm, td_meet **out)
 
 /* --- what is run --- */
 
+/* A rank's short block, `ahead` rounds of such from here. */
+static char *short_of(const td_meet *m, int rank, unsigned ahead)
+{
+    size_t k = (m->short_rounds + ahead) % TD_MEET_SHOWN;
+    return m->shorts + ((size_t)rank * TD_MEET_SHOWN + k) * SHORT;
+}
+
 static head *head_of(const td_meet *m, int rank)
 {
-    size_t k = m->short_rounds % TD_MEET_SHOWN;
-    return (head *)(void *)(m->is_short ? m->shorts + ((size_t)rank * TD_MEET_SHOWN + k) * SHORT
-                                        : m->slots + ((size_t)rank * TD_MEET_SLOTS + m->first) *
-                                                         TD_MEET_SLOT);
+    char *slot = m->slots + ((size_t)rank * TD_MEET_SLOTS + m->first) * TD_MEET_SLOT;
+    return (head *)(void *)(m->is_short ? short_of(m, rank, 0) : slot);
 }
 
 /* The first operation in which that rank ran something else, if it has a round here still. */
@@ -263,27 +270,51 @@ static td_status test(void *arg, bool *done)
     return TD_OK;
 }
 
+/* This rank is behind those who only give to it: their next blocks may be there, too. */
+static void expect_next(const td_meet *m)
+{
+    int does = m->comm->card.runs.does;
+    if (does != TD_BROADCAST && does != TD_REDUCE) return;
+    for (int r = m->only < 0 ? 0 : m->only; r < (m->only < 0 ? m->comm->size : m->only + 1); r++)
+        __builtin_prefetch(short_of(m, r, 1));
+}
+
 static td_status wait_for(td_meet *m, int stage, int only, uint64_t round)
 {
     m->stage = stage, m->only = only, m->wanted = round;
-    if (missing(m) < 0) return TD_OK;
+    if (missing(m) < 0) {
+        if (stage == TD_MEET_ARRIVED && m->is_short) expect_next(m);
+        return TD_OK;
+    }
     stop_clock(m);
     td_status status = td_comm_wait(m->comm, -1, m->bell, test, missing, m);
     go_on_clock(m);
     return status;
 }
 
-/* Looks further than is needed now: a look costs a cache line of every rank. */
-static td_status wait_until_free(td_meet *m, uint64_t last)
+static uint64_t all_done_with(const td_meet *m)
 {
-    TD_TRY(wait_for(m, TD_MEET_DONE, -1, last));
     uint64_t all = m->round;
     for (int r = 0; r < m->comm->size; r++) {
         uint64_t done = stage_of(m, r, TD_MEET_DONE), arrived = stage_of(m, r, TD_MEET_ARRIVED);
         uint64_t with = arrived && arrived - 1 > done ? arrived - 1 : done;
         if (with < all) all = with;
     }
-    m->done_with = all;
+    return all;
+}
+
+/* Looks further than is needed now: a look costs a cache line of every rank. And one that only
+ * gives, and so runs ahead, lets the others catch up a little, lest it meet them here in every
+ * round. */
+static td_status wait_until_free(td_meet *m, uint64_t last)
+{
+    TD_TRY(wait_for(m, TD_MEET_DONE, -1, last));
+    m->done_with = all_done_with(m);
+    if (!m->is_short || m->comm->crowded || m->comm->beside) return TD_OK;
+    for (int k = 0; k < CATCH_UP && m->done_with < last + TD_MEET_SHOWN / 2; k++) {
+        for (int pause = 0; pause < CATCH_UP_PAUSES; pause++) td_relax();
+        m->done_with = all_done_with(m);
+    }
     return TD_OK;
 }
 
@@ -307,6 +338,16 @@ td_status td_meet_round(td_meet *m, size_t bytes)
     return TD_OK;
 }
 
+/* The line is to be written: others have read it. */
+static void own_soon(const void *line)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)line));
+#else
+    __builtin_prefetch(line, 1);
+#endif
+}
+
 void td_meet_arrive(td_meet *m, const void *in, void *out)
 {
     td_meet_line *own = &m->lines[m->comm->rank];
@@ -318,7 +359,10 @@ void td_meet_arrive(td_meet *m, const void *in, void *out)
     __atomic_store_n(&own->core, sched_getcpu(), __ATOMIC_RELAXED);
     head *h = head_of(m, m->comm->rank);
     h->runs = *td_meet_header(m, m->comm->rank, m->round) = m->comm->card.runs;
-    if (m->is_short) __atomic_store_n(&h->round, m->round, __ATOMIC_RELEASE);
+    if (m->is_short) {
+        __atomic_store_n(&h->round, m->round, __ATOMIC_RELEASE);
+        own_soon(short_of(m, m->comm->rank, AHEAD));
+    }
     reach(m, TD_MEET_ARRIVED);
 }
 
