@@ -146,9 +146,9 @@ td_status td_call_run(td_comm *comm, const td_call *call)
 {
     bool reduces = call->pattern >= TD_REDUCE && !call->how.combine;
     struct td_record *record =
-        td_comm_begin(comm,
-                      (td_note){(int)call->pattern, call->bytes, reduces ? (int)call->how.type : -1,
-                                reduces ? (int)call->how.op : -1, call->root});
+        td_comm_begin(comm, &(td_note){(int)call->pattern, call->bytes,
+                                       reduces ? (int)call->how.type : -1,
+                                       reduces ? (int)call->how.op : -1, call->root});
     td_status status = td_coll_run(comm, call);
     if (status != TD_OK) td_comm_give_up(comm, -1);
     return td_comm_end(record, status);

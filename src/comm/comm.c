@@ -133,7 +133,7 @@ td_status td_comm_send(td_comm *comm, const void *data, size_t bytes, int to, in
 {
     TD_TRY(td_comm_check_peer(comm, data, bytes, to, tag, "send"));
     struct td_record *record =
-        td_comm_begin(comm, (td_note){TD_DOES_SEND, bytes, -1, -1, to, (unsigned)tag});
+        td_comm_begin(comm, &(td_note){TD_DOES_SEND, bytes, -1, -1, to, (unsigned)tag});
     return td_comm_end(record, td_comm_exchange(comm, data, bytes, to, NULL, 0, -1, tag));
 }
 
@@ -141,7 +141,7 @@ td_status td_comm_recv(td_comm *comm, void *data, size_t bytes, int from, int ta
 {
     TD_TRY(td_comm_check_peer(comm, data, bytes, from, tag, "recv"));
     struct td_record *record =
-        td_comm_begin(comm, (td_note){TD_DOES_RECV, bytes, -1, -1, from, (unsigned)tag});
+        td_comm_begin(comm, &(td_note){TD_DOES_RECV, bytes, -1, -1, from, (unsigned)tag});
     return td_comm_end(record, td_comm_exchange(comm, NULL, 0, -1, data, bytes, from, tag));
 }
 
@@ -162,7 +162,7 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
     struct verdict *own = &all[comm->size];
     own->status = mine;
     if (mine != TD_OK) strncpy(own->text, td_last_error(), SENTENCE - 1);
-    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_AGREE, 0, -1, -1, -1});
+    struct td_record *record = td_comm_begin(comm, &(td_note){TD_DOES_AGREE, 0, -1, -1, -1});
     int entered = td_comm_enter(comm, TD_DOES_AGREE);
     td_status status = td_comm_allgather(comm, own, sizeof *own, all);
     td_comm_leave(comm, entered);
@@ -255,7 +255,7 @@ td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
     TD_TRY(td_comm_check_open(comm, "split"));
     TD_TRY(td_comm_check_given(out, "split", "place for the group"));
     size_t n = (size_t)comm->size;
-    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SPLIT, 0, -1, -1, -1});
+    struct td_record *record = td_comm_begin(comm, &(td_note){TD_DOES_SPLIT, 0, -1, -1, -1});
     uint64_t of = comm->sequence;
     int entered = td_comm_enter(comm, TD_DOES_SPLIT);
     td_comm *child = td_calloc(1, sizeof *child);
@@ -352,7 +352,7 @@ td_status td_comm_shared_create(td_comm *comm, size_t bytes, td_region *out)
     TD_TRY(td_comm_check_given(out, "shared memory", "place for it"));
     *out = (td_region){0};
     TD_TRY(td_comm_check_open(comm, "shared memory"));
-    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_SHARE, bytes, -1, -1, -1});
+    struct td_record *record = td_comm_begin(comm, &(td_note){TD_DOES_SHARE, bytes, -1, -1, -1});
     td_status status = comm->ops->shared_create(comm, bytes ? bytes : 1, out);
     if (status != TD_OK) td_comm_give_up(comm, -1);
     return td_comm_end(record, status);

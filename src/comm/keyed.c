@@ -351,7 +351,7 @@ static td_status wait_ticket(td_keyed *k, td_ticket **place)
     td_ticket *t = *place;
     waiting w = {k, t, -1};
     td_note note = {TD_DOES_PUSH + (int)t->does - 1, t->bytes, -1, -1, -1};
-    struct td_record *record = td_comm_begin(k->comm, note);
+    struct td_record *record = td_comm_begin(k->comm, &note);
     td_status status = td_comm_wait(k->comm, -1, bell_of(k, t), test_ticket, missing_server, &w);
     if (status != TD_OK) {
         break_off(k);

@@ -253,7 +253,7 @@ td_status td_keyed_open(td_comm *comm, const td_keyed_config *config, td_keyed *
 {
     TD_TRY(td_comm_check_open(comm, "keyed parts"));
     TD_TRY(td_comm_check_given(out, "keyed parts", "place for the channel"));
-    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_KEYED, 0, -1, -1, -1});
+    struct td_record *record = td_comm_begin(comm, &(td_note){TD_DOES_KEYED, 0, -1, -1, -1});
     int entered = td_comm_enter(comm, TD_DOES_KEYED);
     td_status status = open_channel(comm, config, out);
     td_comm_leave(comm, entered);
@@ -312,7 +312,7 @@ td_status td_keyed_finish(td_keyed *k)
     td_status status = td_keyed_wait(k, 0);
     bool whole = !k->broken;
     k->finished = true;
-    td_record *record = td_comm_begin(k->comm, (td_note){TD_DOES_SERVE, 0, -1, -1, -1});
+    td_record *record = td_comm_begin(k->comm, &(td_note){TD_DOES_SERVE, 0, -1, -1, -1});
     if (whole) {
         td_status said = say_goodbye(k);
         if (said == TD_OK) said = wait_at_desk(k);

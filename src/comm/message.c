@@ -160,7 +160,7 @@ td_status td_message_wait(td_message *m)
     TD_TRY(td_comm_check_open(m->comm, td_message_name(m)));
     td_note note =
         {m->sends ? TD_DOES_SEND : TD_DOES_RECV, m->bytes, -1, -1, m->peer, (unsigned)m->tag};
-    struct td_record *record = td_comm_begin(m->comm, note);
+    struct td_record *record = td_comm_begin(m->comm, &note);
     td_status status =
         m->failed != TD_OK
             ? td_fail_again(m->failed, m->sentence)

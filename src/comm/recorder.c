@@ -263,23 +263,23 @@ static uint64_t next_number(td_recorder *r)
     return number;
 }
 
-td_record *td_comm_begin(td_comm *comm, td_note note)
+td_record *td_comm_begin(td_comm *comm, const td_note *note)
 {
-    bool alone = td_does_alone(note.does);
-    comm->operation = td_does_names[comm->within ? comm->within : note.does];
+    bool alone = td_does_alone(note->does);
+    comm->operation = td_does_names[comm->within ? comm->within : note->does];
     if (comm->within)
         comm->step++;
     else
         comm->sequence += !alone;
     comm->card.runs = (td_header){.sequence = comm->sequence,
-                                  .bytes = note.bytes,
-                                  .parts = note.tag,
-                                  .root = note.root,
-                                  .does = (uint8_t)note.does,
+                                  .bytes = note->bytes,
+                                  .parts = note->tag,
+                                  .root = note->root,
+                                  .does = (uint8_t)note->does,
                                   .within = (uint8_t)comm->within,
                                   .step = (uint8_t)comm->step,
-                                  .type = (uint8_t)note.type,
-                                  .op = (uint8_t)note.op};
+                                  .type = (uint8_t)note->type,
+                                  .op = (uint8_t)note->op};
     td_recorder *r = comm->recorder;
     td_recorder_group *g = comm->recorded;
     if (!r || !g || comm->within) return NULL;
@@ -289,18 +289,18 @@ td_record *td_comm_begin(td_comm *comm, td_note note)
         alone ? &g->by_itself[sequence % TD_RECORDS_ALONE] : &g->collective[sequence % TD_RECORDS];
     e->state = 0; /* while it is being written */
     e->sequence = sequence;
-    e->bytes = note.bytes;
+    e->bytes = note->bytes;
     e->begin_ns = sequence % TD_RECORDS_TIMED ? 0 : td_clock_ns();
     e->end_ns = e->waited_ns = 0;
     e->number = (uint32_t)number;
-    e->parts = note.tag;
-    e->root = note.root < 0 ? -1 : comm->world[note.root];
+    e->parts = note->tag;
+    e->root = note->root < 0 ? -1 : comm->world[note->root];
     e->missing = -1;
     e->width = 0;
     e->algorithm = 0;
-    e->does = (uint8_t)note.does;
-    e->type = (uint8_t)note.type;
-    e->op = (uint8_t)note.op;
+    e->does = (uint8_t)note->does;
+    e->type = (uint8_t)note->type;
+    e->op = (uint8_t)note->op;
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     e->state = TD_RECORD_BEGUN;
     __atomic_signal_fence(__ATOMIC_SEQ_CST);

@@ -206,7 +206,7 @@ static td_status run(td_comm *comm, td_muster *mine, td_comm **out)
     td_plan plan;
     td_comm *made = NULL;
     TD_TRY(make_plan(comm, &plan));
-    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_RECOVER, 0, -1, -1, -1});
+    struct td_record *record = td_comm_begin(comm, &(td_note){TD_DOES_RECOVER, 0, -1, -1, -1});
     comm->spoiled = true; /* nobody will use it any more */
     td_status status = td_comm_end(record, regroup(comm, comm, mine, &plan, &made));
     free_plan(&plan);

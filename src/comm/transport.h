@@ -218,7 +218,7 @@ typedef struct td_note {
 } td_note;
 /* Counts the operation that begins and makes it the one under way. What it returns (NULL: nothing
  * is recorded) goes to td_comm_end with the operation's status, which that passes on. */
-struct td_record *td_comm_begin(td_comm *comm, td_note note);
+struct td_record *td_comm_begin(td_comm *comm, const td_note *note);
 td_status td_comm_end(struct td_record *record, td_status status);
 /* From here on, operations that begin are parts of the one that has just begun: they get neither
  * numbers nor entries of their own, and sentences name the whole. Returns what td_comm_leave takes

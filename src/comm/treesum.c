@@ -276,7 +276,7 @@ out:
 td_status td_treesum_create(td_comm *comm, const td_treesum_config *config, td_treesum **out)
 {
     TD_TRY(td_comm_check_open(comm, "tree sum"));
-    struct td_record *record = td_comm_begin(comm, (td_note){TD_DOES_TREESUM, 0, -1, -1, -1});
+    struct td_record *record = td_comm_begin(comm, &(td_note){TD_DOES_TREESUM, 0, -1, -1, -1});
     int entered = td_comm_enter(comm, TD_DOES_TREESUM);
     td_status status = create(comm, config, out);
     td_comm_leave(comm, entered);

@@ -102,7 +102,7 @@ static const row table[] = {
     {TD_ALLREDUCE, "mpi", MEASURED, ANY_ORDER, td_own_run, td_own_fits},
     {TD_REDUCE_SCATTER, "mpi", MEASURED, ANY_ORDER, td_own_run, td_own_fits},
     {TD_SCAN, "mpi", MEASURED, ANY_ORDER, td_own_run, td_own_fits},
-    /* inside a host nothing is faster; the last rows, a row for each pattern */
+    /* inside a host nothing is faster; the last rows, in the order of td_pattern */
     {TD_BARRIER, "shared", 0, TREE, td_shared_run, td_shared_fits},
     {TD_BROADCAST, "shared", 0, TREE, td_shared_run, td_shared_fits},
     {TD_SCATTER, "shared", 0, TREE, td_shared_run, td_shared_fits},
@@ -115,6 +115,11 @@ static const row table[] = {
     {TD_SCAN, "shared", 0, TREE, td_shared_run, td_shared_fits},
 };
 enum { ROWS = sizeof table / sizeof *table };
+
+static int shared_row(td_pattern pattern)
+{
+    return ROWS - TD_PATTERNS + (int)pattern;
+}
 
 /* A rank alone has its result already. */
 static td_status alone(const td_call *call)
@@ -222,6 +227,7 @@ static bool serves(const td_comm *comm, const row *r, const td_call *call)
 static int choose(const td_comm *comm, const td_call *call, int wanted)
 {
     if (wanted >= 0 && serves(comm, &table[wanted], call)) return wanted;
+    if (td_shared_fits(comm)) return shared_row(call->pattern);
     for (int k = ROWS - 1; k >= 0; k--)
         if (fits(comm, &table[k], call->pattern) && table[k].from_bytes != MEASURED &&
             size_of(call) >= table[k].from_bytes && serves(comm, &table[k], call))
@@ -241,9 +247,12 @@ td_status td_coll_run(td_comm *comm, const td_call *call)
     if (place < 0)
         return td_fail(TD_ERR_INTERNAL, "no algorithm for %s", td_does_names[call->pattern]);
     td_algorithm *run = table[place].run;
+    if (run == td_shared_run) { /* has one row, and compares by itself */
+        td_header_of_call(comm, call, place);
+        return td_shared_run(comm, call);
+    }
     while (table[first].pattern != call->pattern || table[first].run != run) first++;
     td_header_of_call(comm, call, first);
-    if (run == td_shared_run) return run(comm, call); /* compares by itself */
     TD_TRY(td_greeting_begin(comm));
     td_status status = run(comm, call);
     comm->greets = false;

@@ -46,14 +46,14 @@ bool td_shared_may_meet(const td_comm *comm)
     return td_shared_suits(comm->size, memory);
 }
 
-static td_status spread(td_place *p, td_stream s)
+static td_status spread(td_place *p, const td_stream *s)
 {
     size_t most = 0;
     for (int r = 0; r < p->size; r++)
-        if (td_stream_bytes(&s, r) > most) most = td_stream_bytes(&s, r);
+        if (td_stream_bytes(s, r) > most) most = td_stream_bytes(s, r);
     bool directly;
-    TD_TRY(td_direct_serves(p, most, s.all, &directly));
-    return directly ? td_direct_spread(p, &s) : td_staged_spread(p, &s);
+    TD_TRY(td_direct_serves(p, most, s->all, &directly));
+    return directly ? td_direct_spread(p, s) : td_staged_spread(p, s);
 }
 
 static td_status reduce(td_place *p)
@@ -86,11 +86,11 @@ static td_status run(td_place *p)
     switch (call->pattern) {
     case TD_BARRIER: return barrier(p);
     case TD_BROADCAST:
-        return spread(p, (td_stream){call->in, at_root ? NULL : call->out, call, call->root,
-                                     call->bytes});
+        return spread(p, &(td_stream){call->in, at_root ? NULL : call->out, call, call->root,
+                                      call->bytes});
     case TD_GATHER:
-        return spread(p, (td_stream){call->in, at_root ? call->out : NULL, call, -1, all});
-    case TD_ALLGATHER: return spread(p, (td_stream){call->in, call->out, call, -1, all});
+        return spread(p, &(td_stream){call->in, at_root ? call->out : NULL, call, -1, all});
+    case TD_ALLGATHER: return spread(p, &(td_stream){call->in, call->out, call, -1, all});
     case TD_SCATTER: return td_staged_scatter(p);
     case TD_ALLTOALL:
         if (!call->parts) TD_TRY(td_direct_serves(p, call->bytes, all, &directly));
