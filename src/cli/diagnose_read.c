@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/fs.h"
+#include "base/process.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -66,26 +67,12 @@ static bool here(const td_recorder_head *h)
     return strcmp(host, h->host) == 0;
 }
 
-/* Stopped by a signal or a debugger, as the system says. */
-static bool is_stopped(int64_t pid)
-{
-    char path[64], text[512];
-    snprintf(path, sizeof path, "/proc/%lld/stat", (long long)pid);
-    FILE *f = fopen(path, "r");
-    if (!f) return false;
-    size_t n = fread(text, 1, sizeof text - 1, f);
-    fclose(f);
-    text[n] = 0;
-    const char *end = strrchr(text, ')'); /* of the program's name */
-    return end && (end[2] == 'T' || end[2] == 't');
-}
-
 static td_past_life life_of(const td_recorder_head *h)
 {
     if (h->closed_ns) return TD_ENDED;
     if (!here(h)) return TD_LIVES; /* who knows */
     if (kill((pid_t)h->pid, 0) != 0 && errno != EPERM) return TD_DIED;
-    return is_stopped(h->pid) ? TD_STOPPED : TD_LIVES;
+    return td_process_is_stopped(h->pid) ? TD_STOPPED : TD_LIVES;
 }
 
 /* A host's own clock where its process lives here; else the calendar, which hosts share. */

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -126,18 +127,6 @@ static bool is_rank(long pid)
            its.st_dev == own.st_dev;
 }
 
-static bool is_stopped(long pid)
-{
-    char path[64], text[512];
-    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
-    FILE *f = fopen(path, "r");
-    size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
-    if (f) fclose(f);
-    text[n] = 0;
-    const char *state = strrchr(text, ')'); /* behind the program's name */
-    return state && (state[2] == 'T' || state[2] == 't');
-}
-
 /* Kills this process's children: all, or ranks that are stopped. How many are left of those that it
  * looks at, 0 also where the kernel does not tell. */
 static int kill_children(bool all, bool ranks)
@@ -153,7 +142,7 @@ static int kill_children(bool all, bool ranks)
         long pid = strtol(at, NULL, 10); /* each ends with a blank */
         if (pid <= 0 || (!all && !is_rank(pid))) continue;
         some++;
-        if (all || ranks || is_stopped(pid)) kill((pid_t)pid, SIGKILL);
+        if (all || ranks || td_process_is_stopped(pid)) kill((pid_t)pid, SIGKILL);
     }
     return some;
 }
