@@ -255,8 +255,12 @@ td_status td_cmd_train(int argc, char **argv)
     status = td_cli_run(s.job.workers + td_job_servers(&s.job) + s.job.spares, &comm, status,
                         run_rank, &s);
     if (!td_comm_launched_by_mpi()) status = td_run_folder_failed(&s.folder, status);
+    bool stopped = status == TD_ERR_INTERRUPTED;
+    if (stopped && !quiet && *td_last_error()) { /* before mpiexec ends all with the first */
+        fprintf(stderr, "tandem: %s\n", td_last_error());
+        fflush(stderr);
+    }
     close_session(&s);
-    if (status != TD_ERR_INTERRUPTED) return status;
-    if (!quiet && *td_last_error()) fprintf(stderr, "tandem: %s\n", td_last_error());
+    if (!stopped) return status;
     exit(128 + (stop_signal == SIGINT ? SIGINT : SIGTERM));
 }

@@ -270,15 +270,11 @@ td_status td_loop_too_few(td_loop *t)
 {
     t->over = true;
     int workers = td_comm_size(t->comm);
-    td_status status =
-        td_fail(TD_ERR_PEER,
-                "%d worker%s left, fewer than --min-workers %d: stopped after step %llu; "
-                "\"tandem train --run %s --resume\" goes on",
-                workers, workers == 1 ? " is" : "s are", t->job->min_workers,
-                (unsigned long long)t->state.step, t->job->run);
-    bool processes = !strcmp(td_comm_transport(t->comm), "mpi");
-    if (processes && !t->first) td_error_clear(); /* one tells it */
-    return status;
+    return td_fail(TD_ERR_PEER,
+                   "%d worker%s left, fewer than --min-workers %d: stopped after step %llu; "
+                   "\"tandem train --run %s --resume\" goes on",
+                   workers, workers == 1 ? " is" : "s are", t->job->min_workers,
+                   (unsigned long long)t->state.step, t->job->run);
 }
 
 /* --- another number of ranks --- */

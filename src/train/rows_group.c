@@ -257,16 +257,12 @@ td_status td_rows_too_few(loop *l)
 {
     int workers = l->tables.roles.working;
     l->over = true;
-    td_status status =
-        td_fail(TD_ERR_PEER,
-                "%d worker%s left, fewer than --min-workers %d: stopped after step %llu; "
-                "\"tandem train --run %s --resume\" goes on%s",
-                workers, workers == 1 ? " is" : "s are", l->job->min_workers,
-                (unsigned long long)l->state.step, l->job->run,
-                l->feed ? " from the epoch's beginning" : "");
-    bool processes = !strcmp(td_comm_transport(l->comm), "mpi");
-    if (processes && !l->first) td_error_clear(); /* one tells it */
-    return status;
+    return td_fail(TD_ERR_PEER,
+                   "%d worker%s left, fewer than --min-workers %d: stopped after step %llu; "
+                   "\"tandem train --run %s --resume\" goes on%s",
+                   workers, workers == 1 ? " is" : "s are", l->job->min_workers,
+                   (unsigned long long)l->state.step, l->job->run,
+                   l->feed ? " from the epoch's beginning" : "");
 }
 
 /* --- after a loss --- */

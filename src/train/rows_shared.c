@@ -131,9 +131,10 @@ td_status td_shared_rows_move(td_comm *comm, td_shared_rows *s, bool *lost)
 {
     int me = td_comm_rank(comm), first;
     bool fits;
-    int64_t version[2] = {s->version, -s->version}, most[2];
-    TD_TRY(td_comm_allreduce(comm, version, most, 2, TD_I64, TD_MAX));
+    int64_t version[3] = {s->version, -s->version, !s->version}, most[3];
+    TD_TRY(td_comm_allreduce(comm, version, most, 3, TD_I64, TD_MAX));
     int64_t newest = most[0], oldest = -most[1];
+    bool anybody_new = most[2];
     if (!newest) {
         *lost = true;
         return td_fail(TD_ERR_PEER, "all ranks that shared the model's memory have died");
@@ -148,7 +149,13 @@ td_status td_shared_rows_move(td_comm *comm, td_shared_rows *s, bool *lost)
     if (!fits && !s->version)
         return leave(comm, "there is no memory into which --strategy hogwild could copy its rows, "
                            "to share them with it");
-    if (!fits) return td_fail(TD_ERR_PEER, "a rank that has come leaves: no memory to share");
+    if (!fits && anybody_new)
+        return td_fail(TD_ERR_PEER, "a rank that has come leaves: no memory to share");
+    if (!fits) {
+        *lost = true;
+        return td_fail(TD_ERR_PEER, "a rank died while --strategy hogwild went over to other "
+                                    "memory, and there is none left to begin again");
+    }
     return renew(comm, s, newest, me == first);
 }
 

@@ -40,7 +40,8 @@ TD_MUST_CHECK td_status td_shared_rows_open(td_comm *comm, const td_shared_confi
 TD_MUST_CHECK td_status td_shared_rows_join(const td_shared_config *config, td_shared_rows *out);
 /* In another group. Collective. A rank that has come and lies on another host, or for which memory
  * does not suffice, leaves: a loss to the others. *lost: TD_ERR_PEER because no rank that is left
- * has the memory. After another failure: fit to be moved again. */
+ * has the memory, or because some have another than the others, and there is none for a third.
+ * After another failure: fit to be moved again. */
 TD_MUST_CHECK td_status td_shared_rows_move(td_comm *comm, td_shared_rows *shared, bool *lost);
 void td_shared_rows_close(td_shared_rows *shared, td_comm *comm); /* zeroed is fine */
 
