@@ -1,7 +1,10 @@
 /* See alloc.h. The injection counter is one relaxed atomic; when off it costs one add. */
 #include "base/alloc.h"
 
+#include <malloc.h>
+#include <pthread.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -40,9 +43,56 @@ void *td_calloc(size_t count, size_t bytes)
     return calloc(total ? total : 1, 1);
 }
 
+/* --- memory that is kept --- */
+
+typedef struct span {
+    uintptr_t begin, end;
+} span;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static span *spans; /* guarded, as is their room */
+static size_t room;
+static atomic_size_t kept;    /* spans that there are */
+static atomic_bool keeps_all; /* one was not noted for want of memory */
+
+void td_alloc_keep(const void *at, size_t bytes)
+{
+    if (!bytes) return;
+    pthread_mutex_lock(&lock);
+    size_t n = atomic_load(&kept);
+    if (n == room) {
+        size_t more = room ? 2 * room : 64;
+        span *grown = realloc(spans, more * sizeof *spans);
+        if (grown) spans = grown, room = more;
+    }
+    if (n < room)
+        spans[n++] = (span){(uintptr_t)at, (uintptr_t)at + bytes};
+    else
+        atomic_store(&keeps_all, true);
+    atomic_store(&kept, n);
+    pthread_mutex_unlock(&lock);
+}
+
+static bool is_kept(void *memory)
+{
+    if (!memory || atomic_load_explicit(&kept, memory_order_relaxed) == 0) return false;
+    uintptr_t begin = (uintptr_t)memory, end = begin + malloc_usable_size(memory);
+    bool found = atomic_load(&keeps_all);
+    pthread_mutex_lock(&lock);
+    for (size_t k = 0; k < atomic_load(&kept) && !found; k++)
+        found = spans[k].begin < end && begin < spans[k].end;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
 void *td_realloc(void *old, size_t bytes)
 {
-    return refuse() ? NULL : realloc(old, bytes ? bytes : 1);
+    if (refuse()) return NULL;
+    if (!is_kept(old)) return realloc(old, bytes ? bytes : 1);
+    size_t had = malloc_usable_size(old);
+    void *moved = malloc(bytes ? bytes : 1);
+    if (moved) memcpy(moved, old, had < bytes ? had : bytes);
+    return moved;
 }
 
 void *td_reallocarray(void *old, size_t count, size_t bytes)
@@ -73,5 +123,5 @@ char *td_strdup(const char *text)
 
 void td_free(void *memory)
 {
-    free(memory);
+    if (!is_kept(memory)) free(memory);
 }

@@ -18,6 +18,11 @@ void *td_alloc_aligned(size_t bytes) __attribute__((malloc));
 char *td_strdup(const char *text);
 void td_free(void *memory); /* NULL is fine */
 
+/* [at, at + bytes) may be written, or read, by what cannot be stopped (a message that could not be
+ * withdrawn), for as long as the process lives. The allocation that it lies in, if it lies in one,
+ * is kept on purpose when it is freed, or moved. */
+void td_alloc_keep(const void *at, size_t bytes);
+
 /* Makes the k-th allocation of any thread from now on (k >= 1), and only that one, fail; 0 turns
  * injection off. For tests. */
 void td_alloc_fail_at(size_t k);

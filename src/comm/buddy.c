@@ -163,6 +163,6 @@ td_status td_buddy_deal(td_comm *comm, size_t width, int vectors,
     if (status == TD_OK) status = td_comm_allgather(comm, &own, sizeof own, d.claims);
     if (status == TD_OK) status = deal_all(&d, bounds);
     td_free(bounds);
-    td_comm_free_room(comm, d.claims);
+    td_free(d.claims);
     return status;
 }

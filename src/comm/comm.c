@@ -174,7 +174,7 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
         for (int r = 0; r < comm->size; r++) comm->agreed.alike += all[r].status == (int)status;
         comm->agreed_at = comm->sequence;
     }
-    td_comm_free_room(comm, all);
+    td_free(all);
     td_status ran =
         td_comm_end(record, heard ? TD_OK : status); /* that all know of a failure is none */
     return heard ? status : ran;
@@ -293,7 +293,7 @@ out:
     if (child) td_free(child->host), td_free(child->tuning);
     td_free(child);
     td_free(members);
-    td_comm_free_room(comm, all);
+    td_free(all);
     td_comm_leave(comm, entered);
     return td_comm_end(record, status);
 }
@@ -356,11 +356,6 @@ td_status td_comm_shared_create(td_comm *comm, size_t bytes, td_region *out)
     td_status status = comm->ops->shared_create(comm, bytes ? bytes : 1, out);
     if (status != TD_OK) td_comm_give_up(comm, -1);
     return td_comm_end(record, status);
-}
-
-void td_comm_free_room(const td_comm *comm, void *room)
-{
-    if (!comm->adrift) td_free(room);
 }
 
 void td_comm_shared_destroy(td_comm *comm, td_region *region)

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-enum { LOOK_NS = 1000000 };
+enum { LOOK_NS = 1000000, IN_HAND_NS = 2000000000 /* of what is given up, all together */ };
 
 /* --- sending it --- */
 
@@ -164,18 +164,24 @@ static void cancel(td_keyed *k, td_ticket *t)
     }
 }
 
-/* The channel serves no more, and who asks gets back the memory that requests name, also of those
- * that nobody will wait for. */
-static void break_off(td_keyed *k)
+/* Takes back what has been asked of servers that share memory with this rank. */
+static void withdraw_all(td_keyed *k, int64_t until)
 {
-    k->broken = true;
     for (td_ticket *t = k->first; t; t = t->next)
         for (int s = 0; s < t->share_count; s++) {
             td_share *h = &t->shares[s];
             if (!h->slot || h->withdrawn || !(h->from.number || h->to.number)) continue;
-            td_keyed_withdraw(k, h->server, h->slot);
-            h->withdrawn = true;
+            h->withdrawn = td_keyed_withdraw(k, h->server, h->slot, until);
         }
+}
+
+/* The channel serves no more, and who asks gets back the memory that requests name, also of those
+ * that nobody will wait for: first of those that no server has in hand, lest it goes on to them. */
+static void break_off(td_keyed *k)
+{
+    k->broken = true;
+    withdraw_all(k, 0);
+    withdraw_all(k, td_clock_ns() + IN_HAND_NS);
 }
 
 void td_keyed_give_up(td_keyed *k)
@@ -184,7 +190,7 @@ void td_keyed_give_up(td_keyed *k)
     for (td_ticket *t = k->first, *next; t; t = next) {
         next = t->next;
         cancel(k, t);
-        td_ticket_free(k, t);
+        td_ticket_free(t);
     }
     k->first = NULL;
     k->last = &k->first;
@@ -198,6 +204,11 @@ static bool has_values(const td_keyed *k, const td_parts *p)
     return false;
 }
 
+static td_status lost_a_rank(td_keyed_does does)
+{
+    return td_fail(TD_ERR_PEER, "%s: the channel lost a rank before", td_keyed_name(does));
+}
+
 static td_status check_parts(const td_keyed *k, td_keyed_does does, const td_parts *p)
 {
     TD_TRY(td_comm_check_given(k, "keyed parts", "channel"));
@@ -206,8 +217,7 @@ static td_status check_parts(const td_keyed *k, td_keyed_does does, const td_par
         return td_fail(TD_ERR_ARG, "keyed parts: %d is neither push nor pull", (int)does);
     if (k->finished)
         return td_fail(TD_ERR_ARG, "%s: the channel has been finished", td_keyed_name(does));
-    if (k->broken)
-        return td_fail(TD_ERR_PEER, "%s: the channel lost a rank before", td_keyed_name(does));
+    if (k->broken) return lost_a_rank(does);
     if (p->count > PTRDIFF_MAX / sizeof *p->keys)
         return td_fail(TD_ERR_ARG, "%s: %zu keys are more than memory holds", td_keyed_name(does),
                        p->count);
@@ -247,7 +257,7 @@ td_status td_keyed_start(td_keyed *k, td_keyed_does does, const td_parts *parts,
             status = send_share(k, t, &t->shares[s]);
     if (status != TD_OK) {
         cancel(k, t);
-        td_ticket_free(k, t);
+        td_ticket_free(t);
         break_off(k);
         return status;
     }
@@ -281,6 +291,7 @@ static td_status test_ticket(void *arg, bool *done)
     for (int s = 0; s < w->ticket->share_count; s++) {
         td_share *h = &w->ticket->shares[s];
         bool answered = h->slot && td_keyed_answered(h->slot);
+        if (h->withdrawn && !answered) return lost_a_rank(w->ticket->does);
         if (h->put_off || (h->slot && !answered)) {
             if (!h->put_off) take_written(w->ticket, h);
             w->missing = w->keyed->servers[h->server];
@@ -302,14 +313,16 @@ static int missing_server(void *arg)
     return ((waiting *)arg)->missing;
 }
 
-/* Pulled parts that do not lie together go to their places. */
+/* Pulled parts go to their places, but for those that are there. */
 static void scatter(const td_keyed *k, td_ticket *t)
 {
     char *out = t->parts.out;
     bool together = true;
     for (int s = 0; s < t->share_count; s++) {
-        t->shares[s].filled = 0;
-        together = together && t->shares[s].together;
+        td_share *h = &t->shares[s];
+        h->filled = 0;
+        together = together && h->together;
+        if (h->together && h->own_out) memcpy(out + h->offset, h->out, h->head.out_bytes);
     }
     if (together) return;
     for (size_t i = 0, at = 0; i < t->parts.count; i++) {
@@ -367,7 +380,7 @@ static td_status wait_ticket(td_keyed *k, td_ticket **place)
     }
     *place = t->next;
     if (k->last == &t->next) k->last = place;
-    td_ticket_free(k, t);
+    td_ticket_free(t);
     return td_comm_end(record, status);
 }
 

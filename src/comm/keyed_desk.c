@@ -214,7 +214,7 @@ static td_status agree_on_terms(td_comm *c, const td_keyed *k)
     status = td_comm_agree(c, status);
     if (status == TD_OK) status = td_comm_allgather(c, &own, sizeof own, all);
     for (int r = 1; r < c->size && status == TD_OK; r++) status = compare(c, all, &all[r], r);
-    td_comm_free_room(c, all);
+    td_free(all);
     return status;
 }
 

@@ -4,10 +4,9 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/process.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,7 +14,7 @@
 #include <time.h>
 
 enum { PAGE = 4096, LINE = 64 };
-enum { IN_HAND_NS = 2000000000, LOOK_NS = 100000 }; /* of a request that is given up */
+enum { LOOK_NS = 100000 }; /* at a request that is given up */
 /* The most that a request has (keyed.c): keys and sizes, values, pulled values. */
 #define AREA (((size_t)3 << 30) + PAGE)
 #define PAIR (PAGE + TD_KEYED_SLOTS * AREA)
@@ -225,15 +224,14 @@ void td_keyed_release(td_keyed_slot *slot)
         atomic_store_explicit(&slot->state, TD_SLOT_FREE, memory_order_release);
 }
 
-void td_keyed_withdraw(const td_keyed *k, int server, td_keyed_slot *slot)
+bool td_keyed_withdraw(const td_keyed *k, int server, td_keyed_slot *slot, int64_t until)
 {
     int pid = k->rooms->lines[k->rooms->number[k->servers[server]]].pid;
-    int64_t until = td_clock_ns() + IN_HAND_NS;
     for (;;) {
         int state = TD_SLOT_ASKED;
-        if (atomic_compare_exchange_strong(&slot->state, &state, TD_SLOT_TAKEN)) return;
-        bool dead = kill(pid, 0) != 0 && errno == ESRCH;
-        if (state != TD_SLOT_IN_HAND || dead || td_clock_ns() > until) return;
+        if (atomic_compare_exchange_strong(&slot->state, &state, TD_SLOT_TAKEN)) return true;
+        if (state != TD_SLOT_IN_HAND) return true;
+        if (until == 0 || td_clock_ns() > until || td_process_has_ended(pid)) return until != 0;
         nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL);
     }
 }

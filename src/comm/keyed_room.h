@@ -67,9 +67,9 @@ static inline bool td_keyed_answered(td_keyed_slot *slot)
 /* One that was asked and not answered stays in use. */
 void td_keyed_release(td_keyed_slot *slot);
 /* Takes back what was asked, so that the server leaves alone what it names in this rank's memory:
- * at once, or when a server that has it in hand is done, or dead, which is waited for a while. The
- * pair serves no more behind it. */
-void td_keyed_withdraw(const td_keyed *k, int server, td_keyed_slot *slot);
+ * at once, or when a server that has it in hand is done, or dead, which is waited for until then
+ * (td_clock_ns; 0: not, and false says that it has). The pair serves no more behind it. */
+bool td_keyed_withdraw(const td_keyed *k, int server, td_keyed_slot *slot, int64_t until);
 /* Its rank asks no more of any server that it has a pair with. */
 void td_keyed_rooms_goodbye(td_keyed *k);
 td_bell *td_keyed_room_bell(const td_keyed *k); /* this rank's; NULL: no rooms */

@@ -313,12 +313,12 @@ td_status td_keyed_serve_end(td_keyed *k, bool patiently)
     for (int c = 0; c < s->count; c++) {
         const client *its = &s->clients[c];
         if (!its->pair && its->state != GONE) k->comm->spoiled = true; /* it may ask yet */
-        td_comm_free_room(&s->comm, s->clients[c].body.data);
-        td_comm_free_room(&s->comm, s->clients[c].in.data);
-        td_comm_free_room(&s->comm, s->clients[c].out.data);
+        td_free(s->clients[c].body.data);
+        td_free(s->clients[c].in.data);
+        td_free(s->clients[c].out.data);
     }
     td_mappings_free(&s->mappings);
-    td_comm_free_room(&s->comm, s->clients); /* with the heads */
+    td_free(s->clients); /* with the heads */
     td_free(s);
     return status;
 }

@@ -8,16 +8,16 @@
 
 enum { REGISTERED_FROM = 16 << 10, LINE = 64 }; /* bytes */
 
-void td_ticket_free(const td_keyed *k, td_ticket *t)
+void td_ticket_free(td_ticket *t)
 {
     if (!t) return;
     for (int s = 0; s < t->share_count; s++) {
         td_share *h = &t->shares[s];
-        if (h->own_body) td_comm_free_room(k->comm, h->body);
-        if (h->own_out) td_comm_free_room(k->comm, h->out);
+        if (h->own_body) td_free(h->body);
+        if (h->own_out) td_free(h->out);
         if (h->slot) td_keyed_release(h->slot);
     }
-    td_comm_free_room(k->comm, t->shares); /* with the answers */
+    td_free(t->shares); /* with the answers */
     td_free(t->share_of), td_free(t->owner), td_free(t->sizes);
     td_free(t);
 }
@@ -110,7 +110,8 @@ static void find_registered(const td_ticket *t, td_share *h)
         h->to = find_lined_up(t->parts.out, h->offset, h->head.out_bytes);
 }
 
-/* Where the share's parts lie until they are sent or fetched, and where pulled ones arrive. */
+/* Where the share's parts lie until they are sent or fetched, and where pulled ones arrive: a
+ * message that comes when the request has been given up must not find memory of the caller's. */
 static bool make_places(td_keyed *k, const td_ticket *t, td_share *h)
 {
     size_t keys = td_share_key_bytes(h), bytes = h->head.in_bytes + h->head.out_bytes;
@@ -125,8 +126,8 @@ static bool make_places(td_keyed *k, const td_ticket *t, td_share *h)
     h->own_body = true;
     h->values = h->body ? h->body + keys : NULL;
     if (!h->head.out_bytes || h->pair) return h->body != NULL;
-    h->own_out = !h->together;
-    h->out = h->together ? (char *)t->parts.out + h->offset : td_alloc_aligned(bytes);
+    h->own_out = !h->together || !k->desk_of[h->server];
+    h->out = !h->own_out ? (char *)t->parts.out + h->offset : td_alloc_aligned(bytes);
     return h->body && h->out;
 }
 
@@ -200,7 +201,7 @@ td_status td_ticket_make(td_keyed *k, td_keyed_does does, const td_parts *parts,
     if (status == TD_OK) status = seal(k, t);
     if (status == TD_OK) fill(k, t);
     if (status != TD_OK) {
-        td_ticket_free(k, t);
+        td_ticket_free(t);
         return status;
     }
     *out = t;

@@ -47,7 +47,7 @@ typedef struct td_ticket {
 /* Checks, deals out to servers, and copies what must be copied. TD_ERR_ARG, TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_ticket_make(td_keyed *k, td_keyed_does does, const td_parts *parts,
                                        td_ticket **out);
-void td_ticket_free(const td_keyed *k, td_ticket *ticket); /* NULL is fine */
+void td_ticket_free(td_ticket *ticket); /* NULL is fine */
 /* Whether an older request waits at the same desk or room, and so comes first; NULL: any. */
 bool td_ticket_is_behind(const td_keyed *k, const td_ticket *ticket, int server);
 /* Its places become those of its slot. */

@@ -103,9 +103,10 @@ td_status td_comm_free(void *memory)
     return TD_OK;
 }
 
-void td_registered_keep_addresses(void)
+void td_registered_adrift(const void *at, size_t bytes)
 {
     __atomic_store_n(&keeps, true, __ATOMIC_RELAXED);
+    td_alloc_keep(at, bytes);
 }
 
 bool td_registered_any(void)

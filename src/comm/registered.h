@@ -16,9 +16,10 @@ typedef struct td_registered {
     int32_t pid, file;
 } td_registered;
 
-/* From here on pieces of this process that are freed are emptied, but can be read and written where
- * they were: messages that could not be withdrawn may still come from there, or go there. */
-void td_registered_keep_addresses(void);
+/* A message that goes there, or comes from there, could not be withdrawn. That memory is kept
+ * (td_alloc_keep); and from here on all pieces of this process that are freed are emptied, but can
+ * be read and written where they were. */
+void td_registered_adrift(const void *at, size_t bytes);
 
 /* Whether any thread of this process may have some. */
 bool td_registered_any(void);

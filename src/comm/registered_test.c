@@ -294,34 +294,38 @@ static td_status disagree(td_comm *c, void *arg)
 static td_status fetched_late(td_comm *c, void *arg)
 {
     (void)arg;
-    enum { LONG = 1 << 20, LATE = 7, SAID = 8 };
+    enum { LONG = 1 << 20, LATE = 7, SAID = 10 };
     int me = td_comm_rank(c);
     void *piece;
-    char *got = td_calloc(2, LONG), word = 1;
+    char *got = td_calloc(3, LONG), *heap = td_malloc(LONG), word = 1;
     td_region region;
     td_comm *group;
     TD_TRY(td_comm_split(c, 0, me, &group));
     TD_TRY(td_comm_shared_create(group, LONG, &region));
     if (me == 0 && td_comm_size(c) > 1) {
         TD_TRY(td_comm_alloc(LONG, &piece));
-        void *from[] = {piece, region.data};
-        for (int k = 0; k < 2; k++) {
+        void *from[] = {piece, region.data, heap};
+        memset(heap, 7, LONG);
+        for (int k = 0; k < 3; k++) {
             td_request q = {.data = from[k], .bytes = LONG, .peer = 1, .tag = LATE + k};
             TD_TRY(group->ops->isend(group, &q));
             group->ops->cancel(group, &q);
         }
         CHECK(group->adrift);
         TD_TRY(td_comm_free(piece));
+        td_free(heap);
+        heap = td_calloc(1, LONG); /* elsewhere */
     }
     td_comm_shared_destroy(group, &region);
     TD_TRY(td_comm_barrier(c));
     if (me == 1) {
-        for (int k = 0; k < 2; k++) TD_TRY(td_comm_recv(group, got + k * LONG, LONG, 0, LATE + k));
+        for (int k = 0; k < 3; k++) TD_TRY(td_comm_recv(group, got + k * LONG, LONG, 0, LATE + k));
+        for (int i = 0; i < LONG; i++) CHECK(got[2 * LONG + i] == 7);
         TD_TRY(td_comm_send(c, &word, 1, 0, SAID));
     } else if (me == 0 && td_comm_size(c) > 1) {
         TD_TRY(td_comm_recv(c, &word, 1, 1, SAID));
     }
-    td_free(got);
+    td_free(got), td_free(heap);
     td_comm_close(group);
     return td_comm_barrier(c);
 }
@@ -448,7 +452,7 @@ static td_status given_up_push(td_comm *c, void *arg)
                               .owner = all_at_rank_0,
                               .serve = serve_slowly,
                               .user = &s};
-    uint64_t key[EACH] = {0, 1, 2, 3, 4, 5}, ticket;
+    uint64_t key[EACH] = {0, 1, 2, 3, 4, 5}, ticket[PUSHES];
     void *in;
     td_comm *group;
     td_keyed *k;
@@ -460,8 +464,10 @@ static td_status given_up_push(td_comm *c, void *arg)
         k->comm->deadline_ms = 100;
         for (int q = 0; q < PUSHES; q++)
             TD_TRY(td_keyed_start(k, TD_PUSH, &(td_parts){.keys = key, .count = EACH, .in = in},
-                                  &ticket));
-        CHECK(td_keyed_wait(k, ticket) == TD_ERR_TIMEOUT);
+                                  &ticket[q]));
+        CHECK(td_keyed_wait(k, ticket[0]) == TD_ERR_TIMEOUT);
+        CHECK(td_keyed_done(k, ticket[1])); /* taken back with it */
+        CHECK(td_keyed_wait(k, ticket[1]) == TD_ERR_PEER);
         td_error_clear();
         memset(in, 0xee, EACH * WIDTH * sizeof(float));
     }

@@ -37,7 +37,8 @@ typedef struct td_transport_ops {
     /* Sets *done; may return TD_ERR_PEER. */
     td_status (*test)(td_comm *comm, td_request *request, bool *done);
     /* Withdraws an unfinished request, so that its memory may go. May wait for a copy under way;
-     * where a message may yet arrive there, or be read from there, comm->adrift is set. */
+     * where a message may yet arrive there, or be fetched from there by a rank that is late,
+     * comm->adrift is set, and td_free keeps that memory (td_alloc_keep). */
     void (*cancel)(td_comm *comm, td_request *request);
     /* TD_ERR_PEER with a sentence when a rank of the group is known to have failed, or when `peer`
      * (-1: nobody in particular) has left. Called now and then by waits. */
@@ -110,7 +111,7 @@ struct td_comm {
     uint64_t history;             /* of the collectives so far, see header.h */
     struct td_greeting *greeting; /* of exchange.c, NULL before its first use */
     bool greets;                  /* a collective is under way whose messages show its header */
-    bool adrift;                  /* a message could not be withdrawn: its memory must stay */
+    bool adrift;                  /* a message could not be withdrawn: its memory stays */
     bool spoiled;                 /* a wait has failed: messages may be left that nobody takes */
     td_agreement agreed;          /* the newest on a failure; alike 0: none */
     uint64_t agreed_at;           /* its number */
@@ -133,11 +134,6 @@ struct td_comm {
     bool closed;              /* only rank, size and holders mean anything any more */
     int holders;              /* works that would use it */
 };
-
-/* Memory that messages of the group were under way into, or from. Once one could not be withdrawn
- * it is kept until the process ends, on purpose: the message may still come, or be fetched by a
- * rank that is late, whoever the memory belongs to. */
-void td_comm_free_room(const td_comm *comm, void *room);
 
 /* closed.c. TD_ERR_ARG, for whoever calls `what`: the group is NULL, or was closed. */
 TD_MUST_CHECK td_status td_comm_check_open(const td_comm *comm, const char *what);
@@ -284,7 +280,7 @@ typedef struct td_mpi_services {
                           size_t in_bytes, int from, int tag);
     td_status (*plan)(const struct td_roster *roster, struct td_plan *plan);
     td_status (*judge)(td_comm *comm, int world, const td_card *card, bool waited_for);
-    void (*keep_addresses)(void); /* of registered.h */
+    void (*adrift)(const void *at, size_t bytes); /* td_registered_adrift */
 } td_mpi_services;
 
 typedef struct td_mpi_module {
@@ -304,7 +300,7 @@ typedef struct td_mpi_module {
      * when that worked. Ends no MPI. */
     bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 14, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 15, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

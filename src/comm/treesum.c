@@ -238,7 +238,7 @@ static td_status compare_configs(td_comm *comm, const td_treesum_config *config)
                          comm->world[r], theirs, comm->world[comm->rank],
                          same ? "deals other leaves to the ranks of" : "makes one of", mine);
     }
-    td_comm_free_room(comm, all);
+    td_free(all);
     return status;
 }
 
@@ -294,11 +294,11 @@ void td_treesum_destroy(td_treesum *ts)
     if (ts->shares)
         td_comm_shared_destroy(ts->comm, &ts->region);
     else
-        td_comm_free_room(ts->comm, ts->region.data);
+        td_free(ts->region.data);
     td_free(ts->bounds), td_free(ts->first), td_free(ts->lane_node), td_free(ts->parts),
         td_free(ts->merges);
-    td_free(ts->left_data), td_comm_free_room(ts->comm, ts->left_memory), td_free(ts->island_nodes);
-    td_free(ts->all_parts), td_free(ts->all_merges), td_comm_free_room(ts->comm, ts->received);
+    td_free(ts->left_data), td_free(ts->left_memory), td_free(ts->island_nodes);
+    td_free(ts->all_parts), td_free(ts->all_merges), td_free(ts->received);
     td_free(ts->ranges), td_free(ts->requests), td_free(ts->leaf_sums);
     td_free(ts);
 }

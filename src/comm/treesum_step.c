@@ -277,8 +277,8 @@ td_status td_treesum_wait(td_treesum *ts)
     int64_t begin = td_clock_ns(), moved = ts->times.move_ns;
     int values = ts->config.leaf_values;
     struct td_record *record =
-        td_comm_begin(ts->comm, &(td_note){TD_DOES_TREESUM, ts->config.count * sizeof(float), TD_F32,
-                                          TD_SUM, -1});
+        td_comm_begin(ts->comm, &(td_note){TD_DOES_TREESUM, ts->config.count * sizeof(float),
+                                           TD_F32, TD_SUM, -1});
     if (!ts->waiting) post(ts, ts->config.count, ts->config.count, true);
     ts->waiting = true;
     /* Messages from other islands ring no bell. */

@@ -135,7 +135,6 @@ void td_worker_destroy(td_comm *comm)
         pthread_mutex_unlock(&w->lock);
         pthread_join(w->thread, NULL);
     }
-    if (w->comm->adrift) w->room = NULL; /* as td_comm_free_room */
     w->comm->tuning = NULL;
     td_comm_close(w->comm);
     w->comm = NULL;

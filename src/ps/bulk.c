@@ -237,12 +237,12 @@ static size_t sum_of(const td_bulk *b, const count *counts)
 }
 
 /* A message of an exchange that failed may still come there, or be fetched, in the midst of a later
- * step: rooms of a group adrift are never used again. */
+ * step: its rooms are never used again. */
 static void leave_rooms(td_bulk *b)
 {
     space *rooms[] = {&b->out_keys, &b->in_keys, &b->rows, &b->in_rows};
     for (size_t k = 0; k < sizeof rooms / sizeof *rooms; k++) {
-        td_comm_free_room(b->comm, rooms[k]->data);
+        td_free(rooms[k]->data);
         *rooms[k] = (space){0};
     }
 }

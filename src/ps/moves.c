@@ -134,7 +134,7 @@ td_status td_slices_move(td_comm *comm, const td_slices *before, const td_slices
         plan(&m);
         status = exchange(&m);
     }
-    td_comm_free_room(comm, m.out), td_comm_free_room(comm, m.in);
+    td_free(m.out), td_free(m.in);
     td_free(m.give);
     return status;
 }

@@ -37,7 +37,7 @@ static td_status moved_late(td_comm *c, void *arg)
         g->deadline_ms = 300;
         td_status status = td_comm_alltoallv(g, in, give, in, take); /* it may come, or not */
         if (status != TD_OK) td_error_clear();
-        td_comm_free_room(g, in);
+        td_free(in);
     }
     if (me == 0) nanosleep(&(struct timespec){.tv_sec = 1, .tv_nsec = 500000000}, NULL);
     TD_TRY(td_comm_barrier(c));
@@ -94,7 +94,7 @@ static td_status take_late(td_comm *c)
     td_status status = td_comm_alltoallv(c, rows, none, rows, bytes); /* it may come, or not */
     if (status != TD_OK) td_error_clear();
     for (size_t k = 0; status == TD_OK && k < floats; k++) CHECK(rows[k] == 1);
-    td_comm_free_room(c, heads), td_comm_free_room(c, rows);
+    td_free(heads), td_free(rows);
     return TD_OK;
 }
 

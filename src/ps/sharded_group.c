@@ -215,7 +215,7 @@ static td_status carry_memory(td_sharded *s, td_comm *comm, const td_slices *aft
         memcpy(s->store.newest + (size_t)k * workers, all + giver * each + (size_t)k * workers,
                workers * sizeof *all);
     }
-    td_comm_free_room(comm, all);
+    td_free(all);
     return status;
 }
 

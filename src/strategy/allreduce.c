@@ -361,8 +361,8 @@ static td_status make_missing_step(td_strategy *s, td_comm *few, uint64_t step, 
         td_shards_step(s->shards, step, s->gradient, s->scale, params);
         memcpy(mark, newer, bytes);
     }
-    if (status != TD_OK && few->adrift && !donor) s->total = NULL; /* as td_comm_free_room */
-    td_comm_free_room(few, newer);
+    if (status != TD_OK && few->adrift && !donor) s->total = NULL; /* more may come there */
+    td_free(newer);
     return status;
 }
 

@@ -122,7 +122,7 @@ td_status td_evaluate(td_comm *comm, const td_dataset *data, const td_normalise 
     out->accuracy = totals[TD_LEAF_CORRECT] / totals[TD_LEAF_WEIGHT];
     out->calibration = roc.auc ? totals[EXPECTED] / totals[POSITIVE] : NAN;
 out:
-    td_comm_free_room(comm, roc.auc);
+    td_free(roc.auc);
     td_free(roc.score);
     td_loader_destroy(loader);
     td_treesum_destroy(sum);

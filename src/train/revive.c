@@ -40,7 +40,7 @@ td_status td_news_agree(td_comm *comm, int64_t step, td_news *news)
     news->step = newest, news->donor = donor, news->needy = needy;
     TD_GOTO(td_comm_broadcast(comm, news, sizeof *news, donor));
 out:
-    td_comm_free_room(comm, steps);
+    td_free(steps);
     return status;
 }
 
@@ -69,7 +69,7 @@ static td_status fetch_beside(td_comm *pair, const td_span *spans, int count)
         memcpy(spans[k].data, beside + at, spans[k].bytes);
         at += (spans[k].bytes + 63) / 64 * 64;
     }
-    td_comm_free_room(pair, beside);
+    td_free(beside);
     return status;
 }
 

@@ -381,14 +381,14 @@ static td_status share(td_feed *f, const td_feed *old, td_comm *comm)
     if (status == TD_OK) {
         status = td_comm_allreduce_by(comm, f->learnt, f->learnt, f->ranks, sizeof *f->learnt,
                                       newer, NULL);
-        if (status != TD_OK) td_comm_free_room(comm, f->learnt), f->learnt = NULL;
+        if (status != TD_OK) td_free(f->learnt), f->learnt = NULL;
     }
     for (uint64_t k = 0; k < f->shards && status == TD_OK; k++) {
         f->state[k] = known[k] == is_done ? DONE : known[k] ? OWED : FREE;
         f->name[k] = known[k] == is_done ? 0 : known[k];
     }
     f->owed = 0;
-    td_comm_free_room(comm, known);
+    td_free(known);
     return status;
 }
 
@@ -414,7 +414,7 @@ static td_status keep_held(td_feed *f, const td_feed *old, td_comm *comm)
     }
     f->held = own.shard, f->held_name = own.name, f->held_owed = own.owed;
     if (f->held) f->next = owner_of(f, f->held - 1); /* as td_feed_next has it */
-    td_comm_free_room(comm, all);
+    td_free(all);
     return status;
 }
 
@@ -473,6 +473,6 @@ td_status td_feed_learnt(const td_feed *f, td_comm *comm, uint64_t epoch, uint64
     if (status == TD_OK) *samples = *marks = 0, *known = !f->unknown;
     for (size_t r = 0; r < f->ranks && status == TD_OK; r++)
         *samples += all[r].samples, *marks += all[r].marks;
-    td_comm_free_room(comm, all);
+    td_free(all);
     return status;
 }

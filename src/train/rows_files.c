@@ -323,7 +323,7 @@ td_status td_rows_save_end(td_rows_saving *w, td_comm *comm)
     if (status == TD_OK)
         status = td_comm_allreduce(comm, w->files, w->files, 2 * w->count, TD_I64, TD_SUM);
     if (status == TD_ERR_PEER || status == TD_ERR_TIMEOUT) { /* no more to agree on here */
-        td_comm_free_room(comm, w->files);
+        td_free(w->files);
         w->files = NULL;
         td_rows_save_drop(w);
         return status;

@@ -113,7 +113,7 @@ td_status td_rows_gather_open(td_rows_tables *t, int which, int groups, const td
 
 void td_rows_gather_close(gather *g)
 {
-    if (g->t) td_comm_free_room(g->t->comm, g->out), td_comm_free_room(g->t->comm, g->in);
+    if (g->t) td_free(g->out), td_free(g->in);
     td_free(g->writer), td_free(g->give);
     *g = (gather){0};
 }

@@ -220,7 +220,7 @@ static td_status sum_totals(loop *l, double sums[TD_LEAF_VALUES])
     }
     td_status status = td_comm_allgatherv(l->comm, l->totals, bytes, l->all_totals);
     if (status != TD_OK) { /* the next group has its own */
-        td_comm_free_room(l->comm, l->totals), td_comm_free_room(l->comm, l->all_totals);
+        td_free(l->totals), td_free(l->all_totals);
         l->totals = l->all_totals = NULL;
         return status;
     }

@@ -171,6 +171,7 @@ static void cannot_withdraw(td_comm *comm, td_request *request)
 {
     drifting.under->cancel(comm, request);
     comm->adrift = true;
+    td_alloc_keep(request->data, request->bytes);
 }
 
 /* Rank 1 is silent. What comes late from it finds the memory that it was to go to. */

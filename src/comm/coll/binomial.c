@@ -65,7 +65,7 @@ td_status td_binomial_reduce(td_comm *comm, const td_call *call)
         TD_GOTO(td_comm_exchange(comm, NULL, 0, -1, sum, bytes, 0, TD_TAG_COLLECTIVE));
     if (comm->rank == root && bytes) memcpy(call->out, sum, bytes);
 out:
-    td_comm_free_room(comm, room);
+    td_free(room);
     return status;
 }
 

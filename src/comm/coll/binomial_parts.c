@@ -73,7 +73,7 @@ td_status td_binomial_gather(td_comm *comm, const td_call *call)
     if (t.bytes && call->in != room) memcpy(room, call->in, t.bytes);
     td_status status = gather(comm, &t, room);
     if (status == TD_OK && t.me == 0 && !at_place) rotate(&t, room, call->out, false);
-    if (!at_place) td_comm_free_room(comm, room);
+    if (!at_place) td_free(room);
     return status;
 }
 
@@ -98,6 +98,6 @@ td_status td_binomial_scatter(td_comm *comm, const td_call *call)
     if (t.me == 0 && !at_place) rotate(&t, room, all, true);
     td_status status = scatter(comm, &t, room);
     if (status == TD_OK && t.bytes && call->out != room) memcpy(call->out, room, t.bytes);
-    if (!at_place) td_comm_free_room(comm, room);
+    if (!at_place) td_free(room);
     return status;
 }

@@ -35,7 +35,7 @@ td_status td_bruck_allgather(td_comm *comm, const td_call *call)
         memcpy(out, room + (n - me) * bytes, me * bytes);
     }
 out:
-    td_comm_free_room(comm, room);
+    td_free(room);
     return status;
 }
 
@@ -77,6 +77,6 @@ td_status td_bruck_alltoall(td_comm *comm, const td_call *call)
     for (size_t i = 0; i < n && bytes; i++)
         memcpy(out + (me + n - i) % n * bytes, parts + i * bytes, bytes);
 out:
-    td_comm_free_room(comm, parts);
+    td_free(parts);
     return status;
 }

@@ -109,7 +109,7 @@ static void free_half(td_comm *comm, half *h)
                 comm->ops->cancel(comm, all[k]);
     }
     td_free(h->down), td_free(h->out), td_free(h->up), td_free(h->in);
-    td_comm_free_room(comm, h->room[0]), td_comm_free_room(comm, h->room[1]);
+    td_free(h->room[0]), td_free(h->room[1]);
 }
 
 /* Whether the piece's place may be written: what was sent up from there has gone. */
@@ -198,7 +198,7 @@ static td_status greet(td_comm *comm, const half *halves)
             if (both[i]->tag && __atomic_load_n(&both[i]->done, __ATOMIC_ACQUIRE) != 1)
                 comm->ops->cancel(comm, both[i]);
     }
-    td_comm_free_room(comm, g);
+    td_free(g);
     return status;
 }
 

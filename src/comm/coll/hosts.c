@@ -135,11 +135,10 @@ void td_hosts_destroy(td_comm *comm)
     if (h->shares)
         td_comm_shared_destroy(comm, &h->region);
     else
-        td_comm_free_room(comm, h->region.data);
+        td_free(h->region.data);
     td_free(h->ranks), td_free(h->place), td_free(h->first), td_free(h->nodes);
-    td_comm_free_room(comm, h->received), td_free(h->requests), td_free(h->parts),
-        td_free(h->leaves);
-    td_comm_free_room(comm, h->hello);
+    td_free(h->received), td_free(h->requests), td_free(h->parts), td_free(h->leaves);
+    td_free(h->hello);
     td_free(h);
     comm->over = NULL;
 }

@@ -64,7 +64,7 @@ td_status td_chain_scan(td_comm *comm, const td_call *call)
     }
     td_reduction_chain(&call->how, part, (int)n, call->count, call->out);
 out:
-    td_comm_free_room(comm, room);
+    td_free(room);
     td_free(part);
     return status;
 }

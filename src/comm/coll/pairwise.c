@@ -63,7 +63,7 @@ td_status td_pairwise_reduce_scatter(td_comm *comm, const td_call *call)
     }
     td_reduction_fold(&call->how, part, n, own / call->how.width, call->out);
 out:
-    td_comm_free_room(comm, room);
+    td_free(room);
     td_free(part);
     return status;
 }
@@ -92,7 +92,7 @@ td_status td_pairwise_allreduce(td_comm *comm, const td_call *call)
     td_status status = reduce_parts(comm, call, &parts, &part);
     td_call gather = {.in = part, .out = call->out, .parts = parts, .unit = 1};
     if (status == TD_OK) status = td_ring_allgather(comm, &gather);
-    td_comm_free_room(comm, part);
+    td_free(part);
     td_free(parts);
     return status;
 }
@@ -104,7 +104,7 @@ td_status td_pairwise_reduce(td_comm *comm, const td_call *call)
     td_status status = reduce_parts(comm, call, &parts, &part);
     td_call gather = {.in = part, .out = call->out, .parts = parts, .unit = 1, .root = call->root};
     if (status == TD_OK) status = td_linear_gather(comm, &gather);
-    td_comm_free_room(comm, part);
+    td_free(part);
     td_free(parts);
     return status;
 }

@@ -103,7 +103,7 @@ td_status td_recursive_doubling(td_comm *comm, const td_call *call)
     }
     status = unfold(comm, call, &p);
 out:
-    td_comm_free_room(comm, other);
+    td_free(other);
     return status;
 }
 
@@ -149,7 +149,7 @@ td_status td_recursive_halving(td_comm *comm, const td_call *call)
     }
     status = unfold(comm, call, &p);
 out:
-    td_comm_free_room(comm, other);
+    td_free(other);
     return status;
 }
 
@@ -172,6 +172,6 @@ td_status td_doubling_scan(td_comm *comm, const td_call *call)
         combine(comm, call, partner, block, other, call->count);
     }
 out:
-    td_comm_free_room(comm, block);
+    td_free(block);
     return status;
 }

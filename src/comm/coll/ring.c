@@ -61,6 +61,6 @@ td_status td_ring_allreduce(td_comm *comm, const td_call *call)
         if (adds) td_reduction_combine(&call->how, to, room, take.bytes / call->how.width, to);
     }
 out:
-    td_comm_free_room(comm, room);
+    td_free(room);
     return status;
 }

@@ -143,7 +143,7 @@ td_status td_comm_tune(td_comm *comm, const char *path)
     status = td_comm_agree(comm, status);
     if (status == TD_OK) status = td_comm_broadcast(comm, tuning, sizeof *tuning, 0);
     if (status != TD_OK) {
-        td_comm_free_room(comm, tuning);
+        td_free(tuning);
         return status;
     }
     for (int k = 0; k < tuning->count; k++)

@@ -94,10 +94,16 @@ static td_status mpi_test(td_comm *comm, td_request *request, bool *done)
 }
 
 /* MPI may read, or write, that request's memory as long as it likes. */
-static void leave_to_itself(td_comm *comm)
+static void leave_to_itself(td_comm *comm, const td_request *request)
 {
     comm->adrift = true;
-    td_mpi_library->keep_addresses();
+    if (request->self == TD_MPI_OWN) {
+        const td_mpi_own_memory *m = request->native[1];
+        td_mpi_library->adrift(m->in, m->in_bytes);
+        td_mpi_library->adrift(m->out, m->out_bytes);
+    } else {
+        td_mpi_library->adrift(request->data, request->bytes);
+    }
 }
 
 /* A receive that has begun to come from a rank that is silent, or dead, is left to itself, and so
@@ -106,7 +112,7 @@ static void mpi_cancel(td_comm *comm, td_request *request)
 {
     if (request->done || *td_mpi_native(request) == MPI_REQUEST_NULL) return;
     if (request->self == TD_MPI_OWN) { /* MPI cannot withdraw it: what it holds is lost */
-        leave_to_itself(comm);
+        leave_to_itself(comm, request);
         return;
     }
     /* A message that is on its way into the memory already cannot be withdrawn, and no send can. */
@@ -118,7 +124,7 @@ static void mpi_cancel(td_comm *comm, td_request *request)
         if (MPI_Test(td_mpi_native(request), &ended, MPI_STATUS_IGNORE) != MPI_SUCCESS) ended = 1;
         if (!ended) nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
     }
-    if (!ended) leave_to_itself(comm);
+    if (!ended) leave_to_itself(comm, request);
     /* An error of a send that was freed would end the process: it is left to itself. */
     if (receives && *td_mpi_native(request) != MPI_REQUEST_NULL)
         MPI_Request_free(td_mpi_native(request));

@@ -60,8 +60,15 @@ static inline int td_mpi_tag(const td_mpi_group *g, int tag)
 /* Who a request is: td_request.self. */
 enum { TD_MPI_SENDS, TD_MPI_RECEIVES, TD_MPI_OWN };
 
-/* An MPI_Request is kept in the request's first word; the second holds memory that one of MPI's own
- * collectives reads while it is under way. */
+/* What one of MPI's own collectives reads and writes while it is under way. */
+typedef struct td_mpi_own_memory {
+    const void *in;
+    void *out;
+    size_t in_bytes, out_bytes; /* at most */
+    int parts[];
+} td_mpi_own_memory;
+
+/* An MPI_Request is kept in the request's first word; the second holds the memory of TD_MPI_OWN. */
 static inline MPI_Request *td_mpi_native(td_request *request)
 {
     _Static_assert(sizeof(MPI_Request) <= sizeof request->native[0], "room for an MPI request");

@@ -114,13 +114,9 @@ static td_status number_hosts(const char *names, td_seat *seat)
 /* The handle that begins and ends MPI: of the ranks that are active, or a spare's own. */
 static td_status open_world(const td_comm_config *config, td_comm **out, bool *spare)
 {
-    static const td_mpi_services services = {td_fail,
-                                             td_log,
-                                             td_last_error,
-                                             td_comm_exchange,
-                                             td_recover_plan,
-                                             td_card_judge,
-                                             td_registered_keep_addresses};
+    static const td_mpi_services services =
+        {td_fail,         td_log,        td_last_error,       td_comm_exchange,
+         td_recover_plan, td_card_judge, td_registered_adrift};
     const td_mpi_module *module = NULL;
     TD_TRY(td_comm_check_config(config));
     TD_TRY(td_mpi_load(&module));

@@ -26,11 +26,12 @@ static MPI_Op op_of(const td_reduction *how)
 
 /* Parts as MPI has them: counts and where they begin, two times: [4][size] of ints. Where parts are
  * equal some patterns need the count alone, and then they may be more than 2 GiB together. */
-static td_status make_parts(const td_comm *comm, const td_call *call, int **out)
+static td_status make_parts(const td_comm *comm, const td_call *call, td_mpi_own_memory **out)
 {
     size_t n = (size_t)comm->size, at = 0, from = 0, unit = call->unit ? call->unit : 1;
-    int *parts = calloc(4 * n, sizeof *parts);
-    if (!parts) return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for MPI's counts");
+    *out = calloc(1, sizeof **out + 4 * n * sizeof(int));
+    if (!*out) return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for MPI's counts");
+    int *parts = (*out)->parts;
     bool laid_out = call->parts || call->pattern == TD_SCATTER || call->pattern == TD_GATHER;
     if (call->pattern == TD_REDUCE_SCATTER) unit = 1; /* elements */
     for (size_t r = 0; r < n; r++) {
@@ -40,7 +41,6 @@ static td_status make_parts(const td_comm *comm, const td_call *call, int **out)
         parts[2 * n + r] = (int)take, parts[3 * n + r] = (int)from;
         if (laid_out) at += give, from += take;
     }
-    *out = parts;
     return TD_OK;
 }
 
@@ -126,16 +126,26 @@ static int begin(const td_comm *comm, const td_call *call, MPI_Request *request,
     }
 }
 
+/* At most. */
+static size_t bytes_of(const td_comm *comm, const td_call *call)
+{
+    bool whole = call->parts || call->pattern == TD_BROADCAST || call->pattern >= TD_REDUCE;
+    return whole ? call->bytes : call->bytes * (size_t)comm->size;
+}
+
 td_status td_mpi_own(td_comm *comm, const td_call *call, td_request *request)
 {
-    int *parts = NULL;
-    td_status status = make_parts(comm, call, &parts);
+    td_mpi_own_memory *m = NULL;
+    td_status status = make_parts(comm, call, &m);
     if (status != TD_OK) return status;
+    m->in = call->in, m->out = call->out;
+    m->in_bytes = m->out_bytes = bytes_of(comm, call);
+    for (int r = 0; r < comm->size && call->takes; r++) m->out_bytes += call->takes[r];
     request->self = TD_MPI_OWN;
-    request->native[1] = parts;
-    int code = begin(comm, call, td_mpi_native(request), parts);
+    request->native[1] = m;
+    int code = begin(comm, call, td_mpi_native(request), m->parts);
     request->done = code != MPI_SUCCESS;
     if (code == MPI_SUCCESS) return TD_OK;
-    free(parts);
+    free(m);
     return td_mpi_error(code, comm, -1);
 }
