@@ -305,6 +305,6 @@ td_status td_rows_start(loop *l)
     TD_TRY(td_comm_agree(l->comm, status));
     if (l->job->rows_from && *l->job->rows_from)
         TD_TRY(td_transfer_compare(l->comm, l->job->rows_from, l->filled, l->taken.hash));
-    TD_TRY(td_rows_spread(&l->tables));
+    TD_TRY(td_rows_spread(&l->tables, l->state.step));
     return begin_run(l);
 }

@@ -246,6 +246,12 @@ td_status td_rows_look(td_rows_tables *t, int which, const uint64_t *keys, size_
 
 /* --- shared memory --- */
 
+/* Whose memory also says which steps have been made. */
+static td_shared_rows *shared_of(td_rows_tables *t)
+{
+    return &t->shared[t->has[TD_ROWS_KEYED] ? TD_ROWS_KEYED : TD_ROWS_DENSE];
+}
+
 td_status td_rows_collect(td_rows_tables *t)
 {
     td_status status = TD_OK;
@@ -255,18 +261,15 @@ td_status td_rows_collect(td_rows_tables *t)
     return t->mode == TD_ROWS_SHARED ? td_comm_agree(t->comm, status) : TD_OK;
 }
 
-td_status td_rows_spread(td_rows_tables *t)
+td_status td_rows_spread(td_rows_tables *t, uint64_t step)
 {
     td_status status = TD_OK;
+    bool begins = t->mode == TD_ROWS_SHARED && t->roles.self == 0;
+    for (int w = 0; begins && w < t->roles.now.counts.workers; w++) shared_of(t)->made[w] = step;
     for (int k = 0; k < TD_ROWS_TABLES && t->mode == TD_ROWS_SHARED && status == TD_OK; k++)
         if (t->has[k] && td_bulk_table(t->bulk[k]))
             status = td_shared_rows_from_table(&t->shared[k], td_bulk_table(t->bulk[k]));
     return t->mode == TD_ROWS_SHARED ? td_comm_agree(t->comm, status) : TD_OK;
-}
-
-static td_shared_rows *shared_of(td_rows_tables *t)
-{
-    return &t->shared[t->has[TD_ROWS_KEYED] ? TD_ROWS_KEYED : TD_ROWS_DENSE];
 }
 
 void td_rows_has_made(td_rows_tables *t, uint64_t step)

@@ -81,10 +81,11 @@ TD_MUST_CHECK td_status td_rows_pull_dense(td_rows_tables *tables, int ahead);
 TD_MUST_CHECK td_status td_rows_look(td_rows_tables *tables, int which, const uint64_t *keys,
                                      size_t count, float *out);
 
-/* shared: rows of the shared memory to the tables that files are written from, and back.
+/* shared: rows of the shared memory to the tables that files are written from, and back, before the
+ * run's first step: behind `step`, where whoever follows a worker that has made none yet goes on.
  * Collective. */
 TD_MUST_CHECK td_status td_rows_collect(td_rows_tables *tables);
-TD_MUST_CHECK td_status td_rows_spread(td_rows_tables *tables);
+TD_MUST_CHECK td_status td_rows_spread(td_rows_tables *tables, uint64_t step);
 /* shared: for whoever may follow this worker: steps that it has made. Local. And how many those
  * that have come go on behind: their predecessors', where each of the run's workers is there and
  * reads for itself, else as many as the others, who have the missing one's part. *step: as those

@@ -133,6 +133,19 @@ class ThreadDeaths(unittest.TestCase):
             for spares in (0, 1):
                 self.lives(None, plan, *words, spares=spares, **how)
 
+    def test_in_the_first_step_behind_a_resumption(self):
+        """Who follows goes on where the run was resumed, also when the dead worker had made no step since."""
+        for model, more in (("fm", ["--bits", "12"]), ("mlp", [])):
+            words = ["--strategy", "hogwild", "--workers", "2", "--holdout", "0.2", *more]
+            data = clicks(rows=4000)
+            run = train(*words, model=model, data=data)
+            done = subprocess.run([TANDEM, "train", "--run", run, "--resume", "--epochs", "3", "--spares", "1",
+                                   "--quiet"], text=True, capture_output=True, timeout=60,
+                                  env=dict(os.environ, TANDEM_FAKE_DEATH="1:101:backward"))
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(len(event(run, "recovered")), 1)
+            self.assertEqual([line["weight"] for line in event(run, "epoch")], [3200] * 3, model)
+
     def test_a_successor_that_all_wait_for(self):
         """What its predecessor owes is a step of the predecessor's: its own clock would wait for that push."""
         words = ps(3, "--data-servers", "2", "--replicas", "1", "--deadline", "2", servers=2, clock="backup:3")
