@@ -252,6 +252,17 @@ static bool each_once(const loop *l, const uint64_t seen[2])
     return seen[0] == n && seen[1] == marks;
 }
 
+/* Of an epoch in which so many samples were learnt from: those that slow workers skipped. What was
+ * learnt before a resumption, or is still to come, is not among them. */
+static uint64_t left_out(const loop *l, uint64_t learnt)
+{
+    uint64_t step = l->state.step, gives = td_dataset_info(l->data->train)->samples;
+    bool skip = l->clock.kind == TD_CLOCK_BACKUP && !l->clock.apply;
+    bool whole = step % l->per_epoch == 0 && step - l->per_epoch >= l->first_step;
+    if (l->job->drop_last) gives = l->per_epoch * (uint64_t)l->job->batch;
+    return skip && whole && learnt < gives ? gives - learnt : 0;
+}
+
 /* Progressive validation: over all workers. Counts outlive deaths where data servers keep them and
  * no worker moves a copy of its own, whose last steps would die with it or be made twice. */
 static td_status tell_epoch(loop *l)
@@ -282,10 +293,10 @@ static td_status tell_epoch(loop *l)
     if (td_progress_event(l->progress, l->state.step, "epoch", fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
     char left[64] = "";
-    uint64_t samples = td_dataset_info(l->data->train)->samples;
-    if (l->clock.kind == TD_CLOCK_BACKUP && known && every[0] < samples)
+    uint64_t skipped = known ? left_out(l, every[0]) : 0;
+    if (skipped)
         snprintf(left, sizeof left, "; %llu samples of slow workers were left out",
-                 (unsigned long long)(samples - every[0]));
+                 (unsigned long long)skipped);
     td_progress_say(l->progress, "epoch %llu: progressive loss %.6f%s", epoch, all[0] / all[1],
                     left);
     return TD_OK;

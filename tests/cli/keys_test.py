@@ -252,14 +252,29 @@ class Clocks(unittest.TestCase):
         """A worker that is late skips to the step of the others, where late pushes are dropped; where they are
         applied it learns from all that is its own."""
         data = clicks(rows=4000)
-        for clock, whole in (("backup:2", False), ("backup:2:apply", True)):
-            words = [w for w in job(*ps(3, servers=1, clock=clock), data=data, run=new_run()) if w != "--quiet"]
+        for clock, more, whole, samples in (("backup:2", [], False, 4000), ("backup:2:apply", [], True, 4000),
+                                            ("backup:2", ["--drop-last"], False, 62 * 64)):
+            words = [w for w in job(*ps(3, *more, servers=1, clock=clock), data=data, run=new_run()) if w != "--quiet"]
             done = tandem(*words, prefix=("env", "TANDEM_FAKE_SLOW=0:20"))
             epochs = event(words[words.index("--run") + 1], "epoch")
             self.assertEqual([e["each_once"] for e in epochs], [whole] * len(epochs), clock)
-            left = sum(4000 - e["samples"] for e in epochs)
-            said = re.findall(r"; (\d+) samples of slow workers were left out", done.stdout + done.stderr)
-            self.assertEqual(sum(map(int, said)), left, done.stdout)
+            self.assertEqual(self.left_out(done), sum(samples - e["samples"] for e in epochs), done.stdout)
+
+    @staticmethod
+    def left_out(done):
+        return sum(map(int, re.findall(r"; (\d+) samples of slow workers were left out", done.stdout + done.stderr)))
+
+    def test_what_no_slow_worker_has_left_out(self):
+        """Epochs that --steps ends, those that a resumption goes on with, and what --drop-last drops: where all are
+        waited for, or late pushes are applied, nothing is left out."""
+        data = clicks(rows=4000)
+        for clock, more in (("backup:2", ["--steps", "10"]), ("backup:2", ["--batch", "63", "--drop-last"]),
+                            ("backup:1:apply", ["--steps", "70"])):
+            words = [w for w in job(*ps(2, *more, clock=clock), data=data, run=new_run()) if w != "--quiet"]
+            self.assertEqual(self.left_out(tandem(*words)), 0, (clock, more))
+            run = words[words.index("--run") + 1]
+            done = tandem("train", "--run", run, "--resume", "--steps", "0", "--epochs", "3")
+            self.assertEqual(self.left_out(done), 0, (clock, more))
 
     @unittest.skipUnless(MPIEXEC, "no mpiexec")
     def test_rows_fetched_ahead_have_all_own_pushes(self):
