@@ -73,6 +73,8 @@ static td_status resume_job(td_job *job, const bool *given, int argc, char **arg
         return td_fail(TD_ERR_ARG, "--run %s holds no run to resume (no job.yaml)", job->run);
     td_status status = td_job_init(&run);
     if (status == TD_OK) status = td_job_read_file(path, &run);
+    if (status == TD_OK && td_net_model_is_sparse(run.model))
+        job->one_hot = run.one_hot; /* whatever was given, the run did without */
     if (status == TD_OK) status = check_changes(&run, job, given);
     if (status == TD_OK) status = td_options_parse(td_job_rows, &run, argc, argv, &again);
     td_options_fini(td_job_rows, status == TD_OK ? job : &run);

@@ -166,6 +166,13 @@ class Resumed(unittest.TestCase):
                 self.assertEqual(weights(run), weights(want), (model, words, then))
                 self.assertEqual([x for x in told(run) if x["eval"]], [x for x in told(want) if x["eval"]])
 
+    def test_by_its_own_words(self):
+        """Given once more, also those that say nothing of features under keys."""
+        for word in ("--one-hot", "--no-one-hot"):
+            run = train(word, "--l2", "0.1", "--optimizer", "ftrl", model="linear")
+            train(word, "--l2", "0.1", "--optimizer", "ftrl", "--resume", model="linear", run=run, epochs=3)
+            self.assertEqual(len(event(run, "epoch")), 3)
+
     def test_at_their_own_pace(self):
         for clock in ("asp", "ssp:2", "backup:1"):
             run = self.interrupted(*ps(2, servers=1, clock=clock), epochs=60)
