@@ -48,54 +48,67 @@ static bool is_same(const td_option *row, const td_job *a, const td_job *b)
 }
 
 /* Only options of TD_JOB_PLACE and TD_JOB_LENGTH may be given other values than the run has. */
-static td_status check_changes(const td_job *run, const td_job *now, const bool *given)
+static td_status check_changes(const td_job *run, const td_job *now, const char *file)
 {
     for (int i = 0; td_job_rows[i].name; i++) {
         const td_option *row = &td_job_rows[i];
-        if (!given[i] || row->where & (TD_JOB_PLACE | TD_JOB_LENGTH) || is_same(row, run, now))
-            continue;
-        return td_fail(TD_ERR_ARG, "--%s cannot be changed when a run is resumed",
-                       row->flag ? row->flag : row->name);
+        if (row->where & (TD_JOB_PLACE | TD_JOB_LENGTH) || is_same(row, run, now)) continue;
+        return td_fail(TD_ERR_ARG, "--%s cannot be changed when a run is resumed%s%s",
+                       row->flag ? row->flag : row->name, file ? ", by a flag or in " : "",
+                       file ? file : "");
     }
     return TD_OK;
 }
 
-/* A resumed run's job comes from its folder. */
-static td_status resume_job(td_job *job, const bool *given, int argc, char **argv)
+/* The job file, if there is one, then the flags over it. */
+static td_status read_words(const char *file, int argc, char **argv, td_job *job)
+{
+    const char *rest[1];
+    td_arguments words = {.where = TD_JOB_TRAIN, .rest = rest, .rest_room = 1};
+    if (file) TD_TRY(td_job_read_file(file, job));
+    return td_options_parse(td_job_rows, job, argc, argv, &words);
+}
+
+static td_status read_kept(const char *path, td_job *job)
+{
+    TD_TRY(td_job_init(job));
+    return td_job_read_file(path, job);
+}
+
+/* A resumed run's job comes from its folder; what is given besides has to agree with it. */
+static td_status resume_job(td_job *job, const char *file, int argc, char **argv)
 {
     char path[TD_PATH_MAX];
-    td_arguments again = {.where = TD_JOB_TRAIN};
-    td_job run = {0};
+    td_job run = {0}, now = {0};
     if (!job->run || !*job->run)
         return td_fail(TD_ERR_ARG, "--resume needs --run: name the run's folder");
     TD_TRY(td_path_join(path, job->run, "job.yaml"));
     if (!td_path_exists(path))
         return td_fail(TD_ERR_ARG, "--run %s holds no run to resume (no job.yaml)", job->run);
-    td_status status = td_job_init(&run);
-    if (status == TD_OK) status = td_job_read_file(path, &run);
+    td_status status = read_kept(path, &run);
+    if (status == TD_OK) status = read_kept(path, &now);
+    if (status == TD_OK) status = read_words(file, argc, argv, &now);
     if (status == TD_OK && td_net_model_is_sparse(run.model))
-        job->one_hot = run.one_hot; /* whatever was given, the run did without */
-    if (status == TD_OK) status = check_changes(&run, job, given);
-    if (status == TD_OK) status = td_options_parse(td_job_rows, &run, argc, argv, &again);
-    td_options_fini(td_job_rows, status == TD_OK ? job : &run);
-    if (status == TD_OK) *job = run;
+        now.one_hot = run.one_hot; /* whatever was given, the run did without */
+    if (status == TD_OK) status = check_changes(&run, &now, file);
+    td_options_fini(td_job_rows, &run);
+    td_options_fini(td_job_rows, status == TD_OK ? job : &now);
+    if (status == TD_OK) *job = now;
     return status;
 }
 
 td_status td_cli_read_train(int argc, char **argv, td_job *job)
 {
-    bool given[256] = {false};
-    const char *file[1];
-    td_arguments first = {.where = TD_JOB_TRAIN, .rest = file, .rest_room = 1, .given = given};
+    const char *file[1] = {NULL};
+    td_arguments first = {.where = TD_JOB_TRAIN, .rest = file, .rest_room = 1};
     TD_TRY(td_job_init(job));
     TD_TRY(td_options_parse(td_job_rows, job, argc, argv, &first));
     if (job->resume) {
-        TD_TRY(resume_job(job, given, argc, argv));
-    } else if (first.rest_count) { /* the file first, then the flags over it */
+        TD_TRY(resume_job(job, file[0], argc, argv));
+    } else if (file[0]) {
         td_options_fini(td_job_rows, job);
         TD_TRY(td_job_init(job));
-        TD_TRY(td_job_read_file(file[0], job));
-        TD_TRY(td_options_parse(td_job_rows, job, argc, argv, &first));
+        TD_TRY(read_words(file[0], argc, argv, job));
     }
     if (td_net_model_is_sparse(job->model)) job->one_hot = false; /* categories are hashed */
     if (!job->resume) TD_TRY(td_cli_check_effects(job)); /* its options are those of before */

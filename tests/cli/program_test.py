@@ -194,6 +194,24 @@ class Program(unittest.TestCase):
         tandem("train", path, "--set", "optimizer.lr=0.05", "--epochs", "2", "--run", run, "--quiet")
         self.assertEqual(digest(run), want)
 
+    def test_a_job_file_is_given_again(self):
+        """To a run that is resumed: as flags are, it has to say what the run was made with."""
+        path = os.path.join(TOP, "again.yaml")
+        with open(path, "w") as f:
+            f.write(f"data: {{path: {DATA}}}\ntrain: {{epochs: 2, batch: 32}}\noptimizer: {{lr: 0.9, momentum: 0.9}}\n")
+        words = ["train", path, "--lr", "0.05", "--run", new_run(), "--quiet"]
+        tandem(*words)
+        tandem(*words, "--resume", "--epochs", "3")
+        self.assertEqual(digest(words[5]), digest(train(epochs=3)))
+        done = tandem("train", path, "--run", words[5], "--resume", expect=2)
+        self.assertEqual(done.stderr, "tandem: --lr cannot be changed when a run is resumed, by a flag or in "
+                                      f"{path}\n")
+        done = tandem(*words, "--resume", expect=2)
+        self.assertEqual(done.stderr, "tandem: --epochs 2 is less than the 3 that the run has done; give more, or begin "
+                                      "another run\n")
+        done = tandem(*words, "--resume", "again.yaml", expect=2)
+        self.assertIn("unexpected argument \"again.yaml\"", done.stderr)
+
     def test_help_lists_options(self):
         self.assertIn("--optimizer", tandem("help", "train").stdout)
         self.assertIn(".TH TANDEM", tandem("help", "man").stdout)
