@@ -56,6 +56,8 @@ TD_MUST_CHECK td_status td_cli_run(int workers, const td_comm_config *config, td
 void td_cli_tell_here(td_comm *comm, td_status status);
 /* This process's number among those that mpiexec started; 0 without it. */
 int td_cli_rank(void);
+/* How many those are; 0 without it, and where the launcher does not say. */
+int td_cli_rank_count(void);
 
 /* Whether the job has ranks that data servers read for (under MPI), and whether this process is
  * one: it opens no training data. */

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/fs.h"
 #include "cli/run_folder.h"
+#include "comm/transport.h"
 #include "models/net/net_model.h"
 #include "tandem/recover.h"
 
@@ -169,9 +170,31 @@ static void close_session(session *s)
     td_options_fini(td_job_rows, &s->job);
 }
 
+/* Under MPI, where no rank would be left to make a group. */
+static bool all_are_spares(const td_job *job)
+{
+    int ranks = td_cli_rank_count();
+    return ranks && job->spares >= ranks;
+}
+
+static td_status check_ranks(const td_job *job)
+{
+    int ranks = td_cli_rank_count(), servers = td_job_servers(job);
+    int threads = job->workers + servers + job->spares;
+    if (all_are_spares(job))
+        return td_fail(TD_ERR_ARG,
+                       "--spares %d leaves no worker of the job's %d rank%s; give at most %d",
+                       job->spares, ranks, ranks == 1 ? "" : "s", ranks - 1);
+    if (td_comm_launched_by_mpi() || threads <= TD_COMM_RANKS) return TD_OK;
+    return td_fail(TD_ERR_ARG,
+                   "--workers %d, %d servers and --spares %d are %d ranks; a job has at most %d",
+                   job->workers, servers, job->spares, threads, TD_COMM_RANKS);
+}
+
 static td_status open_session(session *s, int argc, char **argv)
 {
     TD_TRY(td_cli_read_train(argc, argv, &s->job));
+    TD_TRY(check_ranks(&s->job));
     s->leads = td_cli_rank() == 0;
     if (s->leads) TD_TRY(td_run_folder_check(&s->folder));
     s->fed = td_cli_is_fed(&s->job);
@@ -263,7 +286,7 @@ td_status td_cmd_train(int argc, char **argv)
     if (status != TD_OK) td_run_folder_close(&s.folder); /* before others end, see run_rank */
     bool quiet = s.job.quiet;
     comm.deadline_ms = (int64_t)s.job.deadline_s * 1000;
-    comm.spares = s.job.spares;
+    comm.spares = all_are_spares(&s.job) ? 0 : s.job.spares; /* so that one of them tells it */
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR2, &action, NULL); /* mpiexec passes it on and waits */

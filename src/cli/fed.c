@@ -16,9 +16,9 @@ static const char name[] = "the data servers";
 /* Ranks under MPI: workers | servers | data servers | spares. */
 bool td_cli_is_fed(const td_job *job)
 {
-    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
-    if (!td_cli_has_fed(job) || !size) return false;
-    return td_cli_rank() < atoi(size) - job->spares - job->data_servers;
+    int ranks = td_cli_rank_count();
+    if (!td_cli_has_fed(job) || !ranks) return false;
+    return td_cli_rank() < ranks - job->spares - job->data_servers;
 }
 
 /* Where part of the data is held out, workers need it. */

@@ -21,12 +21,24 @@ typedef struct launch {
     char sentence[1024];
 } launch;
 
+/* What a launcher says under the first of these names; 0: nothing. */
+static int said_by_launcher(const char *const *names)
+{
+    for (; td_comm_launched_by_mpi() && *names; names++)
+        if (getenv(*names)) return atoi(getenv(*names));
+    return 0;
+}
+
 int td_cli_rank(void)
 {
-    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"};
-    for (size_t i = 0; td_comm_launched_by_mpi() && i < sizeof names / sizeof *names; i++)
-        if (getenv(names[i])) return atoi(getenv(names[i]));
-    return 0;
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", NULL};
+    return said_by_launcher(names);
+}
+
+int td_cli_rank_count(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", NULL};
+    return said_by_launcher(names);
 }
 
 void td_cli_answer(void)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import unittest
 
-from harness import DATA, TANDEM, TOP, main, new_run, newest_checkpoint, state_file, tandem, train
+from harness import DATA, MPIEXEC, TANDEM, TOP, main, new_run, newest_checkpoint, ranks, state_file, tandem, train
 
 
 class Mistakes(unittest.TestCase):
@@ -57,6 +57,19 @@ class Mistakes(unittest.TestCase):
         self.says("--max-bytes does nothing without --comm", "bench", "--max-bytes", "64")
         self.says("--steps does nothing with --comm", "bench", "--comm", "scan", "--steps", "3")
         self.says("give one of them", *self.job("--resume", "--overwrite", run=train()))
+
+    def test_more_spares_than_ranks(self):
+        """Named as what they are, and under MPI by one rank."""
+        self.says("--workers 2, 0 servers and --spares 1024 are 1026 ranks; a job has at most 1024",
+                  *self.job("--workers", "2", "--spares", "1024"))
+        self.says("--workers 2, 3 servers and --spares 1020 are 1025 ranks",
+                  *self.job("--workers", "2", "--strategy", "ps", "--servers", "3", "--spares", "1020"))
+        for n, words, text in (("2", [], "--spares 2 leaves no worker of the job's 2 ranks; give at most 1"),
+                               ("1024", ["--lr", "fast"], "--lr: \"fast\" is not a number")) if MPIEXEC else ():
+            run = new_run()
+            done = tandem(*self.job("--spares", n, *words, run=run), expect=2, prefix=ranks(2))
+            self.assertEqual((done.stderr.count(text), done.stderr.count("tandem: ")), (1, 1), done.stderr)
+            self.assertFalse(os.path.exists(run))
 
     def test_data(self):
         empty = os.path.join(TOP, "empty")
