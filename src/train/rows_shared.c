@@ -76,7 +76,7 @@ static inline float *row_of(const td_shared_rows *s, uint64_t key)
 static void copy(const td_shared_rows *from, td_shared_rows *to)
 {
     memcpy(to->made, from->made, (size_t)from->workers * sizeof *from->made);
-    for (size_t k = 0; k < from->rows; k++) { /* pages that nobody has touched stay so */
+    for (size_t k = 0; k < from->rows; k++) { /* the others are zero there, too */
         if (!from->moved[k]) continue;
         memcpy(row_of(to, k), row_of(from, k), from->floats * sizeof(float));
         to->moved[k] = 1;

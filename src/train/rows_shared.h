@@ -4,7 +4,8 @@
  *
  * Rows under keys lie in an array of 2^bits, at their key: there is nothing to look up or to make
  * room for. Memory: 2^bits rows of weights and the update rule's state, and a byte each; dense
- * parameters besides. Pages that nobody touches cost nothing.
+ * parameters besides. All of it is taken when it is made, whether rows come to be used or not:
+ * between processes from /dev/shm, so that none of them meets the end of it in the midst of a step.
  *
  * No rank owns the memory: it stays while any has it mapped, and those that are left when one dies
  * go on with it. Others cannot map it any more, though: where a rank comes, all go over to new
