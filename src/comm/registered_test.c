@@ -254,6 +254,20 @@ static td_status calls(td_comm *c, void *arg)
     return unmake(&closed);
 }
 
+/* Other memory: two processes fetch, or stage, as they find out. */
+static td_status closed_calls(td_comm *c, void *arg)
+{
+    (void)arg;
+    enum { SOME = 70 };
+    vectors v;
+    TD_TRY(make(td_comm_size(c), false, &v));
+    for (int call = 0; call < SOME; call++) {
+        TD_TRY(reduce_once(c, &v, call, call % 3 == 1 || (call % 3 == 2 && td_comm_rank(c))));
+        TD_TRY(move_once(c, &v, call));
+    }
+    return unmake(&v);
+}
+
 /* More pieces, one after the other, than a group keeps mapped, some at addresses of freed ones. */
 static td_status many_pieces(td_comm *c, void *arg)
 {
@@ -500,6 +514,12 @@ static void vectors_that_all_map_are_read_where_they_lie(void **state)
     on_all_sizes(calls, NULL);
 }
 
+static void other_vectors_are_moved_either_way(void **state)
+{
+    (void)state;
+    on_all_sizes(closed_calls, NULL);
+}
+
 static void pieces_come_and_go(void **state)
 {
     (void)state;
@@ -522,6 +542,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(other_files_are_not_mapped),
         cmocka_unit_test(the_least_used_mapping_makes_room),
         cmocka_unit_test(vectors_that_all_map_are_read_where_they_lie),
+        cmocka_unit_test(other_vectors_are_moved_either_way),
         cmocka_unit_test(pieces_come_and_go),
         cmocka_unit_test(values_of_keyed_parts_are_moved_where_they_lie),
         cmocka_unit_test(what_is_given_up_is_left_alone),

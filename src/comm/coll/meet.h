@@ -73,18 +73,24 @@ TD_MUST_CHECK td_status td_meet_fetch(td_meet *meet, int rank, const void *from,
  * Behind td_meet_begin: this call's vectors that others would read, NULL: none. */
 void td_meet_open_up(td_meet *meet, const void *in, size_t in_bytes, const void *out,
                      size_t out_bytes);
+/* Whether the last call of the pattern showed that they lie so. */
+bool td_meet_expects(const td_meet *meet, td_pattern pattern);
 /* Behind a call that has gone well, in which this rank has seen all whose vectors it might read. */
 void td_meet_learn(td_meet *meet, td_pattern pattern);
 /* Whether they can be read, which all ranks find alike: then the round is begun, this rank has
  * arrived, and so has the rank that it reads from (-1: all). */
 TD_MUST_CHECK td_status td_meet_see(td_meet *meet, td_pattern pattern, int from, const void *in,
                                     void *out, bool *sees);
-/* Of a call that is seen: whether all ranks' in and out are two vectors. Whether it is made the
- * second way of two, which calls of about its length find out as they go on, all ranks alike; and
- * its end. */
+/* Of a call whose ranks have opened up and arrived: whether all ranks' in and out are two vectors.
+ */
 bool td_meet_apart(const td_meet *meet);
+/* Such a call may be made in either of two ways. Which takes less time, calls of its kind and about
+ * its length find out as they go on, all ranks alike: behind td_meet_open_up, who times calls of
+ * `bytes`; when all those whose word counts have arrived, whether this one goes the second way; and
+ * its end. */
+void td_meet_two_ways(td_meet *meet, td_pattern pattern, size_t bytes, bool times);
 bool td_meet_second_way(td_meet *meet);
-void td_meet_way_ends(td_meet *meet);
+TD_MUST_CHECK td_status td_meet_way_ends(td_meet *meet);
 /* Whether this rank reads the others' vectors where they lie: those of threads, or seen ones. */
 bool td_meet_sees(const td_meet *meet);
 

@@ -36,15 +36,22 @@ typedef struct td_meet_open {
     int64_t gain;  /* see td_meet_ways: of calls of this length */
 } td_meet_open;
 
+/* Of one way: ns of all, and of the longest. */
+typedef struct td_meet_tries {
+    int count;
+    int64_t spent, most;
+} td_meet_tries;
+
 /* Two ways to make a call, tried now and then, a few times one after the other. Each rank times its
  * own, from when all have arrived, and shows what the second has gained with its next call, so that
  * all choose alike. */
 typedef struct td_meet_ways {
     uint64_t calls;
-    bool second, timed; /* the call under way */
+    bool second, timed, last; /* the call under way; last: of the tries of a turn */
+    bool times;               /* this rank does */
     int64_t since;
-    int64_t least[2]; /* ns, of the tries of this turn */
-    int64_t gain;     /* ns that a call takes less by the second way */
+    td_meet_tries tries[2]; /* of this turn */
+    int64_t gain;           /* ns that the second way took less */
 } td_meet_ways;
 
 /* Rounds of at least some length, in which the two ways of staging are tried in turn: each
@@ -91,7 +98,8 @@ struct td_meet {
     td_meet_open open;
     bool opens_up, told, all_open, all_apart, sees, expects[TD_PATTERNS];
     int64_t all_gain;
-    td_meet_ways ways[8 * sizeof(size_t)], *way; /* of calls of 2^k bytes and more */
+    /* Of calls of 2^k bytes and more: of each pattern where memory is seen, and where it is not. */
+    td_meet_ways ways[2][TD_PATTERNS][8 * sizeof(size_t)], *way;
     td_mappings mappings;
     uint64_t mark; /* that others find at this address, and in this piece, if they can */
     void *piece;

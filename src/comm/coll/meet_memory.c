@@ -10,7 +10,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { WAYS_EVERY = 128, WAYS_TRIES = 4 };
+enum { WAYS_EVERY = 128, WAYS_FIRST = 32, WAYS_TRIES = 5 };
 
 static td_status failed(const td_meet *m, int rank)
 {
@@ -115,10 +115,13 @@ void td_meet_open_up(td_meet *m, const void *in, size_t in_bytes, const void *ou
         if (out) own->out = td_registered_find(out, out_bytes);
         own->open = (!in || own->in.number) && (!out || own->out.number);
     }
-    m->way = &m->ways[63 - __builtin_clzll((unsigned long long)in_bytes | 1)];
-    own->gain = m->way->gain;
-    m->all_open = own->open, m->all_apart = own->apart, m->all_gain = own->gain;
+    m->all_open = own->open, m->all_apart = own->apart, m->all_gain = 0;
     m->opens_up = true, m->told = false;
+}
+
+bool td_meet_expects(const td_meet *m, td_pattern pattern)
+{
+    return m->comm->ops->one_memory || m->expects[pattern];
 }
 
 void td_meet_learn(td_meet *m, td_pattern pattern)
@@ -154,26 +157,45 @@ bool td_meet_apart(const td_meet *m)
     return m->all_apart;
 }
 
-/* The first try of each finds the caches as the other has left them: it does not count. */
+void td_meet_two_ways(td_meet *m, td_pattern pattern, size_t bytes, bool times)
+{
+    int k = 63 - __builtin_clzll((unsigned long long)bytes | 1);
+    m->way = &m->ways[td_meet_expects(m, pattern)][pattern][k];
+    m->way->times = times;
+    m->open.gain = m->all_gain = times ? m->way->gain : 0;
+}
+
+/* The first try of each finds the caches as the other has left them: it does not count. Tries come
+ * more often at first, when pages are made and merged. */
 bool td_meet_second_way(td_meet *m)
 {
     td_meet_ways *w = m->way;
-    int turn = (int)(w->calls++ % WAYS_EVERY);
-    bool tried = turn < 2 * WAYS_TRIES;
-    w->second = tried ? turn >= WAYS_TRIES : m->all_gain > 0;
-    w->timed = tried && turn % WAYS_TRIES > 0;
-    if (turn == 0) w->least[0] = w->least[1] = INT64_MAX;
+    uint64_t k = w->calls++;
+    int turn = (int)(k % (k < WAYS_EVERY ? WAYS_FIRST : WAYS_EVERY));
+    w->second = turn < 2 * WAYS_TRIES ? turn >= WAYS_TRIES : m->all_gain > 0;
+    w->timed = turn < 2 * WAYS_TRIES && turn % WAYS_TRIES > 0;
+    w->last = turn == 2 * WAYS_TRIES - 1;
+    if (turn == 0) memset(w->tries, 0, sizeof w->tries);
     if (w->timed) w->since = td_clock_ns();
     return w->second;
 }
 
-void td_meet_way_ends(td_meet *m)
+/* Until all are done, whichever way it was. The longest try of each may have lost its core. */
+td_status td_meet_way_ends(td_meet *m)
 {
     td_meet_ways *w = m->way;
-    if (!w->timed) return;
-    int64_t spent = td_clock_ns() - w->since, *least = &w->least[w->second];
-    if (spent < *least) *least = spent;
-    if ((w->calls - 1) % WAYS_EVERY == 2 * WAYS_TRIES - 1) w->gain = w->least[0] - w->least[1];
+    if (!w->timed) return TD_OK;
+    td_meet_done(m);
+    if (!w->times) return TD_OK;
+    TD_TRY(td_meet_all_done(m));
+    td_meet_tries *t = &w->tries[w->second];
+    int64_t spent = td_clock_ns() - w->since;
+    t->count++;
+    t->spent += spent;
+    if (spent > t->most) t->most = spent;
+    if (w->last && w->tries[0].count == t->count) /* as its rank has timed all */
+        w->gain = w->tries[0].spent - w->tries[0].most - (t->spent - t->most);
+    return TD_OK;
 }
 
 /* That all can map each other's memory has been seen: what is there no more went with its rank. */

@@ -7,7 +7,8 @@
  * an operation costs two waits (all-reduce: three, or two). Else processes
  * do so, too, through the system, where nothing is to be reduced, or by two, parts are so long that
  * the way there costs less than a second copy, and the result stays in the caches. (Of more than
- * two, or by slices, reductions won nothing by it.)
+ * two, or by slices, reductions won nothing by it.) By two either may take less time, as their
+ * cores and pages lie: calls find out, and go the shorter way.
  *
  * Reductions follow the tree with ranks as leaves: a slice's rank reads all parts of it and folds
  * them in one pass. So a rank reads n/n of the vector and writes 1/n; all-reduce then copies the
@@ -52,7 +53,7 @@ static td_status spread(td_place *p, const td_stream *s)
     for (int r = 0; r < p->size; r++)
         if (td_stream_bytes(s, r) > most) most = td_stream_bytes(s, r);
     bool directly;
-    TD_TRY(td_direct_serves(p, most, s->all, &directly));
+    TD_TRY(td_direct_chosen(p, most, s->all, &directly));
     return directly ? td_direct_spread(p, s) : td_staged_spread(p, s);
 }
 
@@ -63,7 +64,7 @@ static td_status reduce(td_place *p)
     if (p->open) return td_direct_allreduce_seen(p);
     if (td_direct_folds(p)) return td_direct_reduce(p);
     if (!p->comm->ops->one_memory && p->size == 2 && c->pattern == TD_ALLREDUCE)
-        TD_TRY(td_direct_serves(p, c->bytes, c->bytes, &fetches));
+        TD_TRY(td_direct_chosen(p, c->bytes, c->bytes, &fetches));
     return fetches ? td_direct_allreduce_of_two(p) : td_staged_reduce(p);
 }
 
@@ -93,7 +94,7 @@ static td_status run(td_place *p)
     case TD_ALLGATHER: return spread(p, &(td_stream){call->in, call->out, call, -1, all});
     case TD_SCATTER: return td_staged_scatter(p);
     case TD_ALLTOALL:
-        if (!call->parts) TD_TRY(td_direct_serves(p, call->bytes, all, &directly));
+        if (!call->parts) TD_TRY(td_direct_chosen(p, call->bytes, all, &directly));
         return directly ? td_direct_alltoall(p) : td_staged_alltoall(p);
     case TD_REDUCE_SCATTER:
         return td_direct_folds(p) ? td_direct_reduce_scatter(p) : td_staged_reduce_scatter(p);
@@ -111,6 +112,7 @@ td_status td_shared_run(td_comm *comm, const td_call *call)
     TD_TRY(td_meet_of(comm, &p.meet));
     td_meet_begin(p.meet);
     td_status status = run(&p);
+    if (status == TD_OK) status = td_direct_was_chosen(&p);
     if (status == TD_OK)
         td_meet_learn(p.meet, call->pattern);
     else

@@ -14,10 +14,10 @@ enum {
     ONE_OF_TWO_FROM = 64 << 10
 };
 
-/* Shows this rank's vectors, unless td_direct_opens has. */
+/* Shows this rank's vectors, unless that has been done. */
 static td_status show(td_place *p, const void *in, void *out)
 {
-    if (p->open) return TD_OK;
+    if (p->open || p->shown) return TD_OK;
     TD_TRY(td_meet_round(p->meet, 0));
     td_meet_arrive(p->meet, in, out);
     return TD_OK;
@@ -57,6 +57,34 @@ td_status td_direct_serves(td_place *p, size_t bytes, size_t all, bool *out)
     return *out ? td_meet_reaches(p->meet, out) : TD_OK;
 }
 
+/* An all-reduce in place shows a copy, which it had to make first. */
+td_status td_direct_chosen(td_place *p, size_t bytes, size_t all, bool *out)
+{
+    const td_call *c = p->call;
+    bool reduces = c->pattern == TD_ALLREDUCE;
+    *out = false;
+    if (!p->probes || bytes < direct_from(p)) {
+        p->probes = false;
+        return td_direct_serves(p, bytes, all, out);
+    }
+    TD_TRY(td_meet_reaches(p->meet, &p->probes));
+    if (!p->probes) return TD_OK;
+    TD_TRY(td_meet_round(p->meet, 0));
+    td_meet_arrive(p->meet, c->in, NULL);
+    bool gives = c->pattern == TD_BROADCAST && p->rank == c->root;
+    if (!gives) TD_TRY(td_meet_arrived(p->meet, 1 - p->rank));
+    bool copies = reduces && !td_meet_apart(p->meet) && all >= TD_SHARED_THROUGH;
+    *out = !td_meet_second_way(p->meet) && !copies;
+    p->shown = *out && !reduces;
+    if (!p->shown) td_meet_leave(p->meet);
+    return TD_OK;
+}
+
+td_status td_direct_was_chosen(td_place *p)
+{
+    return p->probes ? td_meet_way_ends(p->meet) : TD_OK;
+}
+
 /* What others would read of this rank's in the call; false: calls of its kind are not made so. */
 static bool what_others_read(const td_place *p, size_t all, const void **in, size_t *in_bytes,
                              void **out, size_t *out_bytes)
@@ -89,6 +117,11 @@ td_status td_direct_opens(td_place *p, size_t all)
     if (p->comm->ops->one_memory && !two_ways) return TD_OK;
     if (!what_others_read(p, all, &in, &in_bytes, &out, &out_bytes)) return TD_OK;
     td_meet_open_up(p->meet, in, in_bytes, out, out_bytes);
+    size_t length = c->pattern == TD_ALLGATHER ? td_place_most_part(p) : c->bytes;
+    bool times = c->pattern != TD_BROADCAST || p->rank == c->root;
+    td_meet_two_ways(p->meet, c->pattern, length, times);
+    p->probes =
+        p->size == 2 && !td_meet_expects(p->meet, c->pattern) && c->pattern != TD_REDUCE_SCATTER;
     int from = c->pattern == TD_BROADCAST ? c->root : -1;
     return td_meet_see(p->meet, c->pattern, from, in, out, &p->open);
 }
@@ -213,8 +246,7 @@ td_status td_direct_allreduce_seen(td_place *p)
 {
     if (p->size != 2 || !td_meet_apart(p->meet)) return td_direct_reduce(p);
     TD_TRY(td_meet_second_way(p->meet) ? fold_whole(p) : td_direct_reduce(p));
-    td_meet_way_ends(p->meet);
-    return TD_OK;
+    return td_meet_way_ends(p->meet);
 }
 
 /* Of two processes each fetches all that the other has, piece by piece, and folds it: what one has

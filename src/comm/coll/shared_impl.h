@@ -17,7 +17,9 @@ typedef struct td_place { /* a call at its meeting place */
     td_meet *meet;
     const td_call *call;
     int rank, size;
-    bool open; /* all have arrived, and this rank sees what it reads of theirs */
+    bool open;   /* all have arrived, and this rank sees what it reads of theirs */
+    bool probes; /* which of two ways takes less time */
+    bool shown;  /* this rank has arrived with its vectors */
 } td_place;
 
 /* What each writer gives to all readers: broadcast, gather, all-gather. */
@@ -107,6 +109,9 @@ TD_MUST_CHECK td_status td_staged_scan(td_place *p);
  * while that stays in the caches, because the system copies through them, and brings a line there
  * before it writes it. */
 TD_MUST_CHECK td_status td_direct_serves(td_place *p, size_t bytes, size_t all, bool *out);
+/* The same where two processes find out which takes less time; and the end of the call. */
+TD_MUST_CHECK td_status td_direct_chosen(td_place *p, size_t bytes, size_t all, bool *out);
+TD_MUST_CHECK td_status td_direct_was_chosen(td_place *p);
 /* Finds out p->open: where processes read what both have mapped. `all`: bytes of all parts. */
 TD_MUST_CHECK td_status td_direct_opens(td_place *p, size_t all);
 TD_MUST_CHECK td_status td_direct_spread(td_place *p, const td_stream *s);
