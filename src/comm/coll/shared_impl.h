@@ -47,11 +47,12 @@ static inline void td_place_give(const td_place *p, size_t all, void *to, const 
         td_place_copy(to, from, bytes);
 }
 
-/* A rank's own part, which nobody else touches meanwhile: as the system's library finds best. */
+/* A rank's own part, which nobody else touches meanwhile: as the system's library finds best, which
+ * brings what is fetched besides into the caches, too. */
 static inline void td_place_keep(const td_place *p, size_t all, void *to, const void *from,
                                  size_t bytes)
 {
-    if (all * (size_t)p->size >= TD_SHARED_THROUGH)
+    if (all * (size_t)p->size >= TD_SHARED_THROUGH && !p->shown)
         td_kernels_best()->copy_through(bytes, from, to);
     else
         memcpy(to, from, bytes);
