@@ -223,7 +223,9 @@ static td_status begin(td_keyed *k)
 {
     td_comm *c = k->comm;
     c->beside = true;
-    c->crowded = sysconf(_SC_NPROCESSORS_ONLN) < 2 * c->local_size;
+    /* Where some ranks serve, they ask little; where all do, each has two threads that work. */
+    int each = k->config.server_count < c->size ? 1 : 2;
+    c->crowded = sysconf(_SC_NPROCESSORS_ONLN) < each * c->local_size;
     TD_TRY(open_desks(k));
     TD_TRY(td_keyed_rooms_open(k));
     td_status status = TD_OK;
