@@ -40,9 +40,11 @@ TWO = "--optimizer adagrad --leaves 2 --workers 2 --strategy ps --clock asp --lr
 OURS = {
     "tandem --batch 64": ONE + "1 --batch 64",
     "tandem --batch 32": ONE + "1 --batch 32",
-    "tandem --batch 64 --normalise minmax": ONE + "2.5 --batch 64 --normalise minmax",
-    "tandem --batch 32 --normalise minmax": ONE + "2.5 --batch 32 --normalise minmax",
-    "tandem --batch 16 --normalise minmax": ONE + "2 --batch 16 --normalise minmax",
+    "tandem --batch 64, minmax": ONE + "2.5 --batch 64 --normalise minmax",
+    "tandem --batch 32, minmax": ONE + "2.5 --batch 32 --normalise minmax",
+    "tandem --batch 16, minmax": ONE + "2 --batch 16 --normalise minmax",
+    "tandem --batch 32, minmax, cosine": ONE + "2.5 --batch 32 --normalise minmax --schedule cosine",
+    "tandem --batch 16, minmax, cosine": ONE + "2.5 --batch 16 --normalise minmax --schedule cosine",
     "tandem --batch 64, 2 workers, asp": TWO + "1 --batch 64",
 }
 if len(sys.argv) > 5:

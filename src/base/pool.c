@@ -148,3 +148,10 @@ td_status td_pool_run(td_pool *pool, td_pool_fn *work, void *arg)
             return td_fail_again(pool->state[lane].status, pool->state[lane].sentence);
     return TD_OK;
 }
+
+td_status td_pool_run_if(td_pool *pool, bool shared, td_pool_fn *work, void *arg)
+{
+    if (shared) return td_pool_run(pool, work, arg);
+    for (int lane = 0; lane < pool->lanes; lane++) TD_TRY(work(arg, lane));
+    return TD_OK;
+}

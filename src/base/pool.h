@@ -7,6 +7,8 @@
 
 #include "tandem/status.h"
 
+#include <stdbool.h>
+
 typedef struct td_pool td_pool;
 
 /* lanes in 1..1024. TD_ERR_ARG, TD_ERR_NOMEM. */
@@ -18,5 +20,8 @@ int td_pool_lanes(const td_pool *pool);
  * sentence) of the lowest failing lane. Allocates nothing. Not reentrant; one caller at a time. */
 typedef td_status td_pool_fn(void *arg, int lane);
 TD_MUST_CHECK td_status td_pool_run(td_pool *pool, td_pool_fn *work, void *arg);
+/* The same lane by lane in the caller, for work that is not worth a thread's wake (some
+ * microseconds); `shared`: it is. */
+TD_MUST_CHECK td_status td_pool_run_if(td_pool *pool, bool shared, td_pool_fn *work, void *arg);
 
 #endif

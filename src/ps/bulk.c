@@ -278,6 +278,7 @@ static td_status room_to_pull(td_bulk *b)
 
 td_status td_bulk_pull(td_bulk *b, const uint64_t *keys, size_t n, float *out)
 {
+    if (b->size == 1) return td_table_read(b->table, keys, n, out);
     forget(b);
     td_status status = group(b, keys, n);
     if (status != TD_OK) forget(b);
@@ -468,17 +469,46 @@ static td_status offer_as(td_bulk *b, const td_bulk_part *part, int role, size_t
     return fold_arrived(b, a);
 }
 
-td_status td_bulk_offer(td_bulk *b, const td_bulk_part *part)
+/* A rank alone: what arrives is its part as it is, */
+static td_status arrive_as_is(td_bulk *b, const td_bulk_part *p)
+{
+    arrived *a = &b->role[AS_PRIMARY];
+    TD_TRY(check_part(b, p));
+    TD_TRY(reserve(&a->sums, p->count, b->row_bytes));
+    TD_TRY(td_unique_copy(&a->batch, p->keys, p->count));
+    if (p->count) memcpy(a->sums.data, p->gradient, p->count * b->row_bytes);
+    return TD_OK;
+}
+
+/* or its sums, one of each key. */
+static void arrive_alone(td_bulk *b)
+{
+    arrived *a = &b->role[AS_PRIMARY], was = *a;
+    *a = (arrived){b->batch, b->sums};
+    b->batch = was.batch, b->sums = was.sums;
+}
+
+static td_status offer(td_bulk *b, const td_bulk_part *part)
 {
     size_t made = 0;
-    b->waits = false;
-    for (int k = 0; k < ROLES; k++) b->role[k].batch.count = 0;
+    if (b->size == 1 && part->each_once) return arrive_as_is(b, part);
     td_status status = fold_part(b, part, &made);
+    if (status == TD_OK && b->size == 1 && made == b->batch.count) {
+        arrive_alone(b);
+        return TD_OK;
+    }
     bool replicas = b->place.slices.backup[0] >= 0;
     status = offer_as(b, part, AS_PRIMARY, made, status);
     /* Another failure than a loss goes along: the others wait for this rank. */
     bool lost = status == TD_ERR_PEER || status == TD_ERR_TIMEOUT;
-    if (replicas && !lost) status = offer_as(b, part, AS_BACKUP, made, status);
+    return replicas && !lost ? offer_as(b, part, AS_BACKUP, made, status) : status;
+}
+
+td_status td_bulk_offer(td_bulk *b, const td_bulk_part *part)
+{
+    b->waits = false;
+    for (int k = 0; k < ROLES; k++) b->role[k].batch.count = 0;
+    td_status status = offer(b, part);
     b->waits = status == TD_OK;
     return status;
 }

@@ -43,6 +43,7 @@ typedef struct td_bulk_part {
     const uint32_t *leaf;  /* [count] in [leaf_begin, leaf_end), ascending */
     const float *gradient; /* [count][width] */
     size_t count;
+    bool each_once; /* no key repeats, as where there is one leaf */
 } td_bulk_part;
 
 /* The two halves of a push. Collective: behind it the sums are at their servers. TD_ERR_ARG, at

@@ -101,7 +101,11 @@ static td_status push_part(td_bulk *bulk, const trial *t, const sample_set *b, t
     while (first < b->count && b->leaf[first] < (uint32_t)begin) first++;
     for (last = first; last < b->count && b->leaf[last] < (uint32_t)end;) last++;
     td_bulk_part part =
-        {begin, end, b->keys + first, b->leaf + first, b->gradient + first * WIDTH, last - first};
+        {begin,        end, b->keys + first, b->leaf + first, b->gradient + first * WIDTH,
+         last - first, true};
+    for (size_t i = first; i < last; i++)
+        for (size_t k = first; k < i; k++)
+            part.each_once = part.each_once && b->keys[i] != b->keys[k];
     td_table_step s = {.step = (uint64_t)step, .scale = 0.5f, .rate_factor = 1};
     return td_bulk_push(bulk, &part, s);
 }
@@ -350,6 +354,10 @@ static td_status attempt(void *arg)
     if (status == TD_OK) status = td_bulk_push(b, &part, (td_table_step){0, 1, 1});
     if (status == TD_OK) status = td_bulk_pull(b, keys, 3, w);
     if (status == TD_OK) assert_true(w[0] == -6 && w[3] == -4 && w[5] == -8);
+    part = (td_bulk_part){0, 1, keys, leaf, g, 2, true};
+    if (status == TD_OK) status = td_bulk_push(b, &part, (td_table_step){1, 1, 1});
+    if (status == TD_OK) status = td_bulk_pull(b, keys, 3, w);
+    if (status == TD_OK) assert_true(w[0] == -7 && w[3] == -8 && w[5] == -10);
     td_bulk_destroy(b);
     return status;
 }

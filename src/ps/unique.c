@@ -15,25 +15,38 @@ void td_unique_free(td_unique *b)
     *b = (td_unique){0};
 }
 
+static td_status room_for_keys(td_unique *b, size_t count)
+{
+    if (count <= b->keys_room) return TD_OK;
+    uint64_t *keys = td_reallocarray(b->keys, count, sizeof *keys);
+    if (keys) b->keys = keys;
+    uint32_t *place = td_reallocarray(b->place, count, sizeof *place);
+    if (place) b->place = place;
+    if (!keys || !place) return td_fail(TD_ERR_NOMEM, "no memory for a batch of %zu keys", count);
+    b->keys_room = count;
+    return TD_OK;
+}
+
 static td_status make_room(td_unique *b, size_t count)
 {
     size_t seats = 16;
     while (seats < 2 * count) seats *= 2;
-    if (count > b->keys_room) {
-        uint64_t *keys = td_reallocarray(b->keys, count, sizeof *keys);
-        if (keys) b->keys = keys;
-        uint32_t *place = td_reallocarray(b->place, count, sizeof *place);
-        if (place) b->place = place;
-        if (!keys || !place)
-            return td_fail(TD_ERR_NOMEM, "no memory for a batch of %zu keys", count);
-        b->keys_room = count;
-    }
+    TD_TRY(room_for_keys(b, count));
     if (seats > b->seats_room) {
         uint32_t *more = td_reallocarray(b->seats, seats, sizeof *more);
         if (!more) return td_fail(TD_ERR_NOMEM, "no memory for a batch of %zu keys", count);
         b->seats = more, b->seats_room = seats;
     }
     memset(b->seats, 0xff, seats * sizeof *b->seats);
+    return TD_OK;
+}
+
+td_status td_unique_copy(td_unique *b, const uint64_t *keys, size_t count)
+{
+    b->count = b->asked = 0;
+    TD_TRY(room_for_keys(b, count));
+    if (count) memcpy(b->keys, keys, count * sizeof *keys);
+    b->count = count;
     return TD_OK;
 }
 

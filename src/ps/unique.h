@@ -20,6 +20,8 @@ typedef struct td_unique {
 /* Begins as {0}; may be filled again and again, and keeps its memory. At most 2^31 keys.
  * TD_ERR_NOMEM, TD_ERR_ARG: it is empty then. */
 TD_MUST_CHECK td_status td_unique_fill(td_unique *batch, const uint64_t *keys, size_t count);
+/* Of keys that do not repeat: they are kept, and nothing else is known of them. */
+TD_MUST_CHECK td_status td_unique_copy(td_unique *batch, const uint64_t *keys, size_t count);
 void td_unique_free(td_unique *batch);
 
 /* rows [count][width] to out [asked][width]. */

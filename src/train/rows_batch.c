@@ -193,8 +193,9 @@ td_status td_rows_batch_index(td_rows_batch *b, const td_rows_shape *s)
 static td_status fill_keys(td_rows_batch *b, const td_rows_shape *s)
 {
     reading r = {b, s};
-    TD_TRY(room_for_entries(b, lay_out_entries(b, s)));
-    TD_TRY(td_pool_run(s->pool, read_samples, &r));
+    size_t most = lay_out_entries(b, s);
+    TD_TRY(room_for_entries(b, most));
+    TD_TRY(td_pool_run_if(s->pool, most >= TD_ROWS_WORTH_SHARING, read_samples, &r));
     close_up(b, s);
     return index_keys(b, s);
 }

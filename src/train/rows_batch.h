@@ -12,6 +12,8 @@
 #include "ps/unique.h"
 #include "strategy/sparse.h"
 
+enum { TD_ROWS_WORTH_SHARING = 2048 }; /* entries (or their floats) that are worth other threads */
+
 typedef struct td_rows_unit {
     size_t row_begin, row_end; /* samples */
     size_t sum_begin, sum_end; /* rows of gradients */

@@ -189,7 +189,9 @@ static td_status compute_units(void *arg, int lane)
 static td_status compute(loop *l)
 {
     int64_t began = td_clock_ns();
-    td_status status = td_pool_run(l->pool, compute_units, l);
+    const td_rows_batch *b = &l->batch;
+    bool much = l->tables.dense_rows || b->entries * l->task->oracle.width >= TD_ROWS_WORTH_SHARING;
+    td_status status = td_pool_run_if(l->pool, much && b->unit_count > 1, compute_units, l);
     int64_t took = td_clock_ns() - began;
     td_slow_down(&l->slow, took);
     l->compute_ns += td_clock_ns() - began;
@@ -218,7 +220,9 @@ static td_status sum_totals(loop *l, double sums[TD_LEAF_VALUES])
         at++;
         bytes[r] = (size_t)(at * leaves / roles->working - begin) * TD_LEAF_VALUES * sizeof(double);
     }
-    td_status status = td_comm_allgatherv(l->comm, l->totals, bytes, l->all_totals);
+    if (size == 1) memcpy(l->all_totals, l->totals, bytes[0]);
+    td_status status =
+        size > 1 ? td_comm_allgatherv(l->comm, l->totals, bytes, l->all_totals) : TD_OK;
     if (status != TD_OK) { /* the next group has its own */
         td_free(l->totals), td_free(l->all_totals);
         l->totals = l->all_totals = NULL;
@@ -234,7 +238,7 @@ static td_status offer(loop *l, int which)
     int begin, end;
     const td_rows_batch *b = &l->batch;
     td_rows_tables_leaves(&l->tables, l->job->leaves, &begin, &end);
-    td_bulk_part part = {.leaf_begin = begin, .leaf_end = end};
+    td_bulk_part part = {.leaf_begin = begin, .leaf_end = end, .each_once = b->unit_count <= 1};
     if (which == TD_ROWS_KEYED) {
         part.keys = l->sum_keys, part.leaf = b->leaf_of_sum, part.gradient = b->gradient;
         part.count = b->sums;
@@ -276,7 +280,8 @@ static td_status agree_on_offer(loop *l, td_status status)
                        td_rows_saving_now(l), td_rows_clock_asks(l)},
             all[5];
     if (td_rows_is_loss(status)) return status;
-    TD_TRY(td_comm_allreduce(l->comm, mine, all, 5, TD_U8, TD_MAX));
+    memcpy(all, mine, sizeof all);
+    if (td_comm_size(l->comm) > 1) TD_TRY(td_comm_allreduce(l->comm, mine, all, 5, TD_U8, TD_MAX));
     l->stopping = l->stopping || all[1];
     l->resizing = all[2];
     l->saved = !all[3];
