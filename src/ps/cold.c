@@ -14,7 +14,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { BATCH = 128, LOOKAHEAD_BYTES = 2 << 20, ERRORS_ONLY = 3 };
+enum { BATCH = 128, LOOKAHEAD_BYTES = 2 << 20 };
+/* Above all levels of the log, whose own failure on a full disk would end the process. */
+enum { LOGS_NOTHING = 6 };
 static const char marker[] = "tandem-cold-rows"; /* a file that says whose the folder is */
 
 struct td_cold {
@@ -96,7 +98,7 @@ static void set_options(td_cold *c, size_t memory_bytes)
     rocksdb_options_set_target_file_size_base(o, within(2 << 20, buffer, 64 << 20));
     rocksdb_options_set_max_background_jobs(o, 2);
     rocksdb_options_set_max_open_files(o, 512);
-    rocksdb_options_set_info_log_level(o, ERRORS_ONLY);
+    rocksdb_options_set_info_log_level(o, LOGS_NOTHING);
     rocksdb_options_set_keep_log_file_num(o, 1);
     rocksdb_options_set_stats_dump_period_sec(o, 0);
     rocksdb_options_set_stats_persist_period_sec(o, 0);
