@@ -161,14 +161,10 @@ static _Thread_local drift drifting;
 void __lsan_disable(void) __attribute__((weak));
 void __lsan_enable(void) __attribute__((weak));
 
-static td_status drifting_irecv(td_comm *comm, td_request *request)
-{
-    if (drifting.count < DRIFTING) drifting.late[drifting.count++] = *request; /* a sender's then */
-    return drifting.under->irecv(comm, request);
-}
-
+/* What is still to come then. */
 static void cannot_withdraw(td_comm *comm, td_request *request)
 {
+    if (drifting.count < DRIFTING) drifting.late[drifting.count++] = *request;
     drifting.under->cancel(comm, request);
     comm->adrift = true;
     td_alloc_keep(request->data, request->bytes);
@@ -186,7 +182,7 @@ static td_status late_messages(td_comm *c, void *arg)
     int me = td_comm_rank(c), n = td_comm_size(c);
     drift *d = &drifting;
     *d = (drift){.ops = *c->ops, .under = c->ops};
-    d->ops.irecv = drifting_irecv, d->ops.cancel = cannot_withdraw;
+    d->ops.cancel = cannot_withdraw;
     for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
         float *in = td_calloc(N, 4), *out = td_calloc(N, 4);
         td_collective what = {.pattern = patterns[k],
@@ -201,7 +197,7 @@ static td_status late_messages(td_comm *c, void *arg)
             g->ops = &d->ops, g->deadline_ms = 50;
             TD_TRY(td_coll_force(g, patterns[k], names[k]));
             CHECK(td_comm_run(g, &what) != TD_OK);
-            CHECK(g->adrift);
+            CHECK(g->adrift && d->count > 0);
             g->ops = d->under;
         }
         if (__lsan_enable) __lsan_enable();
