@@ -13,7 +13,7 @@
  * ever written to; not a power of two long, as those would share one set of a cache. */
 enum { SHORT = TD_MEET_SLOT + 128, LOOKS = 128, FAR_LOOKS = 50 };
 enum { NEAR_EVERY = 64, MOVE_NS = 1000000, ASIDE_NS = 200000 };
-enum { AHEAD = 3 };
+enum { AHEAD = 3, CORE_EVERY = 16, NEAR_LOOKS = 64 };
 enum { CATCH_UP = 16, CATCH_UP_PAUSES = 16 };
 enum { TRIED_FROM = 16 << 10, TRIED_EVERY = 32, FIRST_TRY = 8 };
 
@@ -270,11 +270,17 @@ static td_status test(void *arg, bool *done)
     return TD_OK;
 }
 
+/* Who gives in such an operation need not wait for who takes. */
+static bool gives_alone(const td_meet *m)
+{
+    int does = m->comm->card.runs.does;
+    return does == TD_BROADCAST || does == TD_REDUCE;
+}
+
 /* This rank is behind those who only give to it: their next blocks may be there, too. */
 static void expect_next(const td_meet *m)
 {
-    int does = m->comm->card.runs.does;
-    if (does != TD_BROADCAST && does != TD_REDUCE) return;
+    if (!gives_alone(m)) return;
     for (int r = m->only < 0 ? 0 : m->only; r < (m->only < 0 ? m->comm->size : m->only + 1); r++)
         __builtin_prefetch(short_of(m, r, 1));
 }
@@ -285,6 +291,10 @@ static td_status wait_for(td_meet *m, int stage, int only, uint64_t round)
     if (missing(m) < 0) {
         if (stage == TD_MEET_ARRIVED && m->is_short) expect_next(m);
         return TD_OK;
+    }
+    for (int k = 0; k < NEAR_LOOKS && !m->comm->crowded && !m->comm->beside; k++) {
+        td_relax();
+        if (missing(m) < 0) return TD_OK;
     }
     stop_clock(m);
     td_status status = td_comm_wait(m->comm, -1, m->bell, test, missing, m);
@@ -356,12 +366,13 @@ void td_meet_arrive(td_meet *m, const void *in, void *out)
         *td_meet_open_of(m, m->comm->rank, m->round) = m->open;
         m->told = true;
     }
-    __atomic_store_n(&own->core, sched_getcpu(), __ATOMIC_RELAXED);
+    if (m->comm->crowded || m->round % CORE_EVERY == 0)
+        __atomic_store_n(&own->core, sched_getcpu(), __ATOMIC_RELAXED);
     head *h = head_of(m, m->comm->rank);
     h->runs = *td_meet_header(m, m->comm->rank, m->round) = m->comm->card.runs;
     if (m->is_short) {
         __atomic_store_n(&h->round, m->round, __ATOMIC_RELEASE);
-        own_soon(short_of(m, m->comm->rank, AHEAD));
+        if (gives_alone(m)) own_soon(short_of(m, m->comm->rank, AHEAD));
     }
     reach(m, TD_MEET_ARRIVED);
 }

@@ -131,7 +131,7 @@ td_status td_direct_spread(td_place *p, const td_stream *s)
     TD_TRY(show(p, s->in, NULL));
     td_place_keep_own(p, s);
     for (int k = 1; k < p->size && s->out; k++) {
-        int r = (p->rank + k) % p->size;
+        int r = td_place_after(p, k);
         size_t bytes = td_stream_bytes(s, r);
         if (s->writer >= 0 && r != s->writer) continue;
         TD_TRY(td_meet_arrived(p->meet, r));
@@ -155,7 +155,7 @@ td_status td_direct_alltoall(td_place *p)
     TD_TRY(show(p, c->in, NULL));
     td_place_keep(p, all, (char *)c->out + at, (const char *)c->in + at, bytes);
     for (int k = 1; k < p->size; k++) {
-        int r = (p->rank + k) % p->size;
+        int r = td_place_after(p, k);
         TD_TRY(td_meet_arrived(p->meet, r));
         TD_TRY(fetch(p, all, r, at, (char *)c->out + (size_t)r * bytes, bytes));
     }
@@ -196,7 +196,7 @@ static td_status take_slices(td_place *p)
     TD_TRY(td_meet_reduced(p->meet));
     TD_TRY(td_meet_look(p->meet));
     for (int k = 1; k < p->size; k++) {
-        int r = (p->rank + k) % p->size;
+        int r = td_place_after(p, k);
         size_t from = td_place_slice(p, c->count, r) * width,
                to = td_place_slice(p, c->count, r + 1) * width;
         const void *theirs;

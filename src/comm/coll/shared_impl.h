@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-enum { TD_SHARED_LINE = 64, TD_SHARED_THROUGH = 16 << 20 /* bytes of all ranks' results */ };
+enum { TD_SHARED_LINE = 64, TD_SHARED_CLOSE = 512, TD_SHARED_THROUGH = 16 << 20 /* bytes of all ranks' results */ };
 
 typedef struct td_place { /* a call at its meeting place */
     td_comm *comm;
@@ -21,6 +21,13 @@ typedef struct td_place { /* a call at its meeting place */
     bool probes; /* which of two ways takes less time */
     bool shown;  /* this rank has arrived with its vectors */
 } td_place;
+
+/* The k-th rank behind this one. */
+static inline int td_place_after(const td_place *p, int k)
+{
+    int r = p->rank + k;
+    return r < p->size ? r : r - p->size;
+}
 
 /* What each writer gives to all readers: broadcast, gather, all-gather. */
 typedef struct td_stream {

@@ -18,7 +18,7 @@ static size_t window_of(const td_place *p)
 
 static size_t rounds_of(size_t bytes, size_t window)
 {
-    return bytes ? (bytes + window - 1) / window : 1; /* at least one: ranks still meet */
+    return bytes > window ? (bytes + window - 1) / window : 1; /* at least one: ranks still meet */
 }
 
 /* --- one stream from each writer to all readers: broadcast, gather, all-gather --- */
@@ -32,7 +32,7 @@ static td_status spread_window(td_place *p, const td_stream *s, size_t at, size_
                       td_smaller(own - at, window));
     td_meet_arrive(p->meet, NULL, NULL);
     for (int k = 1; k < p->size && s->out; k++) {
-        int r = (p->rank + k) % p->size;
+        int r = td_place_after(p, k);
         size_t bytes = td_stream_bytes(s, r);
         if (s->writer >= 0 && r != s->writer) continue;
         TD_TRY(td_meet_arrived(p->meet, r));
@@ -124,16 +124,31 @@ static td_status take_fold(td_place *p, const deal *d, size_t at, size_t bytes)
     return TD_OK;
 }
 
-static td_status deal_out(td_place *p, deal *d, size_t most, take_fn *take)
+/* Of short parts several lie in a line: each would be fetched by itself. */
+static bool lie_close(td_place *p, deal *d, size_t most, size_t unit)
 {
-    size_t mine = td_call_part(p->call, p->rank);
+    size_t align = unit % 16 ? 8 : 16;
+    d->window = (most + align - 1) & ~(align - 1);
+    return most <= TD_SHARED_CLOSE && d->window * (size_t)p->size <= TD_SHARED_CLOSE;
+}
+
+static td_status choose_window(td_place *p, deal *d, size_t most)
+{
     size_t unit = p->call->how.width ? p->call->how.width : 1;
+    if (lie_close(p, d, most, unit)) return TD_OK;
     d->window = (window_of(p) / (size_t)p->size) & ~(size_t)(TD_SHARED_LINE - 1);
     d->window -= d->window % unit;
     if (d->window == 0)
         return td_fail(TD_ERR_ARG, "elements of %zu bytes are too wide for %d ranks", unit,
                        p->size);
     if (most < d->window) d->window = (most + TD_SHARED_LINE - 1) & ~(size_t)(TD_SHARED_LINE - 1);
+    return TD_OK;
+}
+
+static td_status deal_out(td_place *p, deal *d, size_t most, take_fn *take)
+{
+    size_t mine = td_call_part(p->call, p->rank);
+    TD_TRY(choose_window(p, d, most));
     for (size_t k = 0, n = rounds_of(most, d->window); k < n; k++) {
         size_t at = k * d->window;
         TD_TRY(td_meet_round(p->meet, d->window * (size_t)p->size));
@@ -254,7 +269,7 @@ static td_status reduce_window(td_place *p, size_t at, size_t count)
         td_place_give(p, c->bytes, out + lo * width, result, (hi - lo) * width);
         TD_TRY(td_meet_reduced(p->meet));
         for (int k = 1; k < p->size; k++) {
-            int r = (p->rank + k) % p->size;
+            int r = td_place_after(p, k);
             size_t from = td_place_slice(p, count, r) * width,
                    to = td_place_slice(p, count, r + 1) * width;
             td_place_give(p, c->bytes, out + from, td_meet_block(p->meet, r) + from, to - from);
