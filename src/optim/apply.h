@@ -13,4 +13,8 @@ float td_optim_clip(double most, const td_slot *slots, size_t slot_count, const 
 void td_optim_apply(td_optim *optim, uint64_t step, const float *gradient, float scale,
                     float clipped, float *params);
 
+/* params = (1 - momentum) params + momentum (scale gradient), for a TD_SLOT_STAT; scale 0: nothing
+ * was seen. */
+void td_optim_average(size_t n, float momentum, const float *gradient, float scale, float *params);
+
 #endif

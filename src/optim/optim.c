@@ -165,10 +165,11 @@ float td_optim_clip(double most, const td_slot *slots, size_t slot_count, const 
     return norm > most ? (float)(scale * (most / norm)) : scale;
 }
 
-static void average_in(const td_slot *slot, const float *gradient, float scale, float *params)
+void td_optim_average(size_t n, float momentum, const float *gradient, float scale, float *params)
 {
-    for (size_t i = slot->offset; i < slot->offset + slot->count; i++)
-        params[i] = (1 - slot->momentum) * params[i] + slot->momentum * (gradient[i] * scale);
+    if (scale == 0) return; /* no weight at all */
+    for (size_t i = 0; i < n; i++)
+        params[i] = (1 - momentum) * params[i] + momentum * (gradient[i] * scale);
 }
 
 void td_optim_step(td_optim *optim, uint64_t step, const float *gradient, float scale,
@@ -201,7 +202,8 @@ void td_optim_apply(td_optim *optim, uint64_t step, const float *gradient, float
     for (size_t s = 0; s < optim->slot_count; s++) {
         const td_slot *slot = &optim->slots[s];
         if (slot->kind == TD_SLOT_STAT) {
-            if (scale != 0) average_in(slot, gradient, scale, params); /* 0: no weight at all */
+            td_optim_average(slot->count, slot->momentum, gradient + slot->offset, scale,
+                             params + slot->offset);
             continue;
         }
         u.n = slot->count;

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "optim/apply.h"
 
 #include <math.h>
 #include <string.h>
@@ -84,6 +85,7 @@ td_mover td_rule_mover(td_rule rule, const td_table_config *c, td_table_step ste
 {
     const td_kernels *k = td_kernels_best();
     td_mover m = {.kernel = k->sgd, .states = td_rule_state_count(rule)};
+    m.spans = c->spans, m.span_count = c->span_count;
     m.update = (td_update){.n = c->width,
                            .scale = step.scale,
                            .lr = c->lr * step.rate_factor,
@@ -106,4 +108,51 @@ td_mover td_rule_mover(td_rule rule, const td_table_config *c, td_table_step ste
     default: break;
     }
     return m;
+}
+
+/* [from, to) of a row. */
+static void move_part(td_mover *m, float *row, const float *gradient, size_t from, size_t to,
+                      float decay)
+{
+    td_update *u = &m->update, whole = *u;
+    if (from == to) return;
+    u->n = to - from;
+    u->weight_decay = decay;
+    u->p = row + from, u->g = gradient + from;
+    u->s1 = m->states > 0 ? row + whole.n + from : NULL;
+    u->s2 = m->states > 1 ? row + 2 * whole.n + from : NULL;
+    m->kernel(u);
+    *u = whole;
+}
+
+/* The first that ends behind it. */
+static size_t find_span(const td_mover *m, size_t at)
+{
+    size_t lo = 0, hi = m->span_count;
+    while (lo < hi) {
+        size_t middle = (lo + hi) / 2;
+        if (m->spans[middle].end > at)
+            hi = middle;
+        else
+            lo = middle + 1;
+    }
+    return lo;
+}
+
+void td_rule_move_in_parts(td_mover *m, uint64_t key, float *row, const float *gradient)
+{
+    size_t n = m->update.n, begin = (size_t)key * n, end = begin + n, at = 0;
+    float decay = m->update.weight_decay, scale = m->update.scale;
+    for (size_t s = find_span(m, begin); s < m->span_count && m->spans[s].begin < end; s++) {
+        const td_table_span *span = &m->spans[s];
+        size_t from = (span->begin > begin ? span->begin : begin) - begin;
+        size_t to = (span->end < end ? span->end : end) - begin;
+        move_part(m, row, gradient, at, from, 0);
+        if (span->average > 0)
+            td_optim_average(to - from, span->average, gradient + from, scale, row + from);
+        else
+            move_part(m, row, gradient, from, to, decay);
+        at = to;
+    }
+    move_part(m, row, gradient, at, n, 0);
 }

@@ -30,12 +30,19 @@ typedef struct td_mover {
     td_update update;
     void (*kernel)(const td_update *update);
     size_t states;
+    const td_table_span *spans; /* NULL: all of a row are alike */
+    size_t span_count;
 } td_mover;
 td_mover td_rule_mover(td_rule rule, const td_table_config *config, td_table_step step);
-/* Moves a row [td_table_row_floats] by its gradient. */
-static inline void td_rule_move(td_mover *m, float *row, const float *gradient)
+void td_rule_move_in_parts(td_mover *mover, uint64_t key, float *row, const float *gradient);
+/* Moves a key's row [td_table_row_floats] by its gradient. */
+static inline void td_rule_move(td_mover *m, uint64_t key, float *row, const float *gradient)
 {
     td_update *u = &m->update;
+    if (m->spans) {
+        td_rule_move_in_parts(m, key, row, gradient);
+        return;
+    }
     u->p = row, u->g = gradient;
     u->s1 = m->states > 0 ? row + u->n : NULL;
     u->s2 = m->states > 1 ? row + 2 * u->n : NULL;

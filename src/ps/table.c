@@ -190,7 +190,7 @@ td_status td_table_push(td_table *t, const uint64_t *keys, size_t count, const f
     TD_TRY(find(t, keys, count, true));
     for (size_t i = 0; i < count; i++) {
         fetch_ahead(t, i, count, bytes);
-        if (t->found[i]) td_rule_move(&mover, t->found[i], gradients + i * width);
+        if (t->found[i]) td_rule_move(&mover, keys[i], t->found[i], gradients + i * width);
     }
     return TD_OK;
 }

@@ -27,6 +27,13 @@
 
 typedef enum td_table_init { TD_TABLE_ZERO, TD_TABLE_UNIFORM, TD_TABLE_NORMAL } td_table_init;
 
+/* Weights [begin, end) of a table, the i-th of a key being number key * width + i: they decay, or
+ * are running averages, in which a push counts as `average` of 1. */
+typedef struct td_table_span {
+    size_t begin, end;
+    float average; /* 0: they decay */
+} td_table_span;
+
 typedef struct td_table_config {
     size_t width;     /* floats of a row's weights, 1 to 65536 */
     const char *rule; /* of td_table_rule_names; NULL: "sgd" */
@@ -35,6 +42,10 @@ typedef struct td_table_config {
     float beta1, beta2; /* adam; 0: 0.9 and 0.999 */
     float epsilon;      /* adagrad, adam; 0: 1e-10 and 1e-8 */
     float weight_decay; /* not ftrl */
+    /* [span_count], ascending and apart, borrowed as long as the table lives: all other weights are
+     * moved without decay. NULL: all decay. */
+    const td_table_span *spans;
+    size_t span_count;
     float l1, l2, beta; /* ftrl; beta 0: 1 */
     td_table_init init; /* of new rows; their state is 0 */
     float scale;        /* uniform: within +-scale; normal: deviation */

@@ -118,10 +118,15 @@ static double after(const char *rule, const td_table_config *c, const float *g, 
     return p;
 }
 
-static void rules_are_their_formulas(void **state)
+/* parts: some weights of the row decay, with those at its end and others before and behind it. */
+static void assert_formulas(bool parts)
 {
-    (void)state;
-    enum { STEPS = 9, W = 19 };
+    enum { STEPS = 9, W = 19, KEY = 77, AT = KEY * W };
+    static const td_table_span spans[] = {{3, 40},
+                                          {AT - 5, AT - 1},
+                                          {AT + 2, AT + 3},
+                                          {AT + 7, AT + 12},
+                                          {AT + 18, AT + 50}};
     for (int r = 0; td_table_rule_names[r]; r++) {
         td_table_config c = {.width = W,
                              .rule = td_table_rule_names[r],
@@ -129,10 +134,12 @@ static void rules_are_their_formulas(void **state)
                              .momentum = .8f,
                              .l1 = .3f,
                              .l2 = .1f,
-                             .weight_decay = .01f};
+                             .weight_decay = .01f,
+                             .spans = parts ? spans : NULL,
+                             .span_count = sizeof spans / sizeof *spans};
         td_table *t = make(c);
         float g[STEPS][W], out[W], column[STEPS];
-        uint64_t key = 77;
+        uint64_t key = KEY;
         int zeros = 0;
         for (int k = 0; k < STEPS; k++) {
             for (int i = 0; i < W; i++) g[k][i] = (float)((i * 7 + k * 5) % 11 - 5) / 8;
@@ -144,6 +151,8 @@ static void rules_are_their_formulas(void **state)
         assert_ok(td_table_pull(t, &key, 1, out));
         for (int i = 0; i < W; i++) {
             for (int k = 0; k < STEPS; k++) column[k] = g[k][i];
+            bool decays = !parts || i == 2 || (i >= 7 && i < 12) || i == 18;
+            c.weight_decay = decays ? .01f : 0;
             double want = after(c.rule, &c, column, STEPS);
             zeros += out[i] == 0;
             if (fabs(out[i] - want) > 2e-6)
@@ -152,6 +161,13 @@ static void rules_are_their_formulas(void **state)
         assert_true(!strcmp(c.rule, "ftrl") ? zeros > 0 && zeros < W : zeros < 3);
         td_table_destroy(t);
     }
+}
+
+static void rules_are_their_formulas(void **state)
+{
+    (void)state;
+    assert_formulas(false);
+    assert_formulas(true);
 }
 
 static void keys_that_are_alike_are_moved_in_turn(void **state)

@@ -184,6 +184,8 @@ td_status td_rows_open_all(loop *l, bool joined)
                                     .mode = l->mode,
                                     .keyed = keyed_config(l),
                                     .params = l->task->oracle.params,
+                                    .slots = l->task->oracle.slots,
+                                    .slot_count = l->task->oracle.slot_count,
                                     .counts = {.workers = joined ? l->workers : size - beyond,
                                                .servers = servers,
                                                .feeders = feeders},

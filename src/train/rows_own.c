@@ -144,8 +144,11 @@ static td_status move_copy(loop *l, const float *gradient, float rate, float dec
     }
     td_table_step sum = {.scale = -1, .rate_factor = 1};
     if (width) TD_TRY(td_table_push(o->pending, b->unique.keys, b->unique.count, gradient, sum));
-    for (size_t i = 0; i < n; i++) {
-        o->dense[i] -= net * (rate * l->dense_gradient[i] + decay * o->dense[i]);
+    const td_table_config *c = &l->tables.config[TD_ROWS_DENSE];
+    for (size_t i = 0, s = 0; i < n; i++) {
+        while (s < c->span_count && c->spans[s].end <= i) s++;
+        bool decays = s < c->span_count && c->spans[s].begin <= i;
+        o->dense[i] -= net * (rate * l->dense_gradient[i] + (decays ? decay * o->dense[i] : 0));
         o->dense_pending[i] += l->dense_gradient[i];
     }
     return TD_OK;

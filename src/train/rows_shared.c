@@ -185,7 +185,7 @@ void td_shared_rows_push(td_shared_rows *s, const uint64_t *keys, size_t count,
             td_rule_first_weights(&s->config, keys[i], row);
             s->moved[keys[i]] = 1;
         }
-        td_rule_move(&mover, row, gradients + i * width);
+        td_rule_move(&mover, keys[i], row, gradients + i * width);
     }
 }
 

@@ -113,6 +113,27 @@ static td_status open_one(td_rows_tables *t, int which, bool joined)
     return open_shared(t, which, joined);
 }
 
+/* Slots lie in order. Biases do not decay. */
+static td_status make_spans(td_rows_tables *t, const td_rows_tables_config *c)
+{
+    td_table_config *dense = &t->config[TD_ROWS_DENSE];
+    bool alike = !(c->job->weight_decay > 0); /* of a centre only copies decay */
+    for (size_t s = 0; s < c->slot_count; s++) alike = alike && c->slots[s].kind != TD_SLOT_STAT;
+    if (alike) return TD_OK;
+    t->spans = td_calloc(c->slot_count + 1, sizeof *t->spans);
+    if (!t->spans) return td_fail(TD_ERR_NOMEM, "no memory for %zu slots", c->slot_count);
+    dense->spans = t->spans;
+    for (size_t s = 0; s < c->slot_count; s++) {
+        const td_slot *slot = &c->slots[s];
+        bool averages = slot->kind == TD_SLOT_STAT;
+        if (averages || slot->kind == TD_SLOT_WEIGHT)
+            t->spans[dense->span_count++] =
+                (td_table_span){slot->offset, slot->offset + slot->count,
+                                averages ? slot->momentum : 0};
+    }
+    return TD_OK;
+}
+
 static td_status make_dense(td_rows_tables *t, size_t params)
 {
     size_t width = t->config[TD_ROWS_DENSE].width;
@@ -146,6 +167,7 @@ td_status td_rows_tables_open(td_comm *comm, const td_rows_tables_config *c, boo
     t->config[TD_ROWS_KEYED] = c->keyed;
     t->config[TD_ROWS_DENSE] = dense_config(c);
     td_status status = c->params ? make_dense(t, c->params) : TD_OK;
+    if (status == TD_OK && c->slots) status = make_spans(t, c);
     if (status == TD_OK) status = cold_folder(t, c->job);
     if (!joined) status = td_comm_agree(comm, status);
     if (!joined && status == TD_OK) status = td_roles_take(&t->roles, comm, false);
@@ -165,7 +187,7 @@ void td_rows_tables_close(td_rows_tables *t)
     }
     td_rows_leave_group(t);
     td_roles_free(&t->roles);
-    td_free(t->dense_keys), td_free(t->dense);
+    td_free(t->dense_keys), td_free(t->dense), td_free(t->spans);
     *t = (td_rows_tables){0};
 }
 

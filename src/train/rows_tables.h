@@ -39,6 +39,7 @@ typedef struct td_rows_tables {
     int bits;
     uint64_t *dense_keys; /* [dense_rows] */
     float *dense;         /* [dense_rows][width], pulled */
+    td_table_span *spans; /* of the dense table's weights */
     int replicas, leaves;
     bool by_staleness;
     uint64_t evict_after;
@@ -52,7 +53,9 @@ typedef struct td_rows_tables_config {
     const char *net_rule;      /* as keyed.rule */
     td_rows_mode mode;
     td_table_config keyed; /* width 0: none */
-    size_t params;         /* dense ones */
+    size_t params;         /* dense ones, */
+    const td_slot *slots;  /* [slot_count] of them */
+    size_t slot_count;
     td_role_counts counts;
     bool reads; /* this rank has the training data */
 } td_rows_tables_config;

@@ -81,6 +81,15 @@ class Mistakes(unittest.TestCase):
             self.assertEqual([done.stderr.count(text) for text in ("is no clock", "rank", "restart")], [1, 0, 0],
                              done.stderr)
 
+    def test_running_statistics(self):
+        """Of batch norm: a push of several steps, or one that is compensated, is no average."""
+        model = "dense:8 bn relu dense:0"
+        for text, words in (("--strategy downpour: batch norm's running statistics", ["--strategy", "downpour"]),
+                            ("--strategy easgd: batch norm's running statistics", ["--strategy", "easgd"]),
+                            ("--compensation: batch norm's running statistics",
+                             ps(1, "--compensation", "0.1", clock="asp"))):
+            self.says(text, *job(*words, model=model, data=DATA))
+
     def test_what_would_do_nothing(self):
         """Each such option is named, beside models and strategies that do not use it; at its default it is not."""
         ssp = ["--strategy", "ps", "--clock", "ssp:2"]

@@ -80,8 +80,8 @@ class Bits(unittest.TestCase):
 
     def test_networks(self):
         """Whose parameters are rows of the dense table."""
-        for model in ("softmax", "mlp"):
-            words = ["--momentum", "0.9", "--holdout", "0.2"]
+        for model in ("softmax", "mlp", "dense:24 bn relu dense:0"):
+            words = ["--momentum", "0.9", "--weight-decay", "0.02", "--holdout", "0.2"]
             want = train("--strategy", "allreduce", "--keep", "last", *words, model=model, data=DATA)
             for way in [ps(2, servers=2)] if SHORT else [ps(), ps(3), ps(2, "--replicas", "1", servers=2)]:
                 run = train(*way, *words, "--keep", "last", model=model, data=DATA)
@@ -328,7 +328,7 @@ class Clocks(unittest.TestCase):
 
     def test_a_copy_moves_as_the_servers_do(self):
         """By one worker, a copy that is never fetched anew is what the servers have."""
-        for words in ([], ["--net-lr", "0.001"]):
+        for words in ([], ["--net-lr", "0.001"], ["--weight-decay", "0.1"]):
             losses = [progressive(train("--strategy", "downpour", *place(1), "--push-every", "1", "--fetch-every", every,
                                         *words, model="dlrm")) for every in ("1", "1000")]
             self.assertAlmostEqual(*losses, 5, words)

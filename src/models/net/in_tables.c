@@ -74,15 +74,23 @@ static td_status leaf_of(void *self, int lane, const td_sparse_leaf *leaf)
     return TD_OK;
 }
 
-static td_status no_running_statistics(const td_net *net)
+/* Batch norm keeps running averages of what it sees in a step. */
+static td_status check_statistics(const td_net *net, const td_job *job)
 {
     size_t n;
     const td_slot *slots = td_net_slots(net, &n);
-    for (size_t s = 0; s < n; s++)
-        if (slots[s].kind == TD_SLOT_STAT)
-            return td_fail(TD_ERR_ARG,
-                           "--strategy ps: batch norm keeps running statistics, which no server "
-                           "averages; use layer norm, or --strategy allreduce");
+    bool averages = false, copies;
+    for (size_t s = 0; s < n; s++) averages = averages || slots[s].kind == TD_SLOT_STAT;
+    copies = job->strategy == TD_STRATEGY_DOWNPOUR || job->strategy == TD_STRATEGY_EASGD;
+    if (averages && copies)
+        return td_fail(TD_ERR_ARG,
+                       "--strategy %s: batch norm's running statistics cannot be pushed as a sum "
+                       "of "
+                       "several steps; use layer norm, or --strategy ps or allreduce",
+                       job->strategy == TD_STRATEGY_EASGD ? "easgd" : "downpour");
+    if (averages && job->compensation > 0)
+        return td_fail(TD_ERR_ARG, "--compensation: batch norm's running statistics are no "
+                                   "gradients; leave it out, or use layer norm");
     return TD_OK;
 }
 
@@ -105,11 +113,7 @@ td_status td_net_train_in_tables(td_comm *comm, const td_job *job, const td_trai
     float *params = td_alloc_aligned(n * sizeof *params);
     if (status == TD_OK && !params)
         status = td_fail(TD_ERR_NOMEM, "no memory for %zu parameters", n);
-    if (status == TD_OK) status = no_running_statistics(m->net);
-    if (status == TD_OK && job->weight_decay > 0)
-        status =
-            td_fail(TD_ERR_ARG, "--strategy ps: --weight-decay would decay biases, too; leave it "
-                                "out, or use --strategy allreduce");
+    if (status == TD_OK) status = check_statistics(m->net, job);
     if (status == TD_OK) status = lanes_make(m->net, job, rows < 512 ? 512 : rows, &l);
     if (status == TD_OK) status = td_net_init(m->net, job->init, job->seed, params);
     status = joined ? td_train_give_way(comm, status) : td_comm_agree(comm, status);
