@@ -3,6 +3,7 @@
  * TANDEM_FAKE_DEATH="RANK:STEP:POINT[,...]": rank RANK of the run is lost in its step STEP, counted
  * from 1, at
  *
+ *   begin       before it has read the checkpoint that the run goes on from (STEP 1; tables)
  *   backward    while gradients are computed
  *   reduce      when all of its gradient has been posted to the sum
  *   update      when the step has been made, before anything that follows it

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "data/dataset.h"
 #include "optim/schedule.h"
+#include "strategy/mishap.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -302,11 +303,13 @@ td_status td_rows_start(loop *l)
     l->state.per_epoch = l->per_epoch;
     TD_TRY(td_comm_agree(l->comm, status));
     TD_TRY(td_train_compare_data(l->comm, &l->state, l->data->train));
+    TD_TRY(td_mishap(l->mishaps, l->comm, 1, "begin"));
     status = l->job->resume ? restore(l) : fill_tables(l);
     l->state.total = l->last;
     TD_TRY(td_comm_agree(l->comm, status));
     if (l->job->rows_from && *l->job->rows_from)
         TD_TRY(td_transfer_compare(l->comm, l->job->rows_from, l->filled, l->taken.hash));
     TD_TRY(td_rows_spread(&l->tables, l->state.step));
+    l->ready = true;
     return begin_run(l);
 }

@@ -225,6 +225,7 @@ static td_status take_up(loop *l)
     l->ahead.there = l->ahead.fetching = l->ahead.taken = false;
     if (joined) TD_TRY(td_rows_choose_schedule(l));
     l->empty = l->resizing = false; /* whoever asks still does */
+    l->ready = true;
     td_rows_own_free(l->own);       /* a copy begins anew */
     l->own = NULL;
     const td_train_hooks *hooks = l->data->hooks;
@@ -244,11 +245,17 @@ static td_status take_up(loop *l)
     return TD_OK;
 }
 
-/* Who has come hears how many workers the run began with. */
+/* Who has come hears how many workers the run began with. Rows that a rank has not been filled with
+ * would be those of new keys. */
 td_status td_rows_go_on(loop *l)
 {
-    int mine = l->workers;
-    TD_TRY(td_comm_allreduce(l->comm, &mine, &l->workers, 1, TD_I32, TD_MAX));
+    int mine[2] = {l->workers, !l->empty && !l->ready}, most[2];
+    TD_TRY(td_comm_allreduce(l->comm, mine, most, 2, TD_I32, TD_MAX));
+    l->workers = most[0];
+    if (most[1]) {
+        l->over = true;
+        return td_fail(TD_ERR_PEER, "ranks died before the first step; start the run again");
+    }
     if (l->empty && !l->shape.pool) TD_TRY(td_rows_open_all(l, true));
     return take_up(l);
 }

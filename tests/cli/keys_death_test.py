@@ -133,6 +133,21 @@ class ThreadDeaths(unittest.TestCase):
             for spares in (0, 1):
                 self.lives(None, plan, *words, spares=spares, **how)
 
+    def test_before_the_first_step_of_a_resumption(self):
+        """Nobody goes on with tables that have not been read: the run is as it was, and is started again."""
+        for words in (ps(2, "--replicas", "1", servers=2), ["--strategy", "hogwild", "--workers", "4"]):
+            want = train(*words, "--bits", "12", epochs=3)
+            run = train(*words, "--bits", "12", epochs=2)
+            again = [TANDEM, "train", "--run", run, "--resume", "--epochs", "3", "--quiet"]
+            for victim in range(0, 4, 3 if SHORT else 1):
+                done = subprocess.run([*again, "--spares", "1"], text=True, capture_output=True, timeout=60,
+                                      env=dict(os.environ, TANDEM_FAKE_DEATH=f"{victim}:1:begin"))
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertIn("ranks died before the first step; start the run again", done.stderr)
+            subprocess.run(again, check=True, timeout=60)
+            if "hogwild" not in words:
+                self.assertEqual(weights(run), weights(want))
+
     def test_in_the_first_step_behind_a_resumption(self):
         """Who follows goes on where the run was resumed, also when the dead worker had made no step since."""
         for model, more in (("fm", ["--bits", "12"]), ("mlp", [])):
