@@ -226,7 +226,7 @@ static td_status take_up(loop *l)
     if (joined) TD_TRY(td_rows_choose_schedule(l));
     l->empty = l->resizing = false; /* whoever asks still does */
     l->ready = true;
-    td_rows_own_free(l->own);       /* a copy begins anew */
+    td_rows_own_free(l->own); /* a copy begins anew */
     l->own = NULL;
     const td_train_hooks *hooks = l->data->hooks;
     if (l->first && !was_first && hooks && hooks->take_over) TD_TRY(hooks->take_over(hooks->user));

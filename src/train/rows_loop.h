@@ -102,7 +102,7 @@ typedef struct td_rows_loop {
     bool away;  /* this rank is not needed any more */
     bool ended; /* the run has, as others have found that did not wait for the rest */
     bool begun;
-    bool ready;  /* its tables hold what the run begins with, or goes on from */
+    bool ready;              /* its tables hold what the run begins with, or goes on from */
     bool filled;             /* this rank has read --rows-from: */
     td_transfer_taken taken; /* of it */
     bool empty;              /* this rank has come into the run, and has nothing of it yet */
