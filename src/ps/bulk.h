@@ -22,7 +22,7 @@
 #include "ps/servers.h"
 
 typedef struct td_bulk_config {
-    td_table_config table; /* the same at all ranks; its strings are borrowed */
+    td_table_config table; /* the same at all ranks; its strings and spans are borrowed */
     td_servers servers;
     int leaves; /* of a batch, 1 to 4096; the same at all ranks */
 } td_bulk_config;

@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 enum { BATCH = 128, LOOKAHEAD_BYTES = 2 << 20 };
-/* Above all levels of the log, whose own failure on a full disk would end the process. */
-enum { LOGS_NOTHING = 6 };
+/* The log's own failure on a full disk would end the process. */
+enum { LOGS_NOTHING = 5 };                       /* but headers, of which there are none */
 static const char marker[] = "tandem-cold-rows"; /* a file that says whose the folder is */
 
 struct td_cold {

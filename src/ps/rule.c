@@ -148,7 +148,7 @@ void td_rule_move_in_parts(td_mover *m, uint64_t key, float *row, const float *g
         size_t from = (span->begin > begin ? span->begin : begin) - begin;
         size_t to = (span->end < end ? span->end : end) - begin;
         move_part(m, row, gradient, at, from, 0);
-        if (span->average > 0)
+        if (span->averages)
             td_optim_average(to - from, span->average, gradient + from, scale, row + from);
         else
             move_part(m, row, gradient, from, to, decay);

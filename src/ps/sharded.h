@@ -30,7 +30,7 @@ typedef struct td_sharded_function {
 } td_sharded_function;
 
 typedef struct td_sharded_config {
-    td_table_config table; /* the same at all ranks; its strings are borrowed */
+    td_table_config table; /* the same at all ranks; its strings and spans are borrowed */
     td_servers servers;
     const int *worker; /* [worker_count] ranks that push; NULL: all. Borrowed while it opens */
     int worker_count;
@@ -154,6 +154,9 @@ void td_sharded_stats_of(const td_sharded *sharded, td_sharded_stats *out);
 /* This rank's own rows; NULL: it is no server. Only while nobody pulls or pushes. */
 td_table *td_sharded_table(td_sharded *sharded);
 const td_place *td_sharded_place(const td_sharded *sharded); /* borrowed */
+/* What this rank does in the table's own groups is recorded where its group's operations are, if a
+ * record has begun since the table was opened. */
+void td_sharded_record(td_sharded *sharded);
 /* All ranks' pulls and pushes so far are done behind it. Waits for the others however long they
  * take. Collective. */
 TD_MUST_CHECK td_status td_sharded_meet(td_sharded *sharded);

@@ -31,7 +31,8 @@ typedef enum td_table_init { TD_TABLE_ZERO, TD_TABLE_UNIFORM, TD_TABLE_NORMAL } 
  * are running averages, in which a push counts as `average` of 1. */
 typedef struct td_table_span {
     size_t begin, end;
-    float average; /* 0: they decay */
+    bool averages; /* else they decay */
+    float average;
 } td_table_span;
 
 typedef struct td_table_config {
@@ -42,8 +43,8 @@ typedef struct td_table_config {
     float beta1, beta2; /* adam; 0: 0.9 and 0.999 */
     float epsilon;      /* adagrad, adam; 0: 1e-10 and 1e-8 */
     float weight_decay; /* not ftrl */
-    /* [span_count], ascending and apart, borrowed as long as the table lives: all other weights are
-     * moved without decay. NULL: all decay. */
+    /* [span_count], ascending and apart, borrowed as long as the table (or what opens tables by
+     * this) lives: all other weights are moved without decay. NULL: all decay. */
     const td_table_span *spans;
     size_t span_count;
     float l1, l2, beta; /* ftrl; beta 0: 1 */

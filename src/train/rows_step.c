@@ -365,6 +365,22 @@ static void join_dense(loop *l)
         for (size_t i = 0; i < n; i++) l->dense_gradient[i] += l->dense_gradient[(size_t)u * n + i];
 }
 
+/* Running averages of this worker's samples alone: all workers' pushes of a step are to count as
+ * one of all samples, so each draws them to what it has seen by its share, and else to what they
+ * were. In units of the batch, by which a push is divided. */
+static void average_dense(loop *l, double weight)
+{
+    const td_table_config *c = &l->tables.config[TD_ROWS_DENSE];
+    const td_rows_batch *b = &l->batch;
+    float whole = (float)(b->global_rows ? b->global_rows : 1), share = (float)b->rows / whole;
+    for (size_t s = 0; s < c->span_count; s++)
+        for (size_t i = c->spans[s].begin; c->spans[s].averages && i < c->spans[s].end; i++) {
+            float was = l->tables.dense[i], *g = &l->dense_gradient[i];
+            float seen = weight > 0 ? (float)((double)*g / weight) : was;
+            *g = whole * ((1 - share) * was + share * seen);
+        }
+}
+
 /* Rows are read at the step's clock: of a push that is made again that may lie behind this
  * worker's, and where the push goes under its own name, its clock would wait for it. */
 static int steps_ahead(const loop *l)
@@ -434,7 +450,7 @@ static td_status step_paced(loop *l)
     TD_TRY(compute(l));
     for (int u = 0; u < l->batch.unit_count; u++)
         for (int v = 0; v < TD_LEAF_VALUES; v++) sums[v] += l->totals[u * TD_LEAF_VALUES + v];
-    if (l->tables.has[TD_ROWS_DENSE]) join_dense(l);
+    if (l->tables.has[TD_ROWS_DENSE]) join_dense(l), average_dense(l, sums[TD_LEAF_WEIGHT]);
     int64_t began = td_clock_ns();
     l->pushing = true;
     l->pushing_at = l->state.step;
@@ -480,7 +496,7 @@ static td_status step_shared(loop *l)
     if (t->has[TD_ROWS_KEYED])
         td_shared_rows_push(keyed, b->unique.keys, b->unique.count, gradient, step);
     if (t->has[TD_ROWS_DENSE]) {
-        join_dense(l);
+        join_dense(l), average_dense(l, sums[TD_LEAF_WEIGHT]);
         td_shared_rows_push(dense, t->dense_keys, t->dense_rows, l->dense_gradient, step);
     }
     l->state.step++;

@@ -27,6 +27,9 @@ static td_table_config dense_config(const td_rows_tables_config *c)
     t.width = dense_width(c->params);
     t.rule = c->net_rule;
     if (c->job->net_lr > 0) t.lr = (float)(c->job->net_lr / c->job->lr);
+    /* A push of a worker's samples decays them by its share of the batch. */
+    if (c->mode != TD_ROWS_EXACT && c->counts.workers > 1)
+        t.weight_decay /= (float)c->counts.workers;
     t.init = TD_TABLE_ZERO;
     t.number = TD_ROWS_DENSE;
     t.admit = 0;
@@ -128,8 +131,7 @@ static td_status make_spans(td_rows_tables *t, const td_rows_tables_config *c)
         bool averages = slot->kind == TD_SLOT_STAT;
         if (averages || slot->kind == TD_SLOT_WEIGHT)
             t->spans[dense->span_count++] =
-                (td_table_span){slot->offset, slot->offset + slot->count,
-                                averages ? slot->momentum : 0};
+                (td_table_span){slot->offset, slot->offset + slot->count, averages, slot->momentum};
     }
     return TD_OK;
 }

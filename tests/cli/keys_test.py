@@ -80,7 +80,7 @@ class Bits(unittest.TestCase):
 
     def test_networks(self):
         """Whose parameters are rows of the dense table."""
-        for model in ("softmax", "mlp", "dense:24 bn relu dense:0"):
+        for model in ("softmax", "mlp", "dense:24 bn relu bn:0 dense:0"):
             words = ["--momentum", "0.9", "--weight-decay", "0.02", "--holdout", "0.2"]
             want = train("--strategy", "allreduce", "--keep", "last", *words, model=model, data=DATA)
             for way in [ps(2, servers=2)] if SHORT else [ps(), ps(3), ps(2, "--replicas", "1", servers=2)]:
@@ -325,6 +325,28 @@ class Clocks(unittest.TestCase):
             self.assertAlmostEqual(same / still, 1, 3, model)
             free, less = (size(*decay, model=model, rate="0.05") for decay in ([], ["--weight-decay", "2"]))
             self.assertLess(less, 0.8 * free, model)
+
+    def test_all_workers_pushes_make_a_step(self):
+        """Of running statistics and of decay: what one worker of the batch does, four of a quarter each do."""
+        arch = "bn dense:8 relu dense:0"
+
+        def tensors(*words):
+            run = train("--normalise", "none", "--batch", "64", "--lr", "0.001", "--weight-decay", "5", *words,
+                        model=arch, data=DATA, epochs=4)
+            return {name: floats(row) for (name, _), row in rows_of(os.path.join(run, "model")).items()}
+
+        want = tensors("--strategy", "allreduce")
+        for words in (ps(1, servers=1, clock="asp"), ps(4, servers=1, clock="asp"), ps(4, servers=1, clock="ssp:2"),
+                      ["--strategy", "hogwild", "--workers", "4"])[1 if SHORT else 0:]:
+            got = tensors(*words)
+            self.assertEqual(got.keys(), want.keys())
+            for name, row in want.items():
+                if "running" in name:
+                    for a, b in zip(got[name], row):
+                        self.assertAlmostEqual(a / b, 1, delta=0.35, msg=(words, name, got[name], row))
+            sizes = [sum(x * x for name, row in ts.items() if name.endswith("weight") for x in row)
+                     for ts in (got, want)]
+            self.assertAlmostEqual(sizes[0] / sizes[1], 1, delta=0.2, msg=words)
 
     def test_a_copy_moves_as_the_servers_do(self):
         """By one worker, a copy that is never fetched anew is what the servers have."""
