@@ -251,6 +251,12 @@ static td_status open_channel(td_comm *comm, const td_keyed_config *config, td_k
     return TD_OK;
 }
 
+void td_recorder_join_keyed(td_keyed *k, const td_comm *from)
+{
+    td_recorder_join(k->comm, from);
+    td_recorder_call(k->comm, TD_GROUP_KEYED);
+}
+
 td_status td_keyed_open(td_comm *comm, const td_keyed_config *config, td_keyed **out)
 {
     TD_TRY(td_comm_check_open(comm, "keyed parts"));

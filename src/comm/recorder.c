@@ -107,7 +107,7 @@ static bool leave(td_comm *comm)
 
 void td_recorder_join(td_comm *comm, const td_comm *from)
 {
-    if (from->recorder) join(from->recorder, comm, from->card.group);
+    if (from->recorder && !comm->recorder) join(from->recorder, comm, from->card.group);
 }
 
 void td_recorder_call(td_comm *comm, int kind)

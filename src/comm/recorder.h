@@ -17,6 +17,7 @@
 #define TD_COMM_RECORDER_H
 
 #include "comm/transport.h"
+#include "tandem/keyed.h"
 
 #include <pthread.h>
 
@@ -89,6 +90,8 @@ static inline size_t td_recorder_bytes(void)
 
 /* This group, made from `from`, is recorded where that is; what it is for. */
 void td_recorder_join(td_comm *comm, const td_comm *from);
+/* The same of a channel of keyed parts that was opened before the record. */
+void td_recorder_join_keyed(td_keyed *keyed, const td_comm *from);
 void td_recorder_call(td_comm *comm, int kind);
 /* Whether the rank itself waits for its works (NULL: their group is closed). */
 void td_recorder_wait_for(td_comm *works, bool waits);

@@ -4,7 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "comm/transport.h"
+#include "comm/recorder.h"
 #include "ps/moves.h"
 #include "tandem/recover.h"
 
@@ -261,6 +261,12 @@ static td_status agree_on_clocks(td_sharded *s, bool joined)
     if (status == TD_OK && s->worker >= 0 && joined) s->clock = all[s->worker];
     td_free(mine);
     return status;
+}
+
+void td_sharded_record(td_sharded *s)
+{
+    td_recorder_join(s->meeting, s->comm);
+    td_recorder_join_keyed(s->keyed, s->comm);
 }
 
 static void close_channel(td_sharded *s)

@@ -284,6 +284,9 @@ static td_status begin_run(loop *l)
     if (l->progress && l->job->resume)
         td_progress_say(l->progress, "resumed at step %llu", (unsigned long long)l->state.step);
     td_train_record(l->comm, l->job, &l->recorded);
+    for (int k = 0; k < TD_ROWS_TABLES; k++) /* they were opened before */
+        if (l->tables.sharded[k]) td_sharded_record(l->tables.sharded[k]);
+    if (l->feed) td_feed_record(l->feed, l->comm);
     td_rows_begin_interval(l);
     l->checkpointed_at = td_clock_ns();
     td_rows_leave_meeting(l);

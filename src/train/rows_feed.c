@@ -3,7 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
-#include "comm/transport.h"
+#include "comm/recorder.h"
 #include "tandem/recover.h"
 #include "train/rows_feed_impl.h"
 
@@ -321,6 +321,11 @@ td_status td_feed_open(td_comm *comm, const td_feed_config *config, td_feed **ou
     }
     *out = f;
     return TD_OK;
+}
+
+void td_feed_record(td_feed *f, const td_comm *comm)
+{
+    td_recorder_join_keyed(f->keyed, comm);
 }
 
 void td_feed_close(td_feed *f)

@@ -40,6 +40,8 @@ typedef struct td_feed_config {
 
 /* Collective. TD_ERR_ARG, TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_feed_open(td_comm *comm, const td_feed_config *config, td_feed **out);
+/* What its ranks do in its channel is recorded where that group's operations are. */
+void td_feed_record(td_feed *feed, const td_comm *comm);
 void td_feed_close(td_feed *feed); /* NULL is fine */
 
 typedef struct td_feed_lease {
