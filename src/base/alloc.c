@@ -52,8 +52,9 @@ typedef struct span {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static span *spans; /* guarded, as is their room */
 static size_t room;
-static atomic_size_t kept;    /* spans that there are */
-static atomic_bool keeps_all; /* one was not noted for want of memory */
+static atomic_size_t kept;                             /* spans that there are, */
+static atomic_uintptr_t lowest = UINTPTR_MAX, highest; /* and between what they lie */
+static atomic_bool keeps_all;                          /* one was not noted for want of memory */
 
 void td_alloc_keep(const void *at, size_t bytes)
 {
@@ -65,8 +66,11 @@ void td_alloc_keep(const void *at, size_t bytes)
         span *grown = realloc(spans, more * sizeof *spans);
         if (grown) spans = grown, room = more;
     }
+    span s = {(uintptr_t)at, (uintptr_t)at + bytes};
+    if (s.begin < atomic_load(&lowest)) atomic_store(&lowest, s.begin);
+    if (s.end > atomic_load(&highest)) atomic_store(&highest, s.end);
     if (n < room)
-        spans[n++] = (span){(uintptr_t)at, (uintptr_t)at + bytes};
+        spans[n++] = s;
     else
         atomic_store(&keeps_all, true);
     atomic_store(&kept, n);
@@ -78,6 +82,7 @@ static bool is_kept(void *memory)
     if (!memory || atomic_load_explicit(&kept, memory_order_relaxed) == 0) return false;
     uintptr_t begin = (uintptr_t)memory, end = begin + malloc_usable_size(memory);
     bool found = atomic_load(&keeps_all);
+    if (!found && (end <= atomic_load(&lowest) || begin >= atomic_load(&highest))) return false;
     pthread_mutex_lock(&lock);
     for (size_t k = 0; k < atomic_load(&kept) && !found; k++)
         found = spans[k].begin < end && begin < spans[k].end;

@@ -170,8 +170,9 @@ static void withdraw_all(td_keyed *k, int64_t until)
     for (td_ticket *t = k->first; t; t = t->next)
         for (int s = 0; s < t->share_count; s++) {
             td_share *h = &t->shares[s];
-            if (!h->slot || h->withdrawn || !(h->from.number || h->to.number)) continue;
-            h->withdrawn = td_keyed_withdraw(k, h->server, h->slot, until);
+            if (!h->slot || h->withdrawn) continue;
+            bool names = h->from.number || h->to.number; /* memory of this rank's */
+            h->withdrawn = td_keyed_withdraw(k, h->server, h->slot, names ? until : 0);
         }
 }
 
@@ -291,7 +292,7 @@ static td_status test_ticket(void *arg, bool *done)
     for (int s = 0; s < w->ticket->share_count; s++) {
         td_share *h = &w->ticket->shares[s];
         bool answered = h->slot && td_keyed_answered(h->slot);
-        if (h->withdrawn && !answered) return lost_a_rank(w->ticket->does);
+        if (h->withdrawn && h->slot && !answered) return lost_a_rank(w->ticket->does);
         if (h->put_off || (h->slot && !answered)) {
             if (!h->put_off) take_written(w->ticket, h);
             w->missing = w->keyed->servers[h->server];

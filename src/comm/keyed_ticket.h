@@ -5,9 +5,10 @@
 
 #include "comm/keyed_room.h"
 
-/* A request's part at one server. Values that lie together in the user's memory are moved from and
- * to there, others through a copy; in a room all are copied there and from there, but
- * those of some length that the server can map. */
+/* A request's part at one server. Values that lie together in the user's memory are sent from
+ * there, others from a copy; what comes by message comes into memory of the request, and a desk of
+ * this process writes to the user's. In a room all are copied there and from there, but those of
+ * some length that the server can map. */
 typedef struct td_share {
     int server;
     size_t first, last; /* of its keys in the request */

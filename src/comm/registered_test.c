@@ -466,7 +466,8 @@ static td_status given_up_push(td_comm *c, void *arg)
                               .owner = all_at_rank_0,
                               .serve = serve_slowly,
                               .user = &s};
-    uint64_t key[EACH] = {0, 1, 2, 3, 4, 5}, ticket[PUSHES];
+    uint64_t key[EACH] = {0, 1, 2, 3, 4, 5}, ticket[PUSHES + 1];
+    static float small[WIDTH]; /* of this process alone */
     void *in;
     td_comm *group;
     td_keyed *k;
@@ -479,9 +480,13 @@ static td_status given_up_push(td_comm *c, void *arg)
         for (int q = 0; q < PUSHES; q++)
             TD_TRY(td_keyed_start(k, TD_PUSH, &(td_parts){.keys = key, .count = EACH, .in = in},
                                   &ticket[q]));
+        TD_TRY(td_keyed_start(k, TD_PUSH, &(td_parts){.keys = key, .count = 1, .in = small},
+                              &ticket[PUSHES]));
         CHECK(td_keyed_wait(k, ticket[0]) == TD_ERR_TIMEOUT);
-        CHECK(td_keyed_done(k, ticket[1])); /* taken back with it */
-        CHECK(td_keyed_wait(k, ticket[1]) == TD_ERR_PEER);
+        for (int q = 1; q <= PUSHES; q++) { /* taken back with it */
+            CHECK(td_keyed_done(k, ticket[q]));
+            CHECK(td_keyed_wait(k, ticket[q]) == TD_ERR_PEER);
+        }
         td_error_clear();
         memset(in, 0xee, EACH * WIDTH * sizeof(float));
     }

@@ -366,7 +366,7 @@ void td_meet_arrive(td_meet *m, const void *in, void *out)
         *td_meet_open_of(m, m->comm->rank, m->round) = m->open;
         m->told = true;
     }
-    if (m->comm->crowded || m->round % CORE_EVERY == 0)
+    if (m->comm->crowded || m->round < CORE_EVERY || m->round % CORE_EVERY == 0)
         __atomic_store_n(&own->core, sched_getcpu(), __ATOMIC_RELAXED);
     head *h = head_of(m, m->comm->rank);
     h->runs = *td_meet_header(m, m->comm->rank, m->round) = m->comm->card.runs;

@@ -89,7 +89,7 @@ bool td_meet_apart(const td_meet *meet);
  * `bytes`; when all those whose word counts have arrived, whether this one goes the second way; and
  * its end. */
 void td_meet_two_ways(td_meet *meet, td_pattern pattern, size_t bytes, bool times);
-bool td_meet_second_way(td_meet *meet);
+TD_MUST_CHECK td_status td_meet_second_way(td_meet *meet, bool *out);
 TD_MUST_CHECK td_status td_meet_way_ends(td_meet *meet);
 /* Whether this rank reads the others' vectors where they lie: those of threads, or seen ones. */
 bool td_meet_sees(const td_meet *meet);

@@ -167,7 +167,7 @@ void td_meet_two_ways(td_meet *m, td_pattern pattern, size_t bytes, bool times)
 
 /* The first try of each finds the caches as the other has left them: it does not count. Tries come
  * more often at first, when pages are made and merged. */
-bool td_meet_second_way(td_meet *m)
+td_status td_meet_second_way(td_meet *m, bool *out)
 {
     td_meet_ways *w = m->way;
     uint64_t k = w->calls++;
@@ -176,8 +176,11 @@ bool td_meet_second_way(td_meet *m)
     w->timed = turn < 2 * WAYS_TRIES && turn % WAYS_TRIES > 0;
     w->last = turn == 2 * WAYS_TRIES - 1;
     if (turn == 0) memset(w->tries, 0, sizeof w->tries);
-    if (w->timed) w->since = td_clock_ns();
-    return w->second;
+    *out = w->second;
+    if (!w->timed) return TD_OK;
+    TD_TRY(td_meet_arrived(m, -1));
+    w->since = td_clock_ns();
+    return TD_OK;
 }
 
 /* Until all are done, whichever way it was. The longest try of each may have lost its core. */

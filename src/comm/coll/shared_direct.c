@@ -74,7 +74,9 @@ td_status td_direct_chosen(td_place *p, size_t bytes, size_t all, bool *out)
     bool gives = c->pattern == TD_BROADCAST && p->rank == c->root;
     if (!gives) TD_TRY(td_meet_arrived(p->meet, 1 - p->rank));
     bool copies = reduces && !td_meet_apart(p->meet) && all >= TD_SHARED_THROUGH;
-    *out = !td_meet_second_way(p->meet) && !copies;
+    bool second;
+    TD_TRY(td_meet_second_way(p->meet, &second));
+    *out = !second && !copies;
     p->shown = *out && !reduces;
     if (!p->shown) td_meet_leave(p->meet);
     return TD_OK;
@@ -245,7 +247,9 @@ static td_status fold_whole(td_place *p)
 td_status td_direct_allreduce_seen(td_place *p)
 {
     if (p->size != 2 || !td_meet_apart(p->meet)) return td_direct_reduce(p);
-    TD_TRY(td_meet_second_way(p->meet) ? fold_whole(p) : td_direct_reduce(p));
+    bool second;
+    TD_TRY(td_meet_second_way(p->meet, &second));
+    TD_TRY(second ? fold_whole(p) : td_direct_reduce(p));
     return td_meet_way_ends(p->meet);
 }
 
