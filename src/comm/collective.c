@@ -151,6 +151,7 @@ td_status td_call_run(td_comm *comm, const td_call *call)
                                        reduces ? (int)call->how.op : -1, call->root});
     td_status status = td_coll_run(comm, call);
     if (status != TD_OK) td_comm_give_up(comm, -1);
+    td_comm_record_due(comm);
     return td_comm_end(record, status);
 }
 

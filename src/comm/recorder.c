@@ -263,6 +263,31 @@ static uint64_t next_number(td_recorder *r)
     return number;
 }
 
+/* As the operation's header is now; begin_ns is set. */
+static void write_entry(td_comm *comm, td_record *e, bool alone, uint64_t sequence)
+{
+    const td_header *h = &comm->card.runs;
+    td_recorder_group *g = comm->recorded;
+    e->state = 0; /* while it is being written */
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    e->sequence = sequence;
+    e->bytes = h->bytes;
+    e->end_ns = e->waited_ns = 0;
+    e->number = (uint32_t)next_number(comm->recorder);
+    e->parts = h->parts;
+    e->root = h->root < 0 ? -1 : comm->world[h->root];
+    e->missing = -1;
+    e->width = h->width;
+    e->algorithm = h->algorithm;
+    e->does = h->does;
+    e->type = h->type;
+    e->op = h->op;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    e->state = TD_RECORD_BEGUN;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    *(alone ? &g->alone : &g->collectives) = sequence;
+}
+
 td_record *td_comm_begin(td_comm *comm, const td_note *note)
 {
     bool alone = td_does_alone(note->does);
@@ -283,29 +308,28 @@ td_record *td_comm_begin(td_comm *comm, const td_note *note)
     td_recorder *r = comm->recorder;
     td_recorder_group *g = comm->recorded;
     if (!r || !g || comm->within) return NULL;
-    uint64_t number = next_number(r);
     uint64_t sequence = alone ? g->alone + 1 : comm->sequence;
     td_record *e =
         alone ? &g->by_itself[sequence % TD_RECORDS_ALONE] : &g->collective[sequence % TD_RECORDS];
-    e->state = 0; /* while it is being written */
-    e->sequence = sequence;
-    e->bytes = note->bytes;
-    e->begin_ns = sequence % TD_RECORDS_TIMED ? 0 : td_clock_ns();
-    e->end_ns = e->waited_ns = 0;
-    e->number = (uint32_t)number;
-    e->parts = note->tag;
-    e->root = note->root < 0 ? -1 : comm->world[note->root];
-    e->missing = -1;
-    e->width = 0;
-    e->algorithm = 0;
-    e->does = (uint8_t)note->does;
-    e->type = (uint8_t)note->type;
-    e->op = (uint8_t)note->op;
-    __atomic_signal_fence(__ATOMIC_SEQ_CST);
-    e->state = TD_RECORD_BEGUN;
-    __atomic_signal_fence(__ATOMIC_SEQ_CST);
-    *(alone ? &g->alone : &g->collectives) = sequence;
-    return comm->record = e;
+    bool timed = sequence % TD_RECORDS_TIMED == 0;
+    comm->due = NULL;
+    if (note->does < TD_PATTERNS && note->bytes <= TD_RECORD_PUT_OFF && !timed) {
+        comm->record = NULL;
+        return comm->due = e;
+    }
+    comm->record = e;
+    e->begin_ns = timed ? td_clock_ns() : 0;
+    write_entry(comm, e, alone, sequence);
+    return e;
+}
+
+void td_comm_write_due(td_comm *comm)
+{
+    td_record *e = comm->due;
+    comm->due = NULL;
+    comm->record = e;
+    e->begin_ns = 0;
+    write_entry(comm, e, false, comm->sequence);
 }
 
 td_status td_comm_end(td_record *record, td_status status)

@@ -23,6 +23,7 @@
 
 enum { TD_RECORDS = 128, TD_RECORDS_ALONE = 16, TD_RECORDER_GROUPS = 32 };
 enum { TD_RECORDS_TIMED = 32, TD_RECORDER_VERSION = 3 };
+enum { TD_RECORD_PUT_OFF = 16 << 10 }; /* most bytes of an operation whose entry may wait */
 enum { TD_RECORDER_HEAD_BYTES = 4096 };
 #define TD_RECORDER_MAGIC "tandemR"
 

@@ -119,6 +119,7 @@ struct td_comm {
     bool owns_recorder;           /* else it is the parent group's */
     struct td_recorder_group *recorded; /* this group's place there, NULL: it has none */
     struct td_record *record;           /* of the operation under way or the last, or NULL */
+    struct td_record *due;              /* of the one under way, to be written; NULL: it is */
     struct td_tuning *tuning;           /* of coll/tuning.c, NULL: the table's own sizes */
     int forced[TD_PATTERNS];            /* algorithm + 1 that serves a pattern, 0: by size */
     struct td_worker *worker;           /* of work.c, NULL before its first use */
@@ -216,6 +217,14 @@ typedef struct td_note {
  * is recorded) goes to td_comm_end with the operation's status, which that passes on. */
 struct td_record *td_comm_begin(td_comm *comm, const td_note *note);
 td_status td_comm_end(struct td_record *record, td_status status);
+/* The entry of a short collective is put off until this rank has shown the others what it gives,
+ * and may have to wait: then writing it takes no time. At the latest ahead of a wait, and of the
+ * end. */
+void td_comm_write_due(td_comm *comm);
+static inline void td_comm_record_due(td_comm *comm)
+{
+    if (comm->due) td_comm_write_due(comm);
+}
 /* From here on, operations that begin are parts of the one that has just begun: they get neither
  * numbers nor entries of their own, and sentences name the whole. Returns what td_comm_leave takes
  * to end that. */

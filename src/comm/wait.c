@@ -235,6 +235,7 @@ static td_status wait_for(waiting *w)
 td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *test,
                        td_wait_blame *blame, void *arg)
 {
+    td_comm_record_due(comm);
     waiting w =
         {.comm = comm, .peer = peer, .bell = bell, .test = test, .blame = blame, .arg = arg};
     td_status status = wait_for(&w);

@@ -375,6 +375,7 @@ void td_meet_arrive(td_meet *m, const void *in, void *out)
         if (gives_alone(m)) own_soon(short_of(m, m->comm->rank, AHEAD));
     }
     reach(m, TD_MEET_ARRIVED);
+    td_comm_record_due(m->comm);
 }
 
 td_status td_meet_arrived(td_meet *m, int rank)
