@@ -101,6 +101,7 @@ if [ "$mpiexec" != - ]; then
     echo "# dense values and a sparse table over servers: threads, processes"
     "$build/bench/ps_bench" 1 1
     "$build/bench/ps_bench" 2 2
+    "$mpiexec" --map-by :OVERSUBSCRIBE --mca osc ^ucx -n 2 "$build/bench/ps_bench" 1 1
     "$mpiexec" --map-by :OVERSUBSCRIBE --mca osc ^ucx -n 4 "$build/bench/ps_bench" 2 2
     echo
     echo "# threads beside processes"
