@@ -40,6 +40,7 @@ void td_header_of_call(td_comm *comm, const td_call *call, int algorithm)
     if (comm->record && !comm->within) { /* of this call */
         comm->record->bytes = h->bytes, comm->record->parts = h->parts;
         comm->record->width = h->width, comm->record->algorithm = h->algorithm;
+        comm->record->root = h->root < 0 ? -1 : comm->world[h->root];
     }
     uint64_t w[WORDS];
     memcpy(w, h, sizeof w);
