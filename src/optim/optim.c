@@ -196,8 +196,8 @@ void td_optim_apply(td_optim *optim, uint64_t step, const float *gradient, float
         .decoupled = optim->rule->decoupled,
     };
     if (optim->rule->adam) {
-        u.correct1 = (float)(1 / (1 - pow(c->beta1, (double)step + 1)));
-        u.correct2 = (float)(1 / (1 - pow(c->beta2, (double)step + 1)));
+        u.correct1 = (float)(1 / (1 - pow((double)u.beta1, (double)step + 1)));
+        u.correct2 = (float)(1 / (1 - pow((double)u.beta2, (double)step + 1)));
     }
     for (size_t s = 0; s < optim->slot_count; s++) {
         const td_slot *slot = &optim->slots[s];

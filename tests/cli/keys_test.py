@@ -83,6 +83,9 @@ class Bits(unittest.TestCase):
         for model in ("softmax", "mlp", "dense:24 bn relu bn:0 dense:0"):
             words = ["--momentum", "0.9", "--weight-decay", "0.02", "--holdout", "0.2"]
             want = train("--strategy", "allreduce", "--keep", "last", *words, model=model, data=DATA)
+            if model == "mlp":
+                words[:2] = ["--optimizer", "adam", "--lr", "0.01"]
+                want = train("--strategy", "allreduce", "--keep", "last", *words, model=model, data=DATA)
             for way in [ps(2, servers=2)] if SHORT else [ps(), ps(3), ps(2, "--replicas", "1", servers=2)]:
                 run = train(*way, *words, "--keep", "last", model=model, data=DATA)
                 self.assertEqual(weights(run), weights(want), (model, way))
