@@ -64,6 +64,19 @@ static void print_deed(const td_diagnosis *d, td_deed deed, const char *ahead)
     print_times(d, deed);
 }
 
+/* Of a rank that is in none of the groups that the others are in now. */
+static void print_last(const td_record *e)
+{
+    char what[TD_PAST_TEXT];
+    if (!e) {
+        printf("no operation yet");
+        return;
+    }
+    td_deed_describe(e, what);
+    printf("%s %s (operation %llu), before the others went on",
+           e->state == TD_RECORD_BEGUN ? "inside" : "after", what, (unsigned long long)e->sequence);
+}
+
 static void print_rank(const td_diagnosis *d, int r)
 {
     const td_past *p = &d->rank[r];
@@ -77,7 +90,7 @@ static void print_rank(const td_diagnosis *d, int r)
     if (doing.entry)
         print_deed(d, doing, after ? "after " : "");
     else
-        printf("no operation yet");
+        print_last(td_past_last(d, r));
     printf("  (%s, process %lld)\n", p->head->host, (long long)p->head->pid);
     for (int k = 0; k < d->groups; k++) {
         const td_past_group *g = &d->group[k];

@@ -58,6 +58,8 @@ const td_record *td_past_newest(const td_diagnosis *d, int rank, const td_past_g
 bool td_past_stuck(const td_diagnosis *d, int rank, const td_record *e);
 /* What the rank itself (not its works) is in, else did last. */
 td_deed td_past_doing(const td_diagnosis *d, int rank);
+/* Its newest operation in any group, also of those that the others have left; NULL: none. */
+const td_record *td_past_last(const td_diagnosis *d, int rank);
 /* The works that the rank waits for, NULL: it waits for none. */
 const td_past_group *td_past_awaits(const td_diagnosis *d, int rank);
 

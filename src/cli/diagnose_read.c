@@ -282,14 +282,30 @@ const td_record *td_past_entry(const td_diagnosis *d, int rank, const td_past_gr
     return e->sequence == sequence && unchanged(&d->rank[rank], e) ? e : NULL;
 }
 
-const td_record *td_past_newest(const td_diagnosis *d, int rank, const td_past_group *g, bool alone)
+static const td_record *newest_of(const td_recorder_group *of, bool alone)
 {
-    const td_recorder_group *of = td_past_of(d, rank, g);
-    if (!of) return NULL;
     uint64_t n = alone ? of->alone : of->collectives;
     const td_record *e =
         alone ? &of->by_itself[n % TD_RECORDS_ALONE] : &of->collective[n % TD_RECORDS];
     return n && e->state && e->sequence == n ? e : NULL;
+}
+
+const td_record *td_past_newest(const td_diagnosis *d, int rank, const td_past_group *g, bool alone)
+{
+    const td_recorder_group *of = td_past_of(d, rank, g);
+    return of ? newest_of(of, alone) : NULL;
+}
+
+const td_record *td_past_last(const td_diagnosis *d, int rank)
+{
+    const td_past *p = &d->rank[rank];
+    const td_record *last = NULL;
+    for (const td_recorder_group *g = next_place(p, 0); g; g = next_place(p, g->made))
+        for (int alone = 0; alone < 2 && g->kind != TD_GROUP_WORKS; alone++) {
+            const td_record *e = newest_of(g, alone);
+            if (e && (!last || (int32_t)(e->number - last->number) > 0)) last = e;
+        }
+    return last;
 }
 
 bool td_past_stuck(const td_diagnosis *d, int rank, const td_record *e)
