@@ -91,8 +91,8 @@ static td_status check_counts(const watch *w, const bool *given)
         return td_fail(TD_ERR_ARG, "--spares %d leaves no worker of the %d places in --hosts",
                        run->spares, slots);
     if (run->min_workers > slots - run->spares)
-        return td_fail(TD_ERR_ARG, "--min-workers %d is more than the %d workers of the job",
-                       run->min_workers, slots - run->spares);
+        return td_fail(TD_ERR_ARG, "--min-workers %d is more than the %d worker%s of the job",
+                       run->min_workers, slots - run->spares, run->spares + 1 == slots ? "" : "s");
     return TD_OK;
 }
 

@@ -236,8 +236,8 @@ static td_status check_workers(const session *s, int workers)
                        workers, leaves, leaves);
     workers -= servers;
     if (workers > 0 && workers < s->job.min_workers)
-        return td_fail(TD_ERR_ARG, "--min-workers %d is more than the %d workers of the job",
-                       s->job.min_workers, workers);
+        return td_fail(TD_ERR_ARG, "--min-workers %d is more than the %d worker%s of the job",
+                       s->job.min_workers, workers, workers == 1 ? "" : "s");
     return TD_OK;
 }
 

@@ -92,9 +92,10 @@ void td_clock_text(const td_clock *c, char text[TD_CLOCK_TEXT])
 td_status td_clock_check(const td_clock *c, int workers)
 {
     if (c->count <= workers) return TD_OK;
-    return td_fail(TD_ERR_ARG, "clock %s: %d %s of %d workers",
+    return td_fail(TD_ERR_ARG, "clock %s: %d %s of %d worker%s",
                    c->kind == TD_CLOCK_BACKUP ? "backup" : "groups", c->count,
-                   c->kind == TD_CLOCK_BACKUP ? "would be waited for" : "groups", workers);
+                   c->kind == TD_CLOCK_BACKUP ? "would be waited for" : "groups", workers,
+                   workers == 1 ? "" : "s");
 }
 
 bool td_clock_may_run_ahead(const td_clock *c)

@@ -216,7 +216,7 @@ static void tell(td_loop *t, int64_t agreed_at)
         return;
     }
     if (td_path_join(recorder, t->job->run, "recorder") != TD_OK) *recorder = 0;
-    td_news_sentence(&t->news, workers, recorder, sentence, sizeof sentence);
+    td_news_sentence(&t->news, workers, "worker", recorder, sentence, sizeof sentence);
     td_progress_say(t->progress, "%s", sentence);
 }
 

@@ -134,8 +134,8 @@ static void add_ranks(writer *w, const td_news_list *list, const char *recorder)
     if (list->count > shown) add(w, " and %d more", list->count - shown);
 }
 
-void td_news_sentence(const td_news *news, int workers, const char *recorder, char *text,
-                      size_t room)
+void td_news_sentence(const td_news *news, int size, const char *what, const char *recorder,
+                      char *text, size_t room)
 {
     writer w = {text, 0, room};
     bool several = news->came.count > 1;
@@ -151,8 +151,8 @@ void td_news_sentence(const td_news *news, int workers, const char *recorder, ch
         add(&w, ", %s, took %s place", several ? "spares" : "a spare",
             news->died.count > 1 ? "their" : "its");
     }
-    if (workers < news->size_before)
-        add(&w, "; %d worker%s left", workers, workers == 1 ? " is" : "s are");
+    if (size < news->size_before)
+        add(&w, "; %d %s%s left", size, what, size == 1 ? " is" : "s are");
     add(&w, "; went on at step %lld after %.2f s", (long long)news->step, news->seconds);
 }
 

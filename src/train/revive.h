@@ -50,8 +50,8 @@ TD_MUST_CHECK td_status td_news_fetch(td_comm *comm, const td_news *news, int64_
 
 /* "rank 2 (host b) died at step 812; rank 4, a spare, took its place; went on at step 812 after
  * 0.12 s", and the event's members. recorder: the run's folder of records, which name hosts. */
-void td_news_sentence(const td_news *news, int workers, const char *recorder, char *text,
-                      size_t room);
+void td_news_sentence(const td_news *news, int size, const char *what, const char *recorder,
+                      char *text, size_t room);
 void td_news_fields(const td_news *news, uint64_t generation, int workers, char *text, size_t room);
 
 #endif

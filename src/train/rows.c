@@ -336,7 +336,8 @@ static td_status cool_down(loop *l)
              hot.after);
     if (td_progress_event(l->progress, l->state.step, "balanced", fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
-    td_progress_say(l->progress, "%d slices of hot servers have moved", all);
+    td_progress_say(l->progress, "%d slice%s of hot servers %s moved", all, all == 1 ? "" : "s",
+                    all == 1 ? "has" : "have");
     return TD_OK;
 }
 

@@ -74,20 +74,35 @@ static bool has_rule(const char *name)
     return *rule != NULL;
 }
 
+static td_status no_worker(const td_job *job, int size)
+{
+    int feeders = job->data_servers, servers = td_job_servers(job) - feeders;
+    char who[80] = "", spares[40] = "";
+    if (servers) snprintf(who, sizeof who, "--servers %d%s", servers, feeders ? " and " : "");
+    size_t n = strlen(who);
+    if (feeders) snprintf(who + n, sizeof who - n, "--data-servers %d", feeders);
+    if (job->spares)
+        snprintf(spares, sizeof spares, " beside %d spare%s", job->spares,
+                 job->spares == 1 ? "" : "s");
+    return td_fail(TD_ERR_ARG, "%s leave%s no worker of the job's %d rank%s%s", who,
+                   servers && feeders ? "" : "s", size, size == 1 ? "" : "s", spares);
+}
+
 static td_status check_options(const loop *l, int size)
 {
     const td_job *job = l->job;
     int servers = td_job_servers(job);
-    if (servers && size - servers < 1)
-        return td_fail(TD_ERR_ARG, "--servers %d leaves no worker of the job's %d ranks", servers,
-                       size);
+    if (servers && size - servers < 1) return no_worker(job, size);
     if (size > job->leaves)
         return td_fail(TD_ERR_ARG,
                        "%d ranks, workers and servers, are more than the %d leaves of a batch; "
                        "give "
                        "more --leaves",
                        size, job->leaves);
-    if (job->data_servers && (l->mode == TD_ROWS_EXACT || !l->task->features))
+    if (job->data_servers && !l->task->features)
+        return td_fail(TD_ERR_ARG, "--data-servers hand out features: they go with linear, fm, ffm "
+                                   "and dlrm, not with networks");
+    if (job->data_servers && l->mode == TD_ROWS_EXACT)
         return td_fail(TD_ERR_ARG,
                        "--data-servers hand samples to whoever is free: they go with models "
                        "over features at a clock other than bsp, or with hogwild");

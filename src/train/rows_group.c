@@ -154,7 +154,8 @@ void td_rows_tell_news(loop *l)
                         ranks == 1 ? "" : "s", parts, (unsigned long long)l->state.step);
         goto out;
     }
-    td_news_sentence(&l->news, ranks, recorder, sentence, sizeof sentence);
+    const char *what = roles->now.counts.servers || roles->feeder_count ? "rank" : "worker";
+    td_news_sentence(&l->news, ranks, what, recorder, sentence, sizeof sentence);
     td_progress_say(l->progress, "%s", sentence);
 out:
     l->news = (td_news){.step = -1};

@@ -68,7 +68,7 @@ class Mistakes(unittest.TestCase):
                 ("there is no file or folder", job(model="mlp", data=nope)),
                 ("a memory limit of 1000 bytes", job(*ps(1, "--table-memory", "1000"))),
                 ("--rows-from: there is no file", job(*ps(1, "--rows-from", nope))),
-                ("--servers 3 leaves no worker", job(*ps(1, servers=3))),
+                ("--servers 3 leaves no worker of the job's 3 ranks beside 1 spare", job(*ps(1, servers=3))),
                 ("give --bits 1 to 30", job("--strategy", "hogwild")),
                 ("--min-workers 5 is more than the 3 workers", job(*ps(1, "--min-workers", "5"))),
                 ("--min-workers 5 is more than the 3 workers", job("--min-workers", "5", model="mlp", data=DATA))):
