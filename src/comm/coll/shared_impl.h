@@ -10,7 +10,11 @@
 
 #include <string.h>
 
-enum { TD_SHARED_LINE = 64, TD_SHARED_CLOSE = 512, TD_SHARED_THROUGH = 16 << 20 /* bytes of all ranks' results */ };
+enum {
+    TD_SHARED_LINE = 64,
+    TD_SHARED_CLOSE = 512,
+    TD_SHARED_THROUGH = 16 << 20 /* bytes of all ranks' results */
+};
 
 typedef struct td_place { /* a call at its meeting place */
     td_comm *comm;
