@@ -77,6 +77,10 @@ def rows_of(folder):
     return found
 
 
+def floats(row):
+    return list(struct.unpack(f"<{len(row) // 4}f", row))
+
+
 def event(run, name):
     return [line for line in metrics(run) if line.get("event") == name]
 

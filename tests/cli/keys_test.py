@@ -14,8 +14,8 @@ import time
 import unittest
 
 from harness import DATA, MPIEXEC, SHORT, TANDEM, main, metrics, new_run, ranks, tandem
-from keys import (ROWS, SOME, ULFM, clicks, event, export, job, place, ps, recovering, rows_of, told, train, weights,
-                  write)
+from keys import (ROWS, SOME, ULFM, clicks, event, export, floats, job, place, ps, recovering, rows_of, told, train,
+                  weights, write)
 
 KINDS = ["linear", "fm", "ffm", "dlrm"]
 
@@ -347,9 +347,8 @@ class Clocks(unittest.TestCase):
                 if "running" in name:
                     for a, b in zip(got[name], row):
                         self.assertAlmostEqual(a / b, 1, delta=0.35, msg=(words, name, got[name], row))
-            sizes = [sum(x * x for name, row in ts.items() if name.endswith("weight") for x in row)
-                     for ts in (got, want)]
-            self.assertAlmostEqual(sizes[0] / sizes[1], 1, delta=0.2, msg=words)
+            ours, theirs = (sum(x * x for name in ts if name.endswith("weight") for x in ts[name]) for ts in (got, want))
+            self.assertAlmostEqual(ours / theirs, 1, delta=0.2, msg=words)
 
     def test_a_copy_moves_as_the_servers_do(self):
         """By one worker, a copy that is never fetched anew is what the servers have."""
@@ -398,10 +397,6 @@ def as_of_another_tool(path):
     with open(path, "wb") as f:
         f.write(content)
     return path
-
-
-def floats(row):
-    return list(struct.unpack(f"<{len(row) // 4}f", row))
 
 
 @unittest.skipUnless(MPIEXEC, "no mpiexec")
