@@ -24,8 +24,7 @@ bool td_cli_is_fed(const td_job *job)
 /* Where part of the data is held out, workers need it. */
 bool td_cli_has_fed(const td_job *job)
 {
-    return td_comm_launched_by_mpi() && job->data_servers && job->holdout == 0 &&
-           td_net_model_is_sparse(job->model);
+    return td_comm_launched_by_mpi() && job->data_servers && job->holdout == 0;
 }
 
 static td_status describe(const td_dataset *train, const td_net_model *model, char **out)

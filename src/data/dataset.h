@@ -91,4 +91,8 @@ static inline const td_dataset *td_dataset_resolve(const td_dataset *dataset, ui
     return dataset->base;
 }
 
+/* A sample [features] as networks read it: normalised, where there is what to (n). */
+void td_dataset_row_as(const td_dataset *dataset, const td_normalise *normalise, uint64_t index,
+                       float *x);
+
 #endif

@@ -9,7 +9,6 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/rng.h"
-#include "math/kernels.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -55,31 +54,6 @@ struct td_loader {
 };
 
 /* ---- rows ---- */
-
-static void bytes_to_floats(const td_normalise *normalise, const uint8_t *from, size_t features,
-                            float *x)
-{
-    const td_kernels *k = td_kernels_best();
-    if (normalise->n == 0) k->bytes_to_floats(features, from, 0, 1, x);
-    size_t plane = normalise->n ? features / normalise->n : 0;
-    for (size_t c = 0; c < normalise->n; c++)
-        k->bytes_to_floats(plane, from + c * plane, normalise->mean[c], normalise->scale[c],
-                           x + c * plane);
-}
-
-static void fill_row(const td_loader *loader, uint64_t index, float *x)
-{
-    const td_dataset *data = loader->data;
-    uint64_t row = index;
-    const td_dataset *stored = td_dataset_resolve(data, &row);
-    if (stored->dense && stored->dtype == TD_DTYPE_U8) {
-        bytes_to_floats(&loader->normalise, (const uint8_t *)stored->dense + row * stored->columns,
-                        stored->columns, x);
-        return;
-    }
-    td_dataset_row(data, index, x);
-    if (loader->normalise.n) td_normalise_apply(&loader->normalise, data->info.features, x);
-}
 
 /* What a raw 0 is after normalisation: the colour of the outside. */
 static float outside(const td_normalise *normalise, size_t channel, size_t channels)
@@ -153,10 +127,10 @@ static void fill_slot(td_loader *loader, slot *s, uint64_t epoch, uint64_t step)
         if (!s->x) continue;
         float *x = s->x + i * features;
         if (augments(&loader->augment)) {
-            fill_row(loader, sample, loader->scratch);
+            td_dataset_row_as(data, &loader->normalise, sample, loader->scratch);
             move_image(loader, draw_move(loader, epoch, sample), loader->scratch, x);
         } else {
-            fill_row(loader, sample, x);
+            td_dataset_row_as(data, &loader->normalise, sample, x);
         }
     }
     s->batch = (td_batch){

@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "math/kernels.h"
 
 #include <float.h>
 #include <math.h>
@@ -57,7 +58,7 @@ static void moments_end_pass(moments *m, int pass)
 
 static td_status moments_of_bytes(const td_dataset *data, moments *m)
 {
-    uint64_t (*histogram)[256] = td_calloc(m->n, sizeof *histogram);
+    uint64_t(*histogram)[256] = td_calloc(m->n, sizeof *histogram);
     if (!histogram) return td_fail(TD_ERR_NOMEM, "no memory for histograms of %zu features", m->n);
     for (uint64_t i = 0; i < data->info.samples; i++) {
         uint64_t row = i;
@@ -223,4 +224,29 @@ void td_normalise_apply(const td_normalise *normalise, size_t features, float *x
         float *restrict at = x + k * plane;
         for (size_t j = 0; j < plane; j++) at[j] = ((isnan(at[j]) ? fill : at[j]) - mean) * scale;
     }
+}
+
+static void bytes_to_floats(const td_normalise *normalise, const uint8_t *from, size_t features,
+                            float *x)
+{
+    const td_kernels *k = td_kernels_best();
+    if (normalise->n == 0) k->bytes_to_floats(features, from, 0, 1, x);
+    size_t plane = normalise->n ? features / normalise->n : 0;
+    for (size_t c = 0; c < normalise->n; c++)
+        k->bytes_to_floats(plane, from + c * plane, normalise->mean[c], normalise->scale[c],
+                           x + c * plane);
+}
+
+void td_dataset_row_as(const td_dataset *data, const td_normalise *normalise, uint64_t index,
+                       float *x)
+{
+    uint64_t row = index;
+    const td_dataset *stored = td_dataset_resolve(data, &row);
+    if (stored->dense && stored->dtype == TD_DTYPE_U8) {
+        bytes_to_floats(normalise, (const uint8_t *)stored->dense + row * stored->columns,
+                        stored->columns, x);
+        return;
+    }
+    td_dataset_row(data, index, x);
+    if (normalise->n) td_normalise_apply(normalise, data->info.features, x);
 }

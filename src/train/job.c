@@ -167,9 +167,8 @@ const td_option td_job_rows[] = {
      "0: the workers do",
      0, 1023, NULL, ALL | TD_JOB_PLACE},
     {"strategy.data_servers", "data-servers", TD_OPT_INT, AT(data_servers), "0", "N",
-     "ps at a pace, hogwild: ranks beyond workers and servers that read and batch the samples and "
-     "hand "
-     "them to whoever is free; 0: each worker reads its own",
+     "ps, hogwild: ranks beyond workers and servers that read and batch the samples, at their own "
+     "pace for whoever is free; 0: each worker reads its own",
      0, 64, NULL, ALL | TD_JOB_PLACE},
     {"strategy.clock", "clock", TD_OPT_TEXT, AT(clock), "bsp", "CLOCK",
      "ps: how far workers may drift apart: bsp, ssp:BOUND, asp, backup:WORKERS[:apply] or "

@@ -273,7 +273,7 @@ static td_status tell_epoch(loop *l)
     memcpy(all, mine, sizeof all);
     TD_TRY(td_comm_allreduce(l->comm, seen, every, 3, TD_I64, TD_SUM));
     bool known = every[2] == 0;
-    if (l->feed && (known || l->job->strategy == TD_STRATEGY_PS))
+    if (td_rows_leases(l) && (known || l->job->strategy == TD_STRATEGY_PS))
         TD_TRY(td_feed_learnt(l->feed, l->comm, (l->state.step - 1) / l->per_epoch, &every[0],
                               &every[1], &known));
     if (!l->exact) TD_TRY(td_comm_allreduce(l->comm, mine, all, 3, TD_F64, TD_SUM));

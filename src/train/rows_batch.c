@@ -120,20 +120,18 @@ static void close_up(td_rows_batch *b, const td_rows_shape *s)
 
 /* --- units --- */
 
-/* from NULL: one for each lane. */
-static td_status cut_units(td_rows_batch *b, const td_rows_shape *s, const td_batch *from,
-                           int leaf_begin)
+static td_status cut_units(td_rows_batch *b, const td_rows_shape *s, const td_rows_leaves *leaves)
 {
-    bool by_leaf = from && s->by_leaf;
-    int count = by_leaf ? from->leaves : td_pool_lanes(s->pool);
+    bool by_leaf = leaves && s->by_leaf;
+    int count = by_leaf ? leaves->count : td_pool_lanes(s->pool);
     td_rows_unit *units = td_reallocarray(b->units, (size_t)count + 1, sizeof *units);
     if (!units) return td_fail(TD_ERR_NOMEM, "no memory for %d leaves", count);
     b->units = units, b->unit_count = count;
     for (int u = 0; u < count; u++) {
         size_t n = (size_t)count, k = (size_t)u;
-        units[u] = by_leaf ? (td_rows_unit){.row_begin = from->leaf_row[u],
-                                            .row_end = from->leaf_row[u + 1],
-                                            .leaf = leaf_begin + u}
+        units[u] = by_leaf ? (td_rows_unit){.row_begin = leaves->row[u],
+                                            .row_end = leaves->row[u + 1],
+                                            .leaf = leaves->first + u}
                            : (td_rows_unit){.row_begin = b->rows * k / n,
                                             .row_end = b->rows * (k + 1) / n};
     }
@@ -184,10 +182,12 @@ static td_status index_keys(td_rows_batch *b, const td_rows_shape *s)
     return take(&b->gradient, &b->gradient_room, b->sums, s->width);
 }
 
-td_status td_rows_batch_index(td_rows_batch *b, const td_rows_shape *s)
+td_status td_rows_batch_index(td_rows_batch *b, const td_rows_shape *s,
+                              const td_rows_leaves *leaves)
 {
-    TD_TRY(cut_units(b, s, NULL, 0));
-    return index_keys(b, s);
+    TD_TRY(cut_units(b, s, leaves));
+    b->sums = 0;
+    return s->features ? index_keys(b, s) : TD_OK;
 }
 
 static td_status fill_keys(td_rows_batch *b, const td_rows_shape *s)
@@ -215,7 +215,8 @@ td_status td_rows_batch_fill(td_rows_batch *b, const td_rows_shape *s, const td_
         if (from->label) memcpy(b->label, from->label, b->rows * sizeof *b->label);
         if (from->weight) memcpy(b->weight, from->weight, b->rows * sizeof *b->weight);
     }
-    TD_TRY(cut_units(b, s, from, leaf_begin));
+    td_rows_leaves leaves = {leaf_begin, from->leaves, from->leaf_row};
+    TD_TRY(cut_units(b, s, &leaves));
     if (s->features) return fill_keys(b, s);
     memset(b->start, 0, (b->rows + 1) * sizeof *b->start);
     if (b->rows) memcpy(b->numbers, from->x, b->rows * s->numbers * sizeof *b->numbers);

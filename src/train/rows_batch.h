@@ -55,18 +55,24 @@ typedef struct td_rows_shape {
     td_pool *pool;         /* its lanes read samples */
 } td_rows_shape;
 
+typedef struct td_rows_leaves { /* of a batch, one behind the other */
+    int first, count;
+    const size_t *row; /* [count + 1] where each begins */
+} td_rows_leaves;
+
 /* From a batch of the loader (made with `sparse`, or dense where there are no features).
  * leaf_begin: number of its first leaf. Keeps its memory, and needs the loader's no more.
  * TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_rows_batch_fill(td_rows_batch *batch, const td_rows_shape *shape,
                                            const td_batch *from, int leaf_begin);
 /* The same in two parts, for samples that come otherwise: room for the arrays of samples and
- * entries, to be filled in by the caller with rows, entries and start; then units (one for each
- * lane) and keys.
+ * entries, to be filled in by the caller with rows, entries and start; then units (those leaves
+ * where units are leaves, else one for each lane: leaves may be NULL) and keys.
  */
 TD_MUST_CHECK td_status td_rows_batch_room(td_rows_batch *batch, size_t rows, size_t entries,
                                            size_t numbers);
-TD_MUST_CHECK td_status td_rows_batch_index(td_rows_batch *batch, const td_rows_shape *shape);
+TD_MUST_CHECK td_status td_rows_batch_index(td_rows_batch *batch, const td_rows_shape *shape,
+                                            const td_rows_leaves *leaves);
 void td_rows_batch_free(td_rows_batch *batch); /* zeroed is fine */
 
 /* Unit `unit` as a leaf, to be computed in any lane. params, dense_gradient: of that unit. */

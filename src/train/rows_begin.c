@@ -99,17 +99,11 @@ static td_status check_options(const loop *l, int size)
                        "give "
                        "more --leaves",
                        size, job->leaves);
-    if (job->data_servers && !l->task->features)
-        return td_fail(TD_ERR_ARG, "--data-servers hand out features: they go with linear, fm, ffm "
-                                   "and dlrm, not with networks");
-    if (job->data_servers && l->mode == TD_ROWS_EXACT)
+    if (job->data_servers && !l->exact &&
+        (job->checkpoint_every.steps || job->checkpoint_every.seconds))
         return td_fail(TD_ERR_ARG,
-                       "--data-servers hand samples to whoever is free: they go with models "
-                       "over features at a clock other than bsp, or with hogwild");
-    if (job->data_servers && (job->checkpoint_every.steps || job->checkpoint_every.seconds))
-        return td_fail(TD_ERR_ARG,
-                       "--data-servers: checkpoints are written between epochs; leave out "
-                       "--checkpoint-every");
+                       "--data-servers at a clock other than bsp: checkpoints are written between "
+                       "epochs; leave out --checkpoint-every");
     int holders = servers - job->data_servers;
     if (job->replicas && (holders > 0 ? holders : size - job->data_servers) < 2)
         return td_fail(TD_ERR_ARG, "--replicas 1 needs two servers or more, and there is one; give "
@@ -169,12 +163,14 @@ static void make_task(loop *l)
 td_feed_config td_rows_feed_config(const loop *l)
 {
     const td_roles *roles = &l->tables.roles;
-    size_t shard = (size_t)(l->job->batch / l->workers);
+    size_t batch = (size_t)l->job->batch, shard = l->exact ? batch : batch / (size_t)l->workers;
     return (td_feed_config){.features = l->task->features,
                             .data = l->data->train,
+                            .normalise = l->data->normalise,
+                            .in_step = l->exact,
                             .plan = {.samples = td_dataset_info(l->data->train)->samples,
                                      .batch = shard ? shard : 1,
-                                     .leaves = 1,
+                                     .leaves = l->exact ? l->job->leaves : 1,
                                      .shuffle = (td_shuffle)l->job->shuffle,
                                      .drop_last = l->job->drop_last,
                                      .seed = l->job->seed},
@@ -192,7 +188,7 @@ td_status td_rows_open_all(loop *l, bool joined)
 {
     const td_job *job = l->job;
     int size = td_comm_size(l->comm), beyond = td_job_servers(job);
-    int feeders = l->mode == TD_ROWS_EXACT ? 0 : job->data_servers, servers = beyond - feeders;
+    int feeders = beyond ? job->data_servers : 0, servers = beyond - feeders;
     td_rows_tables_config config = {.job = job,
                                     .clock = l->clock,
                                     .net_clock = l->net_clock,

@@ -123,20 +123,17 @@ static td_status serve(void *user, const td_keyed_request *q)
     td_feed *f = user;
     const ask *a = q->note;
     told *t = q->answer;
-    if (q->count) { /* fetch */
-        TD_TRY(td_feed_pack(f, q->keys[0]));
-        if (f->bytes != q->bytes) return td_fail(TD_ERR_INTERNAL, "a shard has changed its length");
-        memcpy(q->out, f->payload, f->bytes);
-        return TD_OK;
-    }
+    if (q->count) return td_feed_give(f, q);
+    if (f->config.in_step) return td_feed_serve_steps(f, q);
     if (a->epoch > f->epoch || f->epoch == UINT64_MAX) begin_epoch(f, a->epoch);
     if (a->done) f->state[a->done - 1] = DONE;
     if (a->epoch == f->epoch) newer(&f->learnt[a->rank], &a->learnt, 1, NULL);
     uint64_t shard = a->want ? lease_wanted(f, a, t) : lease(f, a, t);
     if (!a->want) t->left = shard == UINT64_MAX ? not_done(f) : 1;
     if (shard == UINT64_MAX) return TD_OK;
-    TD_TRY(td_feed_pack(f, shard));
-    t->shard = shard + 1, t->bytes = f->bytes;
+    td_feed_part part = {.epoch = f->epoch, .shard = shard, .leaf_end = 1};
+    TD_TRY(td_feed_pack(f, &part, &f->kept[q->from]));
+    t->shard = shard + 1, t->bytes = f->kept[q->from].bytes;
     return TD_OK;
 }
 
@@ -163,24 +160,6 @@ static td_status ask_one(td_feed *f, int server, uint64_t epoch, uint64_t clock,
     return TD_OK;
 }
 
-static td_status fetch(td_feed *f, uint64_t shard, uint64_t bytes, td_rows_batch *batch)
-{
-    size_t size = bytes;
-    int owner = owner_of(f, shard);
-    uint64_t ticket;
-    if (bytes > f->in_room) {
-        td_free(f->in);
-        f->in_room = 0;
-        f->in = td_alloc_aligned(bytes + bytes / 4);
-        if (!f->in) return td_fail(TD_ERR_NOMEM, "no memory for a shard of %zu bytes", size);
-        f->in_room = bytes + bytes / 4;
-    }
-    td_parts parts = {.keys = &shard, .count = 1, .sizes = &size, .out = f->in, .owner = &owner};
-    TD_TRY(td_keyed_start(f->keyed, TD_PULL, &parts, &ticket));
-    TD_TRY(td_keyed_wait(f->keyed, ticket));
-    return td_feed_unpack(f, batch);
-}
-
 static td_status take(td_feed *f, const told *t, uint64_t clock, td_rows_batch *batch,
                       td_feed_lease *out)
 {
@@ -190,7 +169,7 @@ static td_status take(td_feed *f, const told *t, uint64_t clock, td_rows_batch *
     f->held = t->shard;
     f->held_owed = out->owed;
     f->held_name = out->owed ? name_of(out->worker, t->clock) : name_of(f->config.worker, clock);
-    return fetch(f, t->shard - 1, t->bytes, batch);
+    return td_feed_fetch(f, f->next, t->shard - 1, t->bytes, batch);
 }
 
 /* A shard + 1 whose push is still owed under this worker's name; 0: none. */
@@ -274,7 +253,8 @@ static td_status create(td_comm *comm, const td_feed_config *c, size_t ranks, td
     f->next = c->worker >= 0 ? c->worker % c->server_count : 0;
     f->rank = td_comm_rank_in_run(comm, td_comm_rank(comm));
     f->ranks = ranks;
-    f->most = td_features_most_of(c->features, c->data);
+    f->most = c->features ? td_features_most_of(c->features, c->data) : 0;
+    f->group = td_comm_size(comm);
     size_t rows = c->plan.batch, entries;
     bool fits = td_mul(rows, f->most, &entries);
     f->state = td_calloc(f->shards, 1);
@@ -283,7 +263,10 @@ static td_status create(td_comm *comm, const td_feed_config *c, size_t ranks, td
     f->learnt = td_calloc(ranks, sizeof *f->learnt);
     f->workers = td_calloc((size_t)c->workers, sizeof *f->workers);
     f->servers = td_calloc((size_t)c->server_count, sizeof *f->servers);
-    bool made = f->state && f->holder && f->name && f->learnt && f->workers && f->servers;
+    f->answers = td_calloc((size_t)c->server_count, TD_KEYED_NOTE);
+    f->leaf_row = td_calloc((size_t)c->plan.leaves + 1, sizeof *f->leaf_row);
+    bool made = f->state && f->holder && f->name && f->learnt && f->workers && f->servers &&
+                f->answers && f->leaf_row;
     for (int k = 0; k < c->server_count && made; k++)
         f->servers[k] = td_comm_rank_in_run(comm, c->server[k]);
     for (int w = 0; w < c->workers && made; w++)
@@ -294,7 +277,8 @@ static td_status create(td_comm *comm, const td_feed_config *c, size_t ranks, td
         f->value = td_calloc(entries + 1, sizeof *f->value);
         f->field = td_calloc(entries + 1, sizeof *f->field);
         f->numbers = td_calloc(rows * c->numbers + 1, sizeof *f->numbers);
-        made = f->sample && f->key && f->value && f->field && f->numbers;
+        f->kept = td_calloc((size_t)f->group, sizeof *f->kept);
+        made = f->sample && f->key && f->value && f->field && f->numbers && f->kept;
     }
     *out = f;
     return made && fits ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to feed workers");
@@ -332,7 +316,9 @@ void td_feed_close(td_feed *f)
 {
     if (!f) return;
     td_keyed_destroy(f->keyed);
-    td_free(f->state), td_free(f->holder), td_free(f->name), td_free(f->payload);
+    for (int r = 0; f->kept && r < f->group; r++) td_free(f->kept[r].data);
+    td_free(f->kept), td_free(f->answers), td_free(f->leaf_row);
+    td_free(f->state), td_free(f->holder), td_free(f->name);
     td_free(f->learnt), td_free(f->workers), td_free(f->servers);
     td_free(f->key), td_free(f->sample), td_free(f->value), td_free(f->numbers), td_free(f->field);
     td_free(f->in);

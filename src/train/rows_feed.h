@@ -1,7 +1,14 @@
 /* Training-data servers: ranks that read samples and batch them for the workers.
  *
- * An epoch's order is cut into shards. A worker leases the next one, gets its samples as entries,
- * learns from them, and says that it is done when it asks for the next: so fast workers get more. A
+ * In step, each worker gets its leaves of every step, and those of the next are read while it
+ * computes: which samples they are does not depend on who reads them, and nothing is dealt out.
+ *
+ *   ask     note: step, leaves      answer: bytes
+ *   fetch   key: step, as below
+ *
+ * At their own pace, an epoch's order is cut into shards. A worker leases the next one, gets its
+ * samples, learns from them, and says that it is done when it asks for the next: so fast workers
+ * get more. A
  * dead worker's lease is dealt out again, and as its push may have reached some servers, it is made
  * again under the dead one's name and clock: whatever slice has it already leaves it out (store.h).
  * Who takes the dead one's place begins behind that.
@@ -26,9 +33,11 @@
 typedef struct td_feed td_feed;
 
 typedef struct td_feed_config {
-    const td_features *features;
+    const td_features *features; /* NULL: samples are dense */
     const td_dataset *data;
-    td_shard_plan plan; /* batch: rows of a shard; leaves 1 */
+    const td_normalise *normalise; /* of dense ones */
+    bool in_step;
+    td_shard_plan plan; /* in step: of the run; else batch: rows of a shard; leaves 1 */
     size_t numbers;
     int worker; /* this rank's number among the workers, -1: none */
     int workers;
@@ -43,6 +52,12 @@ TD_MUST_CHECK td_status td_feed_open(td_comm *comm, const td_feed_config *config
 /* What its ranks do in its channel is recorded where that group's operations are. */
 void td_feed_record(td_feed *feed, const td_comm *comm);
 void td_feed_close(td_feed *feed); /* NULL is fine */
+
+/* In step, a worker: leaves [leaf_begin, leaf_end) of a step of the run, cut into units; ahead:
+ * those of the next step will be asked for, too. No leaves: an empty batch, and nobody is asked. */
+TD_MUST_CHECK td_status td_feed_leaves(td_feed *feed, uint64_t step, int leaf_begin, int leaf_end,
+                                       bool ahead, const td_rows_shape *shape,
+                                       td_rows_batch *batch);
 
 typedef struct td_feed_lease {
     bool none; /* all of the epoch's shards are done */

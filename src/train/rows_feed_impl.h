@@ -8,6 +8,17 @@ typedef struct td_feed_tally { /* of an epoch's samples, as one rank has learnt 
     uint64_t samples, marks;
 } td_feed_tally;
 
+typedef struct td_feed_payload { /* samples as bytes, for a rank that has asked for them */
+    char *data;
+    size_t bytes, room;
+    uint64_t of; /* shard, or step, + 1; 0: none */
+} td_feed_payload;
+
+typedef struct td_feed_part { /* what is packed: leaves of an epoch's shard, or step */
+    uint64_t epoch, shard;
+    int leaf_begin, leaf_end;
+} td_feed_part;
+
 struct td_feed {
     td_feed_config config;
     td_keyed *keyed;
@@ -23,8 +34,8 @@ struct td_feed {
     int rank; /* in the run, as the next two */
     int *workers, *servers;
     /* a server: */
-    char *payload;
-    size_t bytes, room;
+    td_feed_payload *kept; /* [group] by rank that asks */
+    int group;             /* ranks of it */
     uint64_t *key, *sample;
     float *value, *numbers;
     uint16_t *field;
@@ -37,10 +48,20 @@ struct td_feed {
     char *in;
     size_t in_room;
     int next; /* server to be asked first */
+    /* in step: */
+    uint64_t asked, asked_step; /* ticket of what is read ahead, 0: nothing, and the step */
+    char *answers;              /* [servers][TD_KEYED_NOTE] */
+    size_t *leaf_row;           /* [leaves + 1] of this worker's */
 };
 
-/* rows_feed_bytes.c: a shard's samples to f->payload, and from f->in. */
-TD_MUST_CHECK td_status td_feed_pack(td_feed *f, uint64_t shard);
-TD_MUST_CHECK td_status td_feed_unpack(td_feed *f, td_rows_batch *batch);
+/* rows_feed_bytes.c: samples as bytes, for who asks; and those that it fetches, of its shard or
+ * step. */
+TD_MUST_CHECK td_status td_feed_pack(td_feed *f, const td_feed_part *part, td_feed_payload *out);
+TD_MUST_CHECK td_status td_feed_give(const td_feed *f, const td_keyed_request *request);
+TD_MUST_CHECK td_status td_feed_fetch(td_feed *f, int server, uint64_t shard, uint64_t bytes,
+                                      td_rows_batch *batch);
+
+/* rows_feed_steps.c */
+TD_MUST_CHECK td_status td_feed_serve_steps(td_feed *f, const td_keyed_request *request);
 
 #endif

@@ -21,7 +21,7 @@ enum { SENTENCE = 1024, MOST_ALARMS = 2 };
 static td_status move_feed(loop *l)
 {
     const td_roles *roles = &l->tables.roles;
-    if (!l->job->data_servers) return TD_OK;
+    if (!roles->now.counts.feeders) return TD_OK;
     if (roles->feeder_count == 0) {
         l->over = true;
         return td_fail(TD_ERR_PEER,
@@ -34,7 +34,7 @@ static td_status move_feed(loop *l)
     if (!l->pushing) td_feed_give_back(l->feed); /* else its push is made again */
     TD_TRY(td_feed_move(l->feed, l->comm, &config, &l->feed));
     int slot = roles->now.own.slot;
-    if (slot < 0) return TD_OK;
+    if (slot < 0 || l->exact) return TD_OK;
     uint64_t begin = td_feed_names(l->feed, slot);
     for (int k = 0; k < TD_ROWS_TABLES; k++)
         if (l->tables.sharded[k]) td_sharded_skip_to(l->tables.sharded[k], begin);
@@ -270,7 +270,7 @@ td_status td_rows_too_few(loop *l)
                    "\"tandem train --run %s --resume\" goes on%s",
                    workers, workers == 1 ? " is" : "s are", l->job->min_workers,
                    (unsigned long long)l->state.step, l->job->run,
-                   l->feed ? " from the epoch's beginning" : "");
+                   td_rows_leases(l) ? " from the epoch's beginning" : "");
 }
 
 /* --- after a loss --- */

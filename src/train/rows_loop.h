@@ -113,6 +113,12 @@ typedef struct td_rows_loop {
     int64_t noticed;
 } td_rows_loop;
 
+/* Whether data servers deal out the epoch's samples to whoever is free. */
+static inline bool td_rows_leases(const td_rows_loop *l)
+{
+    return l->feed && !l->exact;
+}
+
 static inline bool td_rows_is_loss(td_status status)
 {
     return status == TD_ERR_PEER || status == TD_ERR_TIMEOUT;

@@ -46,7 +46,8 @@ static td_status create_loader(loop *l)
                                .ahead = l->task->features ? -1 : 0, /* it gives numbers only */
                                .sparse = l->task->features != NULL};
     if (begin == end)
-        config.leaf_begin = 0, config.leaf_end = 1; /* it knows how long an epoch is */
+        config.leaf_begin = 0, config.leaf_end = 1;            /* it knows how long an epoch is */
+    if (l->tables.roles.now.counts.feeders) config.ahead = -1; /* and is asked for nothing else */
     if (!l->task->features) config.normalise = l->data->normalise;
     TD_TRY(td_loader_create(&config, &l->loader));
     l->per_epoch = td_loader_steps_per_epoch(l->loader);
@@ -114,7 +115,7 @@ static td_status next_shard(loop *l)
         retired = l->lease.wait;
     } while (l->lease.wait);
     td_status status = TD_OK;
-    if (!l->lease.none) status = td_rows_batch_index(&l->batch, &l->shape);
+    if (!l->lease.none) status = td_rows_batch_index(&l->batch, &l->shape, NULL);
     l->batch.global_rows = (size_t)l->job->batch;
     l->batch.epoch = epoch;
     l->input_ns += td_clock_ns() - began;
@@ -127,8 +128,21 @@ static void count_samples(loop *l)
     const td_rows_batch *b = &l->batch;
     for (size_t r = 0; r < b->rows; r++) l->epoch_marks += td_feed_mark(b->sample[r]);
     l->epoch_samples += b->rows;
-    l->state.samples_seen += l->feed ? b->rows : b->global_rows;
-    if (l->feed) td_feed_done(l->feed, b);
+    l->state.samples_seen += td_rows_leases(l) ? b->rows : b->global_rows;
+    if (td_rows_leases(l)) td_feed_done(l->feed, b);
+}
+
+/* In step, from a data server. */
+static td_status read_fed(loop *l)
+{
+    int begin, end;
+    uint64_t step = l->state.step;
+    int64_t began = td_clock_ns();
+    td_rows_tables_leaves(&l->tables, l->job->leaves, &begin, &end);
+    td_status status =
+        td_feed_leaves(l->feed, step, begin, end, step + 1 < l->end, &l->shape, &l->batch);
+    l->input_ns += td_clock_ns() - began;
+    return status;
 }
 
 td_status td_rows_read_batch(loop *l, uint64_t step, td_rows_batch *out)
@@ -153,7 +167,8 @@ td_status td_rows_read_batch(loop *l, uint64_t step, td_rows_batch *out)
 
 static td_status next_batch(loop *l)
 {
-    if (l->feed || td_rows_ahead_take(l)) return TD_OK; /* it is there */
+    if (td_rows_leases(l) || td_rows_ahead_take(l)) return TD_OK; /* it is there */
+    if (l->feed) return read_fed(l);
     return td_rows_read_batch(l, l->state.step, &l->batch);
 }
 

@@ -309,6 +309,13 @@ class Kills(unittest.TestCase):
                 self.assertEqual(count if once else samples, samples)
             self.assertEqual(len(each_once(run)), 8)
 
+    def test_data_servers_in_step(self):
+        """Of the two that read, one or a worker with it; bytes stay."""
+        want = train("--holdout", "0.2", epochs=30)
+        for victims in [[4, 0]] if SHORT else [[5], [4, 0], [1, 5]]:
+            run = self.run_and_kill(victims, *ps(1, "--data-servers", "2", servers=2), n=6, spares=1)
+            self.assertEqual(weights(run), weights(want), victims)
+
     def test_what_is_lost_is_told(self):
         """By each rank that is left, as mpiexec may end the others when the first does: rows that nobody has, shards
         that nobody deals out."""

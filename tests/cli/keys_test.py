@@ -399,39 +399,6 @@ def as_of_another_tool(path):
     return path
 
 
-@unittest.skipUnless(MPIEXEC, "no mpiexec")
-class Fed(unittest.TestCase):
-    """Ranks that data servers read for have no training data."""
-
-    def only_at(self, reader, n, *words, data, expect=0, **how):
-        """The run; ranks but `reader` are told of a file that is not there."""
-        run = new_run()
-        command = job(*words, data="/no/such.tsv", run=run, **how)
-        dealt = f'[ "$OMPI_COMM_WORLD_RANK" != {reader} ] || set -- "$@" --data {data}; exec "$@"'
-        done = tandem(*command, prefix=(*ranks(n), "sh", "-c", dealt, "sh"), expect=expect)
-        return done.stderr if expect else run
-
-    def test_workers_have_no_data(self):
-        for model, form in (("fm", "tsv"), ("dlrm", "tsv"), ("linear", "libsvm"), ("ffm", "libffm"))[3 if SHORT else 0:]:
-            words = ps(1, "--data-servers", "1", servers=1, clock="asp")
-            run = self.only_at(2, 3, *words, data=clicks(form), model=model)
-            # By one worker, in the order that threads read in.
-            want = train(*words, data=clicks(form), model=model)
-            self.assertEqual(weights(run), weights(want), model)
-            self.assertEqual([e["checksum"] for e in event(run, "epoch")], [e["checksum"] for e in event(want, "epoch")])
-            for a in (run, want):
-                tandem("eval", "--run", a, "--data", clicks(form))
-        tandem("train", "--run", run, "--resume", "--epochs", "3", "--quiet", "--data", clicks(form), prefix=ranks(3))
-        self.assertEqual(weights(run), weights(train(*words, data=clicks(form), model=model, epochs=3)))
-
-    def test_mistakes(self):
-        words = ps(1, "--data-servers", "1", servers=1, clock="asp")
-        for data, text in (("/no/such/either.tsv", "/no/such/either.tsv"),
-                           (write("text.tsv", "label\ta\n1\tx\nb\ty\nc\tz\n"), "needs two classes")):
-            told_ = self.only_at(2, 3, *words, "--loss", "binary", data=data, expect=2)
-            self.assertEqual((told_.count("tandem: "), told_.count(text)), (1, 1), told_)
-
-
 class Files(unittest.TestCase):
     """Rows to files for other tools, and runs that begin with them."""
 
