@@ -307,9 +307,22 @@ static td_status check_writable(const char *path)
     return td_fail_again(TD_ERR_ARG, td_last_error());
 }
 
+/* --op goes with patterns that reduce. */
+static td_status check_op(const td_job *job)
+{
+    static const char *const reduce[] = {"all", "all-reduce", "reduce", "reduce-scatter", "scan"};
+    for (size_t k = 0; k < sizeof reduce / sizeof *reduce; k++)
+        if (job->bench_op == TD_SUM || !strcmp(job->bench_comm, reduce[k])) return TD_OK;
+    return td_fail(TD_ERR_ARG,
+                   "--op is for patterns that reduce: all-reduce, reduce, "
+                   "reduce-scatter, scan; %s moves values as they are",
+                   job->bench_comm);
+}
+
 td_status td_bench_comm(const td_job *job, td_status prepared)
 {
     td_comm_config config = {.deadline_ms = 60000};
+    if (prepared == TD_OK) prepared = check_op(job);
     if (prepared == TD_OK && job->min_bytes > job->max_bytes)
         prepared = td_fail(TD_ERR_ARG, "--min-bytes %llu is more than --max-bytes %llu",
                            (unsigned long long)job->min_bytes, (unsigned long long)job->max_bytes);

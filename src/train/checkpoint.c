@@ -227,7 +227,7 @@ td_status td_checkpoint_open(const char *path, const td_job *job, const td_task 
 td_status td_checkpoint_find(const td_job *job, const td_task *task, int64_t *out_step)
 {
     char folder[TD_PATH_MAX], path[TD_PATH_MAX], before[TD_PATH_MAX], why[1024] = "";
-    td_status first = TD_OK;
+    td_status last = TD_OK;
     TD_TRY(td_path_join(folder, job->run, "checkpoints"));
     for (uint64_t below = UINT64_MAX, step, older;; below = step) {
         td_train_state state;
@@ -237,13 +237,14 @@ td_status td_checkpoint_find(const td_job *job, const td_task *task, int64_t *ou
         td_bundle_close(&b);
         if (status == TD_OK) *out_step = (int64_t)step;
         if (status != TD_ERR_CORRUPT && status != TD_ERR_IO) return status;
-        if (first == TD_OK) first = status, snprintf(why, sizeof why, "%s", td_last_error());
+        last = status;
+        snprintf(why, sizeof why, "%s", td_last_error());
         if (td_bundle_newest(folder, "step", step, &older, before) == TD_OK)
             td_warn("%s; the one before it is tried", td_last_error());
     }
     td_error_clear();
     *out_step = TD_CHECKPOINT_NONE;
-    return first == TD_OK ? TD_OK : td_fail_again(first, why);
+    return last == TD_OK ? TD_OK : td_fail_again(last, why);
 }
 
 /* A slot's part of an array; through `beside`, with room for it, where the array is in shards. */

@@ -46,11 +46,15 @@ typedef struct deal {
     bool same;     /* as they are */
 } deal;
 
-/* What is not named stays; where the number of ranks is, the rest work. */
+/* What is not named stays as it is, whatever was wanted once and could not be had; where the number
+ * of ranks is named, the rest work. */
 static td_role_counts wanted(const loop *l, const td_resize *asked)
 {
-    td_role_counts c = l->tables.roles.now.counts;
+    const td_roles *roles = &l->tables.roles;
+    td_role_counts c = roles->now.counts;
     if (!*asked->token) return c; /* taken back meanwhile */
+    if (c.servers) c.servers = roles->server_count;
+    if (c.feeders) c.feeders = roles->feeder_count;
     if (asked->servers >= 0) c.servers = asked->servers;
     if (asked->data_servers >= 0) c.feeders = asked->data_servers;
     if (asked->ranks) c.workers = asked->ranks - c.servers - c.feeders;

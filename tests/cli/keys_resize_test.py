@@ -89,10 +89,11 @@ class Threads(Resizes):
         self.ask(run, "4 --servers 0", (4, 0, 0))
         self.ask(run, "4 --servers 2", (2, 2, 0))
         self.ask(run, "--servers 3", (2, 2, 0), more=True)
-        self.ask(run, "--servers 0", (2, 0, 0))
+        self.ask(run, "3", (1, 2, 0))  # the third, which could not be had, is not waited for
+        self.ask(run, "--servers 0", (1, 0, 0))
         self.assertEqual(weights(run.end()), weights(want))
         self.assertEqual([(e["workers"], e["servers"], e["data_servers"]) for e in event(run.run, "resized")],
-                         [(4, n, 0) for n in (1, 3, 0, 2, 2)] + [(2, 0, 0)])
+                         [(4, n, 0) for n in (1, 3, 0, 2, 2)] + [(3, 2, 0), (1, 0, 0)])
 
     def test_at_their_own_pace(self):
         """Each sample is learnt from once an epoch, whoever comes and goes in it."""

@@ -71,6 +71,7 @@ class Program(unittest.TestCase):
                             ("send-recv takes two ranks or more", ["--comm", "send-recv"]),
                             ("there is one way alone, nothing to choose", ["--comm", "push-pull", "--algorithm", "all"]),
                             ("--tune: cannot write /nowhere/tuning", ["--comm", "scan", "--tune", "/nowhere/tuning"]),
+                            ("all-gather moves values as they are", ["--comm", "all-gather", "--op", "max"]),
                             ("leave out --algorithm", ["--comm", "scan", "--tune", "x", "--algorithm", "all"]),
                             ("leave out --type and --op", ["--comm", "scan", "--tune", "x", "--type", "u8"])):
             done = tandem("bench", *words, expect=2)
