@@ -59,7 +59,7 @@ static bool is_sampled(uint64_t key)
 
 static void work(bench *b)
 {
-    const td_table_step step = {.scale = 1, .rate_factor = 1};
+    const td_table_step step = {.scale = 1, .rate_factor = 1, .decay = 1};
     for (int i = 0; i < BATCH; i++) b->keys[i] = draw(&b->rng, b->space);
     int64_t began = td_clock_ns();
     must(td_table_pull(b->table, b->keys, BATCH, b->values));

@@ -80,7 +80,7 @@ static void draw(work *w)
 static td_status do_act(work *w, act what)
 {
     td_sharded *t = w->table[what == PULL_2 || what == PUSH_2];
-    td_sharded_step step = {w->keys, w->batch, w->values, NULL, 1, 1};
+    td_sharded_step step = {w->keys, w->batch, w->values, NULL, 1, 1, 1};
     if (what == COPY) memcpy(w->copy, w->values, w->batch * w->width * sizeof *w->values);
     if (what == COPY) return TD_OK;
     if (what == PUSH || what == PUSH_2) return td_sharded_push(t, &step);
@@ -224,7 +224,7 @@ static td_status fill(work *w)
     for (int k = 0; k < w->tables; k++)
         for (uint64_t at = 0; w->works && at + w->batch <= w->rows; at += w->batch) {
             for (uint64_t i = 0; i < w->batch; i++) w->keys[i] = at + i;
-            td_sharded_step step = {w->keys, w->batch, w->values, NULL, 1, 1};
+            td_sharded_step step = {w->keys, w->batch, w->values, NULL, 1, 1, 1};
             TD_TRY(td_sharded_push(w->table[k], &step));
         }
     return td_comm_barrier(w->comm);

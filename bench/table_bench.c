@@ -55,7 +55,7 @@ static double seconds_of(bench *b, bool push)
     for (size_t i = 0; push && i < BATCH * b->width; i++) b->values[i] = 1;
     int64_t began = td_clock_ns();
     if (push)
-        must(td_table_push(b->table, b->keys, BATCH, b->values, (td_table_step){0, 1, 1}));
+        must(td_table_push(b->table, b->keys, BATCH, b->values, (td_table_step){0, 1, 1, 1}));
     else
         must(td_table_pull(b->table, b->keys, BATCH, b->values));
     return (double)(td_clock_ns() - began) * 1e-9;

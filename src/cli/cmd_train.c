@@ -221,26 +221,6 @@ static td_status take_over(void *arg)
     return td_run_folder_take_over(&s->folder);
 }
 
-static td_status check_workers(const session *s, int workers)
-{
-    int leaves = s->job.leaves, servers = td_job_servers(&s->job);
-    if (workers > leaves && servers > leaves - 1)
-        return td_fail(TD_ERR_ARG,
-                       "%d servers and a worker are more than the %d leaves of a batch; start at "
-                       "most %d, or give more --leaves",
-                       servers, leaves, leaves - 1);
-    if (workers > leaves)
-        return td_fail(TD_ERR_ARG,
-                       "%d ranks are more than the %d leaves of a batch; start at most %d, or give "
-                       "more --leaves",
-                       workers, leaves, leaves);
-    workers -= servers;
-    if (workers > 0 && workers < s->job.min_workers)
-        return td_fail(TD_ERR_ARG, "--min-workers %d is more than the %d worker%s of the job",
-                       s->job.min_workers, workers, workers == 1 ? "" : "s");
-    return TD_OK;
-}
-
 /* Under MPI one process tells what all know: td_cli_run leaves a mistake to rank 0 of the
  * beginning, which may have died. */
 static td_status told_once(const session *s, td_comm *comm, td_status status)
@@ -256,7 +236,7 @@ static td_status run_rank(td_comm *comm, void *arg)
     session *s = arg;
     td_train_hooks hooks = {s, begin, kept, take_over};
     bool joined = td_comm_joined(comm, td_comm_rank(comm));
-    td_status status = joined ? TD_OK : check_workers(s, td_comm_size(comm));
+    td_status status = joined ? TD_OK : td_job_check_ranks(&s->job, td_comm_size(comm));
     if (status == TD_OK && !joined && td_cli_has_fed(&s->job)) status = hear_data(s, comm);
     td_train_data data = {.train = s->train,
                           .held = s->held,

@@ -83,7 +83,7 @@ static td_status move_oracle(td_table *table, const trial *t, const sample_set *
             memmove(sum + n * WIDTH, sum + k * WIDTH, WIDTH * sizeof *sum);
             keys[n++] = key_of(k);
         }
-    td_table_step s = {.step = (uint64_t)step, .scale = 0.5f, .rate_factor = 1};
+    td_table_step s = {.step = (uint64_t)step, .scale = 0.5f, .rate_factor = 1, .decay = 1};
     return td_table_push(table, keys, n, sum, s);
 }
 
@@ -106,7 +106,7 @@ static td_status push_part(td_bulk *bulk, const trial *t, const sample_set *b, t
     for (size_t i = first; i < last; i++)
         for (size_t k = first; k < i; k++)
             part.each_once = part.each_once && b->keys[i] != b->keys[k];
-    td_table_step s = {.step = (uint64_t)step, .scale = 0.5f, .rate_factor = 1};
+    td_table_step s = {.step = (uint64_t)step, .scale = 0.5f, .rate_factor = 1, .decay = 1};
     return td_bulk_push(bulk, &part, s);
 }
 
@@ -177,7 +177,7 @@ static td_status mistaken(td_comm *c, void *arg)
     CHECK(td_bulk_open(c, &config, &b) == TD_ERR_ARG);
     config.servers = (td_servers){0};
     TD_TRY(td_bulk_open(c, &config, &b));
-    td_table_step step = {.scale = 1, .rate_factor = 1};
+    td_table_step step = {.scale = 1, .rate_factor = 1, .decay = 1};
     td_bulk_part part = {0, 4, &key, &leaf, &g, 1}; /* all ranks have the same leaves */
     if (size > 1)
         CHECK(td_bulk_push(b, &part, step) == TD_ERR_ARG &&
@@ -251,7 +251,7 @@ static td_status one_step(life *l)
     if (dies(l, 2)) return TD_ERR_PEER;
     TD_TRY(td_comm_agree(c, status));
     if (dies(l, 3)) return TD_ERR_PEER;
-    TD_TRY(td_bulk_apply(l->bulk, (td_table_step){l->step, 0.5f, 1}));
+    TD_TRY(td_bulk_apply(l->bulk, (td_table_step){l->step, 0.5f, 1, 1}));
     l->step++;
     return TD_OK;
 }
@@ -275,7 +275,7 @@ static td_status move_to_next(life *l, bool joined)
     }
     uint64_t made = joined ? 0 : td_bulk_made(l->bulk), most;
     TD_TRY(td_comm_allreduce(l->comm, &made, &most, 1, TD_I64, TD_MAX));
-    td_table_step step = {most - 1, 0.5f, 1};
+    td_table_step step = {most - 1, 0.5f, 1, 1};
     if (!joined) TD_TRY(td_bulk_settle(l->bulk, most, step));
     td_servers servers = servers_of(l);
     TD_TRY(td_bulk_move(l->bulk, l->comm, &servers, joined, most, &l->over));
@@ -351,11 +351,11 @@ static td_status attempt(void *arg)
     td_bulk_part part = {0, 2, keys, leaf, g, 3};
     td_bulk *b = NULL;
     td_status status = td_bulk_open(comm, &config, &b);
-    if (status == TD_OK) status = td_bulk_push(b, &part, (td_table_step){0, 1, 1});
+    if (status == TD_OK) status = td_bulk_push(b, &part, (td_table_step){0, 1, 1, 1});
     if (status == TD_OK) status = td_bulk_pull(b, keys, 3, w);
     if (status == TD_OK) assert_true(w[0] == -6 && w[3] == -4 && w[5] == -8);
     part = (td_bulk_part){0, 1, keys, leaf, g, 2, true};
-    if (status == TD_OK) status = td_bulk_push(b, &part, (td_table_step){1, 1, 1});
+    if (status == TD_OK) status = td_bulk_push(b, &part, (td_table_step){1, 1, 1, 1});
     if (status == TD_OK) status = td_bulk_pull(b, keys, 3, w);
     if (status == TD_OK) assert_true(w[0] == -7 && w[3] == -8 && w[5] == -10);
     td_bulk_destroy(b);

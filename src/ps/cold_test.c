@@ -16,7 +16,7 @@
 enum { KEYS = 40000, MOST = 600, LIMIT = 1 << 20 };
 static char root[] = "/tmp/td-cold-XXXXXX", folder[TD_PATH_MAX];
 
-static const td_table_step plain = {.scale = 1, .rate_factor = 1};
+static const td_table_step plain = {.scale = 1, .rate_factor = 1, .decay = 1};
 
 static td_table_config limited(td_table_config c)
 {
@@ -91,7 +91,7 @@ static void peek(pair *p, size_t width)
 
 static void push(pair *p, uint64_t step)
 {
-    td_table_step s = {.step = step, .scale = .5f, .rate_factor = 1};
+    td_table_step s = {.step = step, .scale = .5f, .rate_factor = 1, .decay = 1};
     assert_ok(td_table_push(p->free, p->keys, p->count, p->values, s));
     assert_ok(td_table_push(p->limited, p->keys, p->count, p->values, s));
 }

@@ -71,7 +71,7 @@ static td_status push_all(td_bulk *bulk, float value)
     for (size_t k = 0; k < ROWS; k++) keys[k] = k;
     for (size_t k = 0; k < (size_t)ROWS * WIDTH; k++) gradient[k] = value;
     td_bulk_part part = {0, 1, keys, leaf, gradient, ROWS};
-    return td_bulk_push(bulk, &part, (td_table_step){.scale = 1, .rate_factor = 1});
+    return td_bulk_push(bulk, &part, (td_table_step){.scale = 1, .rate_factor = 1, .decay = 1});
 }
 
 /* The server's side of a push, step by step as td_bulk_offer, and late to the rows. */

@@ -93,7 +93,7 @@ td_mover td_rule_mover(td_rule rule, const td_table_config *c, td_table_step ste
                            .beta1 = c->beta1,
                            .beta2 = c->beta2,
                            .epsilon = c->epsilon,
-                           .weight_decay = c->weight_decay,
+                           .weight_decay = c->weight_decay * step.decay,
                            .l1 = c->l1,
                            .l2 = c->l2,
                            .beta = c->beta};

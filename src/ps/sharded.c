@@ -78,6 +78,7 @@ static td_status serve_parts(td_sharded *s, const td_keyed_request *q)
                               .factor = ask->factor,
                               .scale = ask->scale,
                               .rate = ask->rate,
+                              .decay = ask->decay,
                               .keys = q->keys,
                               .count = q->count,
                               .values = q->in};
@@ -385,7 +386,7 @@ td_status td_sharded_push(td_sharded *s, const td_sharded_step *step)
     const size_t *sizes = pairs ? s->push.sizes : NULL;
     const float *in = pairs ? s->push.rows : step->gradients;
     td_ask ask = ask_of(s, s->clock, TD_AS_PRIMARY);
-    ask.scale = step->scale, ask.rate = step->rate;
+    ask.scale = step->scale, ask.rate = step->rate, ask.decay = step->decay;
     ask.read = s->read_rows ? (uint64_t)(s->read_others / (double)s->read_rows) : TD_STORE_UNREAD;
     ask.seconds = s->began ? (float)td_seconds(td_clock_ns() - s->began) : 0;
     if (step->again) ask.worker = step->worker, ask.clock = step->clock, ask.again = 1;
@@ -425,7 +426,8 @@ td_status td_sharded_push_all(td_sharded *s, const uint64_t *keys, size_t count,
                             .count = s->batch.count,
                             .gradients = s->unique,
                             .scale = 1,
-                            .rate = 1};
+                            .rate = 1,
+                            .decay = 1};
     return td_sharded_push(s, &step);
 }
 

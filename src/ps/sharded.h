@@ -83,7 +83,8 @@ typedef struct td_sharded_step {
     size_t count;
     const float *gradients; /* [count][width] */
     const float *rows;      /* the same: what they were computed at, for compensation; else NULL */
-    float scale, rate;      /* moves rows by gradient * scale, at the table's rate times `rate` */
+    float scale, rate;      /* moves rows by gradient * scale, at the table's rate times `rate`; */
+    float decay;            /* by the table's weight decay times this */
     /* The step that a worker which has died pushed at its clock `clock`, perhaps to some servers
      * only, is made again in its name, with the same keys: slices that have it leave it out. This
      * worker's own clock stays. */

@@ -31,7 +31,7 @@ typedef struct td_ask {   /* note of a request */
         char argument[TD_SHARDED_ARGUMENT];
         struct {           /* a push, as td_store_push has it */
             uint64_t read; /* of others' pushes */
-            float seconds, factor;
+            float seconds, factor, decay;
             uint32_t again; /* it was sent before, perhaps to some servers alone */
         };
     };

@@ -41,7 +41,8 @@ static td_status count_on(td_sharded *s, td_comm *c, int at)
         counted_keys(at, worker, k, keys);
         CHECK(td_sharded_clock(s) == (uint64_t)(at * STEPS + k));
         TD_TRY(td_sharded_pull(s, keys, KEYS, rows));
-        td_sharded_step step = {.keys = keys, .count = KEYS, .gradients = g, .scale = 1, .rate = 1};
+        td_sharded_step step =
+            {.keys = keys, .count = KEYS, .gradients = g, .scale = 1, .rate = 1, .decay = 1};
         TD_TRY(td_sharded_push(s, &step));
     }
     return td_sharded_meet(s);

@@ -122,7 +122,8 @@ static td_status count_on(losses *x, life *l, bool *dead)
             return TD_ERR_PEER;
         }
     TD_TRY(td_sharded_pull(l->s, keys, 4, rows));
-    td_sharded_step step = {.keys = keys, .count = 4, .gradients = g, .scale = 1, .rate = 1};
+    td_sharded_step step =
+        {.keys = keys, .count = 4, .gradients = g, .scale = 1, .rate = 1, .decay = 1};
     mark(x->tried, w, clock);
     TD_TRY(td_sharded_push(l->s, &step));
     mark(x->acknowledged, w, clock);

@@ -96,7 +96,8 @@ static td_status fetches_ahead(td_comm *c, void *arg)
           memcmp(rows, rows + WIDTH, sizeof alone));
     td_table *oracle;
     TD_TRY(td_table_create(&config.table, &oracle));
-    TD_TRY(td_table_push(oracle, &mine, 1, g, (td_table_step){.scale = 1, .rate_factor = 1}));
+    TD_TRY(td_table_push(oracle, &mine, 1, g,
+                         (td_table_step){.scale = 1, .rate_factor = 1, .decay = 1}));
     TD_TRY(td_table_pull(oracle, &mine, 1, alone));
     TD_TRY(td_sharded_pull(s, &mine, 1, again));
     CHECK(!memcmp(alone, again, sizeof alone));
@@ -142,7 +143,8 @@ static td_status keeps_pace(td_comm *c, void *arg)
             CHECK(rows[size] + (float)p->most * (float)size >= (float)(clock * (uint64_t)size));
         }
         if (me == 0 && clock % 8 == 0) nanosleep(&(struct timespec){.tv_nsec = 300000}, NULL);
-        td_sharded_step step = {.keys = pair, .count = 2, .gradients = g, .scale = 1, .rate = 1};
+        td_sharded_step step =
+            {.keys = pair, .count = 2, .gradients = g, .scale = 1, .rate = 1, .decay = 1};
         TD_TRY(td_sharded_push(s, &step));
     }
     TD_TRY(td_sharded_meet(s));
@@ -182,7 +184,8 @@ static td_status leaves_stragglers(td_comm *c, void *arg)
     for (int n = 0; td_sharded_clock(s) < 40; n++) {
         TD_TRY(td_sharded_pull(s, &key, 1, &row));
         if (me == size - 1 && size > 1) nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
-        td_sharded_step step = {.keys = &key, .count = 1, .gradients = &g, .scale = 1, .rate = 1};
+        td_sharded_step step =
+            {.keys = &key, .count = 1, .gradients = &g, .scale = 1, .rate = 1, .decay = 1};
         TD_TRY(td_sharded_push(s, &step));
     }
     TD_TRY(td_sharded_finish(s));
@@ -401,7 +404,8 @@ static td_status makes_again(td_comm *c, void *arg)
     for (int k = 0; k < ALL; k++) g[k] = -1;
     if (me == 0) TD_TRY(td_sharded_push_all(s, keys, SOME, g));
     TD_TRY(td_sharded_meet(s));
-    td_sharded_step step = {.keys = keys, .count = ALL, .gradients = g, .scale = 1, .rate = 1};
+    td_sharded_step step =
+        {.keys = keys, .count = ALL, .gradients = g, .scale = 1, .rate = 1, .decay = 1};
     step.again = true; /* worker 0's first */
     for (int turn = 0; turn < 2 && me == size - 1; turn++) {
         uint64_t before = td_sharded_clock(s);

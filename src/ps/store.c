@@ -124,7 +124,8 @@ static td_status apply(td_store *s, const td_slices *slices, const td_store_push
     }
     td_table_step step = {.step = p->clock,
                           .scale = compensated ? 1 : p->scale,
-                          .rate_factor = p->rate * rate};
+                          .rate_factor = p->rate * rate,
+                          .decay = p->decay};
     return td_table_push(s->table, keys, count, values, step);
 }
 

@@ -57,7 +57,7 @@ typedef struct td_store_push {
     int worker;
     uint64_t clock; /* the step's, from 0 */
     bool ticks;     /* at the slices' primary: the worker's clock goes on */
-    float scale, rate;
+    float scale, rate, decay;
     const uint64_t *keys;
     size_t count;
     const float *values; /* [count][width] gradients; compensated: [count][2][width] with rows */

@@ -67,7 +67,7 @@ static void push(bed *b, int worker, uint64_t step)
     float g[MOST * WIDTH];
     size_t n = make_push(worker, step, keys, g);
     td_store_taken taken;
-    td_store_push p = {worker, step, true, 1, 1, keys, n, g};
+    td_store_push p = {worker, step, true, 1, 1, 1, keys, n, g};
     assert_ok(td_store_take_push(&b->store, &b->slices, &p, &taken));
     assert_true(taken.applied);
 }
@@ -77,7 +77,7 @@ static void once(bed *b, int worker, uint64_t step)
     uint64_t keys[MOST];
     float g[MOST * WIDTH];
     size_t n = make_push(worker, step, keys, g);
-    td_table_step s = {.step = step, .scale = 1, .rate_factor = 1};
+    td_table_step s = {.step = step, .scale = 1, .rate_factor = 1, .decay = 1};
     assert_ok(td_table_push(b->oracle, keys, n, g, s));
 }
 
@@ -111,7 +111,7 @@ static void repeated_pushes_count_once(void **state)
             once(&b, w, step);
             if (td_rng_below(&rng, 2)) {
                 size_t n = cut(&b, w, step, keys, g, (int)td_rng_below(&rng, 2));
-                td_store_push part = {w, step, false, 1, 1, keys, n, g};
+                td_store_push part = {w, step, false, 1, 1, 1, keys, n, g};
                 assert_ok(td_store_take_push(&b.store, &b.slices, &part, &taken));
             }
             for (uint32_t again = 0; again <= td_rng_below(&rng, 3); again++) push(&b, w, step);
@@ -136,7 +136,7 @@ static void dropped_pushes_stay_dropped(void **state)
     open_bed(&b, (td_clock){.kind = TD_CLOCK_BACKUP, .count = 2});
     for (uint64_t step = 0; step < 9; step++)
         for (int w = 0; w < WORKERS; w++) {
-            td_store_push p = {w, step, true, 1, 1, keys, 0, g};
+            td_store_push p = {w, step, true, 1, 1, 1, keys, 0, g};
             p.count = make_push(w, step, keys, g);
             for (int again = 0; again < 2 && w == 2; again++) {
                 assert_ok(td_store_take_push(&b.store, &b.slices, &p, &taken));
@@ -164,7 +164,7 @@ static void rates_fall_with_staleness(void **state)
     open_bed(&b, (td_clock){0});
     b.store.config.by_staleness = true;
     for (uint64_t others = 0; others < 12; others++) {
-        td_store_push p = {0, others, true, 1, 1, &key, 1, g};
+        td_store_push p = {0, others, true, 1, 1, 1, &key, 1, g};
         p.read = td_clocks_others(&b.store.clocks, 0);
         for (uint64_t k = 0; k < others; k++)
             push(&b, 1 + (int)(k % 2), b.store.clocks.pushed[1 + k % 2]);

@@ -79,10 +79,11 @@ td_status td_table_peek(const td_table *table, const uint64_t *keys, size_t coun
 td_status td_table_read(td_table *table, const uint64_t *keys, size_t count, float *out);
 
 /* What a push does to its rows: the rule's step number `step` (from 0; Adam's correction) with
- * gradient * scale, at the table's rate times rate_factor. */
+ * gradient * scale, at the table's rate times rate_factor and its weight decay times `decay`: 1, or
+ * less where several pushes make a step. */
 typedef struct td_table_step {
     uint64_t step;
-    float scale, rate_factor;
+    float scale, rate_factor, decay;
 } td_table_step;
 
 /* Moves `count` rows by their gradients [count][width], one after the other where keys are alike.

@@ -17,7 +17,7 @@ static td_table *make(td_table_config c)
     return t;
 }
 
-static const td_table_step plain = {.scale = 1, .rate_factor = 1};
+static const td_table_step plain = {.scale = 1, .rate_factor = 1, .decay = 1};
 
 static void rows_begin_alike_wherever_they_are_made(void **state)
 {
@@ -146,7 +146,8 @@ static void assert_formulas(bool parts)
             assert_ok(td_table_push(t, &key, 1, g[k],
                                     (td_table_step){.step = (uint64_t)k,
                                                     .scale = .5f,
-                                                    .rate_factor = 1}));
+                                                    .rate_factor = 1,
+                                                    .decay = 1}));
         }
         assert_ok(td_table_pull(t, &key, 1, out));
         for (int i = 0; i < W; i++) {
@@ -287,7 +288,7 @@ static void whole_rows_move_to_another_table(void **state)
     assert_ok(td_table_push(b, keys + 40, 2, g, plain)); /* to be replaced */
     assert_ok(td_table_each(a, put_into, b));
     for (uint64_t step = 1; step < 3; step++) {
-        td_table_step s = {.step = step, .scale = 1, .rate_factor = .5f};
+        td_table_step s = {.step = step, .scale = 1, .rate_factor = .5f, .decay = 1};
         assert_ok(td_table_push(a, keys, 100, g, s));
         assert_ok(td_table_push(b, keys, 100, g, s));
     }

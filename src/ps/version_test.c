@@ -40,7 +40,8 @@ static void push(td_table *t, td_rng *rng, uint32_t among)
     float g[BATCH * WIDTH];
     for (int i = 0; i < BATCH; i++) keys[i] = key_of(td_rng_below(rng, among));
     for (int i = 0; i < BATCH * WIDTH; i++) g[i] = (float)td_rng_below(rng, 101) / 50 - 1;
-    assert_ok(td_table_push(t, keys, BATCH, g, (td_table_step){.scale = 1, .rate_factor = 1}));
+    assert_ok(td_table_push(t, keys, BATCH, g,
+                            (td_table_step){.scale = 1, .rate_factor = 1, .decay = 1}));
 }
 
 typedef struct listed {

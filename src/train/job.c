@@ -167,7 +167,7 @@ const td_option td_job_rows[] = {
      "0: the workers do",
      0, 1023, NULL, ALL | TD_JOB_PLACE},
     {"strategy.data_servers", "data-servers", TD_OPT_INT, AT(data_servers), "0", "N",
-     "ps, hogwild: ranks beyond workers and servers that read and batch the samples, at their own "
+     "tables: ranks beyond workers and servers that read and batch the samples, at their own "
      "pace for whoever is free; 0: each worker reads its own",
      0, 64, NULL, ALL | TD_JOB_PLACE},
     {"strategy.clock", "clock", TD_OPT_TEXT, AT(clock), "bsp", "CLOCK",
@@ -339,8 +339,44 @@ int td_job_servers(const td_job *job)
 {
     bool serves = job->strategy == TD_STRATEGY_PS || job->strategy == TD_STRATEGY_DOWNPOUR ||
                   job->strategy == TD_STRATEGY_EASGD;
-    bool paced = serves || job->strategy == TD_STRATEGY_HOGWILD;
-    return (serves ? job->servers : 0) + (paced ? job->data_servers : 0);
+    bool reads = serves || job->strategy == TD_STRATEGY_HOGWILD;
+    return (serves ? job->servers : 0) + (reads ? job->data_servers : 0);
+}
+
+/* "--servers 2 and --data-servers 1". */
+static void name_servers(const td_job *job, char *text, size_t room)
+{
+    int beyond = td_job_servers(job), readers = beyond ? job->data_servers : 0;
+    int servers = beyond - readers, n = 0;
+    if (servers) n = snprintf(text, room, "--servers %d%s", servers, readers ? " and " : "");
+    if (readers) snprintf(text + n, room - (size_t)n, "--data-servers %d", readers);
+}
+
+td_status td_job_check_ranks(const td_job *job, int ranks)
+{
+    int leaves = job->leaves, servers = td_job_servers(job), workers = ranks - servers;
+    char who[80] = "", spares[40] = "";
+    name_servers(job, who, sizeof who);
+    if (job->spares)
+        snprintf(spares, sizeof spares, " beside %d spare%s", job->spares,
+                 job->spares == 1 ? "" : "s");
+    if (servers >= leaves)
+        return td_fail(TD_ERR_ARG,
+                       "%s and a worker are more than the %d leaves of a batch; ask for at most "
+                       "%d, or give more --leaves",
+                       who, leaves, leaves - 1);
+    if (servers && workers < 1)
+        return td_fail(TD_ERR_ARG, "%s leave%s no worker of the job's %d rank%s%s", who,
+                       strstr(who, "and") ? "" : "s", ranks, ranks == 1 ? "" : "s", spares);
+    if (ranks > leaves)
+        return td_fail(TD_ERR_ARG,
+                       "%d ranks are more than the %d leaves of a batch; start at most %d, or give "
+                       "more --leaves",
+                       ranks, leaves, leaves);
+    if (workers < job->min_workers)
+        return td_fail(TD_ERR_ARG, "--min-workers %d is more than the %d worker%s of the job",
+                       job->min_workers, workers, workers == 1 ? "" : "s");
+    return TD_OK;
 }
 
 td_status td_job_check(const td_job *job)

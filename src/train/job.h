@@ -116,6 +116,9 @@ TD_MUST_CHECK td_status td_job_init(td_job *job);
 TD_MUST_CHECK td_status td_job_read_file(const char *path, td_job *job);
 /* Ranks that serve parameters or data, beyond the workers. */
 int td_job_servers(const td_job *job);
+/* Whether so many ranks (without spares) have a worker among them, enough of them, and a leaf
+ * each. TD_ERR_ARG. */
+TD_MUST_CHECK td_status td_job_check_ranks(const td_job *job, int ranks);
 /* Rules between options. */
 TD_MUST_CHECK td_status td_job_check(const td_job *job);
 /* The one about --tuning alone. */

@@ -79,18 +79,22 @@ td_status td_train_check_data(const td_train_state *then, const td_train_state *
     return TD_OK;
 }
 
+/* With the first rank that reads for itself. */
 td_status td_train_compare_data(td_comm *comm, const td_train_state *state, const td_dataset *train)
 {
     uint64_t own[2] = {state->samples, state->data}, first[2] = {own[0], own[1]};
-    TD_TRY(td_comm_broadcast(comm, first, sizeof first, 0));
+    int mine = train->elsewhere ? INT32_MAX : td_comm_rank(comm), reader;
+    TD_TRY(td_comm_allreduce(comm, &mine, &reader, 1, TD_I32, TD_MIN));
+    if (reader == INT32_MAX) reader = 0;
+    TD_TRY(td_comm_broadcast(comm, first, sizeof first, reader));
     td_status status = TD_OK;
     if (memcmp(own, first, sizeof own) != 0)
         status =
             td_fail(TD_ERR_DATA,
-                    "rank %d reads other training data in %.300s than rank 0: %llu samples "
+                    "rank %d reads other training data in %.300s than rank %d: %llu samples "
                     "(fingerprint %016" PRIx64 "), not %llu (%016" PRIx64 "); give all the same",
-                    td_comm_rank(comm), td_dataset_info(train)->path, (unsigned long long)own[0],
-                    own[1], (unsigned long long)first[0], first[1]);
+                    td_comm_rank(comm), td_dataset_info(train)->path, reader,
+                    (unsigned long long)own[0], own[1], (unsigned long long)first[0], first[1]);
     return td_comm_agree(comm, status);
 }
 

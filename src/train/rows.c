@@ -244,64 +244,6 @@ static td_status save_model(loop *l)
 
 /* --- a run --- */
 
-/* Whether these are a count and a checksum of every sample once. */
-static bool each_once(const loop *l, const uint64_t seen[2])
-{
-    uint64_t n = td_dataset_info(l->data->train)->samples, marks = 0;
-    for (uint64_t s = 0; s < n; s++) marks += td_feed_mark(s);
-    return seen[0] == n && seen[1] == marks;
-}
-
-/* Of an epoch in which so many samples were learnt from: those that slow workers skipped. What was
- * learnt before a resumption, or is still to come, is not among them. */
-static uint64_t left_out(const loop *l, uint64_t learnt)
-{
-    uint64_t step = l->state.step, gives = td_dataset_info(l->data->train)->samples;
-    bool skip = l->clock.kind == TD_CLOCK_BACKUP && !l->clock.apply;
-    bool whole = step % l->per_epoch == 0 && step - l->per_epoch >= l->first_step;
-    if (l->job->drop_last) gives = l->per_epoch * (uint64_t)l->job->batch;
-    return skip && whole && learnt < gives ? gives - learnt : 0;
-}
-
-/* Progressive validation: over all workers. Counts outlive deaths where data servers keep them and
- * no worker moves a copy of its own, whose last steps would die with it or be made twice. */
-static td_status tell_epoch(loop *l)
-{
-    double mine[3] = {l->epoch_loss, l->epoch_weight, l->epoch_correct}, all[3];
-    uint64_t seen[3] = {l->epoch_samples, l->epoch_marks, l->recounted}, every[3];
-    char fields[320];
-    memcpy(all, mine, sizeof all);
-    TD_TRY(td_comm_allreduce(l->comm, seen, every, 3, TD_I64, TD_SUM));
-    bool known = every[2] == 0;
-    if (td_rows_leases(l) && (known || l->job->strategy == TD_STRATEGY_PS))
-        TD_TRY(td_feed_learnt(l->feed, l->comm, (l->state.step - 1) / l->per_epoch, &every[0],
-                              &every[1], &known));
-    if (!l->exact) TD_TRY(td_comm_allreduce(l->comm, mine, all, 3, TD_F64, TD_SUM));
-    l->epoch_samples = l->epoch_marks = 0;
-    l->recounted = false;
-    l->epoch_loss = l->epoch_weight = l->epoch_correct = 0;
-    if (!l->progress || !(all[1] > 0)) return TD_OK;
-    unsigned long long epoch = (l->state.step + l->per_epoch - 1) / l->per_epoch;
-    snprintf(fields, sizeof fields,
-             "\"epoch\":%llu,\"progressive_loss\":%.9g,\"weight\":%.9g,\"samples\":%llu,"
-             "\"checksum\":\"%016llx\",\"each_once\":%s",
-             epoch, all[0] / all[1], all[1], (unsigned long long)every[0],
-             (unsigned long long)every[1],
-             !known                ? "null"
-             : each_once(l, every) ? "true"
-                                   : "false");
-    if (td_progress_event(l->progress, l->state.step, "epoch", fields) != TD_OK)
-        td_warn("%s; the run goes on", td_last_error());
-    char left[64] = "";
-    uint64_t skipped = known ? left_out(l, every[0]) : 0;
-    if (skipped)
-        snprintf(left, sizeof left, "; %llu samples of slow workers were left out",
-                 (unsigned long long)skipped);
-    td_progress_say(l->progress, "epoch %llu: progressive loss %.6f%s", epoch, all[0] / all[1],
-                    left);
-    return TD_OK;
-}
-
 /* A server that is asked for a quarter more than its share, once a run. */
 static void tell_hot(loop *l, const td_sharded_balanced *b)
 {
@@ -349,7 +291,7 @@ static td_status after_meeting(loop *l)
     if (!due && !end_of_epoch && !end && !stopped) return end_checkpoint(l);
     uint64_t every = (uint64_t)l->job->eval_every * l->per_epoch;
     end_interval(l);
-    if (end_of_epoch || end) TD_TRY(tell_epoch(l));
+    if (end_of_epoch || end) TD_TRY(td_rows_tell_epoch(l));
     if (l->data->held && !stopped && (end || (every && l->state.step % every == 0)))
         TD_TRY(evaluate(l));
     l->state.finished = end;

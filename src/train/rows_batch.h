@@ -47,6 +47,12 @@ typedef struct td_rows_batch {
     uint32_t *seen_unit, *seen_sum; /* [keys_room] of a unique key: the newest unit, and its row */
 } td_rows_batch;
 
+/* Which part of the whole batch these samples are. */
+static inline float td_rows_batch_share(const td_rows_batch *b)
+{
+    return b->global_rows ? (float)b->rows / (float)b->global_rows : 0;
+}
+
 typedef struct td_rows_shape {
     const td_features *features; /* NULL: no keys, samples are dense */
     const td_dataset *data;

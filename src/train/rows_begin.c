@@ -74,31 +74,11 @@ static bool has_rule(const char *name)
     return *rule != NULL;
 }
 
-static td_status no_worker(const td_job *job, int size)
-{
-    int feeders = job->data_servers, servers = td_job_servers(job) - feeders;
-    char who[80] = "", spares[40] = "";
-    if (servers) snprintf(who, sizeof who, "--servers %d%s", servers, feeders ? " and " : "");
-    size_t n = strlen(who);
-    if (feeders) snprintf(who + n, sizeof who - n, "--data-servers %d", feeders);
-    if (job->spares)
-        snprintf(spares, sizeof spares, " beside %d spare%s", job->spares,
-                 job->spares == 1 ? "" : "s");
-    return td_fail(TD_ERR_ARG, "%s leave%s no worker of the job's %d rank%s%s", who,
-                   servers && feeders ? "" : "s", size, size == 1 ? "" : "s", spares);
-}
-
 static td_status check_options(const loop *l, int size)
 {
     const td_job *job = l->job;
     int servers = td_job_servers(job);
-    if (servers && size - servers < 1) return no_worker(job, size);
-    if (size > job->leaves)
-        return td_fail(TD_ERR_ARG,
-                       "%d ranks, workers and servers, are more than the %d leaves of a batch; "
-                       "give "
-                       "more --leaves",
-                       size, job->leaves);
+    TD_TRY(td_job_check_ranks(job, size));
     if (job->data_servers && !l->exact &&
         (job->checkpoint_every.steps || job->checkpoint_every.seconds))
         return td_fail(TD_ERR_ARG,
@@ -294,10 +274,7 @@ static td_status begin_run(loop *l)
     TD_TRY(td_comm_agree(l->comm, status));
     if (l->progress && l->job->resume)
         td_progress_say(l->progress, "resumed at step %llu", (unsigned long long)l->state.step);
-    td_train_record(l->comm, l->job, &l->recorded);
-    for (int k = 0; k < TD_ROWS_TABLES; k++) /* they were opened before */
-        if (l->tables.sharded[k]) td_sharded_record(l->tables.sharded[k]);
-    if (l->feed) td_feed_record(l->feed, l->comm);
+    td_rows_record(l);
     td_rows_begin_interval(l);
     l->checkpointed_at = td_clock_ns();
     td_rows_leave_meeting(l);
@@ -306,11 +283,22 @@ static td_status begin_run(loop *l)
     return TD_OK;
 }
 
+/* Behind make_ready, which knows how long an epoch is. */
+static td_status check_steps(const loop *l)
+{
+    if (!td_rows_leases(l) || l->last % l->per_epoch == 0) return TD_OK;
+    return td_fail(TD_ERR_ARG,
+                   "--steps %llu: data servers at a clock other than bsp deal out whole epochs, of "
+                   "%llu steps; give a multiple of these, or --epochs alone",
+                   (unsigned long long)l->job->steps, (unsigned long long)l->per_epoch);
+}
+
 td_status td_rows_start(loop *l)
 {
     TD_TRY(td_train_tune(l->comm, l->job));
     TD_TRY(td_rows_open_all(l, false));
     td_status status = td_rows_make_ready(l);
+    if (status == TD_OK) status = check_steps(l);
     if (status == TD_OK) status = td_rows_choose_schedule(l);
     l->state.samples = td_dataset_info(l->data->train)->samples;
     l->state.data = td_dataset_fingerprint(l->data->train);

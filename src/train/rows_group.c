@@ -52,7 +52,7 @@ static td_status settle(loop *l, bool joined, uint64_t *made)
     if (joined || !l->exact) return TD_OK;
     if (mine < *made) td_rows_forget(l);
     td_table_step step = {.step = *made ? *made - 1 + l->first_step : 0, .scale = (float)l->scale};
-    step.rate_factor = (float)td_schedule_rate(&l->schedule, step.step);
+    step.rate_factor = (float)td_schedule_rate(&l->schedule, step.step), step.decay = 1;
     for (int k = 0; k < TD_ROWS_TABLES; k++)
         if (l->tables.bulk[k]) TD_TRY(td_bulk_settle(l->tables.bulk[k], *made, step));
     return TD_OK;
@@ -65,6 +65,7 @@ typedef struct position { /* how far a rank is */
 typedef struct memory { /* what is the same at all that are at one position */
     td_train_state state;
     double loss, weight, correct, epoch_loss, epoch_weight, epoch_correct;
+    uint64_t epoch_samples, epoch_marks;
     uint64_t since, samples_then;
     td_rows_interval interval;
     td_score score;
@@ -86,9 +87,9 @@ static td_status share_memory(loop *l, uint64_t phase)
             from = r;
     td_free(all);
     TD_TRY(status);
-    memory m = {l->state,        l->loss,         l->weight,        l->correct,
-                l->epoch_loss,   l->epoch_weight, l->epoch_correct, l->since,
-                l->samples_then, l->interval,     l->score};
+    memory m = {l->state,        l->loss,          l->weight,        l->correct,     l->epoch_loss,
+                l->epoch_weight, l->epoch_correct, l->epoch_samples, l->epoch_marks, l->since,
+                l->samples_then, l->interval,      l->score};
     TD_TRY(td_comm_broadcast(l->comm, &m, sizeof m, from));
     uint64_t step = l->state.step;
     l->state = m.state;
@@ -99,6 +100,7 @@ static td_status share_memory(loop *l, uint64_t phase)
     l->loss = m.loss, l->weight = m.weight, l->correct = m.correct;
     l->epoch_loss = m.epoch_loss, l->epoch_weight = m.epoch_weight;
     l->epoch_correct = m.epoch_correct;
+    l->epoch_samples = m.epoch_samples, l->epoch_marks = m.epoch_marks;
     l->since = m.since, l->samples_then = m.samples_then;
     return TD_OK;
 }
@@ -196,6 +198,14 @@ static td_status check_data(loop *l, bool joined)
     return td_fail(TD_ERR_PEER, "rank %d has left the run: it reads other data", rank);
 }
 
+void td_rows_record(loop *l)
+{
+    td_train_record(l->comm, l->job, &l->recorded);
+    for (int k = 0; k < TD_ROWS_TABLES; k++) /* they were opened before */
+        if (l->tables.sharded[k]) td_sharded_record(l->tables.sharded[k]);
+    if (l->feed) td_feed_record(l->feed, l->comm);
+}
+
 /* Joined: behind open_all. Else behind a recovery. */
 static td_status take_up(loop *l)
 {
@@ -236,8 +246,8 @@ static td_status take_up(loop *l)
         td_progress_destroy(l->progress);
         l->progress = NULL;
     }
-    td_train_record(l->comm, l->job, &l->recorded);
     TD_TRY(move_feed(l));
+    td_rows_record(l);
     if (l->noticed) l->news.seconds = td_seconds(td_clock_ns() - l->noticed);
     TD_TRY(td_news_agree(l->comm, joined ? -1 : (int64_t)l->state.step, &l->news));
     if (!l->midway || !l->news.was_resized) td_rows_tell_news(l); /* else at its end */

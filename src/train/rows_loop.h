@@ -10,6 +10,9 @@
 #include "train/rows.h"
 #include "train/rows_feed.h"
 
+/* Of a unit's totals: behind those of its model how many samples it has, and their checksum. */
+enum { TD_ROWS_TOTALS = TD_LEAF_VALUES + 2 };
+
 typedef struct td_rows_interval {  /* between lines of metrics */
     uint64_t step, steps, samples; /* it ended with; of it */
     double loss, weight, correct;
@@ -62,8 +65,8 @@ typedef struct td_rows_loop {
     int64_t checkpointed_at; /* the last checkpoint, or the run's beginning */
     uint64_t per_epoch, last, next_in_loader; /* steps; that the loader gives next */
     /* of a step */
-    double *totals;        /* [leaves or lanes][TD_LEAF_VALUES] of this rank's units */
-    double *all_totals;    /* [leaves][TD_LEAF_VALUES] */
+    double *totals;        /* [leaves or lanes][TD_ROWS_TOTALS] of this rank's units */
+    double *all_totals;    /* exact: [leaves][TD_ROWS_TOTALS] */
     float *dense_gradient; /* [units][dense_rows][width] */
     uint64_t *dense_keys;  /* [units][dense_rows] */
     uint32_t *dense_leaf;
@@ -89,7 +92,7 @@ typedef struct td_rows_loop {
     td_progress *progress;
     double loss, weight, correct; /* of the interval; of the epoch: */
     double epoch_loss, epoch_weight, epoch_correct;
-    uint64_t epoch_samples, epoch_marks; /* learnt from, by this rank */
+    uint64_t epoch_samples, epoch_marks; /* learnt from, by this rank; exact: by all */
     bool recounted; /* ranks have died in this epoch, and perhaps their counts with them */
     bool told_hot;  /* of a hot server */
     td_rows_interval interval; /* the last */
@@ -137,6 +140,7 @@ td_feed_config td_rows_feed_config(const td_rows_loop *l);
 /* rows_group.c: makes the next group; and goes on there, also a rank that has come into it. */
 TD_MUST_CHECK td_status td_rows_recover(td_rows_loop *l, td_status why);
 TD_MUST_CHECK td_status td_rows_go_on(td_rows_loop *l);
+void td_rows_record(td_rows_loop *l);    /* operations of this group, and of its tables' channels */
 void td_rows_tell_news(td_rows_loop *l); /* rank 0: what has happened to the group since */
 /* rows_resize.c: does one thing of what is asked for; more is left while l->midway, which those
  * that come hear in td_rows_go_on; look_for: at a meeting, where it is asked for. Collective. */
@@ -179,8 +183,24 @@ bool td_rows_saving_now(const td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_all_saved(td_rows_loop *l);
 /* What a step needs of this rank's share of the leaves. */
 TD_MUST_CHECK td_status td_rows_make_ready(td_rows_loop *l);
-/* The batch of that step. */
+
+/* rows_read.c: the loader of this rank's share of the leaves, which also knows the run's length. */
+TD_MUST_CHECK td_status td_rows_open_loader(td_rows_loop *l);
+/* The batch of that step, which this rank reads for itself; l->batch of the next step, whoever
+ * reads it. */
 TD_MUST_CHECK td_status td_rows_read_batch(td_rows_loop *l, uint64_t step, td_rows_batch *out);
+TD_MUST_CHECK td_status td_rows_next_batch(td_rows_loop *l);
+/* td_rows_leases: the next shard, or l->lease.none. */
+TD_MUST_CHECK td_status td_rows_next_shard(td_rows_loop *l);
+TD_MUST_CHECK td_status
+td_rows_retire(td_rows_loop *l); /* no other worker need wait for this one */
+
+/* rows_epoch.c: counts a unit's samples, behind its totals; those of a step that has been learnt
+ * from. At an epoch's end: tells what it has come to. Collective. */
+void td_rows_count_unit(const td_rows_batch *batch, const td_rows_unit *unit,
+                        double totals[TD_ROWS_TOTALS]);
+void td_rows_count_samples(td_rows_loop *l);
+TD_MUST_CHECK td_status td_rows_tell_epoch(td_rows_loop *l);
 /* rows_ahead.c: reads the next batch and begins to fetch, if that may be; waits for it. */
 TD_MUST_CHECK td_status td_rows_ahead_begin(td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_ahead_end(td_rows_loop *l);

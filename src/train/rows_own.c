@@ -25,7 +25,8 @@ struct td_rows_own {
     td_table *pending; /* sums of gradients, of rows that have moved since the last push */
     bool has_dense;
     float *dense, *dense_pending;
-    uint64_t *keys; /* [room] of the last push */
+    float pending_share; /* of a batch, that dense_pending is of: 1 makes a step of all workers */
+    uint64_t *keys;      /* [room] of the last push */
     float *rows, *centre;
     size_t room, count;
 };
@@ -129,8 +130,9 @@ static td_status read_dense(loop *l)
 
 /* --- moving the copy --- */
 
-/* By gradients at that rate, and decay at the schedule's; a network at its own (--net-lr). */
-static td_status move_copy(loop *l, const float *gradient, float rate, float decay)
+/* By gradients at that rate, and decay at the schedule's; a network at its own (--net-lr), and so
+ * much of a step. */
+static td_status move_copy(loop *l, const float *gradient, float rate, float decay, float share)
 {
     own *o = l->own;
     td_rows_batch *b = &l->batch;
@@ -142,15 +144,17 @@ static td_status move_copy(loop *l, const float *gradient, float rate, float dec
             row[k] -= rate * gradient[i * width + k] + decay * row[k];
         td_cache_put(&o->view, b->unique.keys[i], (td_age){0}, row);
     }
-    td_table_step sum = {.scale = -1, .rate_factor = 1};
+    td_table_step sum = {.scale = -1, .rate_factor = 1, .decay = 0};
     if (width) TD_TRY(td_table_push(o->pending, b->unique.keys, b->unique.count, gradient, sum));
     const td_table_config *c = &l->tables.config[TD_ROWS_DENSE];
     for (size_t i = 0, s = 0; i < n; i++) {
         while (s < c->span_count && c->spans[s].end <= i) s++;
         bool decays = s < c->span_count && c->spans[s].begin <= i;
-        o->dense[i] -= net * (rate * l->dense_gradient[i] + (decays ? decay * o->dense[i] : 0));
+        float less = decays ? share * decay * o->dense[i] : 0;
+        o->dense[i] -= net * (rate * l->dense_gradient[i] + less);
         o->dense_pending[i] += l->dense_gradient[i];
     }
+    o->pending_share += td_rows_batch_share(b);
     return TD_OK;
 }
 
@@ -167,10 +171,10 @@ static td_status collect(void *arg, uint64_t key, const float *row)
 }
 
 static td_status push_one(loop *l, int which, const uint64_t *keys, size_t count, const float *g,
-                          float scale, float rate)
+                          td_table_step s)
 {
-    td_sharded_step step = {.keys = keys, .count = count, .gradients = g, .scale = scale};
-    step.rate = rate;
+    td_sharded_step step = {.keys = keys, .count = count, .gradients = g, .scale = s.scale};
+    step.rate = s.rate_factor, step.decay = s.decay;
     return l->tables.has[which] ? td_sharded_push(l->tables.sharded[which], &step) : TD_OK;
 }
 
@@ -188,11 +192,14 @@ static td_status take_pending(loop *l)
 static td_status push_sums(loop *l, float scale, float rate)
 {
     own *o = l->own;
+    td_table_step step = {.scale = scale, .rate_factor = rate, .decay = 1};
     TD_TRY(take_pending(l));
-    TD_TRY(push_one(l, TD_ROWS_KEYED, o->keys, o->count, o->rows, scale, rate));
+    TD_TRY(push_one(l, TD_ROWS_KEYED, o->keys, o->count, o->rows, step));
+    step.decay = o->pending_share;
     TD_TRY(push_one(l, TD_ROWS_DENSE, l->tables.dense_keys, l->tables.dense_rows, o->dense_pending,
-                    scale, rate));
+                    step));
     if (o->dense_pending) memset(o->dense_pending, 0, dense_floats(l) * sizeof(float));
+    o->pending_share = 0;
     return TD_OK;
 }
 
@@ -211,6 +218,7 @@ static td_status draw_to_centre(loop *l)
     own *o = l->own;
     size_t width = l->task->oracle.width, n = dense_floats(l);
     float alpha = (float)l->job->elastic;
+    const td_table_step step = {.scale = 1, .rate_factor = 1}; /* a centre does not decay */
     if (alpha == 0) alpha = 0.9f / (float)l->tables.roles.now.counts.workers;
     TD_TRY(take_pending(l));
     if (o->count) {
@@ -228,12 +236,12 @@ static td_status draw_to_centre(loop *l)
         draw_nearer(moved, o->centre + i * width, width, alpha, to);
         td_cache_put(&o->view, o->keys[i], (td_age){0}, moved);
     }
-    TD_TRY(push_one(l, TD_ROWS_KEYED, o->keys, o->count, o->rows, 1, 1));
+    TD_TRY(push_one(l, TD_ROWS_KEYED, o->keys, o->count, o->rows, step));
     if (!n) return TD_OK;
     TD_TRY(td_rows_pull_dense(&l->tables, 0));
     draw_nearer(o->dense, l->tables.dense, n, alpha, o->dense_pending);
     TD_TRY(push_one(l, TD_ROWS_DENSE, l->tables.dense_keys, l->tables.dense_rows, o->dense_pending,
-                    1, 1));
+                    step));
     memset(o->dense_pending, 0, n * sizeof(float));
     return TD_OK;
 }
@@ -259,8 +267,10 @@ td_status td_rows_own_move(loop *l, const float *gradient, bool last)
     /* A copy is alone with its gradients, so it moves by the mean of its own samples. */
     float mine = l->batch.rows ? rate / (float)l->batch.rows : 0;
     bool due = last || (l->state.step + 1) % (uint64_t)l->job->push_every == 0;
-    if (l->job->strategy == TD_STRATEGY_DOWNPOUR) mine = rate * scale;
-    TD_TRY(move_copy(l, gradient, mine, rate * (float)l->job->weight_decay));
+    float share = 1;
+    if (l->job->strategy == TD_STRATEGY_DOWNPOUR)
+        mine = rate * scale, share = td_rows_batch_share(&l->batch); /* as the servers do */
+    TD_TRY(move_copy(l, gradient, mine, rate * (float)l->job->weight_decay, share));
     if (due)
         TD_TRY(l->job->strategy == TD_STRATEGY_EASGD ? draw_to_centre(l)
                                                      : push_sums(l, scale, rate));

@@ -177,9 +177,11 @@ static td_status deal_anew(loop *l, const deal *d, uint64_t step)
     return td_rows_go_on(l);
 }
 
-/* What those that go have counted in this epoch, rank 0 has counted from now on. */
+/* What those that go have counted in this epoch, rank 0 has counted from now on. In step all have
+ * counted the same. */
 static td_status hand_over_counts(loop *l, bool goes)
 {
+    if (l->exact) return TD_OK;
     uint64_t samples[2] = {0}, all_samples[2];
     double scores[3] = {0}, all_scores[3];
     if (goes) {
@@ -194,7 +196,6 @@ static td_status hand_over_counts(loop *l, bool goes)
     }
     if (!l->first) return TD_OK;
     l->epoch_samples += all_samples[0], l->epoch_marks += all_samples[1];
-    if (l->exact) return TD_OK; /* all have the same */
     l->epoch_loss += all_scores[0], l->epoch_weight += all_scores[1];
     l->epoch_correct += all_scores[2];
     return TD_OK;

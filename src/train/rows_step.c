@@ -28,35 +28,6 @@ static td_status grow(void *pointer, size_t items, size_t bytes)
     return TD_OK;
 }
 
-static td_status create_loader(loop *l)
-{
-    const td_job *job = l->job;
-    int begin, end;
-    td_loader_destroy(l->loader);
-    l->loader = NULL;
-    td_rows_tables_leaves(&l->tables, job->leaves, &begin, &end);
-    td_loader_config config = {.data = l->data->train,
-                               .batch = (size_t)job->batch,
-                               .leaves = job->leaves,
-                               .leaf_begin = begin,
-                               .leaf_end = end,
-                               .seed = job->seed,
-                               .shuffle = (td_shuffle)job->shuffle,
-                               .drop_last = job->drop_last,
-                               .ahead = l->task->features ? -1 : 0, /* it gives numbers only */
-                               .sparse = l->task->features != NULL};
-    if (begin == end)
-        config.leaf_begin = 0, config.leaf_end = 1;            /* it knows how long an epoch is */
-    if (l->tables.roles.now.counts.feeders) config.ahead = -1; /* and is asked for nothing else */
-    if (!l->task->features) config.normalise = l->data->normalise;
-    TD_TRY(td_loader_create(&config, &l->loader));
-    l->per_epoch = td_loader_steps_per_epoch(l->loader);
-    l->last = l->per_epoch * (uint64_t)job->epochs;
-    if (job->steps && job->steps < l->last) l->last = job->steps;
-    l->next_in_loader = 0;
-    return TD_OK;
-}
-
 /* Keys and leaves of the dense rows of each unit. Gradients stay where there is room for them: a
  * step whose push a loss has ended is still to push them. */
 static td_status lay_out_dense(loop *l, size_t units)
@@ -86,91 +57,13 @@ td_status td_rows_make_ready(loop *l)
     int begin, end;
     td_rows_tables_leaves(&l->tables, l->job->leaves, &begin, &end);
     size_t units = l->exact ? (size_t)(end - begin) : (size_t)l->job->threads;
-    TD_TRY(create_loader(l));
-    TD_TRY(grow(&l->totals, units * TD_LEAF_VALUES, sizeof *l->totals));
-    TD_TRY(grow(&l->all_totals, (size_t)l->job->leaves * TD_LEAF_VALUES, sizeof *l->all_totals));
+    TD_TRY(td_rows_open_loader(l));
+    TD_TRY(grow(&l->totals, units * TD_ROWS_TOTALS, sizeof *l->totals));
+    TD_TRY(grow(&l->all_totals, (size_t)l->job->leaves * TD_ROWS_TOTALS, sizeof *l->all_totals));
     return lay_out_dense(l, units);
 }
 
 /* --- computing --- */
-
-/* No other worker need wait for this one. */
-static td_status retire(loop *l)
-{
-    for (int k = 0; k < TD_ROWS_TABLES; k++)
-        if (l->tables.sharded[k]) TD_TRY(td_sharded_retire(l->tables.sharded[k]));
-    return TD_OK;
-}
-
-/* From whoever reads for this worker. One that waits whether others' shards come back is not waited
- * for: those others may be ahead of it, and the clock would stop them. */
-static td_status next_shard(loop *l)
-{
-    int64_t began = td_clock_ns();
-    uint64_t epoch = (l->end - 1) / l->per_epoch;
-    bool retired = false;
-    do {
-        TD_TRY(td_feed_next(l->feed, epoch, l->state.step, &l->batch, &l->lease));
-        if (l->lease.wait && !retired) TD_TRY(retire(l));
-        retired = l->lease.wait;
-    } while (l->lease.wait);
-    td_status status = TD_OK;
-    if (!l->lease.none) status = td_rows_batch_index(&l->batch, &l->shape, NULL);
-    l->batch.global_rows = (size_t)l->job->batch;
-    l->batch.epoch = epoch;
-    l->input_ns += td_clock_ns() - began;
-    return status;
-}
-
-/* The step's samples have been learnt from. */
-static void count_samples(loop *l)
-{
-    const td_rows_batch *b = &l->batch;
-    for (size_t r = 0; r < b->rows; r++) l->epoch_marks += td_feed_mark(b->sample[r]);
-    l->epoch_samples += b->rows;
-    l->state.samples_seen += td_rows_leases(l) ? b->rows : b->global_rows;
-    if (td_rows_leases(l)) td_feed_done(l->feed, b);
-}
-
-/* In step, from a data server. */
-static td_status read_fed(loop *l)
-{
-    int begin, end;
-    uint64_t step = l->state.step;
-    int64_t began = td_clock_ns();
-    td_rows_tables_leaves(&l->tables, l->job->leaves, &begin, &end);
-    td_status status =
-        td_feed_leaves(l->feed, step, begin, end, step + 1 < l->end, &l->shape, &l->batch);
-    l->input_ns += td_clock_ns() - began;
-    return status;
-}
-
-td_status td_rows_read_batch(loop *l, uint64_t step, td_rows_batch *out)
-{
-    const td_batch *b;
-    int begin, end;
-    int64_t began = td_clock_ns();
-    if (l->next_in_loader != step)
-        TD_TRY(td_loader_seek(l->loader, step / l->per_epoch, step % l->per_epoch));
-    TD_TRY(td_loader_next(l->loader, &b));
-    l->next_in_loader = step + 1;
-    td_rows_tables_leaves(&l->tables, l->job->leaves, &begin, &end);
-    td_batch none = *b;
-    if (begin == end) { /* this rank only serves */
-        none.rows = 0, none.leaves = 0;
-        b = &none;
-    }
-    td_status status = td_rows_batch_fill(out, &l->shape, b, begin);
-    l->input_ns += td_clock_ns() - began;
-    return status;
-}
-
-static td_status next_batch(loop *l)
-{
-    if (td_rows_leases(l) || td_rows_ahead_take(l)) return TD_OK; /* it is there */
-    if (l->feed) return read_fed(l);
-    return td_rows_read_batch(l, l->state.step, &l->batch);
-}
 
 static size_t dense_floats(const loop *l)
 {
@@ -188,7 +81,8 @@ static td_status compute_units(void *arg, int lane)
         td_sparse_leaf leaf;
         td_rows_batch_leaf(b, &l->shape, u, &leaf);
         leaf.params = l->tables.dense;
-        leaf.totals = l->totals + u * TD_LEAF_VALUES;
+        leaf.totals = l->totals + u * TD_ROWS_TOTALS;
+        td_rows_count_unit(b, unit, leaf.totals);
         if (o->width)
             memset(b->gradient + unit->sum_begin * o->width, 0,
                    (unit->sum_end - unit->sum_begin) * o->width * sizeof(float));
@@ -217,7 +111,8 @@ static td_table_step table_step(const loop *l, double scale)
 {
     return (td_table_step){.step = l->state.step,
                            .scale = (float)scale,
-                           .rate_factor = (float)td_schedule_rate(&l->schedule, l->state.step)};
+                           .rate_factor = (float)td_schedule_rate(&l->schedule, l->state.step),
+                           .decay = 1};
 }
 
 /* --- in step --- */
@@ -233,7 +128,7 @@ static td_status sum_totals(loop *l, double sums[TD_LEAF_VALUES])
         bytes[r] = 0;
         if (roles->role[r].slot < 0) continue;
         at++;
-        bytes[r] = (size_t)(at * leaves / roles->working - begin) * TD_LEAF_VALUES * sizeof(double);
+        bytes[r] = (size_t)(at * leaves / roles->working - begin) * TD_ROWS_TOTALS * sizeof(double);
     }
     if (size == 1) memcpy(l->all_totals, l->totals, bytes[0]);
     td_status status =
@@ -244,7 +139,7 @@ static td_status sum_totals(loop *l, double sums[TD_LEAF_VALUES])
         return status;
     }
     for (int v = 0; v < TD_LEAF_VALUES; v++)
-        sums[v] = td_tree_fold_doubles(l->all_totals + v, TD_LEAF_VALUES, leaves);
+        sums[v] = td_tree_fold_doubles(l->all_totals + v, TD_ROWS_TOTALS, leaves);
     return TD_OK;
 }
 
@@ -327,7 +222,7 @@ static td_status step_exact(loop *l)
     double sums[TD_LEAF_VALUES];
     td_rows_tables *t = &l->tables;
     uint64_t number = l->state.step + 1;
-    td_status status = next_batch(l);
+    td_status status = td_rows_next_batch(l);
     if (status == TD_OK) status = name_sums(l);
     TD_TRY(td_comm_size(l->comm) > 1 ? td_comm_agree(l->comm, status) : status);
     TD_TRY(pull_exact(l));
@@ -344,7 +239,7 @@ static td_status step_exact(loop *l)
     l->push_ns += td_clock_ns() - began;
     l->state.step++;
     if (l->asked) l->end = l->state.step;
-    count_samples(l);
+    td_rows_count_samples(l);
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
     status = td_rows_after_step(l, sums); /* before anything that a death may end */
     if (l->saving && l->saved) TD_TRY(td_rows_all_saved(l));
@@ -352,6 +247,13 @@ static td_status step_exact(loop *l)
 }
 
 /* --- at its own pace --- */
+
+/* Totals of this rank's units. */
+static void add_up(const loop *l, double sums[TD_LEAF_VALUES])
+{
+    for (int u = 0; u < l->batch.unit_count; u++)
+        for (int v = 0; v < TD_LEAF_VALUES; v++) sums[v] += l->totals[u * TD_ROWS_TOTALS + v];
+}
 
 /* One row for each key, from the units' sums. */
 static td_status join_units(loop *l, const float **out)
@@ -387,7 +289,7 @@ static void average_dense(loop *l, double weight)
 {
     const td_table_config *c = &l->tables.config[TD_ROWS_DENSE];
     const td_rows_batch *b = &l->batch;
-    float whole = (float)(b->global_rows ? b->global_rows : 1), share = (float)b->rows / whole;
+    float whole = (float)(b->global_rows ? b->global_rows : 1), share = td_rows_batch_share(b);
     for (size_t s = 0; s < c->span_count; s++)
         for (size_t i = c->spans[s].begin; c->spans[s].averages && i < c->spans[s].end; i++) {
             float was = l->tables.dense[i], *g = &l->dense_gradient[i];
@@ -431,7 +333,7 @@ td_status td_rows_push_paced(loop *l)
     bool owed = l->feed && l->lease.owed; /* what servers have of it they leave out */
     l->state.step = number;               /* which clocks that have gone on may have moved */
     td_table_step s = table_step(l, 1 / (double)(b->global_rows ? b->global_rows : 1));
-    td_sharded_step step = {.scale = s.scale, .rate = s.rate_factor};
+    td_sharded_step step = {.scale = s.scale, .rate = s.rate_factor, .decay = 1};
     if (owed) step.again = true, step.worker = l->lease.worker, step.clock = l->lease.clock;
     if (t->has[TD_ROWS_KEYED] && (owed || td_sharded_clock(t->sharded[TD_ROWS_KEYED]) == number)) {
         step.keys = b->unique.keys, step.count = b->unique.count, step.rows = b->table;
@@ -440,7 +342,7 @@ td_status td_rows_push_paced(loop *l)
     }
     if (t->has[TD_ROWS_DENSE] && (owed || td_sharded_clock(t->sharded[TD_ROWS_DENSE]) == number)) {
         step.keys = t->dense_keys, step.count = t->dense_rows, step.rows = t->dense;
-        step.gradients = l->dense_gradient;
+        step.gradients = l->dense_gradient, step.decay = td_rows_batch_share(b);
         TD_TRY(td_sharded_push(t->sharded[TD_ROWS_DENSE], &step));
     }
     for (int k = 0; k < TD_ROWS_TABLES; k++)
@@ -450,7 +352,7 @@ td_status td_rows_push_paced(loop *l)
         if (t->has[k]) td_sharded_skip_to(t->sharded[k], clock);
     l->pushing = false;
     l->state.step = clock;
-    count_samples(l);
+    td_rows_count_samples(l);
     return TD_OK;
 }
 
@@ -458,13 +360,12 @@ static td_status step_paced(loop *l)
 {
     double sums[TD_LEAF_VALUES] = {0};
     uint64_t number = l->state.step + 1;
-    TD_TRY(next_batch(l));
+    TD_TRY(td_rows_next_batch(l));
     TD_TRY(pull_paced(l));
     TD_TRY(td_rows_ahead_begin(l));
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "backward"));
     TD_TRY(compute(l));
-    for (int u = 0; u < l->batch.unit_count; u++)
-        for (int v = 0; v < TD_LEAF_VALUES; v++) sums[v] += l->totals[u * TD_LEAF_VALUES + v];
+    add_up(l, sums);
     if (l->tables.has[TD_ROWS_DENSE]) join_dense(l), average_dense(l, sums[TD_LEAF_WEIGHT]);
     int64_t began = td_clock_ns();
     l->pushing = true;
@@ -497,14 +398,13 @@ static td_status step_shared(loop *l)
     const float *gradient;
     uint64_t number = l->state.step + 1;
     TD_TRY(hear_of_losses(l));
-    TD_TRY(next_batch(l));
+    TD_TRY(td_rows_next_batch(l));
     if (t->has[TD_ROWS_KEYED])
         td_shared_rows_read(keyed, b->unique.keys, b->unique.count, b->table);
     TD_TRY(td_rows_pull_dense(t, 0));
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "backward"));
     TD_TRY(compute(l));
-    for (int u = 0; u < b->unit_count; u++)
-        for (int v = 0; v < TD_LEAF_VALUES; v++) sums[v] += l->totals[u * TD_LEAF_VALUES + v];
+    add_up(l, sums);
     td_table_step step = table_step(l, 1 / (double)(b->global_rows ? b->global_rows : 1));
     TD_TRY(join_units(l, &gradient));
     td_rows_has_made(t, number); /* before its rows move: whoever follows makes no step twice */
@@ -512,10 +412,11 @@ static td_status step_shared(loop *l)
         td_shared_rows_push(keyed, b->unique.keys, b->unique.count, gradient, step);
     if (t->has[TD_ROWS_DENSE]) {
         join_dense(l), average_dense(l, sums[TD_LEAF_WEIGHT]);
+        step.decay = td_rows_batch_share(b);
         td_shared_rows_push(dense, t->dense_keys, t->dense_rows, l->dense_gradient, step);
     }
     l->state.step++;
-    count_samples(l);
+    td_rows_count_samples(l);
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
     l->stopping = l->stopping || (l->stop && *l->stop);
     return td_rows_after_step(l, sums);
@@ -527,17 +428,16 @@ static td_status step_own(loop *l)
     double sums[TD_LEAF_VALUES] = {0};
     const float *gradient;
     uint64_t number = l->state.step + 1;
-    TD_TRY(next_batch(l));
+    TD_TRY(td_rows_next_batch(l));
     TD_TRY(td_rows_own_read(l));
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "backward"));
     TD_TRY(compute(l));
-    for (int u = 0; u < l->batch.unit_count; u++)
-        for (int v = 0; v < TD_LEAF_VALUES; v++) sums[v] += l->totals[u * TD_LEAF_VALUES + v];
+    add_up(l, sums);
     if (l->tables.has[TD_ROWS_DENSE]) join_dense(l);
     TD_TRY(join_units(l, &gradient));
     bool last = number == l->end || (l->stop && *l->stop) || l->stopping;
     TD_TRY(td_rows_own_move(l, gradient, last));
-    count_samples(l);
+    td_rows_count_samples(l);
     TD_TRY(td_mishap(l->mishaps, l->comm, number, "update"));
     return td_rows_after_step(l, sums);
 }
@@ -553,8 +453,8 @@ static td_status up_to(loop *l, uint64_t end)
 {
     bool works = l->tables.roles.number >= 0;
     while (works && (l->feed || l->state.step < end) && !l->stopping) {
-        if (l->feed) TD_TRY(next_shard(l));
-        if (l->feed && l->lease.none) return retire(l);
+        if (l->feed) TD_TRY(td_rows_next_shard(l));
+        if (l->feed && l->lease.none) return td_rows_retire(l);
         TD_TRY(step_alone(l));
         bool asked = l->stop && *l->stop;
         for (int k = 0; k < TD_ROWS_TABLES; k++) {

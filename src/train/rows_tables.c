@@ -27,9 +27,6 @@ static td_table_config dense_config(const td_rows_tables_config *c)
     t.width = dense_width(c->params);
     t.rule = c->net_rule;
     if (c->job->net_lr > 0) t.lr = (float)(c->job->net_lr / c->job->lr);
-    /* A push of a worker's samples decays them by its share of the batch. */
-    if (c->mode != TD_ROWS_EXACT && c->counts.workers > 1)
-        t.weight_decay /= (float)c->counts.workers;
     t.init = TD_TABLE_ZERO;
     t.number = TD_ROWS_DENSE;
     t.admit = 0;

@@ -90,7 +90,8 @@ static td_status push(life *l)
     if (l->p->pause_us) nanosleep(&(struct timespec){.tv_nsec = l->p->pause_us * 1000}, NULL);
     TD_TRY(note(l, TRIES, l->step));
     l->tries = true;
-    td_sharded_step step = {.keys = keys, .count = KEYS, .gradients = g, .scale = 1, .rate = 1};
+    td_sharded_step step =
+        {.keys = keys, .count = KEYS, .gradients = g, .scale = 1, .rate = 1, .decay = 1};
     TD_TRY(td_sharded_push(l->s, &step));
     l->tries = false;
     return note(l, ACKNOWLEDGED, l->step);

@@ -45,8 +45,9 @@ def make_split(prefix, n, seed):
         f.write(struct.pack(">II", 2049, n) + bytes(labels))
 
 
-def tandem(*words, expect=0, prefix=()):
-    done = subprocess.run([*prefix, TANDEM, *words], text=True, capture_output=True, timeout=120)
+def tandem(*words, expect=0, prefix=(), env=None):
+    done = subprocess.run([*prefix, TANDEM, *words], text=True, capture_output=True, timeout=120,
+                          env={**os.environ, **(env or {})})
     if done.returncode != expect:
         raise AssertionError(f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done

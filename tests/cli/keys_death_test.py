@@ -229,26 +229,31 @@ class Kills(unittest.TestCase):
         return run
 
     def test_who_waits_for_a_stopped_server_is_told(self):
-        """In whatever a worker asks of it, at its own pace; when the server goes on, so does the run."""
-        run = new_run()
-        process = subprocess.Popen([*recovering(3), TANDEM, *job(*ps(1, servers=1, clock="asp"), run=run, epochs=40)],
-                                   text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   env=dict(os.environ, TANDEM_FAKE_SLOW="0:8"))
-        end = time.monotonic() + 60
-        while not os.path.exists(os.path.join(run, "metrics.jsonl")) and time.monotonic() < end:
-            time.sleep(0.01)
-        server = processes_of(run, TANDEM)[2]
-        os.kill(server, signal.SIGSTOP)
-        try:
-            text, end = "", time.monotonic() + 10
-            while not re.search("rank 0 waits in (push|pull) .* for rank 2, .* stopped", text) and time.monotonic() < end:
-                time.sleep(0.1)
-                text = tandem("diagnose", run).stdout
-        finally:
-            os.kill(server, signal.SIGCONT)
-        self.assertRegex(text, "rank 0 waits in (push|pull) .* for rank 2, .* stopped")
-        _, err = process.communicate(timeout=60)
-        self.assertEqual(process.returncode, 0, err)
+        """In whatever a worker asks of it, at its own pace, also one that has come for another; when the server goes on,
+        so does the run."""
+        for plan, n, waits in (("", 4, 0), ("1:5:backward", 5, 4))[:2 if ULFM else 1]:  # the slow one does
+            run = new_run()
+            words = ps(1, "--replicas", "1", "--spares", str(n - 4), servers=2, clock="asp")
+            command = [*recovering(n), TANDEM, *job(*words, run=run, epochs=20, data=clicks(rows=4000))]
+            process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                       env=dict(os.environ, TANDEM_FAKE_SLOW=f"{waits}:8", TANDEM_FAKE_DEATH=plan))
+            end = time.monotonic() + 60
+            while time.monotonic() < end and not (os.path.exists(os.path.join(run, "metrics.jsonl"))
+                                                  and len(event(run, "recovered")) == bool(plan)):
+                time.sleep(0.01)
+            server = processes_of(run, TANDEM)[3]
+            os.kill(server, signal.SIGSTOP)
+            try:
+                text, end = "", time.monotonic() + 10
+                says = f"rank {waits} waits in (push|pull) .* for rank 3, .* stopped"
+                while not re.search(says, text) and time.monotonic() < end:
+                    time.sleep(0.1)
+                    text = tandem("diagnose", run).stdout
+            finally:
+                os.kill(server, signal.SIGCONT)
+            self.assertRegex(text, says)
+            _, err = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 0, err)
 
     def test_a_spare_with_other_data(self):
         """It leaves before it has any part in the run; the next one comes."""

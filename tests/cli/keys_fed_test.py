@@ -8,7 +8,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from harness import MPIEXEC, SHORT, TANDEM, main, metrics, new_run, ranks, tandem  # noqa: E402
-from keys import clicks, event, job, ps, recovering, told, train, weights, write  # noqa: E402
+from keys import ULFM, clicks, event, job, ps, recovering, told, train, weights, write  # noqa: E402
 
 
 def fed(workers, readers, *words, **how):
@@ -51,23 +51,33 @@ class InStep(unittest.TestCase):
         """Ranks are workers 0 to 2, servers 3 and 4, data servers 5 and 6."""
         words = fed(3, 2, "--replicas", "1", servers=2)
         for model in ("fm",) if SHORT else ("fm", "mlp"):
-            want = train(model=model)
-            for plan in ("5:3:backward", "1:3:backward", "3:4:reduce", "6:5:update,0:9:reduce", "0:8:evaluate",
-                         "5:2:reduce,5:2:recover")[::2 if SHORT else 1]:
+            want = train("--holdout", "0.2", model=model)
+            for plan in ("5:3:backward", "1:3:backward", "3:4:reduce", "6:5:update,0:9:reduce", "0:5:evaluate",
+                         "5:2:reduce,0:1:recover")[::2 if SHORT else 1]:
                 for spares in (0, 1):
-                    run = self.lives(plan, *words, spares=spares, model=model)
+                    run = self.lives(plan, *words, "--holdout", "0.2", spares=spares, model=model)
                     self.assertEqual(weights(run), weights(want), (model, plan, spares))
-                    self.assertEqual(metrics(run)[-1]["step"], metrics(want)[-1]["step"])
+                    self.assertEqual(sorted(rank for e in event(run, "recovered") for rank in e["died"]),
+                                     sorted(int(at[0]) for at in plan.split(",")), plan)
+                    self.assertEqual(each_once(run), [(320, True)] * 2, (model, plan, spares))
         self.lives("4:3:backward", *fed(2, 1, "--replicas", "1", servers=2), expect=1)
         self.assertIn("no data server is left", self.err)
 
     def test_resumed_within_an_epoch(self):
-        want = train(epochs=4)
+        """What is told of a part of an epoch is no proof."""
         words = fed(2, 1, "--checkpoint-every", "3", servers=1)
         for model in ("fm", "mlp"):
-            run, want = train(*words, "--steps", "10", model=model), train(epochs=2, model=model)
-            tandem("train", "--run", run, "--resume", "--quiet", "--steps", "0")
+            run, want = train(*words, "--steps", "10", model=model), train(model=model, epochs=3)
+            tandem("train", "--run", run, "--resume", "--quiet", "--steps", "0", "--epochs", "3")
             self.assertEqual(weights(run), weights(want), model)
+            self.assertEqual([once for _, once in each_once(run)], [True, None, None, True])
+
+    def test_without_the_last_batch(self):
+        for clock, samples in (("bsp", 6 * 64), ("asp", 400 // 32 * 32)):
+            for words in (fed(2, 1, servers=1, clock=clock), ps(2, servers=1, clock=clock)):
+                run = train(*words, "--drop-last")
+                count = samples if "--data-servers" in words else 6 * 64
+                self.assertEqual(each_once(run), [(count, True)] * 2, words)
 
     def test_a_run_under_way_is_given_others(self):
         want, run = train(epochs=60), new_run()
@@ -100,12 +110,13 @@ class Networks(unittest.TestCase):
 class Fed(unittest.TestCase):
     """Ranks that data servers read for have no training data."""
 
-    def only_at(self, reader, n, *words, data, expect=0, **how):
-        """The run; ranks but `reader` are told of a file that is not there."""
+    def only_at(self, reader, n, *words, data, expect=0, plan="", **how):
+        """The run; ranks below `reader` are told of a file that is not there."""
         run = new_run()
         command = job(*words, data="/no/such.tsv", run=run, **how)
-        dealt = f'[ "$OMPI_COMM_WORLD_RANK" != {reader} ] || set -- "$@" --data {data}; exec "$@"'
-        done = tandem(*command, prefix=(*ranks(n), "sh", "-c", dealt, "sh"), expect=expect)
+        dealt = f'[ "$OMPI_COMM_WORLD_RANK" -lt {reader} ] || set -- "$@" --data {data}; exec "$@"'
+        done = tandem(*command, prefix=(*recovering(n), "sh", "-c", dealt, "sh"), expect=expect,
+                      env={"TANDEM_FAKE_DEATH": plan})
         return done.stderr if expect else run
 
     def test_workers_have_no_data(self):
@@ -122,7 +133,17 @@ class Fed(unittest.TestCase):
         tandem("train", "--run", run, "--resume", "--epochs", "3", "--quiet", "--data", clicks(form), prefix=ranks(3))
         self.assertEqual(weights(run), weights(train(*words, data=clicks(form), model=model, epochs=3)))
 
+    @unittest.skipUnless(ULFM, "MPI cannot go on without a rank")
+    def test_whoever_dies(self):
+        """Of workers 0 and 1, servers 2 and 3, data servers 4 and 5; 6 is a spare."""
+        words = fed(1, 2, "--replicas", "1", "--spares", "1", servers=2)
+        for model, plan in (("fm", "4:3:backward"), ("mlp", "1:3:backward,5:9:reduce"), ("dlrm", "2:4:update"))[::2 if SHORT else 1]:
+            want = train(data=clicks(), model=model)
+            self.assertEqual(weights(self.only_at(4, 7, *words, data=clicks(), model=model, plan=plan)), weights(want), plan)
+
     def test_mistakes(self):
+        done = tandem(*job(*fed(1, 3)), prefix=ranks(2), expect=2)
+        self.assertEqual(done.stderr.count("tandem: --data-servers 3 leaves no worker of the job's 2 ranks"), 1, done.stderr)
         words = fed(1, 1, servers=1, clock="asp")
         for data, text in (("/no/such/either.tsv", "/no/such/either.tsv"),
                            (write("text.tsv", "label\ta\n1\tx\nb\ty\nc\tz\n"), "needs two classes")):

@@ -41,10 +41,12 @@ class Mistakes(unittest.TestCase):
                  ps(2, "--optimizer", "nesterov")),
                 ("--data-servers at a clock other than bsp: checkpoints are written between epochs; leave out --checkpoint-every",
                  ps(2, "--data-servers", "1", "--checkpoint-every", "5m", servers=1, clock="asp")),
+                ("--steps 3: data servers at a clock other than bsp deal out whole epochs, of 7 steps",
+                 ps(2, "--data-servers", "1", "--steps", "3", servers=1, clock="asp")),
                 ("--clock \"\" is no clock", ps(2, clock="")),
                 ("--table-memory: \"12q\" is not a whole number, with k, m or g behind it",
                  ps(2, "--table-memory", "12q")),
-                ("1000 servers and a worker are more than the 16 leaves of a batch; start at most 15",
+                ("--servers 1000 and a worker are more than the 16 leaves of a batch; ask for at most 15",
                  ps(1, servers=1000)),
                 ("a memory limit of 1000 bytes is too small for rows of", ps(2, "--table-memory", "1000"))):
             self.says(text, *job(*words))
@@ -89,6 +91,15 @@ class Mistakes(unittest.TestCase):
                             ("--compensation: batch norm's running statistics",
                              ps(1, "--compensation", "0.1", clock="asp"))):
             self.says(text, *job(*words, model=model, data=DATA))
+
+    def test_batch_norm_of_one_sample(self):
+        """A warning, wherever statistics are of leaves, or of a thread's share, and some of these have one."""
+        for words, text in ((["--batch", "24"], "fewer --leaves"), ([*ps(2, servers=1), "--batch", "24"], "fewer --leaves"),
+                            ([*ps(4, clock="asp"), "--threads", "8", "--batch", "60"], "fewer --workers or --threads"),
+                            (["--batch", "32"], ""), ([*ps(4, clock="asp"), "--threads", "8", "--batch", "64"], "")):
+            done = tandem("train", "--data", DATA, "--model", "bn dense:0", "--epochs", "1", "--run", new_run(), *words)
+            self.assertEqual(done.stderr.count("have one sample"), bool(text), (words, done.stderr))
+            self.assertIn(text, done.stderr)
 
     def test_what_would_do_nothing(self):
         """Each such option is named, beside models and strategies that do not use it; at its default it is not."""

@@ -350,6 +350,22 @@ class Clocks(unittest.TestCase):
             ours, theirs = (sum(x * x for name in ts if name.endswith("weight") for x in ts[name]) for ts in (got, want))
             self.assertAlmostEqual(ours / theirs, 1, delta=0.2, msg=words)
 
+    def test_pushes_decay_by_what_they_are_of_a_batch(self):
+        """However many workers there are by then, and however many steps a push is of."""
+        def size(*words, plan=""):
+            run = new_run()
+            tandem(*job("--normalise", "unit", "--lr", "0.001", "--weight-decay", "3", "--drop-last", *words, run=run, data=DATA,
+                        model="dense:8 relu dense:0", epochs=30), env={"TANDEM_FAKE_DEATH": plan})
+            return sum(x * x for (name, _), row in rows_of(os.path.join(run, "model")).items() if "weight" in name
+                       for x in floats(row))
+
+        want, few = size("--strategy", "allreduce"), "1:3:backward,2:3:backward,3:3:backward"
+        for words, plan in ((ps(4, servers=1, clock="asp"), few), (["--strategy", "hogwild", "--workers", "4"], few),
+                            (["--strategy", "downpour", *place(1), "--push-every", "5"], ""),
+                            (["--strategy", "downpour", *place(4), "--push-every", "5", "--fetch-every", "5"], ""),
+                            (ps(3, "--data-servers", "1", servers=1, clock="asp"), ""))[2 if SHORT else 0:]:
+            self.assertAlmostEqual(size(*words, plan=plan) / want, 1, delta=0.1, msg=words)
+
     def test_a_copy_moves_as_the_servers_do(self):
         """By one worker, a copy that is never fetched anew is what the servers have."""
         for words in ([], ["--net-lr", "0.001"], ["--weight-decay", "0.1"]):

@@ -77,12 +77,8 @@ static td_status leaf_of(void *self, int lane, const td_sparse_leaf *leaf)
 /* Batch norm keeps running averages of what it sees in a step. */
 static td_status check_statistics(const td_net *net, const td_job *job)
 {
-    size_t n;
-    const td_slot *slots = td_net_slots(net, &n);
-    bool averages = false, copies;
-    for (size_t s = 0; s < n; s++) averages = averages || slots[s].kind == TD_SLOT_STAT;
-    copies = job->strategy == TD_STRATEGY_DOWNPOUR || job->strategy == TD_STRATEGY_EASGD;
-    if (averages && copies)
+    bool averages = td_net_averages(net);
+    if (averages && (job->strategy == TD_STRATEGY_DOWNPOUR || job->strategy == TD_STRATEGY_EASGD))
         return td_fail(TD_ERR_ARG,
                        "--strategy %s: batch norm's running statistics cannot be pushed as a sum "
                        "of "
@@ -92,6 +88,16 @@ static td_status check_statistics(const td_net *net, const td_job *job)
         return td_fail(TD_ERR_ARG, "--compensation: batch norm's running statistics are no "
                                    "gradients; leave it out, or use layer norm");
     return TD_OK;
+}
+
+static void warn(const td_comm *comm, const td_job *job, const td_net *net, bool exact)
+{
+    int workers = td_comm_size(comm) - td_job_servers(job);
+    if (td_comm_rank(comm) != 0 || workers < 1) return;
+    if (exact)
+        td_net_warn_of_small_leaves(net, job->batch / job->leaves);
+    else
+        td_net_warn_of_small_shares(net, job->batch / workers / job->threads);
 }
 
 static json_t *manifest(void *self, json_t *metrics)
@@ -118,6 +124,7 @@ td_status td_net_train_in_tables(td_comm *comm, const td_job *job, const td_trai
     if (status == TD_OK) status = td_net_init(m->net, job->init, job->seed, params);
     status = joined ? td_train_give_way(comm, status) : td_comm_agree(comm, status);
     if (!joined && status == TD_OK) status = td_comm_broadcast(comm, params, n * sizeof *params, 0);
+    if (!joined && status == TD_OK) warn(comm, job, m->net, exact);
     td_rows_task task = {.params = params,
                          .classes = td_loss_has_classes(m->loss),
                          .two = td_loss_has_classes(m->loss) && m->classes == 2,

@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/log.h"
 #include "data/schema.h"
 #include "models/net/save.h"
 #include "models/sparse/sparse_part.h"
@@ -424,4 +425,29 @@ td_status td_net_model_fits(const td_net_model *m, const td_dataset *data)
         return td_fail(TD_ERR_DATA, "%s has %zu features a sample where the model has %zu",
                        info->path ? info->path : "the data", info->features, features);
     return TD_OK;
+}
+
+/* --- batch norm --- */
+
+bool td_net_averages(const td_net *net)
+{
+    size_t n;
+    const td_slot *slots = td_net_slots(net, &n);
+    bool averages = false;
+    for (size_t s = 0; s < n; s++) averages = averages || slots[s].kind == TD_SLOT_STAT;
+    return averages;
+}
+
+void td_net_warn_of_small_leaves(const td_net *net, int least)
+{
+    if (td_net_averages(net) && least < 2)
+        td_warn("batch norm takes its statistics from each leaf of a batch, and some leaves have "
+                "one sample; give a larger --batch or fewer --leaves");
+}
+
+void td_net_warn_of_small_shares(const td_net *net, int least)
+{
+    if (td_net_averages(net) && least < 2)
+        td_warn("batch norm takes its statistics from each thread's share of a batch, and some "
+                "have one sample; give a larger --batch, or fewer --workers or --threads");
 }

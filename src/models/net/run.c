@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "data/dataset.h"
 #include "models/net/save.h"
 #include "models/sparse/sparse_part.h"
 #include "nn/loss.h"
@@ -156,18 +157,6 @@ static size_t lane_rows(const td_job *job, int size)
     return most_leaves * leaf_rows(job);
 }
 
-/* Statistics of one sample are that sample, and what is learnt by them is nothing. */
-static void warn_of_small_leaves(const td_comm *comm, const td_job *job, const td_net *net)
-{
-    size_t n;
-    const td_slot *slots = td_net_slots(net, &n);
-    bool averages = false;
-    for (size_t s = 0; s < n; s++) averages = averages || slots[s].kind == TD_SLOT_STAT;
-    if (averages && leaf_rows(job) < 2 && td_comm_rank(comm) == 0)
-        td_warn("batch norm takes its statistics from each leaf of a batch, and leaves have one "
-                "sample; give a larger --batch or fewer --leaves");
-}
-
 /* What the system would promise and not have: parameters, their nodes, the sum, the rule's state
  * (two at most) and a checkpoint's copy, and four batches, of all ranks of this machine. */
 static td_status check_memory(const td_comm *comm, const td_job *job, const td_net *net,
@@ -197,7 +186,8 @@ td_status td_net_model_train(td_comm *comm, const td_job *job, const td_train_da
     bool joined = td_comm_joined(comm, td_comm_rank(comm)); /* the others are on their way */
     td_status status = check_memory(comm, job, model->net, rows, td_dataset_info(data->train));
     TD_TRY(joined ? td_train_give_way(comm, status) : td_comm_agree(comm, status));
-    if (!joined) warn_of_small_leaves(comm, job, model->net);
+    if (!joined && td_comm_rank(comm) == 0)
+        td_net_warn_of_small_leaves(model->net, job->batch / job->accumulate / job->leaves);
     float *params = td_alloc_aligned(n * sizeof *params);
     if (!params) status = td_fail(TD_ERR_NOMEM, "no memory for %zu parameters", n);
     if (status == TD_OK) status = td_net_place_create(model, job->threads, rows, true, &place);
@@ -242,10 +232,8 @@ td_status td_net_model_predict(const td_net_model *model, td_net_place *place,
         td_loss_probabilities(model->loss, outputs, n, out);
         return TD_OK;
     }
-    for (size_t r = 0; r < n; r++) {
-        td_dataset_row(data, begin + r, x + r * features);
-        td_normalise_apply(&model->normalise, features, x + r * features);
-    }
+    for (size_t r = 0; r < n; r++)
+        td_dataset_row_as(data, &model->normalise, begin + r, x + r * features);
     td_net_pass pass = {.params = model->params, .rows = n, .x = x};
     memcpy(out, td_net_evaluate(model->net, place->lane[0], &pass), n * outputs * sizeof *out);
     td_net_probabilities(model->net, n, out);
