@@ -192,11 +192,11 @@ TD_MUST_CHECK td_status td_rows_read_batch(td_rows_loop *l, uint64_t step, td_ro
 TD_MUST_CHECK td_status td_rows_next_batch(td_rows_loop *l);
 /* td_rows_leases: the next shard, or l->lease.none. */
 TD_MUST_CHECK td_status td_rows_next_shard(td_rows_loop *l);
-TD_MUST_CHECK td_status
-td_rows_retire(td_rows_loop *l); /* no other worker need wait for this one */
+/* No other worker need wait for this one. */
+TD_MUST_CHECK td_status td_rows_retire(td_rows_loop *l);
 
-/* rows_epoch.c: counts a unit's samples, behind its totals; those of a step that has been learnt
- * from. At an epoch's end: tells what it has come to. Collective. */
+/* rows_epoch.c: exact: counts a unit's samples, behind its totals; counts those of a step that has
+ * been learnt from. At an epoch's end: tells what it has come to. Collective. */
 void td_rows_count_unit(const td_rows_batch *batch, const td_rows_unit *unit,
                         double totals[TD_ROWS_TOTALS]);
 void td_rows_count_samples(td_rows_loop *l);

@@ -82,7 +82,7 @@ static td_status compute_units(void *arg, int lane)
         td_rows_batch_leaf(b, &l->shape, u, &leaf);
         leaf.params = l->tables.dense;
         leaf.totals = l->totals + u * TD_ROWS_TOTALS;
-        td_rows_count_unit(b, unit, leaf.totals);
+        if (l->exact) td_rows_count_unit(b, unit, leaf.totals);
         if (o->width)
             memset(b->gradient + unit->sum_begin * o->width, 0,
                    (unit->sum_end - unit->sum_begin) * o->width * sizeof(float));

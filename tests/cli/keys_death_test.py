@@ -238,7 +238,8 @@ class Kills(unittest.TestCase):
             process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                        env=dict(os.environ, TANDEM_FAKE_SLOW=f"{waits}:8", TANDEM_FAKE_DEATH=plan))
             end = time.monotonic() + 60
-            while time.monotonic() < end and not (os.path.exists(os.path.join(run, "metrics.jsonl"))
+            begun = [os.path.join(run, name) for name in ("metrics.jsonl", f"recorder/rank-{waits}", "recorder/rank-3")]
+            while time.monotonic() < end and not (all(map(os.path.exists, begun))
                                                   and len(event(run, "recovered")) == bool(plan)):
                 time.sleep(0.01)
             server = processes_of(run, TANDEM)[3]
