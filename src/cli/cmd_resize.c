@@ -148,7 +148,8 @@ static td_status probe(asker *w)
                        w->run);
     if (w->told || now - w->began < PATIENCE_NS) return TD_OK;
     fprintf(stderr,
-            "tandem: the job in %s answers at the end of a step: waiting for it (Ctrl-C takes the "
+            "tandem: the job in %s answers between two steps, or where its workers meet if they go "
+            "at their own pace (at an epoch's end): waiting for it (Ctrl-C takes the "
             "request back; \"tandem diagnose %s\" says what the job is doing)\n",
             w->run, w->run);
     w->told = true;

@@ -112,7 +112,7 @@ td_status td_cli_read_train(int argc, char **argv, td_job *job)
         TD_TRY(read_words(file[0], argc, argv, job));
     }
     if (td_net_model_is_sparse(job->model)) job->one_hot = false; /* categories are hashed */
-    if (!job->resume) TD_TRY(td_cli_check_effects(job)); /* its options are those of before */
+    TD_TRY(td_cli_check_effects(job));
     return td_job_check(job);
 }
 
@@ -243,7 +243,7 @@ static td_status run_rank(td_comm *comm, void *arg)
                           .held_name = s->held_name,
                           .normalise = &s->model.normalise,
                           .hooks = &hooks};
-    int reader = td_cli_has_fed(&s->job) ? td_comm_size(comm) - s->job.data_servers : 0;
+    int reader = td_cli_has_fed(&s->job) ? td_comm_size(comm) - td_job_readers(&s->job) : 0;
     if (status == TD_OK && td_comm_rank(comm) == reader && !joined && !s->job.resume)
         td_cli_warn_of_labels(&s->job, s->train);
     if (status == TD_OK) status = td_net_model_train(comm, &s->job, &data, &s->model, &stop_signal);

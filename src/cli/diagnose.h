@@ -54,6 +54,8 @@ const td_record *td_past_entry(const td_diagnosis *d, int rank, const td_past_gr
 /* The newest collective, or the newest that it did alone, at the second reading; NULL: none. */
 const td_record *td_past_newest(const td_diagnosis *d, int rank, const td_past_group *g,
                                 bool alone);
+/* Whether the rank has begun something between the two readings. */
+bool td_past_goes_on(const td_diagnosis *d, int rank);
 /* Whether an entry is under way at both readings. */
 bool td_past_stuck(const td_diagnosis *d, int rank, const td_record *e);
 /* What the rank itself (not its works) is in, else did last. */

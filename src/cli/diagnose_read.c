@@ -140,7 +140,7 @@ static void name_groups(td_diagnosis *d)
         td_past_group *g = &d->group[k];
         if (g->kind == TD_GROUP_RECORDED && !main)
             main = true;
-        else if (g->kind == TD_GROUP_RECORDED || g->kind == TD_GROUP_SPLIT)
+        else if (g->kind != TD_GROUP_WORKS && g->kind != TD_GROUP_KEYED)
             snprintf(g->name, sizeof g->name, "group %d", ++split);
     }
     for (int k = 0; k < d->groups; k++) {
@@ -306,6 +306,18 @@ const td_record *td_past_last(const td_diagnosis *d, int rank)
             if (e && (!last || (int32_t)(e->number - last->number) > 0)) last = e;
         }
     return last;
+}
+
+bool td_past_goes_on(const td_diagnosis *d, int rank)
+{
+    const td_past *p = &d->rank[rank];
+    bool differs = false;
+    for (int k = 0; k < TD_RECORDER_GROUPS && p->bytes && p->before; k++) {
+        const td_recorder_group *now = &places(p->bytes)[k], *then = &places(p->before)[k];
+        differs = differs || now->number != then->number || now->alone != then->alone ||
+                  now->collectives != then->collectives;
+    }
+    return differs;
 }
 
 bool td_past_stuck(const td_diagnosis *d, int rank, const td_record *e)

@@ -78,6 +78,15 @@ static bool has_come(const td_diagnosis *d, td_deed front, int r)
     return !of || of->collectives >= front.entry->sequence;
 }
 
+/* Others wait at a meeting while it works: that is as it should be, until it goes on no more; and
+ * if it waits for its servers then, that is told by its wait. */
+static bool may_be_late(const td_diagnosis *d, td_deed front, int r)
+{
+    td_deed deed = td_past_doing(d, r);
+    bool waits = deed.entry && td_does_alone(deed.entry->does) && td_past_stuck(d, r, deed.entry);
+    return front.group->kind == TD_GROUP_MEETING && (waits || td_past_goes_on(d, r));
+}
+
 /* Ranks of the group whose record is not known to be: they may have died, or not have made it yet.
  */
 static int tell_unknown(td_deed front)
@@ -104,7 +113,7 @@ static int find_absent(const td_diagnosis *d, td_deed front, bool explained)
 {
     int told = 0;
     for (int r = 0; r < d->size; r++) {
-        if (d->rank[r].left || has_come(d, front, r)) continue;
+        if (d->rank[r].left || has_come(d, front, r) || may_be_late(d, front, r)) continue;
         const td_record *last = td_past_newest(d, r, front.group, false);
         if (!last || last->state != TD_RECORD_FAILED)
             told += tell_absent(d, front, r);

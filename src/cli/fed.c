@@ -18,13 +18,13 @@ bool td_cli_is_fed(const td_job *job)
 {
     int ranks = td_cli_rank_count();
     if (!td_cli_has_fed(job) || !ranks) return false;
-    return td_cli_rank() < ranks - job->spares - job->data_servers;
+    return td_cli_rank() < ranks - job->spares - td_job_readers(job);
 }
 
 /* Where part of the data is held out, workers need it. */
 bool td_cli_has_fed(const td_job *job)
 {
-    return td_comm_launched_by_mpi() && job->data_servers && job->holdout == 0;
+    return td_comm_launched_by_mpi() && td_job_readers(job) && job->holdout == 0;
 }
 
 static td_status describe(const td_dataset *train, const td_net_model *model, char **out)
@@ -54,7 +54,7 @@ static td_status understand(const char *text, td_dataset **train, td_net_model *
 td_status td_cli_hear_data(td_comm *comm, const td_job *job, bool fed, td_dataset **train,
                            td_net_model *model)
 {
-    int teller = td_comm_size(comm) - job->data_servers;
+    int teller = td_comm_size(comm) - td_job_readers(job);
     bool tells = td_comm_rank(comm) == teller;
     char *text = NULL;
     td_status status = tells ? describe(*train, model, &text) : TD_OK;

@@ -298,6 +298,14 @@ out:
     return td_comm_end(record, status);
 }
 
+td_status td_comm_open_meeting(td_comm *comm, td_comm **out)
+{
+    TD_TRY(td_comm_split(comm, 0, comm->rank, out));
+    (*out)->deadline_ms = INT64_MAX / 2000000;
+    td_recorder_call(*out, TD_GROUP_MEETING);
+    return TD_OK;
+}
+
 void td_comm_close(td_comm *comm)
 {
     if (!comm) return;

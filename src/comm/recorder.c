@@ -110,6 +110,12 @@ void td_recorder_join(td_comm *comm, const td_comm *from)
     if (from->recorder && !comm->recorder) join(from->recorder, comm, from->card.group);
 }
 
+void td_recorder_join_meeting(td_comm *meeting, const td_comm *from)
+{
+    td_recorder_join(meeting, from);
+    td_recorder_call(meeting, TD_GROUP_MEETING);
+}
+
 void td_recorder_call(td_comm *comm, int kind)
 {
     if (comm->recorded) comm->recorded->kind = (uint32_t)kind;
@@ -389,13 +395,14 @@ static const td_record *newest_of(const td_recorder_group *g, bool alone)
 
 static void put_operation(line *l, const td_recorder_group *g, const td_record *e)
 {
-    static const char *const of[TD_GROUP_KINDS] = {"", "", ", of the works", ", of keyed parts"};
+    static const char *const of[TD_GROUP_KINDS] = {"", "", ", of the works", ", of keyed parts",
+                                                   ""};
     put(l, td_does_names[e->does]);
     put(l, " (");
     if (!td_does_alone(e->does)) {
         put(l, "operation ");
         put_number(l, e->sequence);
-        if (g->kind == TD_GROUP_SPLIT) {
+        if (g->kind == TD_GROUP_SPLIT || g->kind == TD_GROUP_MEETING) {
             put(l, " of a group of ");
             put_number(l, (uint64_t)g->ranks);
         }

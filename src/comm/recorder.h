@@ -22,7 +22,7 @@
 #include <pthread.h>
 
 enum { TD_RECORDS = 128, TD_RECORDS_ALONE = 16, TD_RECORDER_GROUPS = 32 };
-enum { TD_RECORDS_TIMED = 32, TD_RECORDER_VERSION = 3 };
+enum { TD_RECORDS_TIMED = 32, TD_RECORDER_VERSION = 4 };
 enum { TD_RECORD_PUT_OFF = 16 << 10 }; /* most bytes of an operation whose entry may wait */
 enum { TD_RECORDER_HEAD_BYTES = 4096 };
 #define TD_RECORDER_MAGIC "tandemR"
@@ -46,7 +46,14 @@ typedef struct td_record {
 _Static_assert(sizeof(td_record) == 64, "a cache line");
 
 /* What a group is for, which tells apart groups of the same ranks. */
-enum { TD_GROUP_RECORDED, TD_GROUP_SPLIT, TD_GROUP_WORKS, TD_GROUP_KEYED, TD_GROUP_KINDS };
+enum {
+    TD_GROUP_RECORDED,
+    TD_GROUP_SPLIT,
+    TD_GROUP_WORKS,
+    TD_GROUP_KEYED,
+    TD_GROUP_MEETING, /* split, for ranks that wait there while others still work */
+    TD_GROUP_KINDS
+};
 
 typedef struct td_recorder_group {
     uint64_t number, parent; /* as in a card, the same at all its ranks; number 0: unused */
@@ -91,7 +98,8 @@ static inline size_t td_recorder_bytes(void)
 
 /* This group, made from `from`, is recorded where that is; what it is for. */
 void td_recorder_join(td_comm *comm, const td_comm *from);
-/* The same of a channel of keyed parts that was opened before the record. */
+/* The same of a meeting, and of a channel of keyed parts, that were opened before the record. */
+void td_recorder_join_meeting(td_comm *meeting, const td_comm *from);
 void td_recorder_join_keyed(td_keyed *keyed, const td_comm *from);
 void td_recorder_call(td_comm *comm, int kind);
 /* Whether the rank itself waits for its works (NULL: their group is closed). */

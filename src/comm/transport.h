@@ -148,6 +148,9 @@ void td_comm_retire(td_comm *comm); /* closed, and all freed but the handle, whi
 /* The same at all ranks of the group; no other has it. */
 uint64_t td_comm_group_number(uint64_t parent, uint64_t of, int color);
 
+/* A group of the same ranks, in which those that are done wait for the others as long as these
+ * live. Collective. */
+TD_MUST_CHECK td_status td_comm_open_meeting(td_comm *comm, td_comm **out);
 TD_MUST_CHECK td_status td_comm_check_config(const td_comm_config *config); /* NULL is fine */
 int64_t td_comm_deadline(const td_comm_config *config);
 

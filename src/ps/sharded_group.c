@@ -116,8 +116,7 @@ static td_status open_channel(td_sharded *s, const td_servers *servers)
                              .ready = td_sharded_ready,
                              .user = s};
     s->replicas = s->place.slices.backup[0] >= 0;
-    TD_TRY(td_comm_split(s->comm, 0, s->rank, &s->meeting));
-    s->meeting->deadline_ms = INT64_MAX / 2000000; /* as long as the others live */
+    TD_TRY(td_comm_open_meeting(s->comm, &s->meeting));
     return td_keyed_open(s->comm, &keyed, &s->keyed);
 }
 
@@ -265,7 +264,7 @@ static td_status agree_on_clocks(td_sharded *s, bool joined)
 
 void td_sharded_record(td_sharded *s)
 {
-    td_recorder_join(s->meeting, s->comm);
+    td_recorder_join_meeting(s->meeting, s->comm);
     td_recorder_join_keyed(s->keyed, s->comm);
 }
 

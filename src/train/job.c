@@ -339,15 +339,18 @@ int td_job_servers(const td_job *job)
 {
     bool serves = job->strategy == TD_STRATEGY_PS || job->strategy == TD_STRATEGY_DOWNPOUR ||
                   job->strategy == TD_STRATEGY_EASGD;
-    bool reads = serves || job->strategy == TD_STRATEGY_HOGWILD;
-    return (serves ? job->servers : 0) + (reads ? job->data_servers : 0);
+    return (serves ? job->servers : 0) + td_job_readers(job);
+}
+
+int td_job_readers(const td_job *job)
+{
+    return job->strategy == TD_STRATEGY_ALLREDUCE ? 0 : job->data_servers;
 }
 
 /* "--servers 2 and --data-servers 1". */
 static void name_servers(const td_job *job, char *text, size_t room)
 {
-    int beyond = td_job_servers(job), readers = beyond ? job->data_servers : 0;
-    int servers = beyond - readers, n = 0;
+    int readers = td_job_readers(job), servers = td_job_servers(job) - readers, n = 0;
     if (servers) n = snprintf(text, room, "--servers %d%s", servers, readers ? " and " : "");
     if (readers) snprintf(text + n, room - (size_t)n, "--data-servers %d", readers);
 }
@@ -360,7 +363,7 @@ td_status td_job_check_ranks(const td_job *job, int ranks)
     if (job->spares)
         snprintf(spares, sizeof spares, " beside %d spare%s", job->spares,
                  job->spares == 1 ? "" : "s");
-    if (servers >= leaves)
+    if (servers >= leaves && leaves > 1)
         return td_fail(TD_ERR_ARG,
                        "%s and a worker are more than the %d leaves of a batch; ask for at most "
                        "%d, or give more --leaves",

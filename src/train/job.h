@@ -114,8 +114,9 @@ extern const char *const td_job_patterns[];
 TD_MUST_CHECK td_status td_job_init(td_job *job);
 /* Sets what the job file says. */
 TD_MUST_CHECK td_status td_job_read_file(const char *path, td_job *job);
-/* Ranks that serve parameters or data, beyond the workers. */
+/* Ranks that serve parameters or data, beyond the workers; and those of them that read. */
 int td_job_servers(const td_job *job);
+int td_job_readers(const td_job *job);
 /* Whether so many ranks (without spares) have a worker among them, enough of them, and a leaf
  * each. TD_ERR_ARG. */
 TD_MUST_CHECK td_status td_job_check_ranks(const td_job *job, int ranks);

@@ -79,13 +79,13 @@ static td_status check_options(const loop *l, int size)
     const td_job *job = l->job;
     int servers = td_job_servers(job);
     TD_TRY(td_job_check_ranks(job, size));
-    if (job->data_servers && !l->exact &&
+    if (td_job_readers(job) && !l->exact &&
         (job->checkpoint_every.steps || job->checkpoint_every.seconds))
         return td_fail(TD_ERR_ARG,
                        "--data-servers at a clock other than bsp: checkpoints are written between "
-                       "epochs; leave out --checkpoint-every");
-    int holders = servers - job->data_servers;
-    if (job->replicas && (holders > 0 ? holders : size - job->data_servers) < 2)
+                       "epochs; leave out --checkpoint-every, or give it 0");
+    int readers = td_job_readers(job), holders = servers - readers;
+    if (job->replicas && (holders > 0 ? holders : size - readers) < 2)
         return td_fail(TD_ERR_ARG, "--replicas 1 needs two servers or more, and there is one; give "
                                    "--servers 2");
     if (job->replicas && td_comm_can_recover(l->comm) != TD_OK)
@@ -168,7 +168,7 @@ td_status td_rows_open_all(loop *l, bool joined)
 {
     const td_job *job = l->job;
     int size = td_comm_size(l->comm), beyond = td_job_servers(job);
-    int feeders = beyond ? job->data_servers : 0, servers = beyond - feeders;
+    int feeders = td_job_readers(job), servers = beyond - feeders;
     td_rows_tables_config config = {.job = job,
                                     .clock = l->clock,
                                     .net_clock = l->net_clock,
@@ -283,14 +283,23 @@ static td_status begin_run(loop *l)
     return TD_OK;
 }
 
-/* Behind make_ready, which knows how long an epoch is. */
+/* Data servers that deal out an epoch deal out all of it. */
 static td_status check_steps(const loop *l)
 {
-    if (!td_rows_leases(l) || l->last % l->per_epoch == 0) return TD_OK;
-    return td_fail(TD_ERR_ARG,
-                   "--steps %llu: data servers at a clock other than bsp deal out whole epochs, of "
-                   "%llu steps; give a multiple of these, or --epochs alone",
-                   (unsigned long long)l->job->steps, (unsigned long long)l->per_epoch);
+    unsigned long long epoch = l->per_epoch, step = l->state.step;
+    if (!td_rows_leases(l)) return TD_OK;
+    if (l->last % epoch)
+        return td_fail(TD_ERR_ARG,
+                       "--steps %llu: data servers at a clock other than bsp deal out whole "
+                       "epochs, of %llu steps; give a multiple of these, or --epochs alone",
+                       (unsigned long long)l->job->steps, epoch);
+    if (step % epoch)
+        return td_fail(TD_ERR_ARG,
+                       "the run goes on from step %llu, within an epoch, and data servers at a "
+                       "clock other than bsp deal out whole epochs; resume it without "
+                       "--data-servers up to --steps %llu",
+                       step, (step / epoch + 1) * epoch);
+    return TD_OK;
 }
 
 td_status td_rows_start(loop *l)
@@ -298,7 +307,6 @@ td_status td_rows_start(loop *l)
     TD_TRY(td_train_tune(l->comm, l->job));
     TD_TRY(td_rows_open_all(l, false));
     td_status status = td_rows_make_ready(l);
-    if (status == TD_OK) status = check_steps(l);
     if (status == TD_OK) status = td_rows_choose_schedule(l);
     l->state.samples = td_dataset_info(l->data->train)->samples;
     l->state.data = td_dataset_fingerprint(l->data->train);
@@ -307,6 +315,7 @@ td_status td_rows_start(loop *l)
     TD_TRY(td_train_compare_data(l->comm, &l->state, l->data->train));
     TD_TRY(td_mishap(l->mishaps, l->comm, 1, "begin"));
     status = l->job->resume ? restore(l) : fill_tables(l);
+    if (status == TD_OK) status = check_steps(l);
     l->state.total = l->last;
     TD_TRY(td_comm_agree(l->comm, status));
     if (l->job->rows_from && *l->job->rows_from)

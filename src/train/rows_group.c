@@ -71,6 +71,14 @@ typedef struct memory { /* what is the same at all that are at one position */
     td_score score;
 } memory;
 
+/* In step the step counts: a meeting may have come nearer for those that have made it, which makes
+ * their phase the lower one. */
+static bool is_further(const loop *l, const position *a, const position *b)
+{
+    if (l->exact && a->step != b->step) return a->step > b->step;
+    return a->phase != b->phase ? a->phase > b->phase : a->step > b->step;
+}
+
 /* From the lowest of those that are furthest: scores, and in step the sums of metrics. Others' are
  * older, or empty. */
 static td_status share_memory(loop *l, uint64_t phase)
@@ -82,9 +90,7 @@ static td_status share_memory(loop *l, uint64_t phase)
     status = td_comm_agree(l->comm, status);
     if (status == TD_OK) status = td_comm_allgather(l->comm, &own, sizeof own, all);
     for (int r = 1; r < size && status == TD_OK; r++)
-        if (all[r].phase > all[from].phase ||
-            (all[r].phase == all[from].phase && all[r].step > all[from].step))
-            from = r;
+        if (is_further(l, &all[r], &all[from])) from = r;
     td_free(all);
     TD_TRY(status);
     memory m = {l->state,        l->loss,          l->weight,        l->correct,     l->epoch_loss,

@@ -211,9 +211,11 @@ TD_MUST_CHECK td_status td_rows_ahead_fetch(td_rows_loop *l);
 void td_rows_ahead_spread(td_rows_loop *l);
 void td_rows_ahead_free(td_rows_ahead *ahead);
 /* rows_own.c (downpour, easgd): what the batch's step is computed at; moves by its gradients, one
- * row for each key and the dense ones. last: all meet behind it, so nothing may be left over. */
+ * row for each key and the dense ones. last: all meet behind it, so nothing may be left over.
+ * flush: pushes what is, where no step is known to be the last: the clock goes on by one. */
 TD_MUST_CHECK td_status td_rows_own_read(td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_own_move(td_rows_loop *l, const float *gradient, bool last);
+TD_MUST_CHECK td_status td_rows_own_flush(td_rows_loop *l);
 void td_rows_own_free(struct td_rows_own *own);
 /* rows.c: after a step of this rank. */
 TD_MUST_CHECK td_status td_rows_after_step(td_rows_loop *l, const double totals[TD_LEAF_VALUES]);

@@ -26,6 +26,7 @@ struct td_rows_own {
     bool has_dense;
     float *dense, *dense_pending;
     float pending_share; /* of a batch, that dense_pending is of: 1 makes a step of all workers */
+    bool pends;          /* something has not been pushed yet */
     uint64_t *keys;      /* [room] of the last push */
     float *rows, *centre;
     size_t room, count;
@@ -144,7 +145,9 @@ static td_status move_copy(loop *l, const float *gradient, float rate, float dec
             row[k] -= rate * gradient[i * width + k] + decay * row[k];
         td_cache_put(&o->view, b->unique.keys[i], (td_age){0}, row);
     }
-    td_table_step sum = {.scale = -1, .rate_factor = 1, .decay = 0};
+    /* Sums are of gradients of a whole batch's mean: those of a smaller one weigh more. */
+    float weighs = b->global_rows ? (float)l->job->batch / (float)b->global_rows : 1;
+    td_table_step sum = {.scale = -weighs, .rate_factor = 1, .decay = 0};
     if (width) TD_TRY(td_table_push(o->pending, b->unique.keys, b->unique.count, gradient, sum));
     const td_table_config *c = &l->tables.config[TD_ROWS_DENSE];
     for (size_t i = 0, s = 0; i < n; i++) {
@@ -152,9 +155,10 @@ static td_status move_copy(loop *l, const float *gradient, float rate, float dec
         bool decays = s < c->span_count && c->spans[s].begin <= i;
         float less = decays ? share * decay * o->dense[i] : 0;
         o->dense[i] -= net * (rate * l->dense_gradient[i] + less);
-        o->dense_pending[i] += l->dense_gradient[i];
+        o->dense_pending[i] += weighs * l->dense_gradient[i];
     }
     o->pending_share += td_rows_batch_share(b);
+    o->pends = true;
     return TD_OK;
 }
 
@@ -189,10 +193,11 @@ static td_status take_pending(loop *l)
     return new_pending(l, o);
 }
 
-static td_status push_sums(loop *l, float scale, float rate)
+static td_status push_sums(loop *l)
 {
     own *o = l->own;
-    td_table_step step = {.scale = scale, .rate_factor = rate, .decay = 1};
+    td_table_step step = {.scale = 1 / (float)l->job->batch, .decay = 1};
+    step.rate_factor = (float)td_schedule_rate(&l->schedule, l->state.step);
     TD_TRY(take_pending(l));
     TD_TRY(push_one(l, TD_ROWS_KEYED, o->keys, o->count, o->rows, step));
     step.decay = o->pending_share;
@@ -260,6 +265,14 @@ td_status td_rows_own_read(loop *l)
     return read_dense(l);
 }
 
+td_status td_rows_own_flush(loop *l)
+{
+    if (!l->own || !l->own->pends) return TD_OK;
+    TD_TRY(l->job->strategy == TD_STRATEGY_EASGD ? draw_to_centre(l) : push_sums(l));
+    l->own->pends = false;
+    return TD_OK;
+}
+
 td_status td_rows_own_move(loop *l, const float *gradient, bool last)
 {
     float scale = 1 / (float)(l->batch.global_rows ? l->batch.global_rows : 1);
@@ -271,9 +284,7 @@ td_status td_rows_own_move(loop *l, const float *gradient, bool last)
     if (l->job->strategy == TD_STRATEGY_DOWNPOUR)
         mine = rate * scale, share = td_rows_batch_share(&l->batch); /* as the servers do */
     TD_TRY(move_copy(l, gradient, mine, rate * (float)l->job->weight_decay, share));
-    if (due)
-        TD_TRY(l->job->strategy == TD_STRATEGY_EASGD ? draw_to_centre(l)
-                                                     : push_sums(l, scale, rate));
+    if (due) TD_TRY(td_rows_own_flush(l));
     l->state.step++;
     for (int k = 0; k < TD_ROWS_TABLES; k++)
         if (l->tables.has[k]) td_sharded_skip_to(l->tables.sharded[k], l->state.step);

@@ -454,7 +454,10 @@ static td_status up_to(loop *l, uint64_t end)
     bool works = l->tables.roles.number >= 0;
     while (works && (l->feed || l->state.step < end) && !l->stopping) {
         if (l->feed) TD_TRY(td_rows_next_shard(l));
-        if (l->feed && l->lease.none) return td_rows_retire(l);
+        if (l->feed && l->lease.none) {
+            TD_TRY(td_rows_own_flush(l));
+            return td_rows_retire(l);
+        }
         TD_TRY(step_alone(l));
         bool asked = l->stop && *l->stop;
         for (int k = 0; k < TD_ROWS_TABLES; k++) {
@@ -476,6 +479,7 @@ static td_status meet(loop *l, uint64_t end)
     if (stopping && !l->feed) {
         l->stopping = false;
         while (l->tables.roles.number >= 0 && l->state.step < most[0]) TD_TRY(step_alone(l));
+        TD_TRY(td_rows_own_flush(l));
         TD_TRY(td_rows_meet(&l->tables));
     }
     l->stopping = stopping;

@@ -96,13 +96,6 @@ static td_status open_shared(td_rows_tables *t, int which, bool joined)
     return td_shared_rows_open(t->comm, &c, &t->shared[which]);
 }
 
-static td_status open_meeting(td_rows_tables *t)
-{
-    TD_TRY(td_comm_split(t->comm, 0, td_comm_rank(t->comm), &t->meeting));
-    t->meeting->deadline_ms = INT64_MAX / 2000000;
-    return TD_OK;
-}
-
 static td_status open_one(td_rows_tables *t, int which, bool joined)
 {
     switch (t->mode) {
@@ -172,7 +165,8 @@ td_status td_rows_tables_open(td_comm *comm, const td_rows_tables_config *c, boo
     if (!joined && status == TD_OK) status = td_roles_take(&t->roles, comm, false);
     for (int k = 0; k < TD_ROWS_TABLES && status == TD_OK; k++)
         if (t->has[k]) status = open_one(t, k, joined);
-    if (status == TD_OK && t->mode == TD_ROWS_SHARED && !joined) status = open_meeting(t);
+    if (status == TD_OK && t->mode == TD_ROWS_SHARED && !joined)
+        status = td_comm_open_meeting(t->comm, &t->meeting);
     return status;
 }
 
@@ -338,7 +332,7 @@ static td_status move_shared(td_rows_tables *t, bool *lost)
         TD_TRY(td_shared_rows_move(t->comm, &t->shared[k], lost));
         TD_TRY(open_desk(t, k));
     }
-    return open_meeting(t);
+    return td_comm_open_meeting(t->comm, &t->meeting);
 }
 
 /* Workers have other numbers than the tables know. */

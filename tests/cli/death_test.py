@@ -194,7 +194,7 @@ class Sizes(Runs):
         asker = subprocess.Popen([TANDEM, "resize", job.run, str(n)], text=True, stdout=subprocess.PIPE,
                                  stderr=subprocess.PIPE)
         self.addCleanup(asker.kill)
-        self.assertIn("answers at the end of a step: waiting for it (Ctrl-C takes", asker.stderr.readline())
+        self.assertIn("at an epoch's end): waiting for it (Ctrl-C takes", asker.stderr.readline())
         return asker
 
     @unittest.skipIf(SHORT, "waits")

@@ -234,7 +234,7 @@ class Kills(unittest.TestCase):
         for plan, n, waits in (("", 4, 0), ("1:5:backward", 5, 4))[:2 if ULFM else 1]:  # the slow one does
             run = new_run()
             words = ps(1, "--replicas", "1", "--spares", str(n - 4), servers=2, clock="asp")
-            command = [*recovering(n), TANDEM, *job(*words, run=run, epochs=20, data=clicks(rows=4000))]
+            command = [*recovering(n), TANDEM, *job(*words, run=run, epochs=3, data=clicks(rows=16000))]
             process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                        env=dict(os.environ, TANDEM_FAKE_SLOW=f"{waits}:8", TANDEM_FAKE_DEATH=plan))
             end = time.monotonic() + 60
@@ -242,17 +242,20 @@ class Kills(unittest.TestCase):
             while time.monotonic() < end and not (all(map(os.path.exists, begun))
                                                   and len(event(run, "recovered")) == bool(plan)):
                 time.sleep(0.01)
+            self.assertNotIn("has not come", tandem("diagnose", run).stdout)  # servers wait where all meet
             server = processes_of(run, TANDEM)[3]
-            os.kill(server, signal.SIGSTOP)
-            try:
-                text, end = "", time.monotonic() + 10
-                says = f"rank {waits} waits in (push|pull) .* for rank 3, .* stopped"
-                while not re.search(says, text) and time.monotonic() < end:
+            text, end = "", time.monotonic() + 20
+            says = f"rank {waits} waits in (push|pull) .* for rank 3, .* stopped"
+            while not re.search(says, text) and time.monotonic() < end:  # else it was at an epoch's end
+                os.kill(server, signal.SIGSTOP)
+                try:
                     time.sleep(0.1)
                     text = tandem("diagnose", run).stdout
-            finally:
-                os.kill(server, signal.SIGCONT)
+                finally:
+                    os.kill(server, signal.SIGCONT)
+                time.sleep(0.05)
             self.assertRegex(text, says)
+            self.assertNotIn("has not come", text)
             _, err = process.communicate(timeout=60)
             self.assertEqual(process.returncode, 0, err)
 

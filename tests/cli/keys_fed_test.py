@@ -72,6 +72,23 @@ class InStep(unittest.TestCase):
             self.assertEqual(weights(run), weights(want), model)
             self.assertEqual([once for _, once in each_once(run)], [True, None, None, True])
 
+    def test_not_from_within_an_epoch_at_their_own_pace(self):
+        run = train(*ps(2, "--checkpoint-every", "3", servers=1, clock="asp"), "--steps", "9")
+        done = tandem("train", "--run", run, "--resume", "--steps", "0", "--data-servers", "1", "--checkpoint-every", "0",
+                      expect=2)
+        self.assertIn("the run goes on from step 9, within an epoch, and data servers at a clock other than bsp deal out "
+                      "whole epochs; resume it without --data-servers up to --steps 14", done.stderr)
+        tandem("train", "--run", run, "--resume", "--quiet", "--steps", "14")
+        tandem("train", "--run", run, "--resume", "--quiet", "--steps", "0", "--epochs", "3", "--data-servers", "1",
+               "--checkpoint-every", "0")
+        self.assertEqual(each_once(run)[-1], (400, True))
+
+    def test_not_where_each_has_the_whole_model(self):
+        for model in ("mlp", "linear"):
+            run = train(model=model, epochs=1)
+            done = tandem("train", "--run", run, "--resume", "--epochs", "2", "--data-servers", "1", expect=2)
+            self.assertIn("--data-servers is for --strategy ps, downpour, easgd or hogwild", done.stderr)
+
     def test_without_the_last_batch(self):
         for clock, samples in (("bsp", 6 * 64), ("asp", 400 // 32 * 32)):
             for words in (fed(2, 1, servers=1, clock=clock), ps(2, servers=1, clock=clock)):
@@ -95,6 +112,13 @@ class InStep(unittest.TestCase):
 
 class Networks(unittest.TestCase):
     """Of networks, at their own pace, as of other models: each sample once an epoch."""
+
+    def test_nothing_is_left_unpushed(self):
+        """A worker that is dealt shards does not know which step is its last: it pushes when there are no more."""
+        for strategy in ("downpour", "easgd"):
+            words = ["--strategy", strategy, "--push-every", "1000", "--workers", "3", "--servers", "1", "--data-servers", "1"]
+            run = train(*words, model="linear", data=clicks(rows=4000))
+            self.assertGreaterEqual(event(run, "tables")[0]["pushes"], 2 * 3, strategy)
 
     def test_each_sample_once(self):
         for words in (["ps", "--clock", "asp", "--servers", "1"], ["ps", "--clock", "ssp:2"], ["ps", "--clock", "backup:2"],
