@@ -81,7 +81,7 @@ static bool paced(const td_job *j)
 
 static bool may_balance(const td_job *j)
 {
-    return !tables(j) || paced(j);
+    return j->strategy != TD_STRATEGY_HOGWILD;
 }
 
 static bool keyed(const td_job *j)
@@ -197,8 +197,7 @@ static const effect effects[] = {
     {"factors", factors, "--model fm, ffm or dlrm"},
     {"bottom", dlrm, "--model dlrm"},
     {"top", dlrm, "--model dlrm"},
-    {"balance", may_balance,
-     "--strategy allreduce of networks, or tables at a --clock other than bsp"},
+    {"balance", may_balance, "strategies other than hogwild, whose rows lie in one memory"},
     {"shift", together, TOGETHER},
     {"flip", together, TOGETHER},
     {"crop", together, TOGETHER},

@@ -9,6 +9,7 @@
 #include "math/tree.h"
 #include "ps/unique.h"
 #include "ps/fold.h"
+#include "ps/moves.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -53,7 +54,9 @@ struct td_bulk {
     arrived role[ROLES];           /* what waits to be applied */
     bool waits;
     uint64_t made;
-    float *stack; /* [TD_FOLD_DEPTH][width] */
+    double load[TD_SLICES]; /* an eighth of the rows asked for since the last look */
+    uint64_t turn;          /* pulls */
+    float *stack;           /* [TD_FOLD_DEPTH][width] */
 };
 
 static td_status reserve(space *s, size_t items, size_t bytes)
@@ -276,6 +279,12 @@ static td_status room_to_pull(td_bulk *b)
     return reserve(&b->in_rows, others, b->row_bytes);
 }
 
+/* Another eighth of the keys each time. */
+static void count_load(td_bulk *b, const uint64_t *keys, size_t n)
+{
+    for (size_t i = b->turn++ % 8; i < n; i += 8) b->load[td_slice_of(&b->place.slices, keys[i])]++;
+}
+
 td_status td_bulk_pull(td_bulk *b, const uint64_t *keys, size_t n, float *out)
 {
     if (b->size == 1) return td_table_read(b->table, keys, n, out);
@@ -288,8 +297,9 @@ td_status td_bulk_pull(td_bulk *b, const uint64_t *keys, size_t n, float *out)
     const uint32_t *order = b->order.data, *at = b->at.data;
     for (size_t k = 0; k < b->batch.count; k++) ask[k] = b->batch.keys[order[k]];
     TD_TRY(exchange(b, sizeof *ask, false, ask, b->in_keys.data));
-    if (b->table)
-        TD_TRY(td_table_read(b->table, b->in_keys.data, sum_of(b, b->takes), b->in_rows.data));
+    size_t asked = sum_of(b, b->takes);
+    if (b->table) count_load(b, b->in_keys.data, asked);
+    if (b->table) TD_TRY(td_table_read(b->table, b->in_keys.data, asked, b->in_rows.data));
     TD_TRY(exchange(b, b->row_bytes, true, b->in_rows.data, b->rows.data));
     const float *rows = b->rows.data;
     for (size_t i = 0; i < n; i++)
@@ -529,6 +539,18 @@ td_status td_bulk_push(td_bulk *b, const td_bulk_part *part, td_table_step step)
     td_status status = td_bulk_offer(b, part);
     TD_TRY(all_well(b, status));
     return all_well(b, td_bulk_apply(b, step));
+}
+
+/* --- hot servers --- */
+
+td_status td_bulk_balance(td_bulk *b, const td_servers *servers, bool move, td_balanced *out)
+{
+    td_slices before = b->place.slices, after;
+    TD_TRY(td_servers_find_hot(b->comm, servers, b->load, &b->place, &after, out));
+    if (!move) out->moved = 0;
+    if (!out->moved) return TD_OK;
+    TD_TRY(td_slices_move(b->comm, &before, &after, b->table));
+    return td_servers_settle(b->comm, &after, &b->place, b->table);
 }
 
 /* --- in another group --- */

@@ -56,6 +56,10 @@ TD_MUST_CHECK td_status td_bulk_apply(td_bulk *bulk, td_table_step step);
 /* Offers, agrees and applies. Collective; a failure of one rank is one of all. */
 TD_MUST_CHECK td_status td_bulk_push(td_bulk *bulk, const td_bulk_part *part, td_table_step step);
 
+/* As td_sharded_balance; a step lies before it and behind it. Collective. */
+TD_MUST_CHECK td_status td_bulk_balance(td_bulk *bulk, const td_servers *servers, bool move,
+                                        td_balanced *out);
+
 /* --- in another group, when ranks have died or come (tandem/recover.h) --- */
 
 /* A table of a rank that comes into a run under way: fit only to be moved. Local. */

@@ -151,12 +151,20 @@ td_status td_servers_move(td_comm *comm, const td_servers *servers, const td_tab
     return td_slices_move(comm, &before, after, *table);
 }
 
-int td_servers_balance(const td_comm *comm, const td_servers *servers, const double *load,
-                       const td_place *place, td_slices *after)
+td_status td_servers_find_hot(td_comm *comm, const td_servers *servers, double load[TD_SLICES],
+                              const td_place *place, td_slices *after, td_balanced *out)
 {
+    double mine[TD_SLICES], all[TD_SLICES];
     int server[MOST_SERVERS];
     int count = in_run(comm, servers, server);
-    return td_slices_balance(&place->slices, load, server, count, after);
+    *out = (td_balanced){.servers = count};
+    memcpy(mine, load, sizeof mine); /* who is the first to go on asks at once */
+    memset(load, 0, sizeof mine);
+    TD_TRY(td_comm_allreduce(comm, mine, all, TD_SLICES, TD_F64, TD_SUM));
+    out->moved = td_slices_balance(&place->slices, all, server, count, after);
+    out->before = td_slices_hottest(&place->slices, all, &out->hottest);
+    out->after = td_slices_hottest(after, all, NULL);
+    return TD_OK;
 }
 
 td_status td_servers_settle(td_comm *comm, const td_slices *after, td_place *place, td_table *table)

@@ -46,11 +46,19 @@ TD_MUST_CHECK td_status td_servers_move(td_comm *comm, const td_servers *servers
                                         const td_table_config *config, bool knows, td_place *place,
                                         td_table **table, td_slices *after, bool *lost);
 
-/* The map where primaries of hot slices have moved (td_slices_balance), and how many have; load:
- * [TD_SLICES]. Local: where load is the same, all ranks get the same map. */
-int td_servers_balance(const td_comm *comm, const td_servers *servers, const double *load,
-                       const td_place *place, td_slices *after);
+typedef struct td_balanced {
+    int moved; /* slices */
+    int servers;
+    int hottest;          /* the server's rank in the run that had most */
+    double before, after; /* its share of all that was asked for; the largest when slices move */
+} td_balanced;
 
+/* Finds the hot server, and the map where primaries of hot slices have moved (td_slices_balance).
+ * load: what this rank's slices were asked for since the last call, zeros then. out->moved: how
+ * many move if the map is taken. Collective. */
+TD_MUST_CHECK td_status td_servers_find_hot(td_comm *comm, const td_servers *servers,
+                                            double load[TD_SLICES], const td_place *place,
+                                            td_slices *after, td_balanced *out);
 /* The map is `after` from now on, and rows that a rank does not have by it are taken out: when all
  * know that all have that map. Whoever fails meanwhile, ranks that have either map can go on from
  * it: until then rows are at the places of both. Behind it no rank takes out rows any more.

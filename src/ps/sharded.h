@@ -161,16 +161,9 @@ void td_sharded_record(td_sharded *sharded);
 /* All ranks' pulls and pushes so far are done behind it. Waits for the others however long they
  * take. Collective. */
 TD_MUST_CHECK td_status td_sharded_meet(td_sharded *sharded);
-typedef struct td_sharded_balanced {
-    int moved; /* slices */
-    int servers;
-    int hottest;          /* the server's rank in the run that had most */
-    double before, after; /* its share of all that was asked for; the largest when slices move */
-} td_sharded_balanced;
 /* Finds the hot server, by what has been asked for since the last call; move: gives slices of hot
  * ones away. Collective, behind a meet. */
-TD_MUST_CHECK td_status td_sharded_balance(td_sharded *sharded, bool move,
-                                           td_sharded_balanced *out);
+TD_MUST_CHECK td_status td_sharded_balance(td_sharded *sharded, bool move, td_balanced *out);
 /* Collective: all pushes of all ranks are done behind it; nothing can be asked for any more. */
 TD_MUST_CHECK td_status td_sharded_finish(td_sharded *sharded);
 void td_sharded_destroy(td_sharded *sharded);

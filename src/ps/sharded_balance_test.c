@@ -12,7 +12,7 @@ static td_status is_asked_at_once(td_comm *c, void *arg)
     int size = td_comm_size(c), server[] = {0, 1, 2, 3, 4, 5, 6, 7};
     td_sharded *s;
     td_slices map;
-    td_sharded_balanced b;
+    td_balanced b;
     uint64_t *keys = calloc(MANY, sizeof *keys), key = 0;
     float *rows = calloc(MANY, sizeof *rows), *g = calloc(MANY, sizeof *g);
     TD_TRY(open_sums(c, "asp", 0, &s));
@@ -44,7 +44,7 @@ static td_status shares_out_alike(td_comm *c, void *arg)
     (void)arg;
     enum { ROUNDS = 60, MANY = 500 };
     td_sharded *s;
-    td_sharded_balanced b;
+    td_balanced b;
     uint64_t keys[MANY];
     float rows[MANY];
     double hot[2], least[2], most[2];

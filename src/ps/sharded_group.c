@@ -218,25 +218,17 @@ static td_status carry_memory(td_sharded *s, td_comm *comm, const td_slices *aft
     return status;
 }
 
-td_status td_sharded_balance(td_sharded *s, bool move, td_sharded_balanced *out)
+td_status td_sharded_balance(td_sharded *s, bool move, td_balanced *out)
 {
-    double mine[TD_SLICES], load[TD_SLICES];
-    td_sharded_balanced b = {.servers = s->server_count};
     td_slices before = s->place.slices, after;
-    memcpy(mine, s->store.load, sizeof mine); /* who is the first to go on asks at once */
-    memset(s->store.load, 0, sizeof s->store.load);
-    TD_TRY(td_comm_allreduce(s->comm, mine, load, TD_SLICES, TD_F64, TD_SUM));
     td_servers servers = {.rank = s->serving, .count = s->server_count, .replicas = s->replicas};
-    int hot = td_servers_balance(s->comm, &servers, load, &s->place, &after);
-    b.moved = move ? hot : 0;
-    if (b.moved) TD_TRY(td_slices_move(s->comm, &before, &after, s->store.table));
-    if (b.moved) TD_TRY(carry_memory(s, s->comm, &after));
-    if (b.moved) TD_TRY(td_servers_settle(s->comm, &after, &s->place, s->store.table));
-    if (b.moved) TD_TRY(td_comm_agree(s->comm, TD_OK)); /* before its thread answers others */
-    b.before = td_slices_hottest(&before, load, &b.hottest);
-    b.after = td_slices_hottest(&after, load, NULL);
-    *out = b;
-    return TD_OK;
+    TD_TRY(td_servers_find_hot(s->comm, &servers, s->store.load, &s->place, &after, out));
+    if (!move) out->moved = 0;
+    if (!out->moved) return TD_OK;
+    TD_TRY(td_slices_move(s->comm, &before, &after, s->store.table));
+    TD_TRY(carry_memory(s, s->comm, &after));
+    TD_TRY(td_servers_settle(s->comm, &after, &s->place, s->store.table));
+    return td_comm_agree(s->comm, TD_OK); /* before its thread answers others */
 }
 
 /* Workers' clocks as they know them; of one that has joined, what servers know of its predecessor.

@@ -319,7 +319,7 @@ static td_status cools_down(td_comm *c, void *arg)
 {
     (void)arg;
     int size = td_comm_size(c);
-    td_sharded_balanced b;
+    td_balanced b;
     enum { HOT = 64 };
     td_sharded_config config = {.table = {.width = 2, .lr = 1, .rule = "momentum"}};
     config.servers.replicas = size > 1;

@@ -244,11 +244,12 @@ static td_status save_model(loop *l)
 
 /* --- a run --- */
 
-/* A server that is asked for a quarter more than its share, once a run. */
-static void tell_hot(loop *l, const td_sharded_balanced *b)
+/* A server that is asked for a quarter more than its share, and could be for less, once a run. */
+static void tell_hot(loop *l, const td_balanced *b)
 {
     char fields[128];
-    if (!l->progress || l->told_hot || b->before * b->servers < 1.25) return;
+    bool hot = b->before * b->servers >= 1.25 && b->after < b->before;
+    if (!l->progress || l->told_hot || !hot) return;
     l->told_hot = true;
     snprintf(fields, sizeof fields, "\"rank\":%d,\"hottest\":%.4f,\"balanced\":%.4f,\"servers\":%d",
              b->hottest, b->before, b->after, b->servers);
@@ -264,11 +265,10 @@ static void tell_hot(loop *l, const td_sharded_balanced *b)
 static td_status cool_down(loop *l)
 {
     int all = 0;
-    td_sharded_balanced b, hot = {0}; /* of the first table that had a hot server */
+    td_balanced b, hot = {0}; /* of the first table that had a hot server */
     char fields[128];
     for (int k = 0; k < TD_ROWS_TABLES; k++) {
-        if (!l->tables.sharded[k]) continue;
-        TD_TRY(td_sharded_balance(l->tables.sharded[k], l->job->balance, &b));
+        TD_TRY(td_rows_balance(&l->tables, k, l->job->balance, &b));
         if (!l->job->balance) tell_hot(l, &b);
         if (!hot.moved) hot = b;
         all += b.moved;
@@ -295,7 +295,7 @@ static td_status after_meeting(loop *l)
     if (l->data->held && !stopped && (end || (every && l->state.step % every == 0)))
         TD_TRY(evaluate(l));
     l->state.finished = end;
-    if (l->mode == TD_ROWS_PACED && !end) TD_TRY(cool_down(l));
+    if (!end) TD_TRY(cool_down(l));
     if (due || end || stopped) TD_TRY(begin_checkpoint(l));
     if (end || stopped) TD_TRY(end_checkpoint(l));
     td_rows_begin_interval(l);

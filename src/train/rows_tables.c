@@ -259,6 +259,15 @@ td_status td_rows_look(td_rows_tables *t, int which, const uint64_t *keys, size_
     return TD_OK;
 }
 
+td_status td_rows_balance(td_rows_tables *t, int which, bool move, td_balanced *out)
+{
+    td_servers servers = servers_of(t, which);
+    *out = (td_balanced){0};
+    if (t->sharded[which]) return td_sharded_balance(t->sharded[which], move, out);
+    if (t->mode == TD_ROWS_SHARED || !t->bulk[which]) return TD_OK;
+    return td_bulk_balance(t->bulk[which], &servers, move, out);
+}
+
 /* --- shared memory --- */
 
 /* Whose memory also says which steps have been made. */

@@ -80,6 +80,9 @@ TD_MUST_CHECK td_status td_rows_put_dense(td_rows_tables *tables, const float *p
 /* Pulls all dense parameters to tables->dense: in step (collective), or at this worker's clock, or
  * `ahead` of it (sharded.h). */
 TD_MUST_CHECK td_status td_rows_pull_dense(td_rows_tables *tables, int ahead);
+/* The hot server of a table, behind a meeting; move: it gives slices away. Collective. */
+TD_MUST_CHECK td_status td_rows_balance(td_rows_tables *tables, int which, bool move,
+                                        td_balanced *out);
 /* What there is, whatever the clock; collective where exact. */
 TD_MUST_CHECK td_status td_rows_look(td_rows_tables *tables, int which, const uint64_t *keys,
                                      size_t count, float *out);

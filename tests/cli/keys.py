@@ -89,7 +89,7 @@ def told(run):
     """What metrics say, but for times and for what depends on how many ranks there are."""
     keep = ("step", "epoch", "loss", "accuracy", "lr", "samples", "eval", "auc", "progressive_loss")
     return [{k: line.get(k) for k in keep} for line in metrics(run)
-            if line.get("event") not in ("recovered", "tables")]
+            if line.get("event") not in ("recovered", "tables", "hot", "balanced")]
 
 
 def write(name, text):

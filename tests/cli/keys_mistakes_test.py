@@ -115,7 +115,7 @@ class Mistakes(unittest.TestCase):
                 (["--hash-seed", "9"], "mlp", ssp), (["--factors", "9"], "linear", []), (["--top", "4-1"], "fm", []),
                 (["--net-lr", "0.1"], "fm", []), (["--net-clock", "asp"], "dlrm", ["--strategy", "ps"]),
                 (["--net-optimizer", "adam"], "dlrm", ["--strategy", "easgd"]),
-                (["--bottom", "4-1"], "mlp", []), (["--balance"], "fm", []), (["--flip"], "mlp", ssp),
+                (["--bottom", "4-1"], "mlp", []), (["--balance"], "fm", ["--strategy", "hogwild", "--bits", "9"]), (["--flip"], "mlp", ssp),
                 (["--shard-optimizer"], "fm", []), (["--optimizer", "adam"], "fm", ["--strategy", "easgd"]),
                 (["--momentum", "0.9"], "mlp", ["--optimizer", "adam"]), (["--beta1", "0.8"], "mlp", []),
                 (["--beta2", "0.8"], "fm", ["--optimizer", "adagrad"]), (["--epsilon", "0.8"], "fm", []),

@@ -314,6 +314,12 @@ class Clocks(unittest.TestCase):
             self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(want, "model")))
             shared = train(*ps(3, *words, "--balance", servers=3, clock="asp"), data=data, model=model, epochs=4)
             self.assertAlmostEqual(progressive(shared), progressive(want), delta=0.05)
+            want = train(*words[len(more):], data=data, model=model, epochs=4)
+            hot = train(*ps(2, *words, servers=3), data=data, model=model, epochs=4)
+            run = train(*ps(2, *words, "--balance", servers=3), data=data, model=model, epochs=4)
+            self.assertGreater(event(run, "balanced")[0]["slices"], 0)
+            self.assertEqual(event(run, "balanced")[0]["hottest"], [event(hot, "hot")[0][k] for k in ("hottest", "balanced")])
+            self.assertEqual([weights(hot), weights(run)], [weights(want)] * 2)
 
     def test_a_centre_does_not_decay_by_itself(self):
         """Only copies do, in their steps."""
