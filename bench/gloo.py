@@ -13,7 +13,7 @@ import sys
 TANDEM, PYTHON, MPIEXEC = sys.argv[1:4]
 ROUNDS = int(sys.argv[4]) if len(sys.argv) > 4 else 3
 HERE = os.path.dirname(os.path.abspath(__file__))
-PATTERNS = ("all-reduce", "broadcast", "all-gather", "all-to-all")
+PATTERNS = ("all-reduce", "broadcast", "all-gather", "all-to-all", "reduce-scatter")
 SIZES = [64, 1024, 16384, 262144, 4194304, 67108864]
 
 

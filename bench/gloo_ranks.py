@@ -24,6 +24,7 @@ def calls_of(pattern, x, out, parts, gathered):
         "broadcast": lambda: dist.broadcast(x, 0),
         "all-gather": lambda: dist.all_gather(gathered, parts[0]),
         "all-to-all": lambda: dist.all_to_all_single(out[:len(x) // n * n], x[:len(x) // n * n]),
+        "reduce-scatter": lambda: dist.reduce_scatter_tensor(out[:len(x) // n], x[:len(x) // n * n]),
     }[pattern]
 
 
@@ -40,7 +41,7 @@ def turn(call, calls):
 def rank_main(rank, ranks, sizes):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=ranks)
-    for pattern in ("all-reduce", "broadcast", "all-gather", "all-to-all"):
+    for pattern in ("all-reduce", "broadcast", "all-gather", "all-to-all", "reduce-scatter"):
         for size in sizes:
             count = max(size // 4, ranks)
             x = torch.full((count,), float(rank + 1))
@@ -48,7 +49,7 @@ def rank_main(rank, ranks, sizes):
             parts = [torch.full((max(count // ranks, 1),), float(rank + 1))]
             gathered = [torch.zeros_like(parts[0]) for _ in range(ranks)]
             call = calls_of(pattern, x, out, parts, gathered)
-            if pattern == "all-reduce":
+            if pattern in ("all-reduce", "reduce-scatter"):
                 call()
                 assert out[0] == ranks * (ranks + 1) / 2
                 out.zero_()

@@ -115,7 +115,7 @@ class ThreadDeaths(unittest.TestCase):
         """Who follows a dead worker makes the steps that are left of its epoch; without a spare the others have its
         part from where they are. What it had counted is lost with it."""
         how = {"data": clicks(rows=4000), "epochs": 3}
-        for model in ("fm", "dlrm", "mlp"):
+        for model in ("fm",) if SHORT else ("fm", "dlrm", "mlp"):
             words = ["--strategy", "hogwild", "--workers", "3", "--holdout", "0.2"]
             words += ["--bits", "12"] if model in SOME else []
             for plan in ("1:40:backward", "0:30:update", "0:2:evaluate", "2:2:backward,0:60:update"):
@@ -234,7 +234,7 @@ class Kills(unittest.TestCase):
         for plan, n, waits in (("", 4, 0), ("1:5:backward", 5, 4))[:2 if ULFM else 1]:  # the slow one does
             run = new_run()
             words = ps(1, "--replicas", "1", "--spares", str(n - 4), servers=2, clock="asp")
-            command = [*recovering(n), TANDEM, *job(*words, run=run, epochs=3, data=clicks(rows=16000))]
+            command = [*recovering(n), TANDEM, *job(*words, run=run, epochs=3, data=clicks(rows=6000 if SHORT else 12000))]
             process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                        env=dict(os.environ, TANDEM_FAKE_SLOW=f"{waits}:8", TANDEM_FAKE_DEATH=plan))
             end = time.monotonic() + 60
