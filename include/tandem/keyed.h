@@ -105,6 +105,17 @@ TD_API bool td_keyed_done(td_keyed *keyed, uint64_t ticket);
  * with; TD_ERR_PEER, TD_ERR_TIMEOUT: the channel is then fit only to be destroyed. */
 TD_API TD_MUST_CHECK td_status td_keyed_wait(td_keyed *keyed, uint64_t ticket);
 
+/* A request that is started time and again (persistent). Keys, sizes, servers and the note are
+ * copied, and each key's server is looked up, once; values (whose contents may change between) and
+ * answers stay the caller's, and each start has a ticket. Before the channel is destroyed, or
+ * behind it, where it can be destroyed only. TD_ERR_ARG, TD_ERR_NOMEM. */
+typedef struct td_keyed_plan td_keyed_plan;
+TD_API TD_MUST_CHECK td_status td_keyed_plan_create(td_keyed *keyed, td_keyed_does does,
+                                                    const td_parts *parts, td_keyed_plan **out);
+TD_API TD_MUST_CHECK td_status td_keyed_plan_start(td_keyed_plan *plan, uint64_t *ticket);
+/* Requests under way go on. NULL is fine. */
+TD_API void td_keyed_plan_destroy(td_keyed_plan *plan);
+
 /* start and wait. */
 TD_API TD_MUST_CHECK td_status td_keyed_push(td_keyed *keyed, const td_parts *parts);
 TD_API TD_MUST_CHECK td_status td_keyed_pull(td_keyed *keyed, const td_parts *parts);

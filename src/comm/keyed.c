@@ -210,7 +210,7 @@ static td_status lost_a_rank(td_keyed_does does)
     return td_fail(TD_ERR_PEER, "%s: the channel lost a rank before", td_keyed_name(does));
 }
 
-static td_status check_parts(const td_keyed *k, td_keyed_does does, const td_parts *p)
+td_status td_keyed_check(const td_keyed *k, td_keyed_does does, const td_parts *p)
 {
     TD_TRY(td_comm_check_given(k, "keyed parts", "channel"));
     TD_TRY(td_comm_check_given(p, "keyed parts", "parts"));
@@ -248,7 +248,7 @@ static td_status look_after_group(td_keyed *k, const char *operation)
 td_status td_keyed_start(td_keyed *k, td_keyed_does does, const td_parts *parts, uint64_t *ticket)
 {
     td_ticket *t = NULL;
-    TD_TRY(check_parts(k, does, parts));
+    TD_TRY(td_keyed_check(k, does, parts));
     TD_TRY(td_comm_check_given(ticket, td_keyed_name(does), "place for the ticket"));
     TD_TRY(look_after_group(k, td_keyed_name(does)));
     TD_TRY(td_ticket_make(k, does, parts, &t));

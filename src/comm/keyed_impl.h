@@ -87,6 +87,10 @@ td_keyed_turn td_keyed_call(td_keyed_desk *desk, bool waits, td_keyed_request *r
 /* Whether the rank is asked by calls. */
 bool td_keyed_at_hand(const td_keyed *k, int rank);
 
+/* What a caller asks for. TD_ERR_ARG; TD_ERR_PEER: the channel is broken. */
+TD_MUST_CHECK td_status td_keyed_check(const td_keyed *k, td_keyed_does does,
+                                       const td_parts *parts);
+
 /* Drops all requests under way. */
 void td_keyed_give_up(td_keyed *k);
 
