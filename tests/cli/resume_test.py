@@ -48,7 +48,7 @@ class Interrupted(unittest.TestCase):
 
     def large_test_set(self):
         """A folder whose evaluation takes so long that a signal finds it at work."""
-        folder, times = os.path.join(TOP, "slow"), 100 if SHORT else 1000
+        folder, times = os.path.join(TOP, "slow"), 50 if SHORT else 1000
         if not os.path.exists(folder):
             os.makedirs(folder)
             for name in os.listdir(DATA):
