@@ -299,9 +299,12 @@ static void hosts_send_what_they_say(void **state)
     (void)state;
     int host[MOST_RANKS];
     for (int h = 2; h <= 4; h++)
-        for (int n = h; n <= (getenv("TANDEM_TEST_SHORT") ? 8 : MOST_RANKS); n *= 2)
+        for (int n = h; n <= (getenv("TANDEM_TEST_SHORT") ? 8 : MOST_RANKS); n += h)
             for (size_t k = 0; k < sizeof over_hosts / sizeof *over_hosts; k++) {
                 const schedule *which = &over_hosts[k];
+                int of_host = n / h;
+                bool sums = which->pattern != TD_BROADCAST && which->pattern != TD_ALLGATHER;
+                if (sums && of_host & (of_host - 1)) continue;     /* a host is several nodes */
                 int each = which->pattern == TD_ALLGATHER ? 1 : n; /* so that cuts are even */
                 trial t = {.schedule = which, .root = n / 2, .count = (size_t)(16 * h * each)};
                 td_simulation sim = {.host = host, .latency = 1};
@@ -328,7 +331,7 @@ static void schedules_over_hosts_are_right(void **state)
     (void)state;
     int host[MOST_RANKS];
     int most = getenv("TANDEM_TEST_SHORT") ? 10 : MOST_RANKS;
-    for (int n = 2; n <= most; n += 1 + n / 6)
+    for (int n = 2; n <= most; n++)
         for (int layout = 0; layout < 3; layout++) {
             for (int r = 0; r < n; r++)
                 host[r] = layout == 0 ? 3 * r / n : layout == 1 ? r % 3 : r < n / 4 ? 0 : 1 + r % 2;
