@@ -95,13 +95,20 @@ def count(test):
     return passed, failed if failed or not bad else 1, skipped
 
 
+def last_words(test):
+    """The end of what a failed test printed, for who sees but the end of all this."""
+    text = (test.get("stdout", "") + test.get("stderr", "")).strip().splitlines()
+    said = [line for line in text if line.strip(" -=") and not re.match(r"\[  (PASSED|SKIPPED)", line)]
+    return [f"{test['name']}: {test['result']}", *("    " + line[:300] for line in said[-10:])]
+
+
 def meson_step(name, builds):
     folder, suites, names = STEPS[name][0], *STEPS[name][3:]
     code, text = builds.of(name)
     if code != 0:
         print(text[-4000:])
         print(f"{name}: the build failed")
-        return 0, 1, 0
+        return 0, 1, 0, []
     command = ["meson", "test", "--no-rebuild", "-C", folder, "--print-errorlogs", "--num-processes", AT_ONCE]
     for suite in suites:
         command += ["--suite", suite]
@@ -109,15 +116,17 @@ def meson_step(name, builds):
     there = [n for n in names if any(line.strip().endswith(n) for line in listed.splitlines())]
     code, text = run(command + there, dict(ENV, TANDEM_TEST_SHORT="1") if name != "release" else ENV)
     log = os.path.join(ROOT, folder, "meson-logs", "testlog.json")
-    totals = [0, 0, 0]
+    totals, failures = [0, 0, 0], []
     if os.path.exists(log) and "No tests" not in text:
         with open(log, errors="replace") as f:
-            for line in f:
-                totals = [a + b for a, b in zip(totals, count(json.loads(line)))]
+            for test in map(json.loads, f):
+                counts = count(test)
+                totals = [a + b for a, b in zip(totals, counts)]
+                failures += last_words(test) if counts[1] else []
     if code != 0:
         print(text[-12000:])
         totals[1] = max(totals[1], 1)
-    return totals
+    return *totals, failures
 
 
 def layers_step():
@@ -125,19 +134,20 @@ def layers_step():
     print(text, end="") if code else None
     match = re.search(r"(\d+) passed, (\d+) failed", text)
     if not match:
-        return 0, 1, 0
-    return int(match[1]), int(match[2]), 0
+        return 0, 1, 0, []
+    return int(match[1]), int(match[2]), 0, []
 
 
 def main():
     wanted = sys.argv[1:] or list(STEPS) + ["layers"]
-    totals = [0, 0, 0]
+    totals, failures = [0, 0, 0], []
     builds = Builds([name for name in wanted if name != "layers"])
     for name in wanted:
         got = layers_step() if name == "layers" else meson_step(name, builds)
         print(f"{name}: {got[0]} passed, {got[1]} failed, {got[2]} skipped", flush=True)
         totals = [a + b for a, b in zip(totals, got)]
-    print()
+        failures += got[3]
+    print("\n".join(["", *failures]))
     print(f"{totals[0]} passed, {totals[1]} failed, {totals[2]} skipped")
     return 1 if totals[1] or not totals[0] else 0
 
