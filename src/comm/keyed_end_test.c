@@ -94,11 +94,59 @@ static void a_goodbye_that_nobody_hears_ends_no_later_channel(void **state)
     on_all_sizes(gone_early, NULL);
 }
 
+typedef struct loss {
+    long server_ns; /* of an answer; 0: the server fails */
+    bool told;      /* what is right: rank 0 */
+} loss;
+
+/* Rank 1, the server, is too slow, or fails and leaves, while rank 0 waits for it. */
+static td_status lost(td_comm *c, void *arg)
+{
+    loss *l = arg;
+    td_keyed *keyed;
+    uint64_t key = 1, in = 0;
+    td_parts parts = {.keys = &key, .count = 1, .in = &in};
+    td_status status = TD_OK, waited = TD_OK;
+    bool slow = l->server_ns > 0;
+    TD_TRY(open_channel(c, &l->server_ns, &keyed));
+    if (td_comm_rank(c) == 1) {
+        if (!slow) status = td_fail(TD_ERR_IO, "the disk is full");
+    } else {
+        while (waited == TD_OK) waited = td_keyed_push(keyed, &parts); /* a few may be answered */
+        l->told = slow ? waited == TD_ERR_TIMEOUT && strstr(td_last_error(), "for rank 1 in push")
+                       : waited == TD_ERR_PEER && (strstr(td_last_error(), "rank 1 failed: the") ||
+                                                   strstr(td_last_error(), "rank 1 left while"));
+        if (td_keyed_push(keyed, &parts) != TD_ERR_PEER) l->told = false;
+        td_error_clear();
+    }
+    if (slow && td_comm_rank(c) == 1) nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+    td_keyed_destroy(keyed);
+    return status;
+}
+
+static void a_lost_server_ends_the_wait(void **state)
+{
+    (void)state;
+    td_comm_config patient = {.deadline_ms = 20000}, hasty = {.deadline_ms = 300};
+    loss l = {0, false}, slow = {900000000, false};
+    if (mpi_world) return;
+    assert_int_equal(td_comm_run_local(2, &patient, lost, &l), TD_ERR_IO);
+    assert_true(l.told);
+    l.told = false;
+    setenv("TANDEM_FAKE_HOSTS", "0,1", 1); /* at hand, who asks runs the slow function itself */
+    assert_int_equal(td_comm_run_local(2, &patient, lost, &l), TD_ERR_IO);
+    assert_true(l.told);
+    assert_ok(td_comm_run_local(2, &hasty, lost, &slow));
+    assert_true(slow.told);
+    unsetenv("TANDEM_FAKE_HOSTS");
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_answer_that_nobody_awaits_reaches_no_later_channel),
         cmocka_unit_test(a_goodbye_that_nobody_hears_ends_no_later_channel),
+        cmocka_unit_test(a_lost_server_ends_the_wait),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
 }

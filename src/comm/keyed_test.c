@@ -13,7 +13,7 @@ enum { KEYS = 300 };
 typedef struct table {
     double *part[KEYS];
     size_t values[KEYS];
-    int asked, slow_ms;
+    int asked;
     bool out_of_order;
 } table;
 
@@ -23,7 +23,6 @@ static td_status serve(void *user, const td_keyed_request *q)
     const char *in = q->in;
     char *out = q->out;
     t->asked++;
-    if (t->slow_ms) nanosleep(&(struct timespec){.tv_nsec = t->slow_ms * 1000000L}, NULL);
     size_t all = 0;
     for (size_t i = 0; i < q->count; i++) {
         size_t bytes = q->sizes ? q->sizes[i] : 16, n = bytes / sizeof(double);
@@ -293,52 +292,6 @@ static void misuse_is_named(void **state)
     on_all_sizes(misused, NULL);
 }
 
-/* Rank 1, the server, is too slow, or fails, while the others wait for it. */
-static td_status lost(td_comm *c, void *arg)
-{
-    bool slow = *(bool *)arg;
-    table mine = {.slow_ms = slow ? 900 : 0};
-    td_keyed *keyed;
-    int server[] = {1};
-    td_keyed_config config = {.servers = server, .server_count = 1, .width = 16};
-    config.serve = serve, config.user = &mine;
-    uint64_t key = 1;
-    double in[2] = {0};
-    td_parts parts = {.keys = &key, .count = 1, .in = in, .out = in};
-    TD_TRY(td_keyed_open(c, &config, &keyed));
-    td_status status = TD_OK;
-    if (td_comm_rank(c) == 1 && !slow) {
-        status = td_fail(TD_ERR_IO, "the disk is full");
-    } else if (td_comm_rank(c) == 0) {
-        td_status waited = TD_OK; /* the server may answer a few before it fails */
-        while (waited == TD_OK) waited = td_keyed_push(keyed, &parts);
-        if (slow)
-            CHECK(waited == TD_ERR_TIMEOUT && strstr(td_last_error(), "for rank 1 in push"));
-        else
-            CHECK(waited == TD_ERR_PEER && strstr(td_last_error(), "rank 1 failed: the disk"));
-        CHECK(td_keyed_push(keyed, &parts) == TD_ERR_PEER);
-        td_error_clear();
-    }
-    if (slow && td_comm_rank(c) == 1) nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
-    td_keyed_destroy(keyed);
-    table_free(&mine);
-    return status;
-}
-
-static void a_lost_server_ends_the_wait(void **state)
-{
-    (void)state;
-    td_comm_config patient = {.deadline_ms = 20000}, hasty = {.deadline_ms = 300};
-    bool slow = false;
-    if (mpi_world) return;
-    assert_int_equal(td_comm_run_local(2, &patient, lost, &slow), TD_ERR_IO);
-    setenv("TANDEM_FAKE_HOSTS", "0,1", 1); /* at hand, who asks runs the slow function itself */
-    assert_int_equal(td_comm_run_local(2, &patient, lost, &slow), TD_ERR_IO);
-    slow = true;
-    assert_ok(td_comm_run_local(2, &hasty, lost, &slow));
-    unsetenv("TANDEM_FAKE_HOSTS");
-}
-
 static bool never(void *user, const td_keyed_request *q)
 {
     (void)user, (void)q;
@@ -587,7 +540,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_rank_sees_its_own_pushes_in_their_order),
         cmocka_unit_test(a_servers_refusal_reaches_who_asked),
         cmocka_unit_test(misuse_is_named),
-        cmocka_unit_test(a_lost_server_ends_the_wait),
         cmocka_unit_test(who_asks_for_an_answer_hears_that_the_server_left),
         cmocka_unit_test(a_silent_server_costs_one_deadline),
         cmocka_unit_test(requests_can_be_given_up),
