@@ -273,9 +273,10 @@ typedef struct td_agreement {
 TD_API td_agreement td_comm_agreement(const td_comm *comm);
 
 /* Which algorithm serves which size, as "tandem bench --tune FILE" measured it on this machine for
- * a group of this shape: here, and in groups of the shape that are split from it and works that are
- * created later; a work that there is goes on as it was. Collective; rank 0 reads. TD_ERR_ARG:
- * measured for another machine or group, TD_ERR_CORRUPT: cut short or changed, TD_ERR_IO. */
+ * a group of this shape: here, in works that are created later, and, where the file has something
+ * for their shapes, in groups that are split from it or made by its recovery. A work that there is
+ * goes on as it was. Collective; rank 0 reads. TD_ERR_ARG: measured on another machine, or for
+ * groups of other shapes alone, TD_ERR_CORRUPT: cut short or changed, TD_ERR_IO. */
 TD_API TD_MUST_CHECK td_status td_comm_tune(td_comm *comm, const char *path);
 
 /* --- what ranks are doing --- */

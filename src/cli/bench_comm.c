@@ -302,9 +302,10 @@ static td_status check_writable(const char *path)
     const char *slash = strrchr(path, '/');
     int length = !slash ? 1 : slash == path ? 1 : (int)(slash - path);
     snprintf(folder, sizeof folder, "%.*s", length, slash ? path : ".");
-    if (access(td_path_exists(path) ? path : folder, W_OK) == 0) return TD_OK;
-    (void)td_fail_errno("--tune: cannot write %s", path);
-    return td_fail_again(TD_ERR_ARG, td_last_error());
+    td_status status = access(td_path_exists(path) ? path : folder, W_OK) == 0
+                           ? td_tuning_can_add(path)
+                           : td_fail_errno("--tune: cannot write %s", path);
+    return status == TD_OK ? status : td_fail_again(TD_ERR_ARG, td_last_error());
 }
 
 /* --op goes with patterns that reduce. */

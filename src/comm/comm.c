@@ -290,7 +290,7 @@ td_status td_comm_split(td_comm *comm, int color, int key, td_comm **out)
     *out = color < 0 ? NULL : child;
     if (color >= 0) td_recorder_join(child, comm), child = NULL;
 out:
-    if (child) td_free(child->host), td_free(child->tuning);
+    if (child) td_free(child->host), td_tuning_free(child->tuning);
     td_free(child);
     td_free(members);
     td_free(all);

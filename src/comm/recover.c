@@ -135,6 +135,16 @@ static td_status at_step(td_comm *comm, int step)
     return comm->seat->at_step ? comm->seat->at_step(comm, step, comm->seat->arg) : TD_OK;
 }
 
+/* A measured choice of algorithms is in no spare. */
+static td_status pass_tuning_on(const td_comm *before, td_comm *c, int64_t deadline_ms)
+{
+    int64_t own = c->deadline_ms;
+    c->deadline_ms = deadline_ms;
+    td_status status = td_tuning_pass_on(before, c);
+    c->deadline_ms = own;
+    return status;
+}
+
 /* Until a group has met. `before`: the one that is left, NULL for a spare. *out NULL: this rank is
  * not in it. */
 static td_status regroup(td_comm *comm, const td_comm *before, td_muster *mine, td_plan *plan,
@@ -156,6 +166,7 @@ static td_status regroup(td_comm *comm, const td_comm *before, td_muster *mine, 
         bool lost = at_step(c, 1) != TD_OK;
         status = lost ? TD_ERR_PEER : meet(c, mine->deadline_ms);
         if (status == TD_OK && c->ops->formed) c->ops->formed(c);
+        if (status == TD_OK) status = pass_tuning_on(before, c, mine->deadline_ms);
         if (status == TD_OK) lost = at_step(c, 2) != TD_OK;
         if (status == TD_OK && !lost) {
             *out = c;
@@ -211,7 +222,7 @@ static td_status run(td_comm *comm, td_muster *mine, td_comm **out)
     td_status status = td_comm_end(record, regroup(comm, comm, mine, &plan, &made));
     free_plan(&plan);
     if (status != TD_OK) return status;
-    /* The record goes on in it. A measured choice of algorithms does not: spares have none. */
+    /* The record goes on in it. */
     if (made) td_recorder_move(comm, made);
     *out = made;
     return TD_OK;

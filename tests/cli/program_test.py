@@ -83,18 +83,37 @@ class Program(unittest.TestCase):
         tuning = os.path.join(TOP, "tuned")
         tandem("bench", "--comm", "all-reduce", "--workers", "3", "--max-bytes", "16", "--tune", tuning)
         with open(tuning) as f:
-            rows = [line.split()[0] for line in f.read().splitlines()[2:-1]]
+            rows = [line.split()[0] for line in f.read().splitlines()[3:-1]]
         self.assertEqual(set(rows), {"all-reduce", "all-reduce/whole"})
         tandem("bench", "--comm", "all-reduce", "--workers", "3", "--max-bytes", "1024", "--tuning", tuning)
 
     def test_bench_tunes_what_it_has_measured(self):
-        tuning = os.path.join(TOP, "tuned-from")
-        for pattern, least in (("all-reduce", "1024"), ("broadcast", "1024"), ("barrier", "0")):
-            tandem("bench", "--comm", pattern, "--workers", "2", "--min-bytes", "1024", "--max-bytes", "1024",
-                   "--tune", tuning)
+        """Of a group of that size; what the file has of other patterns and groups stays."""
+        tuning, want = os.path.join(TOP, "tuned-from"), {}
+        for workers, pattern, bytes_ in ((2, "all-reduce", 4096), (3, "all-reduce", 1024), (2, "broadcast", 1024),
+                                         (2, "all-reduce", 1024), (2, "barrier", 1024)):
+            tandem("bench", "--comm", pattern, "--workers", str(workers), "--min-bytes", str(bytes_), "--max-bytes",
+                   str(bytes_), "--tune", tuning)
+            want[str(workers), pattern] = "0" if pattern == "barrier" else str(bytes_)
             with open(tuning) as f:
-                rows = [line.split() for line in f.read().splitlines()[2:-1]]
-            self.assertEqual({row[1] for row in rows}, {least}, rows)
+                lines = [line.split() for line in f.read().splitlines()[2:-1]]
+            found, group = {}, None
+            for words in lines:
+                if words[0] == "group":
+                    group = words[4]
+                else:
+                    found[group, words[0].split("/")[0]] = words[1]
+            self.assertEqual(found, want)
+        self.assertRegex(tandem("bench", "--comm", "scan", "--workers", "4", "--tuning", tuning, expect=2).stderr,
+                         'tuned-from was measured for "transport local ranks [23] hosts 1 largest-host [23]", '
+                         '".*; this is "transport local ranks 4 .*adds it')
+        other = os.path.join(TOP, "not-a-tuning")
+        with open(other, "w") as f:
+            f.write("mine\n")
+        self.assertIn("not-a-tuning is not a tuning file",
+                      tandem("bench", "--comm", "scan", "--tune", other, expect=2).stderr)
+        with open(other) as f:
+            self.assertEqual(f.read(), "mine\n")
 
     @unittest.skipUnless(MPIEXEC, "no mpiexec")
     def test_bench_runs_between_the_ranks_of_mpiexec(self):

@@ -71,18 +71,27 @@ typedef struct td_tuning_row {
 } td_tuning_row;
 typedef struct td_tuning {
     struct td_tuning *older; /* of a group: the one before it, by which works may still go */
-    int count;
+    char *text;              /* of the file, in which groups of other shapes find their rows */
+    int count;               /* 0: the file has none for this group */
     td_tuning_row row[TD_TUNING_ROWS]; /* sizes ascend within a pattern */
 } td_tuning;
-/* As a text file that names the machine and group it was measured for; written whole or not. */
+/* As a text file that names the machine, and the shape of the group, it was measured for. What the
+ * file has of other shapes, and of patterns that have no rows here, stays; written whole or not.
+ * Errors of td_tuning_can_add. */
 TD_MUST_CHECK td_status td_tuning_write(const td_comm *comm, const td_tuning *tuning,
                                         const char *path);
-/* TD_ERR_ARG: of another machine or group; TD_ERR_CORRUPT: cut short or changed; TD_ERR_IO. */
-TD_MUST_CHECK td_status td_tuning_read(const td_comm *comm, const char *path, td_tuning *out);
+/* Whether it would be written: TD_ERR_ARG: the file is of another machine; TD_ERR_CORRUPT: it is
+ * damaged, or something else. */
+TD_MUST_CHECK td_status td_tuning_can_add(const char *path);
+/* Its rows for a group of this shape, for td_tuning_free. TD_ERR_ARG: of another machine, or of
+ * groups of other shapes alone; TD_ERR_CORRUPT: cut short or changed; TD_ERR_IO. */
+TD_MUST_CHECK td_status td_tuning_read(const td_comm *comm, const char *path, td_tuning **out);
 
 void td_tuning_free(td_tuning *tuning); /* and all older ones; NULL is fine */
-/* What was measured for `from` serves `to` too, where that has the same shape. TD_ERR_NOMEM. */
+/* The file that `from` goes by serves `to` too, by its rows for that one's shape. TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_tuning_inherit(const td_comm *from, td_comm *to);
+/* The same where some ranks of `after` (NULL: this one) were not in `before`. Collective. */
+TD_MUST_CHECK td_status td_tuning_pass_on(const td_comm *before, td_comm *after);
 
 /* Lets go of what operations keep with the group. */
 void td_coll_release(td_comm *comm);

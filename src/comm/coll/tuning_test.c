@@ -6,6 +6,7 @@
 #include "base/fs.h"
 #include "base/test.h"
 #include "comm/recorder.h"
+#include "tandem/recover.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -102,16 +103,17 @@ static td_status round_trip(td_comm *c, void *arg)
                                 {TD_ALLREDUCE, false, 4096, 0},
                                 {TD_ALLREDUCE, true, 64, 3},
                                 {TD_SCAN, false, 7, 1}}};
-    td_tuning back = {0};
+    td_tuning *back;
     if (td_comm_rank(c) == 0) TD_TRY(td_tuning_write(c, &tuning, path));
     TD_TRY(td_comm_barrier(c));
     TD_TRY(td_tuning_read(c, path, &back));
-    CHECK(back.count == 4);
+    CHECK(back->count == 4);
     for (int k = 0; k < 4; k++)
-        CHECK(back.row[k].pattern == tuning.row[k].pattern &&
-              back.row[k].whole == tuning.row[k].whole &&
-              back.row[k].from_bytes == tuning.row[k].from_bytes &&
-              back.row[k].algorithm == tuning.row[k].algorithm);
+        CHECK(back->row[k].pattern == tuning.row[k].pattern &&
+              back->row[k].whole == tuning.row[k].whole &&
+              back->row[k].from_bytes == tuning.row[k].from_bytes &&
+              back->row[k].algorithm == tuning.row[k].algorithm);
+    td_tuning_free(back);
     TD_TRY(td_comm_tune(c, path));
     float x[2000] = {1}, y[2000];
     TD_TRY(td_comm_allreduce(c, x, y, 2000, TD_F32, TD_SUM));
@@ -127,10 +129,98 @@ static td_status round_trip(td_comm *c, void *arg)
 static td_status other_group(td_comm *c, void *arg)
 {
     (void)arg;
-    td_tuning back;
+    td_tuning *back;
     CHECK(td_tuning_read(c, path, &back) == TD_ERR_ARG);
     CHECK(strstr(td_last_error(), "ranks 3") && strstr(td_last_error(), "ranks 2"));
     CHECK(td_comm_tune(c, path) == TD_ERR_ARG);
+    return TD_OK;
+}
+
+/* What is measured for another group, or of another pattern, is added to a file. */
+static td_status add(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_tuning of_reduce = {.count = 1, .row = {{TD_REDUCE, false, 0, 1}}},
+              of_scan = {.count = 1, .row = {{TD_SCAN, false, 16, 0}}};
+    if (td_comm_rank(c)) return TD_OK;
+    TD_TRY(td_tuning_can_add(path));
+    TD_TRY(td_tuning_write(c, &of_reduce, path));
+    return td_tuning_write(c, &of_scan, path);
+}
+
+/* Rows of a group of `ranks` that rank 0 finds in the file. */
+static td_status count_rows(td_comm *c, int *rows)
+{
+    td_tuning *back;
+    if (td_comm_rank(c)) return TD_OK;
+    TD_TRY(td_tuning_read(c, path, &back));
+    *rows = back->count;
+    td_tuning_free(back);
+    return TD_OK;
+}
+
+/* Groups of another shape go by their own part, whichever group read the file. */
+static td_status both_shapes(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_comm *two, *all;
+    int rows = 0, me = td_comm_rank(c);
+    TD_TRY(count_rows(c, &rows));
+    CHECK(rows == (me ? 0 : 4));
+    TD_TRY(td_comm_tune(c, path));
+    TD_TRY(td_comm_split(c, me == 0, 0, &two)); /* rank 0 is alone */
+    TD_TRY(td_comm_split(two, 0, 0, &all));
+    CHECK(all->tuning->count == (me ? 2 : 0) && c->tuning->count == 4);
+    if (me) CHECK(all->tuning->row[0].pattern == TD_REDUCE && all->tuning->row[1].from_bytes == 16);
+    td_comm_close(all), td_comm_close(two);
+    return TD_OK;
+}
+
+/* 2 -> 3 -> 2 -> 3 ranks: who comes has what the others go by. */
+static td_status goes_on(td_comm *first, void *arg)
+{
+    td_comm *c = first, *next = NULL;
+    bool came = td_comm_joined(c, td_comm_rank(c));
+    int32_t turn = came ? -1 : 0, all;
+    td_status status = came ? TD_OK : td_comm_tune(c, path);
+    (void)arg;
+    for (bool owned = false; c && status == TD_OK; owned = true, c = next, next = NULL, turn++) {
+        status = td_comm_allreduce(c, &turn, &all, 1, TD_I32, TD_MAX);
+        turn = all;
+        if (status == TD_OK && (!c->tuning || c->tuning->count != (turn % 2 ? 4 : 2)))
+            status = td_fail(TD_ERR_INTERNAL, "turn %d of %d ranks", turn, td_comm_size(c));
+        if (status == TD_OK && turn < 3) status = td_comm_resize(c, turn % 2 ? 2 : 3, &next);
+        if (owned) td_comm_close(c);
+    }
+    return status;
+}
+
+/* A file that is something else is left as it is. */
+static td_status add_to_others(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_tuning none = {0};
+    char *text;
+    size_t size;
+    static const char *const texts[] = {"tandem tuning 1\nhost x\nend 0\n", "other\n",
+                                        "tandem tuning 2\nmachine y cores 2 kernels z\ngroup a\n"};
+    for (size_t k = 0; k < 3; k++) {
+        TD_TRY(td_write_file(path, texts[k], strlen(texts[k])));
+        CHECK(td_tuning_can_add(path) == TD_ERR_CORRUPT);
+        CHECK(td_tuning_write(c, &none, path) == TD_ERR_CORRUPT);
+        TD_TRY(td_read_file(path, &text, &size));
+        CHECK(size == strlen(texts[k]) && !memcmp(text, texts[k], size));
+        td_free(text);
+    }
+    TD_TRY(td_write_file(path, "", 0));
+    TD_TRY(td_tuning_can_add(path));
+    char made[256];
+    int n = snprintf(made, sizeof made, "tandem tuning 2\nmachine y cores 2 kernels z\n");
+    snprintf(made + n, sizeof made - (size_t)n, "end %016llx\n",
+             (unsigned long long)XXH64(made, (size_t)n, 0));
+    TD_TRY(td_write_file(path, made, strlen(made)));
+    CHECK(td_tuning_can_add(path) == TD_ERR_ARG && strstr(td_last_error(), "machine y cores 2"));
+    unlink(path);
     return TD_OK;
 }
 
@@ -140,7 +230,7 @@ static td_status damaged(td_comm *c, void *arg)
     (void)arg;
     char *text;
     size_t size;
-    td_tuning back;
+    td_tuning *back;
     if (td_comm_rank(c)) return TD_OK;
     TD_TRY(td_read_file(path, &text, &size));
     for (size_t i = 0; i < size - 1; i++) { /* the last line end is not needed */
@@ -162,20 +252,24 @@ static td_status made_by_hand(td_comm *c, void *arg)
     (void)arg;
     char *text, made[4096];
     size_t size;
-    td_tuning back;
+    td_tuning *back;
     if (td_comm_rank(c)) return TD_OK;
     TD_TRY(td_read_file(path, &text, &size));
-    int whole = 0;
+    int rows = 0;
     for (size_t i = 1; i < size && strncmp(text + i, "end ", 4) != 0; i++) {
         if (text[i - 1] != '\n') continue;
         int length = snprintf(made, sizeof made, "%.*send %016llx\n", (int)i, text,
                               (unsigned long long)XXH64(text, i, 0));
         TD_TRY(td_write_file(path, made, (size_t)length));
         td_status status = td_tuning_read(c, path, &back);
-        CHECK(status == (i == 16 ? TD_ERR_CORRUPT : TD_OK));
-        whole += status == TD_OK;
+        /* no machine; no group; rows may be fewer */
+        CHECK(status == (strncmp(text + i, "all-reduce", 10) && rows == 0 ? TD_ERR_ARG : TD_OK));
+        if (status != TD_OK) continue;
+        CHECK(back->count == rows);
+        rows++;
+        td_tuning_free(back);
     }
-    CHECK(whole == 4); /* rows may be fewer */
+    CHECK(rows == 4);
     td_free(text);
     return TD_OK;
 }
@@ -186,6 +280,11 @@ static void tuning_files(void **state)
     snprintf(path, sizeof path, "/tmp/tandem-tuning-%ld", (long)getpid());
     assert_ok(td_comm_run_local(3, NULL, round_trip, NULL));
     assert_ok(td_comm_run_local(2, NULL, other_group, NULL));
+    assert_ok(td_comm_run_local(2, NULL, add, NULL));
+    assert_ok(td_comm_run_local(3, NULL, both_shapes, NULL));
+    assert_ok(td_comm_run_local(3, &(td_comm_config){.spares = 1}, goes_on, NULL));
+    assert_ok(td_comm_run_local(1, NULL, add_to_others, NULL));
+    assert_ok(td_comm_run_local(3, NULL, round_trip, NULL));
     assert_ok(td_comm_run_local(3, NULL, made_by_hand, NULL));
     assert_ok(td_comm_run_local(3, NULL, round_trip, NULL));
     assert_ok(td_comm_run_local(3, NULL, damaged, NULL));
