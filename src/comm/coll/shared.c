@@ -6,9 +6,9 @@
  * mapped each other's (registered.h): ranks read each other's buffers, so nothing is copied twice;
  * an operation costs two waits (all-reduce: three, or two). Else processes
  * do so, too, through the system, where nothing is to be reduced, or by two, parts are so long that
- * the way there costs less than a second copy, and the result stays in the caches. (Of more than
- * two, or by slices, reductions won nothing by it.) By two either may take less time, as their
- * cores and pages lie: calls find out, and go the shorter way.
+ * the way there costs less than a second copy, and the result stays in the caches. (An all-reduce
+ * by four on two cores took 1.0 to 1.7 times as long as staged.) By two either may take less time,
+ * as their cores and pages lie: calls find out, and go the shorter way.
  *
  * Reductions follow the tree with ranks as leaves: a slice's rank reads all parts of it and folds
  * them in one pass. So a rank reads n/n of the vector and writes 1/n; all-reduce then copies the

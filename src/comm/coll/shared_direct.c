@@ -8,7 +8,8 @@ enum {
     DIRECT_FROM = 16 << 10,
     FETCH_FROM = 32 << 10, /* by processes, up to TD_SHARED_THROUGH */
     OPEN_FROM = 16 << 10,  /* by processes, what both have mapped */
-    PIECE = 64 << 10,      /* fetched at a time, for a reduction */
+    PIECE = 128 << 10,     /* fetched at a time, for a reduction */
+    SLICES_FROM = 1 << 20, /* of an all-reduce of two processes */
     /* Where one writes, or reads: staged, it need not wait for the others. */
     ONE_FROM = 256 << 10,
     ONE_OF_TWO_FROM = 64 << 10
@@ -57,7 +58,6 @@ td_status td_direct_serves(td_place *p, size_t bytes, size_t all, bool *out)
     return *out ? td_meet_reaches(p->meet, out) : TD_OK;
 }
 
-/* An all-reduce in place shows a copy, which it had to make first. */
 td_status td_direct_chosen(td_place *p, size_t bytes, size_t all, bool *out)
 {
     const td_call *c = p->call;
@@ -73,10 +73,9 @@ td_status td_direct_chosen(td_place *p, size_t bytes, size_t all, bool *out)
     td_meet_arrive(p->meet, c->in, NULL);
     bool gives = c->pattern == TD_BROADCAST && p->rank == c->root;
     if (!gives) TD_TRY(td_meet_arrived(p->meet, 1 - p->rank));
-    bool copies = reduces && !td_meet_apart(p->meet) && all >= TD_SHARED_THROUGH;
     bool second;
     TD_TRY(td_meet_second_way(p->meet, &second));
-    *out = !second && !copies;
+    *out = !second;
     p->shown = *out && !reduces;
     if (!p->shown) td_meet_leave(p->meet);
     return TD_OK;
@@ -253,35 +252,58 @@ td_status td_direct_allreduce_seen(td_place *p)
     return td_meet_way_ends(p->meet);
 }
 
-/* Of two processes each fetches all that the other has, piece by piece, and folds it: what one has
- * written the other only reads, so no line changes hands twice. `shown`: what the other fetches. */
-static td_status fetch_and_fold(td_place *p, const char *shown, char *piece)
+/* Elements [from, to) of what both show, piece by piece, which stay in the caches. Where the result
+ * lies apart from the vector, a piece is fetched to where its sum goes: those lines need not be
+ * fetched as well. */
+static td_status fetch_and_fold(td_place *p, const char *shown, size_t from, size_t to, char *room)
+{
+    const td_call *c = p->call;
+    size_t width = c->how.width, most = PIECE / width;
+    const void *theirs;
+    TD_TRY(td_meet_in(p->meet, 1 - p->rank, &theirs));
+    for (size_t at = from; at < to; at += most) {
+        size_t count = td_smaller(to - at, most), offset = at * width;
+        char *sum = (char *)c->out + offset, *piece = c->in == c->out ? room : sum;
+        const void *part[2] = {piece, piece};
+        TD_TRY(td_meet_fetch(p->meet, 1 - p->rank, (const char *)theirs + offset, piece,
+                             count * width));
+        part[p->rank] = shown + offset;
+        td_reduction_fold(&c->how, part, 2, count, sum);
+    }
+    return TD_OK;
+}
+
+/* The slice that the other has folded. */
+static td_status fetch_slice(td_place *p)
 {
     const td_call *c = p->call;
     int other = 1 - p->rank;
-    size_t width = c->how.width, most = PIECE / width;
-    TD_TRY(td_meet_round(p->meet, 0));
-    td_meet_arrive(p->meet, shown, NULL);
-    TD_TRY(td_meet_arrived(p->meet, other));
-    const void *theirs;
-    TD_TRY(td_meet_in(p->meet, other, &theirs));
-    for (size_t at = 0; at < c->count; at += most) {
-        size_t count = td_smaller(c->count - at, most), offset = at * width;
-        const void *part[2] = {piece, piece};
-        TD_TRY(td_meet_fetch(p->meet, other, (const char *)theirs + offset, piece, count * width));
-        part[p->rank] = shown + offset;
-        td_reduction_fold(&c->how, part, 2, count, (char *)c->out + offset);
-    }
-    td_meet_done(p->meet);
-    return td_meet_all_done(p->meet);
+    size_t width = c->how.width, from = td_place_slice(p, c->count, other) * width,
+           to = td_place_slice(p, c->count, other + 1) * width;
+    const char *theirs = td_meet_theirs(p->meet, other);
+    td_meet_reduce(p->meet);
+    TD_TRY(td_meet_reduced(p->meet));
+    return td_meet_fetch(p->meet, other, theirs + from, (char *)c->out + from, to - from);
 }
 
+/* Of two processes, through the system. Each fetches and folds all that the other has, so what one
+ * has written the other only reads, and no line changes hands twice; in place it shows a copy. What
+ * the caches do not hold anyway costs less in slices, of which one is fetched when it is summed. */
 td_status td_direct_allreduce_of_two(td_place *p)
 {
     const td_call *c = p->call;
-    bool apart = c->in != c->out; /* else the other fetches a copy */
-    char *room = td_meet_scratch(p->meet, PIECE + (apart ? 0 : c->bytes));
+    bool whole = c->bytes < SLICES_FROM, copied = whole && c->in == c->out;
+    size_t from = whole ? 0 : td_place_slice(p, c->count, p->rank),
+           to = whole ? c->count : td_place_slice(p, c->count, p->rank + 1);
+    char *room = td_meet_scratch(p->meet, PIECE + (copied ? c->bytes : 0));
     if (!room) return td_fail(TD_ERR_NOMEM, "no memory for an all-reduce of %zu bytes", c->bytes);
-    if (!apart) memcpy(room + PIECE, c->in, c->bytes);
-    return fetch_and_fold(p, apart ? c->in : room + PIECE, room);
+    const char *shown = copied ? room + PIECE : c->in;
+    if (copied) memcpy(room + PIECE, c->in, c->bytes);
+    TD_TRY(td_meet_round(p->meet, 0));
+    td_meet_arrive(p->meet, shown, c->out);
+    TD_TRY(td_meet_arrived(p->meet, 1 - p->rank));
+    TD_TRY(fetch_and_fold(p, shown, from, to, room));
+    if (!whole) TD_TRY(fetch_slice(p));
+    td_meet_done(p->meet);
+    return td_meet_all_done(p->meet);
 }
