@@ -60,10 +60,14 @@ TD_MUST_CHECK td_status td_meet_all_done(td_meet *meet);
 TD_MUST_CHECK td_status td_meet_reaches(td_meet *meet, bool *out);
 /* Memory of this rank's own, kept for later calls. NULL: there is none. */
 char *td_meet_scratch(td_meet *meet, size_t bytes);
-/* Copies from what that rank has shown, `from` being an address there. TD_ERR_PEER: it has failed
- * or died meanwhile. */
+/* Copies from what that rank has shown, `from` being an address there; td_meet_put: to it. Who has
+ * withdrawn what was to be written to waits a little for who is writing; a process that was stopped
+ * just then writes there when it goes on, so that memory must be kept (td_alloc_keep). TD_ERR_PEER:
+ * it has failed or died meanwhile. */
 TD_MUST_CHECK td_status td_meet_fetch(td_meet *meet, int rank, const void *from, void *to,
                                       size_t bytes);
+TD_MUST_CHECK td_status td_meet_put(td_meet *meet, int rank, void *to, const void *from,
+                                    size_t bytes);
 
 /* Processes map what lies in memory of td_comm_alloc (comm/registered.h), and read it as threads
  * do. Whether a call's vectors lie there at all ranks is known when all have arrived, too late to
@@ -103,7 +107,7 @@ TD_MUST_CHECK td_status td_meet_look_away(td_meet *meet);
 void td_meet_withdraw(td_meet *meet);
 TD_MUST_CHECK td_status td_meet_in(td_meet *meet, int rank, const void **out);
 TD_MUST_CHECK td_status td_meet_out(td_meet *meet, int rank, const void **out);
-void *td_meet_theirs(const td_meet *meet, int rank); /* a thread's out, to write to */
+void *td_meet_theirs(const td_meet *meet, int rank); /* its out, to write to; an address there */
 void td_meet_forget(td_meet *meet);                  /* what was mapped and kept */
 
 #endif

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 enum { WAYS_EVERY = 128, WAYS_FIRST = 32, WAYS_TRIES = 5 };
+enum { PUT_AT_ONCE = 1 << 20, GONE_NS = 10000000 };
 
 static td_status failed(const td_meet *m, int rank)
 {
@@ -20,16 +21,25 @@ static td_status failed(const td_meet *m, int rank)
 
 /* --- memory of other processes, wherever it lies --- */
 
-static bool read_there(const td_meet *m, int rank, const void *from, void *to, size_t bytes)
+typedef ssize_t moves_fn(pid_t pid, const struct iovec *here, unsigned long heres,
+                         const struct iovec *there, unsigned long theres, unsigned long flags);
+
+static bool move(const td_meet *m, int rank, moves_fn *moves, const void *here, const void *there,
+                 size_t bytes)
 {
     for (size_t at = 0; at < bytes;) {
-        struct iovec here = {(char *)to + at, bytes - at};
-        struct iovec there = {(char *)(uintptr_t)from + at, bytes - at};
-        ssize_t n = process_vm_readv(m->lines[rank].pid, &here, 1, &there, 1, 0);
+        struct iovec own = {(char *)(uintptr_t)here + at, bytes - at};
+        struct iovec its = {(char *)(uintptr_t)there + at, bytes - at};
+        ssize_t n = moves(m->lines[rank].pid, &own, 1, &its, 1, 0);
         if (n <= 0) return false;
         at += (size_t)n;
     }
     return true;
+}
+
+static bool read_there(const td_meet *m, int rank, const void *from, void *to, size_t bytes)
+{
+    return move(m, rank, process_vm_readv, to, from, bytes);
 }
 
 /* Where there can be none, others do not find it. */
@@ -255,6 +265,18 @@ td_status td_meet_fetch(td_meet *m, int rank, const void *from, void *to, size_t
     return got && !has_withdrawn(m, rank) ? TD_OK : failed(m, rank);
 }
 
+td_status td_meet_put(td_meet *m, int rank, void *to, const void *from, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += PUT_AT_ONCE) {
+        size_t n = bytes - at < PUT_AT_ONCE ? bytes - at : PUT_AT_ONCE;
+        TD_TRY(td_meet_look(m));
+        bool put = move(m, rank, process_vm_writev, (const char *)from + at, (char *)to + at, n);
+        TD_TRY(td_meet_look_away(m));
+        if (!put) return failed(m, rank);
+    }
+    return TD_OK;
+}
+
 static td_status check_withdrawn(const td_meet *m)
 {
     for (int r = 0; r < m->comm->size; r++)
@@ -285,8 +307,10 @@ td_status td_meet_look_away(td_meet *m)
 void td_meet_withdraw(td_meet *m)
 {
     __atomic_store_n(&m->lines[m->comm->rank].withdrawn, 1, __ATOMIC_SEQ_CST);
-    if (!m->comm->ops->one_memory) return;
+    bool gone = !m->comm->ops->one_memory; /* a process may be, or may have been stopped */
+    int64_t until = td_clock_ns() + GONE_NS;
     for (int r = 0; r < m->comm->size; r++)
-        while (r != m->comm->rank && __atomic_load_n(&m->lines[r].looking, __ATOMIC_SEQ_CST))
+        while (r != m->comm->rank && __atomic_load_n(&m->lines[r].looking, __ATOMIC_SEQ_CST) &&
+               (!gone || td_clock_ns() < until))
             sched_yield();
 }

@@ -63,9 +63,9 @@ static td_status reduce(td_place *p)
     bool fetches = false;
     if (p->open) return td_direct_allreduce_seen(p);
     if (td_direct_folds(p)) return td_direct_reduce(p);
-    if (!p->comm->ops->one_memory && p->size == 2 && c->pattern == TD_ALLREDUCE)
+    if (!p->comm->ops->one_memory && p->size == 2)
         TD_TRY(td_direct_chosen(p, c->bytes, c->bytes, &fetches));
-    return fetches ? td_direct_allreduce_of_two(p) : td_staged_reduce(p);
+    return fetches ? td_direct_reduce_of_two(p) : td_staged_reduce(p);
 }
 
 static td_status barrier(td_place *p)

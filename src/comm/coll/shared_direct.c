@@ -2,14 +2,15 @@
  * have mapped them, and else fetch through the system: see shared.c. */
 #include "comm/coll/shared_impl.h"
 
+#include "base/alloc.h"
 #include "base/error.h"
 
 enum {
     DIRECT_FROM = 16 << 10,
     FETCH_FROM = 32 << 10, /* by processes, up to TD_SHARED_THROUGH */
     OPEN_FROM = 16 << 10,  /* by processes, what both have mapped */
-    PIECE = 128 << 10,     /* fetched at a time, for a reduction */
-    SLICES_FROM = 1 << 20, /* of an all-reduce of two processes */
+    PAGE = 4 << 10,
+    PIECE = 128 << 10, /* fetched at a time, for a reduction */
     /* Where one writes, or reads: staged, it need not wait for the others. */
     ONE_FROM = 256 << 10,
     ONE_OF_TWO_FROM = 64 << 10
@@ -31,6 +32,16 @@ static td_status fetch(td_place *p, size_t all, int rank, size_t at, void *to, s
     TD_TRY(td_meet_in(p->meet, rank, &in));
     const char *from = (const char *)in + at;
     if (!td_meet_sees(p->meet)) return td_meet_fetch(p->meet, rank, from, to, bytes);
+    TD_TRY(td_meet_look(p->meet));
+    td_place_give(p, all, to, from, bytes);
+    return td_meet_look_away(p->meet);
+}
+
+/* To what that rank has shown for its result of `all` bytes, `at` bytes on. */
+static td_status put(td_place *p, size_t all, int rank, size_t at, const void *from, size_t bytes)
+{
+    char *to = (char *)td_meet_theirs(p->meet, rank) + at;
+    if (!p->comm->ops->one_memory) return td_meet_put(p->meet, rank, to, from, bytes);
     TD_TRY(td_meet_look(p->meet));
     td_place_give(p, all, to, from, bytes);
     return td_meet_look_away(p->meet);
@@ -70,7 +81,7 @@ td_status td_direct_chosen(td_place *p, size_t bytes, size_t all, bool *out)
     TD_TRY(td_meet_reaches(p->meet, &p->probes));
     if (!p->probes) return TD_OK;
     TD_TRY(td_meet_round(p->meet, 0));
-    td_meet_arrive(p->meet, c->in, NULL);
+    td_meet_arrive(p->meet, c->in, c->out);
     bool gives = c->pattern == TD_BROADCAST && p->rank == c->root;
     if (!gives) TD_TRY(td_meet_arrived(p->meet, 1 - p->rank));
     bool second;
@@ -127,10 +138,33 @@ td_status td_direct_opens(td_place *p, size_t all)
     return td_meet_see(p->meet, c->pattern, from, in, out, &p->open);
 }
 
+/* Of two ranks one gives and one takes: each moves half, at once. */
+static td_status move_half(td_place *p, const td_stream *s)
+{
+    int other = 1 - p->rank, giver = s->out ? other : p->rank;
+    size_t bytes = td_stream_bytes(s, giver), half = bytes / 2 / PAGE * PAGE;
+    TD_TRY(td_meet_arrived(p->meet, other));
+    if (s->out) {
+        TD_TRY(fetch(p, s->all, other, 0, td_stream_to(s, other), half));
+    } else {
+        size_t at = td_stream_at(s, p->rank) + half;
+        TD_TRY(put(p, s->all, other, at, s->in + half, bytes - half));
+    }
+    td_meet_done(p->meet);
+    return td_meet_all_done(p->meet);
+}
+
 td_status td_direct_spread(td_place *p, const td_stream *s)
 {
-    TD_TRY(show(p, s->in, NULL));
+    bool one_takes = p->size == 2 && !p->open && p->call->pattern != TD_ALLGATHER;
+    TD_TRY(show(p, s->in, s->out));
     td_place_keep_own(p, s);
+    if (one_takes) {
+        td_status status = move_half(p, s);
+        if (status != TD_OK && s->out && !p->comm->ops->one_memory)
+            td_alloc_keep(s->out, s->all); /* the other may be writing there */
+        return status;
+    }
     for (int k = 1; k < p->size && s->out; k++) {
         int r = td_place_after(p, k);
         size_t bytes = td_stream_bytes(s, r);
@@ -252,58 +286,52 @@ td_status td_direct_allreduce_seen(td_place *p)
     return td_meet_way_ends(p->meet);
 }
 
-/* Elements [from, to) of what both show, piece by piece, which stay in the caches. Where the result
- * lies apart from the vector, a piece is fetched to where its sum goes: those lines need not be
- * fetched as well. */
-static td_status fetch_and_fold(td_place *p, const char *shown, size_t from, size_t to, char *room)
+/* Elements [at, at + count): what the other shows is fetched, to where its sum goes if this rank
+ * has a result apart from its vector (those lines need not be fetched as well), and folded. */
+static td_status fetch_and_fold(td_place *p, size_t at, size_t count, char *room, char **sum)
 {
     const td_call *c = p->call;
-    size_t width = c->how.width, most = PIECE / width;
-    const void *theirs;
+    size_t offset = at * c->how.width;
+    bool takes = c->pattern == TD_ALLREDUCE || p->rank == c->root;
+    const void *part[2], *theirs;
+    *sum = takes ? (char *)c->out + offset : room;
+    char *piece = c->in == c->out ? room : *sum;
     TD_TRY(td_meet_in(p->meet, 1 - p->rank, &theirs));
-    for (size_t at = from; at < to; at += most) {
-        size_t count = td_smaller(to - at, most), offset = at * width;
-        char *sum = (char *)c->out + offset, *piece = c->in == c->out ? room : sum;
-        const void *part[2] = {piece, piece};
-        TD_TRY(td_meet_fetch(p->meet, 1 - p->rank, (const char *)theirs + offset, piece,
-                             count * width));
-        part[p->rank] = shown + offset;
-        td_reduction_fold(&c->how, part, 2, count, sum);
-    }
+    TD_TRY(td_meet_fetch(p->meet, 1 - p->rank, (const char *)theirs + offset, piece,
+                         count * c->how.width));
+    part[p->rank] = (const char *)c->in + offset, part[1 - p->rank] = piece;
+    td_reduction_fold(&c->how, part, 2, count, *sum);
     return TD_OK;
 }
 
-/* The slice that the other has folded. */
-static td_status fetch_slice(td_place *p)
+static td_status fold_slice(td_place *p, char *room)
 {
     const td_call *c = p->call;
     int other = 1 - p->rank;
-    size_t width = c->how.width, from = td_place_slice(p, c->count, other) * width,
-           to = td_place_slice(p, c->count, other + 1) * width;
-    const char *theirs = td_meet_theirs(p->meet, other);
-    td_meet_reduce(p->meet);
-    TD_TRY(td_meet_reduced(p->meet));
-    return td_meet_fetch(p->meet, other, theirs + from, (char *)c->out + from, to - from);
-}
-
-/* Of two processes, through the system. Each fetches and folds all that the other has, so what one
- * has written the other only reads, and no line changes hands twice; in place it shows a copy. What
- * the caches do not hold anyway costs less in slices, of which one is fetched when it is summed. */
-td_status td_direct_allreduce_of_two(td_place *p)
-{
-    const td_call *c = p->call;
-    bool whole = c->bytes < SLICES_FROM, copied = whole && c->in == c->out;
-    size_t from = whole ? 0 : td_place_slice(p, c->count, p->rank),
-           to = whole ? c->count : td_place_slice(p, c->count, p->rank + 1);
-    char *room = td_meet_scratch(p->meet, PIECE + (copied ? c->bytes : 0));
-    if (!room) return td_fail(TD_ERR_NOMEM, "no memory for an all-reduce of %zu bytes", c->bytes);
-    const char *shown = copied ? room + PIECE : c->in;
-    if (copied) memcpy(room + PIECE, c->in, c->bytes);
+    size_t most = PIECE / c->how.width, to = td_place_slice(p, c->count, p->rank + 1), count;
     TD_TRY(td_meet_round(p->meet, 0));
-    td_meet_arrive(p->meet, shown, c->out);
-    TD_TRY(td_meet_arrived(p->meet, 1 - p->rank));
-    TD_TRY(fetch_and_fold(p, shown, from, to, room));
-    if (!whole) TD_TRY(fetch_slice(p));
+    td_meet_arrive(p->meet, c->in, c->out);
+    TD_TRY(td_meet_arrived(p->meet, other));
+    for (size_t at = td_place_slice(p, c->count, p->rank); at < to; at += count) {
+        char *sum;
+        count = td_smaller(to - at, most);
+        TD_TRY(fetch_and_fold(p, at, count, room, &sum));
+        if (c->pattern == TD_ALLREDUCE || p->rank != c->root)
+            TD_TRY(put(p, c->bytes, other, at * c->how.width, sum, count * c->how.width));
+    }
     td_meet_done(p->meet);
     return td_meet_all_done(p->meet);
+}
+
+/* Of two processes, through the system: each folds a slice, piece by piece while the caches hold
+ * them, and puts what comes of it into the other's result. */
+td_status td_direct_reduce_of_two(td_place *p)
+{
+    const td_call *c = p->call;
+    char *room = td_meet_scratch(p->meet, PIECE);
+    if (!room) return td_fail(TD_ERR_NOMEM, "no memory for a piece of a reduction");
+    td_status status = fold_slice(p, room);
+    if (status != TD_OK && (c->pattern == TD_ALLREDUCE || p->rank == c->root))
+        td_alloc_keep(c->out, c->bytes); /* the other may be writing there */
+    return status;
 }

@@ -80,9 +80,15 @@ static inline size_t td_stream_bytes(const td_stream *s, int rank)
     return td_call_part(s->call, rank);
 }
 
+/* Of what that rank writes, in the result. */
+static inline size_t td_stream_at(const td_stream *s, int rank)
+{
+    return s->writer >= 0 ? 0 : td_call_offset(s->call, rank);
+}
+
 static inline char *td_stream_to(const td_stream *s, int rank)
 {
-    return s->writer >= 0 ? s->out : s->out + td_call_offset(s->call, rank);
+    return s->out + td_stream_at(s, rank);
 }
 
 static inline void td_place_keep_own(const td_place *p, const td_stream *s)
@@ -133,6 +139,6 @@ bool td_direct_folds(const td_place *p);
 TD_MUST_CHECK td_status td_direct_reduce_scatter(td_place *p);
 TD_MUST_CHECK td_status td_direct_reduce(td_place *p);         /* reduce (threads'), all-reduce */
 TD_MUST_CHECK td_status td_direct_allreduce_seen(td_place *p); /* where p->open */
-TD_MUST_CHECK td_status td_direct_allreduce_of_two(td_place *p);
+TD_MUST_CHECK td_status td_direct_reduce_of_two(td_place *p);
 
 #endif

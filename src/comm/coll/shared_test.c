@@ -1,4 +1,4 @@
-/* Long all-reduces inside a host, by each way that may serve them, where they lie and into another
+/* Long vectors inside a host, by each way that may serve them, where they lie and into another
  * vector: see ranks_test.h. */
 #include "comm/ranks_test.h"
 
@@ -143,12 +143,87 @@ static void own_operations_keep_their_order(void **state)
     on_few(own_operations, NULL);
 }
 
+/* To and from each rank. */
+static td_status long_moves(td_comm *c, void *arg)
+{
+    static const size_t counts[] = {20001, 262144, 300007};
+    (void)arg;
+    int n = td_comm_size(c), me = td_comm_rank(c);
+    for (size_t k = 0; k < sizeof counts / sizeof *counts; k++)
+        for (int root = 0; root < n; root++) {
+            size_t count = counts[k];
+            float *own = td_malloc(count * sizeof *own);
+            float *all = td_malloc((size_t)n * count * sizeof *all);
+            for (size_t i = 0; i < count; i++) own[i] = value(me, i);
+            TD_TRY(td_comm_gather(c, own, count * sizeof *own, all, root));
+            for (size_t i = 0; i < (size_t)n * count && me == root; i++)
+                CHECK(all[i] == value((int)(i / count), i % count));
+            TD_TRY(td_comm_reduce(c, own, all, count, TD_F32, TD_SUM, root));
+            for (size_t i = 0; i < count; i++) CHECK(own[i] == value(me, i));
+            for (size_t i = 0; i < count && me == root; i++) CHECK(all[i] == sum(0, n, i));
+            TD_TRY(td_comm_reduce(c, own, own, count, TD_F32, TD_SUM, root));
+            for (size_t i = 0; i < count; i++)
+                CHECK(own[i] == (me == root ? sum(0, n, i) : value(me, i)));
+            TD_TRY(td_comm_broadcast(c, own, count * sizeof *own, root));
+            for (size_t i = 0; i < count; i++) CHECK(own[i] == sum(0, n, i));
+            td_free(own), td_free(all);
+        }
+    return TD_OK;
+}
+
+static void long_vectors_reach_and_leave_every_rank(void **state)
+{
+    (void)state;
+    on_few(long_moves, NULL);
+}
+
+/* Who waited in vain has its memory for itself: the other, which comes later, is told. */
+static td_status comes_late(td_comm *c, void *arg)
+{
+    enum { N = 500009 };
+    const td_pattern *pattern = arg;
+    int me = td_comm_rank(c);
+    td_comm *group;
+    TD_TRY(td_comm_split(c, me < 2 ? 0 : 1, me, &group));
+    float *in = td_calloc(N, sizeof *in), *out = td_calloc(N, sizeof *out), word = 0;
+    td_collective call = {.pattern = *pattern, .in = in, .out = out, .count = N};
+    call.bytes = N * sizeof *in;
+    if (*pattern == TD_BROADCAST) call.in = out;
+    if (me < 2) { /* whatever has to be found out first */
+        TD_TRY(td_comm_allreduce(group, in, out, N, TD_F32, TD_SUM));
+        TD_TRY(td_comm_run(group, &call));
+        group->deadline_ms = 300;
+    }
+    if (me == 1) {
+        CHECK(td_comm_run(group, &call) == TD_ERR_TIMEOUT);
+        for (int i = 0; i < N; i++) out[i] = 7;
+    }
+    TD_TRY(td_comm_barrier(c));
+    if (me == 0) CHECK(td_comm_run(group, &call) == TD_ERR_PEER);
+    TD_TRY(td_comm_allreduce(c, &(float){1}, &word, 1, TD_F32, TD_SUM));
+    for (int i = 0; i < N && me == 1; i++) CHECK(out[i] == 7);
+    td_error_clear();
+    td_free(in), td_free(out);
+    td_comm_close(group);
+    return td_comm_barrier(c);
+}
+
+static void who_comes_late_writes_nowhere(void **state)
+{
+    (void)state;
+    static td_pattern patterns[] = {TD_BROADCAST, TD_ALLREDUCE};
+    for (size_t k = 0; k < sizeof patterns / sizeof *patterns; k++)
+        on_few(comes_late, &patterns[k]);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_way_adds_what_is_there),
         cmocka_unit_test(halves_are_added_so_too),
         cmocka_unit_test(own_operations_keep_their_order),
+        cmocka_unit_test(long_vectors_reach_and_leave_every_rank),
+        cmocka_unit_test(who_comes_late_writes_nowhere),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
 }
