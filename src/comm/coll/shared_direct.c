@@ -8,12 +8,12 @@
 enum {
     DIRECT_FROM = 16 << 10,
     FETCH_FROM = 32 << 10, /* by processes, up to TD_SHARED_THROUGH */
-    OPEN_FROM = 16 << 10,  /* by processes, what both have mapped */
+    FETCH_OF_TWO_FROM = 8 << 10,
+    OPEN_FROM = 16 << 10, /* by processes, what both have mapped */
     PAGE = 4 << 10,
-    PIECE = 128 << 10, /* fetched at a time, for a reduction */
-    /* Where one writes, or reads: staged, it need not wait for the others. */
-    ONE_FROM = 256 << 10,
-    ONE_OF_TWO_FROM = 64 << 10
+    PIECE = 128 << 10,     /* fetched at a time, for a reduction */
+    ONE_FROM = 256 << 10,  /* where one writes, or reads: staged, it need not wait for the others */
+    HALVES_FROM = 64 << 10 /* where each of two moves, or folds, half */
 };
 
 /* Shows this rank's vectors, unless that has been done. */
@@ -51,10 +51,13 @@ static td_status put(td_place *p, size_t all, int rank, size_t at, const void *f
  * in each other's way. */
 static size_t direct_from(const td_place *p)
 {
+    bool two = p->size == 2, threads = p->comm->ops->one_memory;
     bool one = p->call->pattern == TD_BROADCAST || p->call->pattern == TD_GATHER;
-    if (one && p->size == 2) return ONE_OF_TWO_FROM;
-    if (p->comm->ops->one_memory) return one ? ONE_FROM : DIRECT_FROM;
-    return one ? SIZE_MAX : FETCH_FROM;
+    bool folds = p->call->pattern >= TD_REDUCE; /* two processes alone, see shared.c */
+    if (two && (one || (folds && !threads))) return HALVES_FROM;
+    if (threads) return one ? ONE_FROM : DIRECT_FROM;
+    if (one) return SIZE_MAX;
+    return two ? FETCH_OF_TWO_FROM : FETCH_FROM;
 }
 
 td_status td_direct_serves(td_place *p, size_t bytes, size_t all, bool *out)
