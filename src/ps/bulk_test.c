@@ -8,6 +8,8 @@
 #include "math/tree.h"
 #include "tandem/recover.h"
 
+#include <pthread.h>
+
 enum { KEYS = 90, WIDTH = 5, MOST_LEAVES = 16, MOST = 700, STEPS = 4 };
 
 typedef struct sample_set { /* a batch */
@@ -206,6 +208,8 @@ enum { RANKS = 5, LONG = 12, POINTS = 4 };
 typedef struct loss {
     int step[2], point[2], rank[2]; /* who dies where; step -1: nobody */
     int ranks, servers;             /* the first ranks serve; 0: all */
+    _Atomic int *moved;             /* slices, of all ranks */
+    long late_ns; /* > 0: slices move after every third step, and rank[0] dies in that of step[0] */
 } loss;
 
 typedef struct life {
@@ -230,30 +234,17 @@ static bool dies(life *l, int point)
     return false;
 }
 
-static td_status one_step(life *l)
+typedef struct killing {
+    td_comm *comm;
+    long ns;
+} killing;
+
+static void *kill_late(void *arg)
 {
-    static _Thread_local sample_set b;
-    td_comm *c = l->comm;
-    int me = td_comm_rank(c), size = td_comm_size(c);
-    int begin = l->trial->leaves * me / size, end = l->trial->leaves * (me + 1) / size;
-    size_t first = 0, last;
-    float got[WIDTH];
-    uint64_t key = key_of(1);
-    make_batch(l->trial, (int)l->step, &b);
-    while (first < b.count && b.leaf[first] < (uint32_t)begin) first++;
-    for (last = first; last < b.count && b.leaf[last] < (uint32_t)end;) last++;
-    td_bulk_part part =
-        {begin, end, b.keys + first, b.leaf + first, b.gradient + first * WIDTH, last - first};
-    if (dies(l, 0)) return TD_ERR_PEER;
-    TD_TRY(td_bulk_pull(l->bulk, &key, 1, got));
-    if (dies(l, 1)) return TD_ERR_PEER;
-    td_status status = td_bulk_offer(l->bulk, &part);
-    if (dies(l, 2)) return TD_ERR_PEER;
-    TD_TRY(td_comm_agree(c, status));
-    if (dies(l, 3)) return TD_ERR_PEER;
-    TD_TRY(td_bulk_apply(l->bulk, (td_table_step){l->step, 0.5f, 1, 1}));
-    l->step++;
-    return TD_OK;
+    killing *k = arg;
+    nanosleep(&(struct timespec){.tv_nsec = k->ns}, NULL);
+    td_comm_die(k->comm);
+    return NULL;
 }
 
 /* The first `servers` ranks that there are now. */
@@ -263,6 +254,48 @@ static td_servers servers_of(life *l)
     if (n > td_comm_size(l->comm)) n = td_comm_size(l->comm);
     for (int k = 0; k < n; k++) l->serving[k] = k;
     return (td_servers){.rank = l->serving, .count = n, .replicas = 1};
+}
+
+/* Slices of hot servers move, while one dies or has died. */
+static td_status balance(life *l)
+{
+    killing k = {l->comm, l->loss->late_ns};
+    bool victim = l->rank == l->loss->rank[0] && l->step == (uint64_t)l->loss->step[0];
+    td_servers servers = servers_of(l);
+    td_balanced out = {0};
+    pthread_t killer;
+    if (victim && pthread_create(&killer, NULL, kill_late, &k)) return TD_ERR_NOMEM;
+    td_status status = td_bulk_balance(l->bulk, &servers, true, &out);
+    if (status == TD_OK) *l->loss->moved += out.moved;
+    if (victim) pthread_join(killer, NULL);
+    return victim ? td_fail(TD_ERR_PEER, "it is dead") : status;
+}
+
+static td_status one_step(life *l)
+{
+    static _Thread_local sample_set b;
+    td_comm *c = l->comm;
+    int me = td_comm_rank(c), size = td_comm_size(c);
+    int begin = l->trial->leaves * me / size, end = l->trial->leaves * (me + 1) / size;
+    size_t first = 0, last;
+    float got[KEYS * WIDTH];
+    uint64_t keys[KEYS];
+    for (uint32_t k = 0; k < KEYS; k++) keys[k] = key_of(k);
+    make_batch(l->trial, (int)l->step, &b);
+    while (first < b.count && b.leaf[first] < (uint32_t)begin) first++;
+    for (last = first; last < b.count && b.leaf[last] < (uint32_t)end;) last++;
+    td_bulk_part part =
+        {begin, end, b.keys + first, b.leaf + first, b.gradient + first * WIDTH, last - first};
+    if (dies(l, 0)) return TD_ERR_PEER;
+    TD_TRY(td_bulk_pull(l->bulk, keys, KEYS, got));
+    if (dies(l, 1)) return TD_ERR_PEER;
+    td_status status = td_bulk_offer(l->bulk, &part);
+    if (dies(l, 2)) return TD_ERR_PEER;
+    TD_TRY(td_comm_agree(c, status));
+    if (dies(l, 3)) return TD_ERR_PEER;
+    TD_TRY(td_bulk_apply(l->bulk, (td_table_step){l->step, 0.5f, 1, 1}));
+    l->step++;
+    return l->loss->late_ns && l->step % 3 == 0 ? balance(l) : TD_OK;
 }
 
 static td_status move_to_next(life *l, bool joined)
@@ -341,6 +374,23 @@ static void no_step_is_lost_with_its_ranks(void **state)
     assert_non_null(strstr(td_last_error(), "of a table is lost"));
 }
 
+/* In the midst of slices that move: at some moment or other. */
+static void none_is_lost_while_slices_move(void **state)
+{
+    (void)state;
+    td_comm_config spare = {.deadline_ms = 60000, .spares = 1}, none = {.deadline_ms = 60000};
+    if (mpi_world) skip();
+    bool some = getenv("TANDEM_TEST_SHORT") != NULL;
+    _Atomic int moved = 0;
+    for (long ns = 1; ns < 1000000; ns += ns / (some ? 1 : 3) + 1)
+        for (int victim = 0; victim < RANKS; victim += 2) {
+            loss l = {{3, -1}, {-1, -1}, {victim, -1}, RANKS, 0, &moved, ns};
+            assert_ok(td_comm_run_local(RANKS, &none, live, &l));
+            assert_ok(td_comm_run_local(RANKS + 1, &spare, live, &l));
+        }
+    assert_true(moved > 0);
+}
+
 static td_status attempt(void *arg)
 {
     td_comm *comm = arg;
@@ -378,6 +428,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(weights_are_those_of_one_table),
         cmocka_unit_test(mistakes_are_told_to_all),
         cmocka_unit_test(no_step_is_lost_with_its_ranks),
+        cmocka_unit_test(none_is_lost_while_slices_move),
         cmocka_unit_test(memory_may_run_out),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
