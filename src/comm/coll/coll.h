@@ -88,7 +88,8 @@ TD_MUST_CHECK td_status td_tuning_can_add(const char *path);
 TD_MUST_CHECK td_status td_tuning_read(const td_comm *comm, const char *path, td_tuning **out);
 
 void td_tuning_free(td_tuning *tuning); /* and all older ones; NULL is fine */
-/* The file that `from` goes by serves `to` too, by its rows for that one's shape. TD_ERR_NOMEM. */
+/* The file that `from` goes by serves `to` too, by its rows for that one's shape, if it has some
+ * and they name what serves it. TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_tuning_inherit(const td_comm *from, td_comm *to);
 /* The same where some ranks of `after` (NULL: this one) were not in `before`. Collective. */
 TD_MUST_CHECK td_status td_tuning_pass_on(const td_comm *before, td_comm *after);

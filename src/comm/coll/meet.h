@@ -55,15 +55,14 @@ TD_MUST_CHECK td_status td_meet_all_done(td_meet *meet);
 
 /* --- what ranks read of each other outside their blocks: meet_memory.c --- */
 
-/* Whether processes can read each other's memory where it lies (process_vm_readv(2)), which the
- * system may forbid; the same at all ranks. Behind td_meet_begin; its first call is a round. */
+/* Whether processes can read and write each other's memory where it lies (process_vm_readv(2)),
+ * which the system may forbid; the same at all ranks. Behind td_meet_begin; its first call is a
+ * round. */
 TD_MUST_CHECK td_status td_meet_reaches(td_meet *meet, bool *out);
 /* Memory of this rank's own, kept for later calls. NULL: there is none. */
 char *td_meet_scratch(td_meet *meet, size_t bytes);
-/* Copies from what that rank has shown, `from` being an address there; td_meet_put: to it. Who has
- * withdrawn what was to be written to waits a little for who is writing; a process that was stopped
- * just then writes there when it goes on, so that memory must be kept (td_alloc_keep). TD_ERR_PEER:
- * it has failed or died meanwhile. */
+/* Copies from what that rank has shown, `from` being an address there; td_meet_put: to it.
+ * TD_ERR_PEER: it has failed or died meanwhile. */
 TD_MUST_CHECK td_status td_meet_fetch(td_meet *meet, int rank, const void *from, void *to,
                                       size_t bytes);
 TD_MUST_CHECK td_status td_meet_put(td_meet *meet, int rank, void *to, const void *from,
@@ -99,12 +98,14 @@ TD_MUST_CHECK td_status td_meet_way_ends(td_meet *meet);
 bool td_meet_sees(const td_meet *meet);
 
 /* What a rank shows (addresses there, but where this rank sees them), to be used between
- * td_meet_look and td_meet_look_away. A thread that fails meanwhile withdraws what it has shown,
- * but waits for those who look; of a process that does, what was read is worthless. TD_ERR_PEER:
- * some rank has withdrawn, or died with what it showed. TD_ERR_NOMEM: it cannot be mapped. */
+ * td_meet_look and td_meet_look_away. Who fails meanwhile withdraws what it has shown, and waits
+ * for those who look: a thread until they look away, a process for a little while, as they may have
+ * died, or been stopped. True: one of them may still be writing to what was shown, or write when it
+ * goes on. Of a process that withdraws, what was read is worthless. TD_ERR_PEER: some rank has
+ * withdrawn, or died with what it showed. TD_ERR_NOMEM: it cannot be mapped. */
 TD_MUST_CHECK td_status td_meet_look(td_meet *meet);
 TD_MUST_CHECK td_status td_meet_look_away(td_meet *meet);
-void td_meet_withdraw(td_meet *meet);
+bool td_meet_withdraw(td_meet *meet);
 TD_MUST_CHECK td_status td_meet_in(td_meet *meet, int rank, const void **out);
 TD_MUST_CHECK td_status td_meet_out(td_meet *meet, int rank, const void **out);
 void *td_meet_theirs(const td_meet *meet, int rank); /* its out, to write to; an address there */

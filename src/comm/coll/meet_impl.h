@@ -101,7 +101,8 @@ struct td_meet {
     /* Of calls of 2^k bytes and more: of each pattern where memory is seen, and where it is not. */
     td_meet_ways ways[2][TD_PATTERNS][8 * sizeof(size_t)], *way;
     td_mappings mappings;
-    uint64_t mark; /* that others find at this address, and in this piece, if they can */
+    /* That others find at this address, and in this piece, if they can; behind it they write. */
+    uint64_t mark, marked[TD_MEET_RANKS];
     void *piece;
     bool tried, reaches, maps;
 };

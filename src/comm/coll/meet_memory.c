@@ -70,8 +70,8 @@ static bool maps_mark(td_meet *m, int rank, uint64_t mark)
     return false;
 }
 
-/* Each rank reads each other's mark: where process numbers are another container's, they may be
- * those of somebody else. */
+/* Each rank reads each other's mark, as where process numbers are another container's they may be
+ * those of somebody else, and writes beside it. */
 static td_status try_memory(td_meet *m)
 {
     td_meet_line *own = &m->lines[m->comm->rank];
@@ -84,7 +84,9 @@ static td_status try_memory(td_meet *m)
     own->reaches = own->maps = 1;
     for (int r = 0; r < m->comm->size; r++) {
         uint64_t fetched = 0, there = (uint64_t)(uintptr_t)m->lines[r].out;
-        if (!read_there(m, r, m->lines[r].in, &fetched, sizeof fetched) || fetched != there)
+        const uint64_t *its = m->lines[r].in;
+        if (!read_there(m, r, its, &fetched, sizeof fetched) || fetched != there ||
+            !move(m, r, process_vm_writev, &m->mark, its + 1 + m->comm->rank, sizeof m->mark))
             own->reaches = 0;
         if (!maps_mark(m, r, there)) own->maps = 0;
     }
@@ -304,13 +306,19 @@ td_status td_meet_look_away(td_meet *m)
     return m->comm->ops->one_memory ? TD_OK : check_withdrawn(m);
 }
 
-void td_meet_withdraw(td_meet *m)
+bool td_meet_withdraw(td_meet *m)
 {
+    bool looks = false;
     __atomic_store_n(&m->lines[m->comm->rank].withdrawn, 1, __ATOMIC_SEQ_CST);
     bool gone = !m->comm->ops->one_memory; /* a process may be, or may have been stopped */
     int64_t until = td_clock_ns() + GONE_NS;
     for (int r = 0; r < m->comm->size; r++)
-        while (r != m->comm->rank && __atomic_load_n(&m->lines[r].looking, __ATOMIC_SEQ_CST) &&
-               (!gone || td_clock_ns() < until))
+        while (r != m->comm->rank && __atomic_load_n(&m->lines[r].looking, __ATOMIC_SEQ_CST)) {
+            if (gone && td_clock_ns() > until) {
+                looks = true;
+                break;
+            }
             sched_yield();
+        }
+    return looks;
 }

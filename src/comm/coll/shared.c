@@ -4,21 +4,25 @@
  * are written once more than they must be, and a window costs one wait (all-reduce: two).
  * Direct, where the vector is long and ranks are threads of one process, or processes that have
  * mapped each other's (registered.h): ranks read each other's buffers, so nothing is copied twice;
- * an operation costs two waits (all-reduce: three, or two). Else processes
- * do so, too, through the system, where nothing is to be reduced, or by two, parts are so long that
- * the way there costs less than a second copy, and the result stays in the caches. (An all-reduce
- * by four on two cores took 1.0 to 1.7 times as long as staged.) By two either may take less time,
- * as their cores and pages lie: calls find out, and go the shorter way.
+ * an operation costs two waits (all-reduce: three, or two). Else processes do so, too, through the
+ * system, where nothing is to be reduced, or by two, parts are so long that the way there costs
+ * less than a second copy, and the result stays in the caches. (An all-reduce by four on two cores
+ * took 1.0 to 1.7 times as long as staged.) By two either may take less time, as their cores and
+ * pages lie: calls find out, and go the shorter way.
+ * Halves: where one of two ranks would wait while the other fetches a long vector, each moves half:
+ * who gives writes into the result of who takes; of a reduction each process folds a slice and
+ * writes what comes of it into the other's result.
  *
  * Reductions follow the tree with ranks as leaves: a slice's rank reads all parts of it and folds
  * them in one pass. So a rank reads n/n of the vector and writes 1/n; all-reduce then copies the
- * other slices from their ranks. Sources: Graham, Shipman, "MPI support for multi-core
- * architectures: optimized shared memory collectives", EuroPVM/MPI 2008; of copies through the
- * system: Chakraborty, Subramoni, Panda, "Contention-aware kernel-assisted MPI collectives",
- * CLUSTER 2017. */
+ * other slices from their ranks (halves: they have been put). Sources: Graham, Shipman, "MPI
+ * support for multi-core architectures: optimized shared memory collectives", EuroPVM/MPI 2008; of
+ * copies through the system: Chakraborty, Subramoni, Panda, "Contention-aware kernel-assisted MPI
+ * collectives", CLUSTER 2017. */
 #include "comm/coll/shared_impl.h"
 
 #include "base/error.h"
+#include "comm/registered.h"
 
 #include <sys/statvfs.h>
 
@@ -50,8 +54,10 @@ bool td_shared_may_meet(const td_comm *comm)
 static td_status spread(td_place *p, const td_stream *s)
 {
     size_t most = 0;
-    for (int r = 0; r < p->size; r++)
-        if (td_stream_bytes(s, r) > most) most = td_stream_bytes(s, r);
+    for (int r = 0; r < p->size; r++) /* a root of two ranks keeps its own */
+        if (td_stream_bytes(s, r) > most &&
+            !(p->size == 2 && p->call->pattern == TD_GATHER && r == p->call->root))
+            most = td_stream_bytes(s, r);
     bool directly;
     TD_TRY(td_direct_chosen(p, most, s->all, &directly));
     return directly ? td_direct_spread(p, s) : td_staged_spread(p, s);
@@ -106,6 +112,17 @@ static td_status run(td_place *p)
     return td_fail(TD_ERR_INTERNAL, "no such pattern");
 }
 
+/* What another rank may still be writing to. */
+static void keep_result(const td_place *p)
+{
+    const td_call *c = p->call;
+    bool each = c->pattern == TD_GATHER && !c->parts;
+    bool is_put = c->pattern == TD_BROADCAST || c->pattern == TD_GATHER ||
+                  c->pattern == TD_REDUCE || c->pattern == TD_ALLREDUCE;
+    if (is_put && td_place_takes(p, p->rank))
+        td_registered_adrift(c->out, each ? c->bytes * (size_t)p->size : c->bytes);
+}
+
 td_status td_shared_run(td_comm *comm, const td_call *call)
 {
     td_place p = {.comm = comm, .call = call, .rank = comm->rank, .size = comm->size};
@@ -115,7 +132,7 @@ td_status td_shared_run(td_comm *comm, const td_call *call)
     if (status == TD_OK) status = td_direct_was_chosen(&p);
     if (status == TD_OK)
         td_meet_learn(p.meet, call->pattern);
-    else
-        td_meet_withdraw(p.meet);
+    else if (td_meet_withdraw(p.meet))
+        keep_result(&p);
     return status;
 }

@@ -1,8 +1,7 @@
-/* Patterns over the ranks' own buffers, which threads read where they lie, processes too where both
- * have mapped them, and else fetch through the system: see shared.c. */
+/* Patterns over the ranks' own buffers, which threads read and write where they lie, processes read
+ * so where both have mapped them, and else fetch, and put, through the system: see shared.c. */
 #include "comm/coll/shared_impl.h"
 
-#include "base/alloc.h"
 #include "base/error.h"
 
 enum {
@@ -25,26 +24,30 @@ static td_status show(td_place *p, const void *in, void *out)
     return TD_OK;
 }
 
+/* Of what a rank has shown, by one that sees it. */
+static td_status copy_seen(td_place *p, size_t all, void *to, const void *from, size_t bytes)
+{
+    TD_TRY(td_meet_look(p->meet));
+    td_place_give(p, all, to, from, bytes);
+    return td_meet_look_away(p->meet);
+}
+
 /* From what that rank has shown, `at` bytes on, to this rank's result of `all` bytes. */
 static td_status fetch(td_place *p, size_t all, int rank, size_t at, void *to, size_t bytes)
 {
     const void *in;
     TD_TRY(td_meet_in(p->meet, rank, &in));
     const char *from = (const char *)in + at;
-    if (!td_meet_sees(p->meet)) return td_meet_fetch(p->meet, rank, from, to, bytes);
-    TD_TRY(td_meet_look(p->meet));
-    td_place_give(p, all, to, from, bytes);
-    return td_meet_look_away(p->meet);
+    return td_meet_sees(p->meet) ? copy_seen(p, all, to, from, bytes)
+                                 : td_meet_fetch(p->meet, rank, from, to, bytes);
 }
 
 /* To what that rank has shown for its result of `all` bytes, `at` bytes on. */
 static td_status put(td_place *p, size_t all, int rank, size_t at, const void *from, size_t bytes)
 {
     char *to = (char *)td_meet_theirs(p->meet, rank) + at;
-    if (!p->comm->ops->one_memory) return td_meet_put(p->meet, rank, to, from, bytes);
-    TD_TRY(td_meet_look(p->meet));
-    td_place_give(p, all, to, from, bytes);
-    return td_meet_look_away(p->meet);
+    return p->comm->ops->one_memory ? copy_seen(p, all, to, from, bytes)
+                                    : td_meet_put(p->meet, rank, to, from, bytes);
 }
 
 /* From how long a part on it may be read where it lies. Several processes that fetch from one get
@@ -53,8 +56,8 @@ static size_t direct_from(const td_place *p)
 {
     bool two = p->size == 2, threads = p->comm->ops->one_memory;
     bool one = p->call->pattern == TD_BROADCAST || p->call->pattern == TD_GATHER;
-    bool folds = p->call->pattern >= TD_REDUCE; /* two processes alone, see shared.c */
-    if (two && (one || (folds && !threads))) return HALVES_FROM;
+    bool folds = p->call->pattern >= TD_REDUCE;
+    if (two && (one || folds)) return HALVES_FROM;
     if (threads) return one ? ONE_FROM : DIRECT_FROM;
     if (one) return SIZE_MAX;
     return two ? FETCH_OF_TWO_FROM : FETCH_FROM;
@@ -75,7 +78,6 @@ td_status td_direct_serves(td_place *p, size_t bytes, size_t all, bool *out)
 td_status td_direct_chosen(td_place *p, size_t bytes, size_t all, bool *out)
 {
     const td_call *c = p->call;
-    bool reduces = c->pattern == TD_ALLREDUCE;
     *out = false;
     if (!p->probes || bytes < direct_from(p)) {
         p->probes = false;
@@ -90,7 +92,7 @@ td_status td_direct_chosen(td_place *p, size_t bytes, size_t all, bool *out)
     bool second;
     TD_TRY(td_meet_second_way(p->meet, &second));
     *out = !second;
-    p->shown = *out && !reduces;
+    p->shown = *out;
     if (!p->shown) td_meet_leave(p->meet);
     return TD_OK;
 }
@@ -162,12 +164,7 @@ td_status td_direct_spread(td_place *p, const td_stream *s)
     bool one_takes = p->size == 2 && !p->open && p->call->pattern != TD_ALLGATHER;
     TD_TRY(show(p, s->in, s->out));
     td_place_keep_own(p, s);
-    if (one_takes) {
-        td_status status = move_half(p, s);
-        if (status != TD_OK && s->out && !p->comm->ops->one_memory)
-            td_alloc_keep(s->out, s->all); /* the other may be writing there */
-        return status;
-    }
+    if (one_takes) return move_half(p, s);
     for (int k = 1; k < p->size && s->out; k++) {
         int r = td_place_after(p, k);
         size_t bytes = td_stream_bytes(s, r);
@@ -232,16 +229,16 @@ static td_status take_slices(td_place *p)
     const td_call *c = p->call;
     size_t width = c->how.width;
     TD_TRY(td_meet_reduced(p->meet));
-    TD_TRY(td_meet_look(p->meet));
     for (int k = 1; k < p->size; k++) {
         int r = td_place_after(p, k);
         size_t from = td_place_slice(p, c->count, r) * width,
                to = td_place_slice(p, c->count, r + 1) * width;
         const void *theirs;
         TD_TRY(td_meet_out(p->meet, r, &theirs));
-        td_place_give(p, c->bytes, (char *)c->out + from, (const char *)theirs + from, to - from);
+        TD_TRY(
+            copy_seen(p, c->bytes, (char *)c->out + from, (const char *)theirs + from, to - from));
     }
-    return td_meet_look_away(p->meet);
+    return TD_OK;
 }
 
 /* Slices are folded from the vectors to the result (of the root, of each rank) at once. */
@@ -295,9 +292,8 @@ static td_status fetch_and_fold(td_place *p, size_t at, size_t count, char *room
 {
     const td_call *c = p->call;
     size_t offset = at * c->how.width;
-    bool takes = c->pattern == TD_ALLREDUCE || p->rank == c->root;
     const void *part[2], *theirs;
-    *sum = takes ? (char *)c->out + offset : room;
+    *sum = td_place_takes(p, p->rank) ? (char *)c->out + offset : room;
     char *piece = c->in == c->out ? room : *sum;
     TD_TRY(td_meet_in(p->meet, 1 - p->rank, &theirs));
     TD_TRY(td_meet_fetch(p->meet, 1 - p->rank, (const char *)theirs + offset, piece,
@@ -307,34 +303,23 @@ static td_status fetch_and_fold(td_place *p, size_t at, size_t count, char *room
     return TD_OK;
 }
 
-static td_status fold_slice(td_place *p, char *room)
-{
-    const td_call *c = p->call;
-    int other = 1 - p->rank;
-    size_t most = PIECE / c->how.width, to = td_place_slice(p, c->count, p->rank + 1), count;
-    TD_TRY(td_meet_round(p->meet, 0));
-    td_meet_arrive(p->meet, c->in, c->out);
-    TD_TRY(td_meet_arrived(p->meet, other));
-    for (size_t at = td_place_slice(p, c->count, p->rank); at < to; at += count) {
-        char *sum;
-        count = td_smaller(to - at, most);
-        TD_TRY(fetch_and_fold(p, at, count, room, &sum));
-        if (c->pattern == TD_ALLREDUCE || p->rank != c->root)
-            TD_TRY(put(p, c->bytes, other, at * c->how.width, sum, count * c->how.width));
-    }
-    td_meet_done(p->meet);
-    return td_meet_all_done(p->meet);
-}
-
 /* Of two processes, through the system: each folds a slice, piece by piece while the caches hold
  * them, and puts what comes of it into the other's result. */
 td_status td_direct_reduce_of_two(td_place *p)
 {
     const td_call *c = p->call;
-    char *room = td_meet_scratch(p->meet, PIECE);
+    int other = 1 - p->rank;
+    size_t most = PIECE / c->how.width, to = td_place_slice(p, c->count, p->rank + 1), count;
+    char *room = td_meet_scratch(p->meet, PIECE), *sum;
     if (!room) return td_fail(TD_ERR_NOMEM, "no memory for a piece of a reduction");
-    td_status status = fold_slice(p, room);
-    if (status != TD_OK && (c->pattern == TD_ALLREDUCE || p->rank == c->root))
-        td_alloc_keep(c->out, c->bytes); /* the other may be writing there */
-    return status;
+    TD_TRY(show(p, c->in, c->out));
+    TD_TRY(td_meet_arrived(p->meet, other));
+    for (size_t at = td_place_slice(p, c->count, p->rank); at < to; at += count) {
+        count = td_smaller(to - at, most);
+        TD_TRY(fetch_and_fold(p, at, count, room, &sum));
+        if (td_place_takes(p, other))
+            TD_TRY(put(p, c->bytes, other, at * c->how.width, sum, count * c->how.width));
+    }
+    td_meet_done(p->meet);
+    return td_meet_all_done(p->meet);
 }

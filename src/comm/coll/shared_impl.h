@@ -33,6 +33,13 @@ static inline int td_place_after(const td_place *p, int k)
     return r < p->size ? r : r - p->size;
 }
 
+/* Whether that rank has a result, of a pattern with a root or an all-reduce. */
+static inline bool td_place_takes(const td_place *p, int rank)
+{
+    const td_call *c = p->call;
+    return c->pattern == TD_ALLREDUCE || (c->pattern == TD_BROADCAST) != (rank == c->root);
+}
+
 /* What each writer gives to all readers: broadcast, gather, all-gather. */
 typedef struct td_stream {
     const char *in; /* this rank's */

@@ -1,5 +1,6 @@
 /* Long vectors inside a host, by each way that may serve them, where they lie and into another
  * vector: see ranks_test.h. */
+#include "comm/coll/meet_impl.h"
 #include "comm/ranks_test.h"
 
 enum { CALLS = 12 /* of a pattern and length: the first ones try both ways */ };
@@ -216,6 +217,43 @@ static void who_comes_late_writes_nowhere(void **state)
         on_few(comes_late, &patterns[k]);
 }
 
+/* A process that was stopped while it wrote to another's result writes there when it goes on: of
+ * what is freed meanwhile the addresses stay. */
+static td_status stopped_while_it_writes(td_comm *c, void *arg)
+{
+    enum { N = 1 << 20 };
+    (void)arg;
+    int me = td_comm_rank(c);
+    td_comm *group;
+    void *in, *out;
+    TD_TRY(td_comm_split(c, me < 2 ? 0 : 1, me, &group));
+    TD_TRY(td_comm_alloc(N, &in));
+    TD_TRY(td_comm_alloc(2 * N, &out));
+    if (me < 2) TD_TRY(td_comm_gather(group, in, N, out, 1));
+    if (me == 0) __atomic_store_n(&group->meet->lines[0].looking, 1, __ATOMIC_SEQ_CST);
+    TD_TRY(td_comm_barrier(c));
+    if (me == 1) {
+        group->deadline_ms = 300;
+        CHECK(td_comm_gather(group, in, N, out, 1) == TD_ERR_TIMEOUT);
+        td_error_clear();
+        TD_TRY(td_comm_free(out));
+        memset(out, 7, 2 * N);
+    }
+    TD_TRY(td_comm_barrier(c));
+    if (me == 0) __atomic_store_n(&group->meet->lines[0].looking, 0, __ATOMIC_SEQ_CST);
+    if (me != 1) TD_TRY(td_comm_free(out));
+    TD_TRY(td_comm_free(in));
+    td_comm_close(group);
+    return td_comm_barrier(c);
+}
+
+static void what_a_stopped_process_may_write_to_stays(void **state)
+{
+    (void)state;
+    if (!mpi_world) skip(); /* threads are waited for */
+    on_few(stopped_while_it_writes, NULL);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -224,6 +262,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(own_operations_keep_their_order),
         cmocka_unit_test(long_vectors_reach_and_leave_every_rank),
         cmocka_unit_test(who_comes_late_writes_nowhere),
+        cmocka_unit_test(what_a_stopped_process_may_write_to_stays),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
 }

@@ -296,29 +296,32 @@ td_status td_tuning_read(const td_comm *comm, const char *path, td_tuning **out)
 
 /* --- of a group --- */
 
-/* From a text that a rank has checked. One without the group's part leaves the choice to the table.
- */
-static td_status take(td_comm *comm, const char *text)
+/* From a text that a rank has checked for its own group. One that has no part for this group, or
+ * names algorithms there that do not serve it, leaves the choice to the table. */
+static td_status make(const td_comm *comm, const char *text, td_tuning **out)
 {
     bool found;
     td_tuning *t = td_calloc(1, sizeof *t);
-    if (t) t->text = td_malloc(strlen(text) + 1);
+    if (t) t->text = td_strdup(text);
     if (!t || !t->text) {
         td_free(t);
         return td_fail(TD_ERR_NOMEM, "no memory for the tuning");
     }
-    memcpy(t->text, text, strlen(text) + 1);
-    td_status status = read_group(comm, "the tuning", t, &found);
-    if (status != TD_OK) {
-        td_tuning_free(t);
-        return status;
+    if (read_group(comm, "the tuning", t, &found) != TD_OK) {
+        td_error_clear();
+        t->count = 0;
     }
     for (int k = 0; k < t->count; k++)
         t->row[k].algorithm =
             td_coll_row(comm, t->row[k].pattern, t->row[k].whole, t->row[k].algorithm);
-    t->older = comm->tuning;
-    comm->tuning = t;
+    *out = t;
     return TD_OK;
+}
+
+static void install(td_comm *comm, td_tuning *tuning)
+{
+    tuning->older = comm->tuning;
+    comm->tuning = tuning;
 }
 
 /* Takes what the lowest rank that has a text has; size: of this one's with its end, 0: none. */
@@ -326,6 +329,7 @@ static td_status take_common(td_comm *comm, const char *text, uint64_t size)
 {
     uint64_t *sizes = td_calloc((size_t)comm->size, sizeof *sizes);
     td_status status = sizes ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for the tuning");
+    td_tuning *made = NULL;
     char *all = NULL;
     int from = 0;
     TD_GOTO(td_comm_agree(comm, status));
@@ -337,8 +341,10 @@ static td_status take_common(td_comm *comm, const char *text, uint64_t size)
     TD_GOTO(td_comm_agree(comm, status));
     if (from == comm->rank) memcpy(all, text, size);
     TD_GOTO(td_comm_broadcast(comm, all, sizes[from], from));
-    status = td_comm_agree(comm, take(comm, all));
+    TD_GOTO(td_comm_agree(comm, make(comm, all, &made)));
+    install(comm, made), made = NULL;
 out:
+    td_tuning_free(made);
     td_free(sizes), td_free(all);
     return status;
 }
@@ -346,17 +352,16 @@ out:
 td_status td_comm_tune(td_comm *comm, const char *path)
 {
     TD_TRY(td_comm_check_open(comm, "tune"));
-    td_tuning *tuning = NULL;
+    td_tuning *read = NULL;
     td_status status = TD_OK;
     if (comm->rank == 0 && !path)
         status = td_fail(TD_ERR_ARG, "tune: no path of a file");
     else if (comm->rank == 0)
-        status = td_tuning_read(comm, path, &tuning);
+        status = td_tuning_read(comm, path, &read);
     status = td_comm_agree(comm, status);
-    if (status == TD_OK)
-        status =
-            take_common(comm, tuning ? tuning->text : NULL, tuning ? strlen(tuning->text) + 1 : 0);
-    td_tuning_free(tuning);
+    const char *text = read ? read->text : NULL;
+    if (status == TD_OK) status = take_common(comm, text, text ? strlen(text) + 1 : 0);
+    td_tuning_free(read);
     return status;
 }
 
@@ -371,7 +376,11 @@ void td_tuning_free(td_tuning *tuning)
 
 td_status td_tuning_inherit(const td_comm *from, td_comm *to)
 {
-    return from->tuning ? take(to, from->tuning->text) : TD_OK;
+    td_tuning *made;
+    if (!from->tuning) return TD_OK;
+    TD_TRY(make(to, from->tuning->text, &made));
+    install(to, made);
+    return TD_OK;
 }
 
 td_status td_tuning_pass_on(const td_comm *before, td_comm *after)

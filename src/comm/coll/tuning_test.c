@@ -176,6 +176,40 @@ static td_status both_shapes(td_comm *c, void *arg)
     return TD_OK;
 }
 
+/* Another group's part that names what there is not does not matter to who is not that group. */
+static td_status spoil_other(td_comm *c, void *arg)
+{
+    (void)arg;
+    char *text, made[4096];
+    size_t size;
+    if (td_comm_rank(c)) return TD_OK;
+    TD_TRY(td_read_file(path, &text, &size));
+    char *part = strstr(text, " ranks 2 "), *row = part ? strstr(part, "\nreduce ") : NULL;
+    CHECK(row);
+    int n = snprintf(made, sizeof made, "%.*s\nreduce 0 renamed%.*s\n", (int)(row - text), text,
+                     (int)(strstr(row, "\nend ") - strchr(row + 1, '\n')), strchr(row + 1, '\n'));
+    n += snprintf(made + n, sizeof made - (size_t)n, "end %016llx\n",
+                  (unsigned long long)XXH64(made, (size_t)n, 0));
+    td_free(text);
+    return td_write_file(path, made, (size_t)n);
+}
+
+static td_status splits_and_shrinks(td_comm *c, void *arg)
+{
+    (void)arg;
+    td_comm *two, *next;
+    TD_TRY(td_comm_tune(c, path));
+    TD_TRY(td_comm_split(c, td_comm_rank(c) == 0, 0, &two));
+    CHECK(two->tuning && two->tuning->count == 0);
+    td_comm_close(two);
+    TD_TRY(td_comm_resize(c, 2, &next));
+    if (!next) return TD_OK;
+    CHECK(next->tuning->count == 0);
+    td_status status = td_comm_barrier(next);
+    td_comm_close(next);
+    return status;
+}
+
 /* 2 -> 3 -> 2 -> 3 ranks: who comes has what the others go by. */
 static td_status goes_on(td_comm *first, void *arg)
 {
@@ -283,6 +317,8 @@ static void tuning_files(void **state)
     assert_ok(td_comm_run_local(2, NULL, add, NULL));
     assert_ok(td_comm_run_local(3, NULL, both_shapes, NULL));
     assert_ok(td_comm_run_local(3, &(td_comm_config){.spares = 1}, goes_on, NULL));
+    assert_ok(td_comm_run_local(1, NULL, spoil_other, NULL));
+    assert_ok(td_comm_run_local(3, NULL, splits_and_shrinks, NULL));
     assert_ok(td_comm_run_local(1, NULL, add_to_others, NULL));
     assert_ok(td_comm_run_local(3, NULL, round_trip, NULL));
     assert_ok(td_comm_run_local(3, NULL, made_by_hand, NULL));
