@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/test.h"
+#include "tandem/recover.h"
 
 #include <stdlib.h>
 #include <time.h>
@@ -34,6 +35,20 @@ __attribute__((unused)) static void on_all_sizes(td_rank_fn *fn, void *arg)
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         if (!some || (sizes[i] != 1 && sizes[i] != 5))
             assert_ok(td_comm_run_local(sizes[i], NULL, fn, arg));
+}
+
+/* For pthread_create: a rank that is lost so long from now. */
+typedef struct killing {
+    td_comm *comm;
+    long ns;
+} killing;
+
+__attribute__((unused)) static void *kill_late(void *arg)
+{
+    killing *k = arg;
+    nanosleep(&(struct timespec){.tv_nsec = k->ns}, NULL);
+    td_comm_die(k->comm);
+    return NULL;
 }
 
 typedef struct test_list {

@@ -234,19 +234,6 @@ static bool dies(life *l, int point)
     return false;
 }
 
-typedef struct killing {
-    td_comm *comm;
-    long ns;
-} killing;
-
-static void *kill_late(void *arg)
-{
-    killing *k = arg;
-    nanosleep(&(struct timespec){.tv_nsec = k->ns}, NULL);
-    td_comm_die(k->comm);
-    return NULL;
-}
-
 /* The first `servers` ranks that there are now. */
 static td_servers servers_of(life *l)
 {

@@ -281,19 +281,6 @@ typedef struct plan {
     _Atomic uint64_t acknowledged; /* and how many of its pushes have been */
 } plan;
 
-typedef struct killing {
-    td_comm *comm;
-    long ns;
-} killing;
-
-static void *kill_late(void *arg)
-{
-    killing *k = arg;
-    nanosleep(&(struct timespec){.tv_nsec = k->ns}, NULL);
-    td_comm_die(k->comm);
-    return NULL;
-}
-
 static td_status move(td_kv *kv, td_comm *next, plan *p)
 {
     killing k = {next, p->late_ns};

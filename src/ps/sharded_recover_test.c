@@ -17,7 +17,7 @@ typedef struct life {
     int servers; /* the first ranks; 0: all */
     int worker[RANKS], serving[RANKS];
     bool over;
-    long late_ns; /* it dies so long after it has come to a hand-over; 0: no */
+    killing late; /* after it has come to a hand-over; ns 0: no */
     pthread_t killer;
     bool killed; /* the killer has begun */
 } life;
@@ -85,14 +85,6 @@ static void workers_of(life *l)
         }
 }
 
-static void *kill_late(void *arg)
-{
-    life *l = arg;
-    nanosleep(&(struct timespec){.tv_nsec = l->late_ns}, NULL);
-    td_comm_die(l->comm);
-    return NULL;
-}
-
 static td_status to_next(life *l, bool joined)
 {
     td_comm *next;
@@ -103,7 +95,9 @@ static td_status to_next(life *l, bool joined)
     }
     td_servers servers = servers_of(l);
     workers_of(l);
-    if (l->late_ns && !l->killed) l->killed = !pthread_create(&l->killer, NULL, kill_late, l);
+    l->late.comm = l->comm;
+    if (l->late.ns && !l->killed)
+        l->killed = !pthread_create(&l->killer, NULL, kill_late, &l->late);
     return td_sharded_move(l->s, l->comm, &servers, l->worker, joined, &l->over);
 }
 
@@ -185,7 +179,7 @@ static td_status live(td_comm *c, void *arg)
     losses *x = arg;
     life l = {.world = c, .comm = c, .servers = x->servers};
     l.rank = td_comm_rank_in_run(c, td_comm_rank(c));
-    l.late_ns = l.rank == x->late ? x->late_ns : 0;
+    l.late.ns = l.rank == x->late ? x->late_ns : 0;
     td_sharded_config config = {.table = {.width = 1, .lr = 1}, .worker_count = RANKS};
     bool joined = td_comm_joined(c, td_comm_rank(c)), dead = false;
     TD_TRY(td_clock_parse(x->clock, &config.clock));
