@@ -164,7 +164,9 @@ void __lsan_enable(void) __attribute__((weak));
 /* What is still to come then. */
 static void cannot_withdraw(td_comm *comm, td_request *request)
 {
-    if (drifting.count < DRIFTING) drifting.late[drifting.count++] = *request;
+    if (drifting.count < DRIFTING)
+        drifting.late[drifting.count++] =
+            (td_request){.data = request->data, .bytes = request->bytes};
     drifting.under->cancel(comm, request);
     comm->adrift = true;
     td_alloc_keep(request->data, request->bytes);
