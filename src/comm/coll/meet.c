@@ -335,6 +335,7 @@ td_status td_meet_round(td_meet *m, size_t bytes)
     m->is_short = sizeof(head) + bytes <= SHORT;
     if (m->is_short) {
         m->short_rounds++;
+        m->short_bytes = sizeof(head) + bytes;
         slots = 0;
     }
     m->first = m->next + slots > TD_MEET_SLOTS ? 0 : m->next;
@@ -358,6 +359,15 @@ static void own_soon(const void *line)
 #endif
 }
 
+/* The lines of a short block that comes soon, which others have read, while they are awaited here;
+ * but the first alone of one that some may still have to read. */
+static void own_next(const td_meet *m, unsigned ahead)
+{
+    const char *next = short_of(m, m->comm->rank, ahead);
+    bool read = m->round + ahead <= TD_MEET_SHOWN + m->done_with;
+    for (size_t at = 0; at < (read ? m->short_bytes : 1); at += 64) own_soon(next + at);
+}
+
 void td_meet_arrive(td_meet *m, const void *in, void *out)
 {
     td_meet_line *own = &m->lines[m->comm->rank];
@@ -372,10 +382,10 @@ void td_meet_arrive(td_meet *m, const void *in, void *out)
     h->runs = *td_meet_header(m, m->comm->rank, m->round) = m->comm->card.runs;
     if (m->is_short) {
         __atomic_store_n(&h->round, m->round, __ATOMIC_RELEASE);
-        if (gives_alone(m)) own_soon(short_of(m, m->comm->rank, AHEAD));
     }
     reach(m, TD_MEET_ARRIVED);
     td_comm_record_due(m->comm);
+    if (m->is_short) own_next(m, gives_alone(m) ? AHEAD : 1);
 }
 
 td_status td_meet_arrived(td_meet *m, int rank)

@@ -79,6 +79,7 @@ struct td_meet {
     char *shorts, *slots;
     uint64_t round;
     uint64_t short_rounds;
+    size_t short_bytes;           /* of the last one's block */
     bool is_short;                /* this round's block */
     unsigned looks;               /* at heads of short blocks that were not there yet */
     size_t first, next;           /* slots: of this round, behind it */
