@@ -484,7 +484,7 @@ static const kind kinds[] = {
      .says = {"rank 1", "runs all-reduce (sum of 40 bytes of f32)"}},
     {"one more", .act = one_more, .late = true, .only_1 = true, .says = {"rank 1", "in barrier"}},
     {"leaving early", .act = leaves_early, .late = true, .leaves = true,
-     .says = {"rank 1", "in barrier"}},
+     .says = {"rank 1", "barrier"}}, /* whoever tells it first: who waited, or who waited for it */
     {"sleeping", .act = sleeps, .late = true, .says = {"rank 1", "in barrier (operation 2)"}},
     {"failing", .act = returns_failure, .says = {"rank 1 read: line 7 is torn"}},
     /* wrong arguments */
