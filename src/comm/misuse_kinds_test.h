@@ -34,6 +34,7 @@ typedef struct kind {
     td_collective right, wrong; /* buffers are the hand's */
     act_fn *act;                /* instead */
     const char *says[SAYS];     /* all in one sentence */
+    const char *run_says[SAYS]; /* instead, where who waited for one of these is first to fail */
     bool late;                  /* found at the deadline */
     bool leaves;                /* no barrier afterwards: rank 1 may come through */
     bool only_1;                /* rank 1 fails, the others may come through */
@@ -484,7 +485,8 @@ static const kind kinds[] = {
      .says = {"rank 1", "runs all-reduce (sum of 40 bytes of f32)"}},
     {"one more", .act = one_more, .late = true, .only_1 = true, .says = {"rank 1", "in barrier"}},
     {"leaving early", .act = leaves_early, .late = true, .leaves = true,
-     .says = {"rank 1", "barrier"}}, /* whoever tells it first: who waited, or who waited for it */
+     .says = {"rank 1", "in barrier"},
+     .run_says = {"gave up barrier (operation 1), having waited for rank 1, while rank "}},
     {"sleeping", .act = sleeps, .late = true, .says = {"rank 1", "in barrier (operation 2)"}},
     {"failing", .act = returns_failure, .says = {"rank 1 read: line 7 is torn"}},
     /* wrong arguments */
