@@ -34,10 +34,10 @@ static const td_option rows[] = {
     {"train.batch", "batch", TD_OPT_INT, AT(batch), "128", "N", "samples", 1, 16777216, NULL,
      A | B},
     {"train.steps", "steps", TD_OPT_SIZE, AT(steps), "0", "N", "steps", 0, 0, NULL, A},
-    {"train.seed", "seed", TD_OPT_SIZE, AT(seed), "1", "N", "seed", 1, 1e15, NULL, A},
     {"checkpoint.every", "every", TD_OPT_PERIOD, AT(every), "0", "PERIOD", "between checkpoints", 0,
      0, NULL, A},
     {"any", NULL, TD_OPT_INT, AT(any), NULL, "N", "any whole number", 0, 0, NULL, A},
+    {"train.seed", "seed", TD_OPT_SIZE, AT(seed), "1", "N", "seed", 1, 1e15, NULL, A},
     {"quiet", NULL, TD_OPT_BOOL, AT(quiet), "true", NULL, "say less", 0, 0, NULL, B},
     {NULL, NULL, TD_OPT_BOOL, 0, NULL, NULL, NULL, 0, 0, NULL, 0},
 };
@@ -368,6 +368,7 @@ static void a_written_job_file_reads_back(void **state)
         c.beta = -c.lr;
         c.steps = 9000000000000000 - i;
         c.flip = i % 2;
+        c.seed = i + 1;
         char *text;
         assert_ok(td_options_write_yaml(rows, &c, A, &text));
         assert_null(strstr(text, "quiet"));

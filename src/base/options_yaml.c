@@ -189,30 +189,57 @@ static void quote(FILE *to, const char *text)
     fputc('\'', to);
 }
 
+static bool is_written(const td_option *row, const void *config, unsigned where)
+{
+    bool none = row->type == TD_OPT_TEXT && !*(char *const *)((const char *)config + row->offset);
+    return row->where & where && !none;
+}
+
+static void write_row(FILE *to, const td_option *row, const void *config, size_t group)
+{
+    char value[4096];
+    td_option_text(row, config, value, sizeof value);
+    fprintf(to, "%s%s: ", group ? "  " : "", row->name + group);
+    if (row->type == TD_OPT_TEXT)
+        quote(to, value);
+    else
+        fputs(value, to);
+    fputc('\n', to);
+}
+
+/* Bytes of a name up to its dot, with that; 0: it is in no group. */
+static size_t group_of(const td_option *row)
+{
+    const char *dot = strchr(row->name, '.');
+    return dot ? (size_t)(dot - row->name) + 1 : 0;
+}
+
+/* The group's rows, which may lie apart, where its first one is met. */
+static void write_group(FILE *to, const td_option *rows, const td_option *row, const void *config,
+                        unsigned where)
+{
+    size_t group = group_of(row);
+    for (const td_option *r = rows; r < row; r++)
+        if (is_written(r, config, where) && !strncmp(r->name, row->name, group)) return;
+    fprintf(to, "%.*s:\n", (int)group - 1, row->name);
+    for (const td_option *r = row; r->name; r++)
+        if (is_written(r, config, where) && !strncmp(r->name, row->name, group))
+            write_row(to, r, config, group);
+}
+
 td_status td_options_write_yaml(const td_option *rows, const void *config, unsigned where,
                                 char **out)
 {
-    char *text = NULL, value[4096], group[64] = "";
+    char *text = NULL;
     size_t size;
     FILE *to = open_memstream(&text, &size);
     if (!to) return td_fail(TD_ERR_NOMEM, "no memory for a job file");
     for (const td_option *row = rows; row->name; row++) {
-        if (!(row->where & where)) continue;
-        const char *dot = strchr(row->name, '.'), *name = dot ? dot + 1 : row->name;
-        size_t n = dot ? (size_t)(dot - row->name) : 0;
-        td_option_text(row, config, value, sizeof value);
-        if (row->type == TD_OPT_TEXT && !*(char *const *)((const char *)config + row->offset))
-            continue;
-        if (n && (strncmp(group, row->name, n) != 0 || group[n])) {
-            snprintf(group, sizeof group, "%.*s", (int)n, row->name);
-            fprintf(to, "%s:\n", group);
-        }
-        fprintf(to, "%s%s: ", n ? "  " : "", name);
-        if (row->type == TD_OPT_TEXT)
-            quote(to, value);
+        if (!is_written(row, config, where)) continue;
+        if (group_of(row))
+            write_group(to, rows, row, config, where);
         else
-            fputs(value, to);
-        fputc('\n', to);
+            write_row(to, row, config, 0);
     }
     fclose(to);
     *out = td_strdup(text ? text : "");
