@@ -111,12 +111,12 @@ struct td_comm {
     uint64_t history;             /* of the collectives so far, see header.h */
     struct td_greeting *greeting; /* of exchange.c, NULL before its first use */
     bool greets;                  /* a collective is under way whose messages show its header */
-    bool adrift;                  /* a message could not be withdrawn: its memory stays */
-    bool spoiled;                 /* a wait has failed: messages may be left that nobody takes */
-    td_agreement agreed;          /* the newest on a failure; alike 0: none */
-    uint64_t agreed_at;           /* its number */
-    struct td_recorder *recorder; /* of recorder.c, NULL: nothing is recorded */
-    bool owns_recorder;           /* else it is the parent group's */
+    bool adrift;  /* a message, or a rank that writes, could not be withdrawn: its memory stays */
+    bool spoiled; /* a wait has failed: messages may be left that nobody takes */
+    td_agreement agreed;                /* the newest on a failure; alike 0: none */
+    uint64_t agreed_at;                 /* its number */
+    struct td_recorder *recorder;       /* of recorder.c, NULL: nothing is recorded */
+    bool owns_recorder;                 /* else it is the parent group's */
     struct td_recorder_group *recorded; /* this group's place there, NULL: it has none */
     struct td_record *record;           /* of the operation under way or the last, or NULL */
     struct td_record *due;              /* of the one under way, to be written; NULL: it is */

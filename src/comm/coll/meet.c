@@ -380,9 +380,7 @@ void td_meet_arrive(td_meet *m, const void *in, void *out)
         __atomic_store_n(&own->core, sched_getcpu(), __ATOMIC_RELAXED);
     head *h = head_of(m, m->comm->rank);
     h->runs = *td_meet_header(m, m->comm->rank, m->round) = m->comm->card.runs;
-    if (m->is_short) {
-        __atomic_store_n(&h->round, m->round, __ATOMIC_RELEASE);
-    }
+    if (m->is_short) __atomic_store_n(&h->round, m->round, __ATOMIC_RELEASE);
     reach(m, TD_MEET_ARRIVED);
     td_comm_record_due(m->comm);
     if (m->is_short) own_next(m, gives_alone(m) ? AHEAD : 1);

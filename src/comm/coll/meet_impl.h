@@ -13,13 +13,14 @@ enum {
     TD_MEET_SLOTS = 2 * TD_MEET_MOST_SLOTS + 2
 };
 enum { TD_MEET_CHECKED = TD_MEET_RANKS / 64 };
+enum { TD_MEET_READS = 1, TD_MEET_WRITES };
 
 /* Written by its rank alone. Two cache lines: neighbours are fetched in pairs. */
 typedef struct td_meet_line {
     uint64_t stage[TD_MEET_STAGES]; /* newest round that has come so far */
     const void *in;
     void *out;
-    int32_t looking, withdrawn;
+    int32_t looking, withdrawn; /* looking: TD_MEET_READS or TD_MEET_WRITES, 0: it does not */
     int32_t more; /* ns that 64 KiB cost it more when they were staged past the caches */
     int32_t core; /* it arrived on last */
     int32_t pid, reaches, maps, unused;
@@ -102,8 +103,9 @@ struct td_meet {
     /* Of calls of 2^k bytes and more: of each pattern where memory is seen, and where it is not. */
     td_meet_ways ways[2][TD_PATTERNS][8 * sizeof(size_t)], *way;
     td_mappings mappings;
-    /* That others find at this address, and in this piece, if they can; behind it they write. */
-    uint64_t mark, marked[TD_MEET_RANKS];
+    /* The first: what others find at this address, and in this piece, if they can; they write to
+     * the one behind it that is theirs. */
+    uint64_t marks[1 + TD_MEET_RANKS];
     void *piece;
     bool tried, reaches, maps;
 };

@@ -45,12 +45,12 @@ static bool read_there(const td_meet *m, int rank, const void *from, void *to, s
 /* Where there can be none, others do not find it. */
 static void make_mark(td_meet *m)
 {
-    m->mark = (uint64_t)td_clock_ns() * 0x9e3779b97f4a7c15u ^ (uint64_t)getpid() << 32;
-    if (td_comm_alloc(sizeof m->mark, &m->piece) == TD_OK)
-        memcpy(m->piece, &m->mark, sizeof m->mark);
+    m->marks[0] = (uint64_t)td_clock_ns() * 0x9e3779b97f4a7c15u ^ (uint64_t)getpid() << 32;
+    if (td_comm_alloc(sizeof *m->marks, &m->piece) == TD_OK)
+        memcpy(m->piece, m->marks, sizeof *m->marks);
     else
         td_error_clear();
-    m->lines[m->comm->rank].mark = td_registered_find(m->piece, sizeof m->mark);
+    m->lines[m->comm->rank].mark = td_registered_find(m->piece, sizeof *m->marks);
 }
 
 static void drop_mark(td_meet *m)
@@ -79,14 +79,14 @@ static td_status try_memory(td_meet *m)
     make_mark(m);
     own->pid = (int32_t)getpid();
     TD_TRY(td_meet_round(m, 0));
-    td_meet_arrive(m, &m->mark, (void *)(uintptr_t)m->mark);
+    td_meet_arrive(m, m->marks, (void *)(uintptr_t)m->marks[0]);
     TD_TRY(td_meet_arrived(m, -1));
     own->reaches = own->maps = 1;
     for (int r = 0; r < m->comm->size; r++) {
         uint64_t fetched = 0, there = (uint64_t)(uintptr_t)m->lines[r].out;
         const uint64_t *its = m->lines[r].in;
         if (!read_there(m, r, its, &fetched, sizeof fetched) || fetched != there ||
-            !move(m, r, process_vm_writev, &m->mark, its + 1 + m->comm->rank, sizeof m->mark))
+            !move(m, r, process_vm_writev, m->marks, its + 1 + m->comm->rank, sizeof *m->marks))
             own->reaches = 0;
         if (!maps_mark(m, r, there)) own->maps = 0;
     }
@@ -267,18 +267,6 @@ td_status td_meet_fetch(td_meet *m, int rank, const void *from, void *to, size_t
     return got && !has_withdrawn(m, rank) ? TD_OK : failed(m, rank);
 }
 
-td_status td_meet_put(td_meet *m, int rank, void *to, const void *from, size_t bytes)
-{
-    for (size_t at = 0; at < bytes; at += PUT_AT_ONCE) {
-        size_t n = bytes - at < PUT_AT_ONCE ? bytes - at : PUT_AT_ONCE;
-        TD_TRY(td_meet_look(m));
-        bool put = move(m, rank, process_vm_writev, (const char *)from + at, (char *)to + at, n);
-        TD_TRY(td_meet_look_away(m));
-        if (!put) return failed(m, rank);
-    }
-    return TD_OK;
-}
-
 static td_status check_withdrawn(const td_meet *m)
 {
     for (int r = 0; r < m->comm->size; r++)
@@ -292,12 +280,17 @@ static void stop_looking(td_meet *m)
     __atomic_exchange_n(&m->lines[m->comm->rank].looking, 0, __ATOMIC_SEQ_CST);
 }
 
-td_status td_meet_look(td_meet *m)
+static td_status look(td_meet *m, int how)
 {
-    __atomic_store_n(&m->lines[m->comm->rank].looking, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&m->lines[m->comm->rank].looking, how, __ATOMIC_SEQ_CST);
     td_status status = check_withdrawn(m);
     if (status != TD_OK) stop_looking(m);
     return status;
+}
+
+td_status td_meet_look(td_meet *m)
+{
+    return look(m, TD_MEET_READS);
 }
 
 td_status td_meet_look_away(td_meet *m)
@@ -306,19 +299,33 @@ td_status td_meet_look_away(td_meet *m)
     return m->comm->ops->one_memory ? TD_OK : check_withdrawn(m);
 }
 
+td_status td_meet_put(td_meet *m, int rank, void *to, const void *from, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += PUT_AT_ONCE) {
+        size_t n = bytes - at < PUT_AT_ONCE ? bytes - at : PUT_AT_ONCE;
+        TD_TRY(look(m, TD_MEET_WRITES));
+        bool put = move(m, rank, process_vm_writev, (const char *)from + at, (char *)to + at, n);
+        TD_TRY(td_meet_look_away(m));
+        if (!put) return failed(m, rank);
+    }
+    return TD_OK;
+}
+
 bool td_meet_withdraw(td_meet *m)
 {
-    bool looks = false;
+    bool writes = false;
+    int how;
     __atomic_store_n(&m->lines[m->comm->rank].withdrawn, 1, __ATOMIC_SEQ_CST);
     bool gone = !m->comm->ops->one_memory; /* a process may be, or may have been stopped */
     int64_t until = td_clock_ns() + GONE_NS;
     for (int r = 0; r < m->comm->size; r++)
-        while (r != m->comm->rank && __atomic_load_n(&m->lines[r].looking, __ATOMIC_SEQ_CST)) {
+        while (r != m->comm->rank &&
+               (how = __atomic_load_n(&m->lines[r].looking, __ATOMIC_SEQ_CST)) != 0) {
             if (gone && td_clock_ns() > until) {
-                looks = true;
+                writes = writes || how == TD_MEET_WRITES;
                 break;
             }
             sched_yield();
         }
-    return looks;
+    return writes;
 }

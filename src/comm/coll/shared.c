@@ -119,8 +119,9 @@ static void keep_result(const td_place *p)
     bool each = c->pattern == TD_GATHER && !c->parts;
     bool is_put = c->pattern == TD_BROADCAST || c->pattern == TD_GATHER ||
                   c->pattern == TD_REDUCE || c->pattern == TD_ALLREDUCE;
-    if (is_put && td_place_takes(p, p->rank))
-        td_registered_adrift(c->out, each ? c->bytes * (size_t)p->size : c->bytes);
+    if (!is_put || !td_place_takes(p, p->rank)) return;
+    p->comm->adrift = true;
+    td_registered_adrift(c->out, each ? c->bytes * (size_t)p->size : c->bytes);
 }
 
 td_status td_shared_run(td_comm *comm, const td_call *call)
@@ -129,7 +130,7 @@ td_status td_shared_run(td_comm *comm, const td_call *call)
     TD_TRY(td_meet_of(comm, &p.meet));
     td_meet_begin(p.meet);
     td_status status = run(&p);
-    if (status == TD_OK) status = td_direct_was_chosen(&p);
+    if (status == TD_OK) status = td_direct_choice_ends(&p);
     if (status == TD_OK)
         td_meet_learn(p.meet, call->pattern);
     else if (td_meet_withdraw(p.meet))

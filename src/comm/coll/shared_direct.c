@@ -97,7 +97,7 @@ td_status td_direct_chosen(td_place *p, size_t bytes, size_t all, bool *out)
     return TD_OK;
 }
 
-td_status td_direct_was_chosen(td_place *p)
+td_status td_direct_choice_ends(td_place *p)
 {
     return p->probes ? td_meet_way_ends(p->meet) : TD_OK;
 }

@@ -136,7 +136,7 @@ TD_MUST_CHECK td_status td_staged_scan(td_place *p);
 TD_MUST_CHECK td_status td_direct_serves(td_place *p, size_t bytes, size_t all, bool *out);
 /* The same where two processes find out which takes less time; and the end of the call. */
 TD_MUST_CHECK td_status td_direct_chosen(td_place *p, size_t bytes, size_t all, bool *out);
-TD_MUST_CHECK td_status td_direct_was_chosen(td_place *p);
+TD_MUST_CHECK td_status td_direct_choice_ends(td_place *p);
 /* Finds out p->open: where processes read what both have mapped. `all`: bytes of all parts. */
 TD_MUST_CHECK td_status td_direct_opens(td_place *p, size_t all);
 TD_MUST_CHECK td_status td_direct_spread(td_place *p, const td_stream *s);
