@@ -116,17 +116,13 @@ out:
     return status;
 }
 
-/* A barrier by dissemination. */
 static td_status meet(td_comm *c, int64_t deadline_ms)
 {
-    char word = 0, other;
+    char any = 0;
     int64_t before = c->deadline_ms;
     c->operation = td_does_names[TD_DOES_RECOVER];
     c->deadline_ms = deadline_ms;
-    td_status status = TD_OK;
-    for (int far = 1; far < c->size && status == TD_OK; far *= 2)
-        status = td_comm_exchange(c, &word, 1, (c->rank + far) % c->size, &other, 1,
-                                  (c->rank - far % c->size + c->size) % c->size, TD_TAG_FORM);
+    td_status status = td_disseminate(c, TD_TAG_FORM, &any);
     c->deadline_ms = before;
     return status;
 }

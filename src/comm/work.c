@@ -239,7 +239,8 @@ static td_status check_idle(td_work *const *works, int k)
         return td_fail(TD_ERR_ARG, "%s: the operation is under way already", name_of(works[k]));
     for (int earlier = 0; earlier < k; earlier++)
         if (works[earlier] == works[k])
-            return td_fail(TD_ERR_ARG, "an operation is started twice at once");
+            return td_fail(TD_ERR_ARG, "%s: the operation is started twice at once",
+                           name_of(works[k]));
     return TD_OK;
 }
 

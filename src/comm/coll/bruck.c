@@ -18,7 +18,6 @@
 
 td_status td_bruck_allgather(td_comm *comm, const td_call *call)
 {
-    if (call->parts) return td_ring_allgather(comm, call); /* parts that differ */
     size_t n = (size_t)comm->size, me = (size_t)comm->rank, bytes = call->bytes, all;
     char *room = td_mul(n, bytes, &all) ? td_malloc(all) : NULL, *out = call->out;
     if (!room) return td_fail(TD_ERR_NOMEM, "no memory for an all-gather");
@@ -53,7 +52,6 @@ static size_t pick(char *parts, size_t n, size_t bytes, size_t bit, char *picked
 
 td_status td_bruck_alltoall(td_comm *comm, const td_call *call)
 {
-    if (call->parts) return td_pairwise_alltoall(comm, call); /* parts that differ */
     size_t n = (size_t)comm->size, me = (size_t)comm->rank, bytes = call->bytes, all, room;
     if (!td_mul(n, bytes, &all) || !td_mul(all, 2, &room))
         return td_fail(TD_ERR_ARG, "all-to-all: %zu parts of %zu bytes are more than memory holds",

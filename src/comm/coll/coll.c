@@ -64,6 +64,7 @@ static const row table[] = {
     {TD_GATHER, "binomial", MEASURED, TREE, td_binomial_gather},
     {TD_GATHER, "binomial", 0, TREE, td_binomial_gather, over_32_ranks},
     {TD_GATHER, "linear", 1024, TREE, td_linear_gather},
+    {TD_ALLGATHER, "ring", 0, TREE, td_ring_allgather},
     {TD_ALLGATHER, "bruck", 0, TREE, td_bruck_allgather},
     {TD_ALLGATHER, "ring", 32768, TREE, td_ring_allgather},
     {TD_ALLGATHER, "hierarchical", 65536, TREE, td_hierarchical_allgather, over_hosts},
@@ -177,11 +178,13 @@ td_status td_coll_force(td_comm *comm, td_pattern pattern, const char *name)
                    name);
 }
 
-/* What the choice goes by. Ranks of an all-to-all of parts that differ have different sizes, and
- * must choose the same. */
-static size_t size_of(const td_call *call)
+/* What the choice goes by: the bytes of a part, of parts that differ the mean, where there are
+ * parts; but reduce-scatter's are those of the vector. Ranks of an all-to-all of parts that differ
+ * have different sizes, and must choose the same. */
+static size_t size_of(const td_comm *comm, const td_call *call)
 {
-    return call->pattern == TD_ALLTOALL && call->parts ? 1 << 20 : call->bytes;
+    if (!call->parts || call->pattern == TD_REDUCE_SCATTER) return call->bytes;
+    return call->pattern == TD_ALLTOALL ? 1 << 20 : call->bytes / (size_t)comm->size;
 }
 
 bool td_call_is_whole(const td_call *call)
@@ -196,7 +199,8 @@ static int measured(const td_comm *comm, const td_call *call, bool whole)
     int found = -1;
     for (int k = 0; comm->tuning && k < comm->tuning->count; k++) {
         const td_tuning_row *r = &comm->tuning->row[k];
-        if (r->pattern == call->pattern && r->whole == whole && size_of(call) >= r->from_bytes)
+        if (r->pattern == call->pattern && r->whole == whole &&
+            size_of(comm, call) >= r->from_bytes)
             found = r->algorithm;
     }
     return found;
@@ -215,8 +219,8 @@ static bool serves(const td_comm *comm, const row *r, const td_call *call)
     const td_reduction *how = &call->how;
     bool reduces = call->pattern >= TD_REDUCE;
     if (r->run == td_own_run && !td_own_counts(comm, call)) return false;
-    bool equal = r->run == td_bruck_alltoall || r->run == td_binomial_gather ||
-                 r->run == td_binomial_scatter;
+    bool equal = r->run == td_bruck_alltoall || r->run == td_bruck_allgather ||
+                 r->run == td_binomial_gather || r->run == td_binomial_scatter;
     if (equal && call->parts) return false;
     if (!reduces || r->order == TREE) return true;
     if (r->order == TREE_IN_PARTS) return td_reduction_in_parts(how);
@@ -230,7 +234,7 @@ static int choose(const td_comm *comm, const td_call *call, int wanted)
     if (td_shared_fits(comm)) return shared_row(call->pattern);
     for (int k = ROWS - 1; k >= 0; k--)
         if (fits(comm, &table[k], call->pattern) && table[k].from_bytes != MEASURED &&
-            size_of(call) >= table[k].from_bytes && serves(comm, &table[k], call))
+            size_of(comm, call) >= table[k].from_bytes && serves(comm, &table[k], call))
             return k;
     return -1;
 }

@@ -103,7 +103,9 @@ void td_worker_destroy(td_comm *comm); /* work.c */
 typedef td_status td_algorithm(td_comm *comm, const td_call *call);
 
 td_algorithm td_dissemination_barrier; /* barrier.c */
-td_algorithm td_binomial_broadcast;    /* binomial.c */
+/* A barrier behind which *any is set at all ranks if it was at one. */
+TD_MUST_CHECK td_status td_disseminate(td_comm *comm, int tag, char *any);
+td_algorithm td_binomial_broadcast; /* binomial.c */
 td_algorithm td_binomial_reduce;
 td_algorithm td_binomial_allreduce;
 td_algorithm td_binomial_gather; /* binomial_parts.c: equal parts */

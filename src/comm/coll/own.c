@@ -1,6 +1,7 @@
-/* The system's own collectives (MPI's), behind the same deadlines as ours. Cost and order are the
- * system's. Its messages carry no headers of ours, and it moves bytes for ranks that disagree: so a
+/* The system's own collectives (MPI's; source: MPI 4.1, chapter 6), behind the same deadlines as
+ * ours. Its messages carry no headers of ours, and it moves bytes for ranks that disagree: so a
  * dissemination barrier goes first, by which neighbours of every distance compare what they run.
+ * Cost: its ceil(log2 n) messages of 1 byte a rank, and the system's, whose order it is, too.
  *
  * MPI counts in ints. What all ranks see alike decides beforehand whether it can serve; the bytes
  * of an all-to-all of parts that differ are each rank's own, so there the barrier carries whether
@@ -32,24 +33,11 @@ static bool has_too_many(const td_comm *comm, const td_call *call)
     return gives > INT32_MAX || takes > INT32_MAX;
 }
 
-/* As barrier.c; *any: one of the ranks has it set. */
-static td_status meet(td_comm *comm, char *any)
-{
-    int n = comm->size;
-    for (int far = 1; far < n; far *= 2) {
-        char out = *any, in = 0;
-        int to = (comm->rank + far) % n, from = (comm->rank - far + n) % n;
-        TD_TRY(td_comm_exchange(comm, &out, 1, to, &in, 1, from, TD_TAG_COLLECTIVE));
-        *any |= in;
-    }
-    return TD_OK;
-}
-
 td_status td_own_run(td_comm *comm, const td_call *call)
 {
     td_request request = {.peer = -1};
     char too_many = has_too_many(comm, call);
-    TD_TRY(meet(comm, &too_many));
+    TD_TRY(td_disseminate(comm, TD_TAG_COLLECTIVE, &too_many));
     if (too_many) return td_pairwise_alltoall(comm, call);
     td_status status = comm->ops->own(comm, call, &request);
     return status == TD_OK ? td_comm_wait_request(comm, &request) : status;
