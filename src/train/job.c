@@ -180,7 +180,7 @@ const td_option td_job_rows[] = {
     {"strategy.replicas", "replicas", TD_OPT_INT, AT(replicas), "0", "N",
      "tables: 1: each part is kept by a second server, too", 0, 1, NULL, ALL | TD_JOB_PLACE},
     {"strategy.staleness_rate", "staleness-rate", TD_OPT_BOOL, AT(staleness_rate), "false", NULL,
-     "ps: the rate of a push is divided by its staleness", 0, 0, NULL, ALL},
+     "ps, downpour: the rate of a push is divided by its staleness", 0, 0, NULL, ALL},
     {"strategy.compensation", "compensation", TD_OPT_NUMBER, AT(compensation), "0", "LAMBDA",
      "ps: delays are compensated for (DC-ASGD); 0: not", 0, 1e6, NULL, ALL},
     {"strategy.push_every", "push-every", TD_OPT_INT, AT(push_every), "1", "STEPS",
@@ -328,7 +328,7 @@ td_status td_job_read_file(const char *path, td_job *job)
 
 td_status td_job_check_tuning(const td_job *job)
 {
-    if (!job->tuning || !*job->tuning || td_path_exists(job->tuning)) return TD_OK;
+    if (!job->tuning || !*job->tuning || job->resume || td_path_exists(job->tuning)) return TD_OK;
     return td_fail(TD_ERR_ARG,
                    "--tuning: there is no file %s; \"tandem bench --comm all --tune FILE\" "
                    "writes one",

@@ -27,7 +27,12 @@ void td_train_record(td_comm *comm, const td_job *job, bool *recorded)
 
 td_status td_train_tune(td_comm *comm, const td_job *job)
 {
-    return job->tuning && *job->tuning ? td_comm_tune(comm, job->tuning) : TD_OK;
+    if (!job->tuning || !*job->tuning) return TD_OK;
+    td_status status = td_comm_tune(comm, job->tuning);
+    if (!job->resume || (status != TD_ERR_ARG && status != TD_ERR_IO)) return status;
+    if (td_comm_rank(comm) == 0) td_warn("%s; the run goes on without it", td_last_error());
+    td_error_clear();
+    return TD_OK;
 }
 
 /* Its records may be of more ranks. */

@@ -124,6 +124,9 @@ class Program(unittest.TestCase):
                prefix=ranks(2))
         run = train("--tuning", tuning, prefix=ranks(2))
         self.assertEqual(digest(run), digest(train()))
+        done = tandem("train", "--run", run, "--resume", "--epochs", "3", prefix=ranks(3))  # as when a host is lost
+        self.assertRegex(done.stderr, r'was measured for "transport mpi ranks 2 .*; the run goes on without it')
+        self.assertEqual(digest(run), digest(train(epochs=3)))
         for words in (("--comm", "zork"), ("--comm", "scan", "--min-bytes", "64", "--max-bytes", "4")):
             done = tandem("bench", *words, prefix=ranks(2), expect=2)
             self.assertEqual(done.stderr.count("tandem: "), 1, done.stderr)

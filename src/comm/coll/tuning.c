@@ -86,8 +86,7 @@ static td_status check_machine(const char *path, const char *text)
     if (is_line(line, machine)) return TD_OK;
     return td_fail(TD_ERR_ARG,
                    "%s was measured on \"%.*s\"; this is \"%s\": measure here, into another file, "
-                   "with "
-                   "\"tandem bench --comm all --tune FILE\"",
+                   "with \"tandem bench --comm all --tune FILE\"",
                    path, (int)line_length(line), line, machine);
 }
 
@@ -124,12 +123,12 @@ static td_status load(const char *path, char **out)
 
 /* --- writing --- */
 
-/* What is there already; an empty file is like none. */
+/* What is there already; an empty file is like none, and so is what is no file (a pipe, say). */
 static td_status load_earlier(const char *path, char **out)
 {
     struct stat is;
     *out = NULL;
-    if (stat(path, &is) != 0 || (S_ISREG(is.st_mode) && is.st_size == 0)) return TD_OK;
+    if (stat(path, &is) != 0 || !S_ISREG(is.st_mode) || is.st_size == 0) return TD_OK;
     return load(path, out);
 }
 
@@ -273,8 +272,7 @@ static td_status another_group(const td_comm *comm, const char *path, const char
                                   (int)(line_length(line) - skip), line + skip);
     return td_fail(TD_ERR_ARG,
                    "%s was measured for %s%s; this is \"%s\": \"tandem bench --comm all --tune "
-                   "%s\" "
-                   "by such a group adds it",
+                   "%s\" by such a group adds it",
                    path, of, groups > MOST ? " and others" : "", group + skip, path);
 }
 

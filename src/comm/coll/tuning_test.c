@@ -254,6 +254,8 @@ static td_status add_to_others(td_comm *c, void *arg)
              (unsigned long long)XXH64(made, (size_t)n, 0));
     TD_TRY(td_write_file(path, made, strlen(made)));
     CHECK(td_tuning_can_add(path) == TD_ERR_ARG && strstr(td_last_error(), "machine y cores 2"));
+    CHECK(td_comm_tune(c, path) == TD_ERR_ARG && !c->tuning);
+    CHECK(strstr(td_last_error(), "was measured on \"machine y cores 2 kernels z\"; this is \""));
     unlink(path);
     return TD_OK;
 }
