@@ -37,8 +37,9 @@ typedef enum td_format {
 } td_format;
 
 /* What the label column holds. AUTO: text is a class, and so are integers when all lie in 0..999 or
- * all are -1 or 1; other numbers are values to predict. CLASS: integers beyond 65,535, negative or
- * fractional numbers become named classes in numeric order. VALUE: text is an error. */
+ * all are -1 or 1; other numbers are values to predict. Class numbers count from 0, but for 1 and 2
+ * alone, which are two. CLASS: integers beyond 65,535, negative or fractional numbers become named
+ * classes in numeric order. VALUE: text is an error. */
 typedef enum td_label_kind { TD_LABEL_AUTO, TD_LABEL_CLASS, TD_LABEL_VALUE } td_label_kind;
 
 /* Names of the enumerators above and below, in their order, NULL behind the last; for options. */

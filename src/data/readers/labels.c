@@ -180,11 +180,11 @@ td_status td_labels_from_numbers(const td_read_job *job, const float *number, td
         TD_TRY(td_labels_take_classes(out, like));
     } else {
         survey s = survey_numbers(number, n);
-        bool ids = s.integers && s.low >= 0;
+        bool ids = s.integers && s.low >= 0, one_and_two = ids && s.low == 1 && s.high == 2;
         if (kind == TD_LABEL_AUTO)
             kind = s.signs || (ids && s.high < AUTO_CLASSES) ? TD_LABEL_CLASS : TD_LABEL_VALUE;
         if (kind == TD_LABEL_VALUE) return set_values(job, number, where, arg, out);
-        if (ids && s.high < (kind == TD_LABEL_CLASS ? ID_CLASSES : AUTO_CLASSES))
+        if (ids && !one_and_two && s.high < (kind == TD_LABEL_CLASS ? ID_CLASSES : AUTO_CLASSES))
             out->info.classes = (int)s.high + 1;
         else
             TD_TRY(number_classes(job, number, out));

@@ -32,6 +32,27 @@ static void test_plain(void **state)
     td_dataset_close(d);
 }
 
+/* Two classes are often numbered so; one of three that nobody has is a class. */
+static void test_classes_one_and_two(void **state)
+{
+    (void)state;
+    td_dataset *d = svm("1 1:5\n2 2:6\n1 3:1\n", NULL), *test = NULL;
+    assert_int_equal(td_dataset_info(d)->classes, 2);
+    assert_string_equal(td_dataset_info(d)->class_names[0], "1");
+    assert_string_equal(td_dataset_info(d)->class_names[1], "2");
+    assert_int_equal(td_dataset_label(d, 0), 0);
+    assert_int_equal(td_dataset_label(d, 1), 1);
+    test = svm("2 1:5\n", &(td_data_config){.like = d});
+    assert_int_equal(td_dataset_label(test, 0), 1);
+    td_dataset_close(test);
+    assert_fails(TD_ERR_DATA, "class \"0\" is not one of the training set's 2 classes (1, 2)",
+                 read_text(TD_FORMAT_LIBSVM, "0 1:1\n", &(td_data_config){.like = d}, &test));
+    td_dataset_close(d);
+    d = svm("1 1:5\n3 2:6\n", NULL);
+    assert_int_equal(td_dataset_info(d)->classes, 4);
+    td_dataset_close(d);
+}
+
 static void test_bases(void **state)
 {
     (void)state;
@@ -172,11 +193,9 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain),
-        cmocka_unit_test(test_bases),
-        cmocka_unit_test(test_groups_and_weights),
-        cmocka_unit_test(test_bad_files),
-        cmocka_unit_test(test_large),
+        cmocka_unit_test(test_plain),     cmocka_unit_test(test_classes_one_and_two),
+        cmocka_unit_test(test_bases),     cmocka_unit_test(test_groups_and_weights),
+        cmocka_unit_test(test_bad_files), cmocka_unit_test(test_large),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests_name("libsvm", tests, NULL, NULL);
