@@ -261,14 +261,15 @@ static void tell_hot(loop *l, const td_balanced *b)
                     b->hottest, 100 * b->before, b->servers, 100 * b->after);
 }
 
-/* Finds servers that are asked for more than others; with --balance they give slices away. */
-static td_status cool_down(loop *l)
+/* Finds servers that are asked for more than others; with --balance they give slices away, unless
+ * nothing follows. */
+static td_status cool_down(loop *l, bool end)
 {
     int all = 0;
     td_balanced b, hot = {0}; /* of the first table that had a hot server */
     char fields[128];
     for (int k = 0; k < TD_ROWS_TABLES; k++) {
-        TD_TRY(td_rows_balance(&l->tables, k, l->job->balance, &b));
+        TD_TRY(td_rows_balance(&l->tables, k, l->job->balance && !end, &b));
         if (!l->job->balance) tell_hot(l, &b);
         if (!hot.moved) hot = b;
         all += b.moved;
@@ -288,14 +289,17 @@ static td_status after_meeting(loop *l)
     bool end_of_epoch = l->state.step % l->per_epoch == 0, end = l->state.step == l->last;
     bool stopped = l->stopping && !end, due;
     TD_TRY(td_rows_plan(l, &due));
-    if (!due && !end_of_epoch && !end && !stopped) return end_checkpoint(l);
+    if (!due && !end_of_epoch && !end && !stopped) {
+        if (l->job->balance) TD_TRY(cool_down(l, false));
+        return end_checkpoint(l);
+    }
     uint64_t every = (uint64_t)l->job->eval_every * l->per_epoch;
     end_interval(l);
     if (end_of_epoch || end) TD_TRY(td_rows_tell_epoch(l));
     if (l->data->held && !stopped && (end || (every && l->state.step % every == 0)))
         TD_TRY(evaluate(l));
     l->state.finished = end;
-    if (!end) TD_TRY(cool_down(l));
+    TD_TRY(cool_down(l, end));
     if (due || end || stopped) TD_TRY(begin_checkpoint(l));
     if (end || stopped) TD_TRY(end_checkpoint(l));
     td_rows_begin_interval(l);

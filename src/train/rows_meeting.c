@@ -1,7 +1,8 @@
 /* When the ranks of a run over tables meet, and whether a checkpoint is due there. See rows_loop.h.
  *
- * All know the step of the next meeting: an epoch's or the run's end, or, with --checkpoint-every
- * N, a multiple of N. With a time, --checkpoint-every 5m, rank 0's clock decides. In step it asks
+ * All know the step of the next meeting: an epoch's or the run's end, with --checkpoint-every N a
+ * multiple of N, with --balance some in the first epoch, so that hot servers are not found when it
+ * is over. With a time, --checkpoint-every 5m, rank 0's clock decides. In step it asks
  * beside a step's agreement, and all meet behind that step. At their own pace nobody hears of the
  * clock between two meetings: at each, rank 0 turns the time that is left into steps, by how long
  * the last ones took, and tells all. Of a pace that is not known well yet it takes GROWTH times as
@@ -17,6 +18,7 @@
 typedef td_rows_loop loop;
 
 enum { GROWTH = 8, SEALED = 8, EARLY = 16 };
+enum { FIRST_LOOK = 16, LEAST_LOOK = 16 }; /* at a 16th of the epoch, of so many steps */
 
 static double since_checkpoint(const loop *l)
 {
@@ -55,13 +57,23 @@ td_status td_rows_plan(loop *l, bool *due)
     return TD_OK;
 }
 
+/* Behind a 16th, an eighth, a quarter and half of the first epoch servers are looked at. Where data
+ * servers deal at their own pace, workers are at no common step within an epoch. */
+static uint64_t next_look(const loop *l, uint64_t step, uint64_t end)
+{
+    uint64_t look = l->per_epoch / FIRST_LOOK;
+    bool looks = l->job->balance && look >= LEAST_LOOK && (l->exact || !l->feed);
+    while (looks && look <= step) look *= 2;
+    return looks && look < end ? look : end;
+}
+
 void td_rows_leave_meeting(loop *l)
 {
     uint64_t step = l->state.step, end = (step / l->per_epoch + 1) * l->per_epoch, asked = end;
     const td_period *every = &l->job->checkpoint_every;
     if (every->steps) asked = (step / every->steps + 1) * every->steps;
     if (every->seconds && !l->exact) asked = step + (l->to_meeting ? l->to_meeting : 1);
-    if (asked < end) end = asked;
+    end = next_look(l, step, asked < end ? asked : end);
     l->end = end < l->last ? end : l->last;
     l->left_at = td_clock_ns(), l->left_step = step;
 }

@@ -312,6 +312,15 @@ class Clocks(unittest.TestCase):
             self.assertEqual((before, after, event(run, "hot")), (told[0]["hottest"], told[0]["balanced"], []))
             self.assertTrue(1 / 3 <= after < before, moves)
             self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(want, "model")))
+            want = train(*ps(1, *words, "--batch", "4", servers=3, clock="asp"), data=data, model=model, epochs=1)
+            run = train(*ps(1, *words, "--batch", "4", "--balance", servers=3, clock="asp"), data=data, model=model, epochs=1)
+            self.assertEqual([e["step"] for e in event(want, "hot")], [500])  # when it is over; to move slices is worth it
+            self.assertEqual(event(run, "balanced")[0]["step"], 31)  # behind a 16th
+            self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(want, "model")))
+            want = train(*words[len(more):], "--batch", "4", data=data, model=model, epochs=1)
+            run = train(*ps(2, *words, "--batch", "4", "--balance", servers=3), data=data, model=model, epochs=1)
+            self.assertEqual((event(run, "balanced")[0]["step"], weights(run)), (31, weights(want)))
+            want = train(*ps(1, *words, servers=3, clock="asp"), data=data, model=model, epochs=4)
             shared = train(*ps(3, *words, "--balance", servers=3, clock="asp"), data=data, model=model, epochs=4)
             self.assertAlmostEqual(progressive(shared), progressive(want), delta=0.05)
             want = train(*words[len(more):], data=data, model=model, epochs=4)
