@@ -74,9 +74,9 @@ static bool ps_paced(const td_job *j)
     return ps(j) && (!read || !td_clock_is_exact(&clock));
 }
 
-static bool paced(const td_job *j)
+static bool pushes_age(const td_job *j)
 {
-    return ps_paced(j) || copies(j);
+    return ps_paced(j) || downpour(j);
 }
 
 static bool may_balance(const td_job *j)
@@ -183,7 +183,7 @@ static const effect effects[] = {
     {"servers", served, "--strategy ps, downpour or easgd"},
     {"data-servers", not_together, "--strategy ps, downpour, easgd or hogwild"},
     {"replicas", tables, "parameters in tables: --strategy ps, or a model over hashed features"},
-    {"staleness-rate", paced, "--strategy ps at a --clock other than bsp"},
+    {"staleness-rate", pushes_age, "--strategy downpour, or ps at a --clock other than bsp"},
     {"compensation", ps_paced, "--strategy ps at a --clock other than bsp"},
     {"push-every", copies, "--strategy downpour or easgd"},
     {"fetch-every", downpour, "--strategy downpour"},

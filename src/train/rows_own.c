@@ -8,7 +8,8 @@
  *             Choromanska, LeCun, "Deep learning with elastic averaging SGD", NIPS 2015, section 2)
  *
  * The copy moves by plain SGD, with --weight-decay; easgd's centre does not decay by itself. A copy
- * of rows under keys that outgrows KEEP rows is dropped. */
+ * of rows under keys that outgrows KEEP rows is dropped: easgd's when it has been drawn to the
+ * centre; what downpour has still to push is kept apart from it. */
 #include "train/rows_loop.h"
 
 #include "base/alloc.h"
@@ -90,12 +91,27 @@ static td_status make_room(own *o, size_t rows, size_t width)
 
 /* --- reading --- */
 
+/* There is room in the copy for all of the batch's rows: so none goes that is still to be pushed.
+ */
+static td_status make_way(loop *l)
+{
+    own *o = l->own;
+    size_t count = l->batch.unique.count;
+    if (o->view.count + count <= o->view.rows) return TD_OK;
+    if (l->job->strategy == TD_STRATEGY_EASGD) TD_TRY(td_rows_own_flush(l));
+    td_cache_clear(&o->view);
+    if (count <= o->view.rows) return TD_OK;
+    td_cache_fini(&o->view);
+    return td_cache_init(&o->view, count, l->task->oracle.width);
+}
+
 /* The batch's rows from the copy; those that it lacks are fetched into it. */
 static td_status read_keyed(loop *l)
 {
     own *o = l->own;
     td_rows_batch *b = &l->batch;
     size_t width = l->task->oracle.width, missing = 0;
+    TD_TRY(make_way(l));
     TD_TRY(make_room(o, b->unique.count, width));
     for (size_t i = 0; i < b->unique.count; i++) {
         td_age of;
@@ -233,11 +249,8 @@ static td_status draw_to_centre(loop *l)
     }
     for (size_t i = 0; i < o->count; i++) {
         td_age of;
-        float *to = o->rows + i * width;
-        const float *x = td_cache_get(&o->view, o->keys[i], 0, &of);
-        memcpy(to, x ? x : o->centre + i * width, width * sizeof *to);
-        float moved[65536];
-        memcpy(moved, to, width * sizeof *to);
+        float *to = o->rows + i * width, moved[65536];
+        memcpy(moved, td_cache_get(&o->view, o->keys[i], 0, &of), width * sizeof *to);
         draw_nearer(moved, o->centre + i * width, width, alpha, to);
         td_cache_put(&o->view, o->keys[i], (td_age){0}, moved);
     }
