@@ -1,4 +1,4 @@
-/* See moves.h. Keys travel as KEY u64 | USED u32 | SEEN u32 | ROW f32 [row floats] (zeros where
+/* See moves.h. Keys travel as KEY u64 | USED u32 | SEEN u32 | ROW f32 [row floats] (anything where
  * there is no row yet), one behind the other, in no order. */
 #include "ps/moves.h"
 
@@ -9,7 +9,12 @@
 
 #include <string.h>
 
-enum { HEAD = sizeof(uint64_t) + sizeof(td_table_mark) };
+enum { HEAD = sizeof(uint64_t) + sizeof(td_table_mark), PORTION = 16 << 20, AT_ONCE = 512 };
+
+typedef struct amount { /* from a rank to another, in a portion */
+    uint64_t bytes;
+    uint64_t more; /* there are other portions to come, from that rank */
+} amount;
 
 typedef struct move {
     td_comm *comm;
@@ -17,8 +22,18 @@ typedef struct move {
     td_table *table;
     size_t row_bytes, item;
     int32_t to[TD_SLICES][2]; /* ranks of the group that get this rank's slice, -1: nobody */
+    td_table_walk *walk;      /* NULL: this rank has given all */
+    char *items;              /* [room] the portion's, and to whom each goes */
+    int32_t *goes;
+    size_t count, room;
+    amount *gives, *takes;    /* [size] */
     size_t *give, *take, *at; /* [size] bytes; at: where the next goes */
     char *out, *in;
+    size_t out_room, in_room;
+    uint64_t *keys; /* [AT_ONCE] of what is taken, with: */
+    td_table_mark *marks;
+    float *rows;
+    bool has_taken;
 } move;
 
 static int in_group(const td_comm *comm, int world)
@@ -46,13 +61,16 @@ static void plan(move *m)
     }
 }
 
-static td_status count_row(void *arg, uint64_t key, td_table_mark mark, const float *row)
+/* --- what is given --- */
+
+static td_status make_items(move *m)
 {
-    move *m = arg;
-    (void)mark, (void)row;
-    int slice = td_slice_of(m->before, key);
-    for (int i = 0; i < 2; i++)
-        if (m->to[slice][i] >= 0) m->give[m->to[slice][i]] += m->item;
+    size_t room = m->room ? 2 * m->room : PORTION / m->item + 2;
+    char *items = td_reallocarray(m->items, room, m->item);
+    if (items) m->items = items;
+    int32_t *goes = items ? td_reallocarray(m->goes, room, sizeof *goes) : NULL;
+    if (!goes) return td_fail(TD_ERR_NOMEM, "no memory to move %zu rows of a table", room);
+    m->goes = goes, m->room = room;
     return TD_OK;
 }
 
@@ -63,79 +81,126 @@ static td_status pack_row(void *arg, uint64_t key, td_table_mark mark, const flo
     for (int i = 0; i < 2; i++) {
         int r = m->to[slice][i];
         if (r < 0) continue;
-        char *to = m->out + m->at[r];
+        if (m->count == m->room) TD_TRY(make_items(m));
+        char *to = m->items + m->count * m->item;
+        m->goes[m->count++] = r;
         memcpy(to, &key, sizeof key);
         memcpy(to + sizeof key, &mark, sizeof mark);
-        if (row)
-            memcpy(to + HEAD, row, m->row_bytes);
-        else
-            memset(to + HEAD, 0, m->row_bytes);
-        m->at[r] += m->item;
+        if (row) memcpy(to + HEAD, row, m->row_bytes);
+        m->gives[r].bytes += m->item;
     }
     return TD_OK;
 }
 
-static size_t sum_of(const move *m, const size_t *bytes)
+/* The next portion. */
+static td_status pack(move *m)
 {
-    size_t sum = 0;
-    for (int r = 0; r < td_comm_size(m->comm); r++) sum += bytes[r];
-    return sum;
+    bool more = m->walk != NULL;
+    m->count = 0;
+    memset(m->gives, 0, (size_t)td_comm_size(m->comm) * sizeof *m->gives);
+    while (more && m->count * m->item < PORTION)
+        TD_TRY(td_table_walk_on(m->walk, pack_row, m, &more));
+    if (!more) td_table_walk_end(m->walk), m->walk = NULL;
+    for (int r = 0; r < td_comm_size(m->comm); r++) m->gives[r].more = more;
+    return TD_OK;
 }
 
-static td_status unpack(move *m)
+/* --- what is taken --- */
+
+static td_status unpack(move *m, size_t bytes)
 {
-    size_t n = sum_of(m, m->take);
-    for (size_t at = 0; at < n; at += m->item) {
-        uint64_t key;
-        td_table_mark mark;
-        memcpy(&key, m->in + at, sizeof key);
-        memcpy(&mark, m->in + at + sizeof key, sizeof mark);
-        memcpy(m->out, m->in + at + HEAD, m->row_bytes); /* aligned */
-        const float *row = (const float *)(const void *)m->out;
-        TD_TRY(td_table_put_key(m->table, key, mark, mark.seen ? NULL : row));
+    size_t floats = m->row_bytes / sizeof(float), n = 0;
+    m->has_taken = m->has_taken || bytes;
+    for (size_t at = 0; at < bytes; at += m->item) {
+        memcpy(&m->keys[n], m->in + at, sizeof *m->keys);
+        memcpy(&m->marks[n], m->in + at + sizeof *m->keys, sizeof *m->marks);
+        memcpy(m->rows + n++ * floats, m->in + at + HEAD, m->row_bytes);
+        if (n < AT_ONCE && at + m->item < bytes) continue;
+        TD_TRY(td_table_adopt(m->table, m->keys, m->marks, m->rows, n));
+        n = 0;
     }
     return TD_OK;
 }
 
-static td_status exchange(move *m)
+/* --- a portion --- */
+
+static td_status make_room(char **data, size_t *room, size_t bytes)
 {
-    td_status status = TD_OK;
-    if (m->table) status = td_table_each_key(m->table, count_row, m);
-    TD_TRY(td_comm_agree(m->comm, status));
-    TD_TRY(td_comm_alltoall(m->comm, m->give, sizeof *m->give, m->take));
-    size_t out = sum_of(m, m->give), in = sum_of(m, m->take);
-    m->out = td_alloc_aligned(out > m->item ? out : m->item);
-    m->in = td_alloc_aligned(in + 1);
-    for (int r = 0, end = td_comm_size(m->comm); r + 1 < end; r++)
-        m->at[r + 1] = m->at[r] + m->give[r];
-    if (!m->out || !m->in)
-        status = td_fail(TD_ERR_NOMEM, "no memory to move %zu bytes of a table", out + in);
-    else if (m->table)
-        status = td_table_each_key(m->table, pack_row, m);
-    TD_TRY(td_comm_agree(m->comm, status));
+    if (bytes <= *room) return TD_OK;
+    td_free(*data);
+    *room = 0;
+    *data = td_alloc_aligned(bytes);
+    if (!*data) return td_fail(TD_ERR_NOMEM, "no memory to move %zu bytes of a table", bytes);
+    *room = bytes;
+    return TD_OK;
+}
+
+/* Items to their ranks' places, and room for what comes. */
+static td_status sort_out(move *m, size_t *in)
+{
+    size_t out = 0;
+    *in = 0;
+    for (int r = 0; r < td_comm_size(m->comm); r++) {
+        m->give[r] = m->gives[r].bytes, m->take[r] = m->takes[r].bytes;
+        m->at[r] = out;
+        out += m->give[r], *in += m->take[r];
+    }
+    TD_TRY(make_room(&m->out, &m->out_room, out + 1));
+    TD_TRY(make_room(&m->in, &m->in_room, *in + 1));
+    for (size_t k = 0; k < m->count; k++) {
+        memcpy(m->out + m->at[m->goes[k]], m->items + k * m->item, m->item);
+        m->at[m->goes[k]] += m->item;
+    }
+    return TD_OK;
+}
+
+/* *more: some rank has another. */
+static td_status move_portion(move *m, bool *more)
+{
+    size_t in;
+    *more = false;
+    TD_TRY(td_comm_agree(m->comm, pack(m)));
+    TD_TRY(td_comm_alltoall(m->comm, m->gives, sizeof *m->gives, m->takes));
+    for (int r = 0; r < td_comm_size(m->comm); r++) *more = *more || m->takes[r].more;
+    TD_TRY(td_comm_agree(m->comm, sort_out(m, &in)));
     TD_TRY(td_comm_alltoallv(m->comm, m->out, m->give, m->in, m->take));
-    return td_comm_agree(m->comm, m->table ? unpack(m) : TD_OK);
+    return td_comm_agree(m->comm, unpack(m, in));
+}
+
+static td_status begin(move *m)
+{
+    size_t n = (size_t)td_comm_size(m->comm);
+    m->gives = td_calloc(2 * n, sizeof *m->gives);
+    m->give = td_calloc(3 * n, sizeof *m->give);
+    m->keys = td_calloc(AT_ONCE, sizeof *m->keys);
+    m->marks = td_calloc(AT_ONCE, sizeof *m->marks);
+    m->rows = td_alloc_aligned(AT_ONCE * m->row_bytes + 1);
+    if (!m->gives || !m->give || !m->keys || !m->marks || !m->rows)
+        return td_fail(TD_ERR_NOMEM, "no memory to move a table");
+    m->takes = m->gives + n, m->take = m->give + n, m->at = m->give + 2 * n;
+    plan(m);
+    return m->table ? td_table_walk_begin(m->table, &m->walk) : TD_OK;
+}
+
+static void end(move *m)
+{
+    td_table_walk_end(m->walk);
+    td_free(m->items), td_free(m->goes), td_free(m->gives), td_free(m->give);
+    td_free(m->out), td_free(m->in), td_free(m->keys), td_free(m->marks), td_free(m->rows);
 }
 
 td_status td_slices_move(td_comm *comm, const td_slices *before, const td_slices *after,
                          td_table *table)
 {
-    size_t n = (size_t)td_comm_size(comm), floats = table ? td_table_row_floats(table) : 0,
-           most = 0;
+    size_t floats = table ? td_table_row_floats(table) : 0, most = 0;
     move m = {.comm = comm, .before = before, .after = after, .table = table};
     TD_TRY(td_comm_allreduce(comm, &floats, &most, 1, TD_I64, TD_MAX));
     m.row_bytes = most * sizeof(float);
     m.item = m.row_bytes + HEAD;
-    m.give = td_calloc(3 * n, sizeof *m.give);
-    m.take = m.give ? m.give + n : NULL, m.at = m.give ? m.give + 2 * n : NULL;
-    td_status status = m.give ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory to move a table");
-    status = td_comm_agree(comm, status);
-    if (status == TD_OK) {
-        plan(&m);
-        status = exchange(&m);
-    }
-    td_free(m.out), td_free(m.in);
-    td_free(m.give);
+    td_status status = td_comm_agree(comm, begin(&m));
+    for (bool more = true; more && status == TD_OK;) status = move_portion(&m, &more);
+    end(&m);
+    if (status != TD_OK && m.has_taken) td_slices_drop(comm, before, table);
     return status;
 }
 

@@ -1,8 +1,10 @@
 /* Moves slices of a table between servers.
  *
  * Cost: of each slice that has a new place, its rows (with the update rule's state and 16 bytes a
- * key) and sightings to there, from one that had it; two exchanges of all with all. A server needs
- * memory for what it sends and what it gets. */
+ * key) and sightings to there, from one that had it, and one look at each of a giver's rows. They
+ * go in portions of 16 MiB of each giver (more where 1/64 of its rows in memory is more), two
+ * exchanges of all with all a portion: that, once more, and what comes of a portion is the memory
+ * that it takes. */
 #ifndef TD_PS_MOVES_H
 #define TD_PS_MOVES_H
 
@@ -12,7 +14,7 @@
 
 /* Collective. A slice comes from its primary of before, or from its backup where that is not in the
  * group. table: NULL where a rank has none. Servers keep the rows that they are to have no longer,
- * until td_slices_drop. A failure of one rank is one of all; all have then still what they had. */
+ * until td_slices_drop. A failure of one rank is one of all; all have then what they had. */
 TD_MUST_CHECK td_status td_slices_move(td_comm *comm, const td_slices *before,
                                        const td_slices *after, td_table *table);
 /* Takes out what this rank does not have by that map. Local; table: NULL is fine. */

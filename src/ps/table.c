@@ -251,35 +251,80 @@ size_t td_table_drop(td_table *t, td_table_gone_fn *gone, void *arg)
     return rows;
 }
 
-static td_status each_cold(const td_table *t, td_table_each_key_fn *each, void *arg)
-{
-    size_t bytes = td_table_row_floats(t) * sizeof(float);
-    float *row = td_malloc(bytes);
-    if (!row) return td_fail(TD_ERR_NOMEM, "no memory for a row of %zu bytes", bytes);
+/* Entries move when a part changes, so one is gone through at once; rows do not leave memory. */
+struct td_table_walk {
+    const td_table *table;
+    size_t part; /* PARTS and more: at cold rows */
     td_cold_cursor cursor;
-    td_status status = td_tier_seek(t, 0, &cursor);
-    while (status == TD_OK && cursor.there) {
-        memcpy(row, cursor.row, bytes);
-        status = each(arg, cursor.key, (td_table_mark){.used = cursor.used}, row);
-        if (status == TD_OK) status = td_tier_next(t, &cursor);
+    float *row;
+};
+
+static td_status each_of_part(const td_table *t, const td_part *p, td_table_each_key_fn *each,
+                              void *arg)
+{
+    for (size_t at = 0; at <= p->mask; at++) {
+        const td_entry *e = &p->entries[at];
+        if (e->row == TD_TABLE_NONE) continue;
+        bool has = e->row < TD_TABLE_SIGHTED;
+        td_table_mark mark = {e->used, has ? 0 : e->row & ~TD_TABLE_SIGHTED};
+        if (has || mark.seen) TD_TRY(each(arg, e->key, mark, has ? td_table_row(t, e->row) : NULL));
     }
-    td_cold_leave(&cursor);
-    td_free(row);
-    return status;
+    return TD_OK;
+}
+
+static td_status begin_cold(td_table_walk *w)
+{
+    size_t bytes = td_table_row_floats(w->table) * sizeof(float);
+    w->part++;
+    w->row = td_malloc(bytes);
+    if (!w->row) return td_fail(TD_ERR_NOMEM, "no memory for a row of %zu bytes", bytes);
+    return td_tier_seek(w->table, 0, &w->cursor);
+}
+
+td_status td_table_walk_on(td_table_walk *w, td_table_each_key_fn *each, void *arg, bool *more)
+{
+    enum { COLD_AT_ONCE = 256 };
+    const td_table *t = w->table;
+    *more = true;
+    if (w->part < PARTS) return each_of_part(t, &t->parts[w->part++], each, arg);
+    if (w->part == PARTS) TD_TRY(begin_cold(w));
+    for (int k = 0; k < COLD_AT_ONCE && w->cursor.there; k++) {
+        memcpy(w->row, w->cursor.row, td_table_row_floats(t) * sizeof(float));
+        TD_TRY(each(arg, w->cursor.key, (td_table_mark){.used = w->cursor.used}, w->row));
+        TD_TRY(td_tier_next(t, &w->cursor));
+    }
+    *more = w->cursor.there;
+    return TD_OK;
+}
+
+static void leave(td_table_walk *w)
+{
+    td_cold_leave(&w->cursor);
+    td_free(w->row);
+}
+
+td_status td_table_walk_begin(const td_table *t, td_table_walk **out)
+{
+    *out = td_calloc(1, sizeof **out);
+    if (!*out) return td_fail(TD_ERR_NOMEM, "no memory to go through a table");
+    (*out)->table = t;
+    return TD_OK;
+}
+
+void td_table_walk_end(td_table_walk *w)
+{
+    if (w) leave(w);
+    td_free(w);
 }
 
 td_status td_table_each_key(const td_table *t, td_table_each_key_fn *each, void *arg)
 {
-    for (int k = 0; k < PARTS; k++)
-        for (size_t at = 0; at <= t->parts[k].mask; at++) {
-            const td_entry *e = &t->parts[k].entries[at];
-            if (e->row == TD_TABLE_NONE) continue;
-            bool has = e->row < TD_TABLE_SIGHTED;
-            td_table_mark mark = {e->used, has ? 0 : e->row & ~TD_TABLE_SIGHTED};
-            if (has || mark.seen)
-                TD_TRY(each(arg, e->key, mark, has ? td_table_row(t, e->row) : NULL));
-        }
-    return t->tier.rows ? each_cold(t, each, arg) : TD_OK;
+    td_table_walk w = {.table = t};
+    td_status status = TD_OK;
+    for (bool more = true; more && status == TD_OK;)
+        status = td_table_walk_on(&w, each, arg, &more);
+    leave(&w);
+    return status;
 }
 
 typedef struct rows_only {
@@ -326,5 +371,15 @@ td_status td_table_put_key(td_table *t, uint64_t key, td_table_mark mark, const 
         if (e->row >= TD_TABLE_SIGHTED) e->row = TD_TABLE_SIGHTED | mark.seen;
     }
     td_table_probe(t, key, hash)->used = mark.used;
+    return TD_OK;
+}
+
+td_status td_table_adopt(td_table *t, const uint64_t *keys, const td_table_mark *marks,
+                         const float *rows, size_t count)
+{
+    size_t floats = td_table_row_floats(t);
+    if (t->tier.cold) return td_tier_adopt(t, keys, marks, rows, count);
+    for (size_t i = 0; i < count; i++)
+        TD_TRY(td_table_put_key(t, keys[i], marks[i], marks[i].seen ? NULL : rows + i * floats));
     return TD_OK;
 }

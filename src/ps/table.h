@@ -141,6 +141,21 @@ TD_MUST_CHECK td_status td_table_each_key(const td_table *table, td_table_each_k
                                           void *arg);
 TD_MUST_CHECK td_status td_table_put_key(td_table *table, uint64_t key, td_table_mark mark,
                                          const float *row);
+/* The same in portions, between which keys may be adopted (those may be given, too): some keys a
+ * call, a 64th of those in memory at most or some hundred of others. *more: false behind the last.
+ * Nothing else may happen to the table meanwhile. TD_ERR_NOMEM, what cold rows fail with, and what
+ * `each` fails with. */
+typedef struct td_table_walk td_table_walk;
+TD_MUST_CHECK td_status td_table_walk_begin(const td_table *table, td_table_walk **out);
+TD_MUST_CHECK td_status td_table_walk_on(td_table_walk *walk, td_table_each_key_fn *each, void *arg,
+                                         bool *more);
+void td_table_walk_end(td_table_walk *walk); /* NULL is fine */
+/* Takes keys in from another table, instead of what is there of them: their marks, and their rows
+ * [count][td_table_row_floats], which say nothing of those that have been seen only. Keys are all
+ * different. With a limit rows come as cold ones, so that none in memory makes way for them, and
+ * sightings for which there is no room are forgotten. As td_table_put_key. */
+TD_MUST_CHECK td_status td_table_adopt(td_table *table, const uint64_t *keys,
+                                       const td_table_mark *marks, const float *rows, size_t count);
 /* Rows of keys first to last, both among them, in ascending order, without keys that have none. In
  * passes: it takes memory for a 16th of the keys that there are. Also TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_table_range(const td_table *table, uint64_t first, uint64_t last,

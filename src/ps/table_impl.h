@@ -156,6 +156,10 @@ TD_MUST_CHECK td_status td_tier_evict(td_table *t, uint32_t least, size_t *gone)
 /* Takes out the copies of keys that `gone` says so of; the same. */
 TD_MUST_CHECK td_status td_tier_drop(td_table *t, td_table_gone_fn *gone, void *arg, size_t *rows);
 
+/* td_table_adopt of a table with a limit. */
+TD_MUST_CHECK td_status td_tier_adopt(td_table *t, const uint64_t *keys, const td_table_mark *marks,
+                                      const float *rows, size_t count);
+
 /* A walk through rows that are only cold. */
 TD_MUST_CHECK td_status td_tier_seek(const td_table *t, uint64_t first, td_cold_cursor *cursor);
 TD_MUST_CHECK td_status td_tier_next(const td_table *t, td_cold_cursor *cursor);

@@ -241,6 +241,70 @@ td_status td_tier_warm(td_table *t, const uint64_t *keys, size_t count)
     return t->tier.rows ? td_cold_get(t->tier.cold, t->tier.absent, absent, take_in, t) : TD_OK;
 }
 
+/* --- from another table --- */
+
+/* What is in memory of a key is the truth: true, it is there, and its row is this now; or it was
+ * seen only, and this is what is kept of that. */
+static bool adopt_hot(td_table *t, uint64_t key, td_table_mark mark, const float *row)
+{
+    uint64_t hash = td_table_mixed(key);
+    td_part *p = &t->parts[td_table_part(hash)];
+    td_entry *e = td_table_probe(t, key, hash);
+    if (e->row < TD_TABLE_SIGHTED) {
+        if (mark.seen) return true;
+        memcpy(td_table_row(t, e->row), row, td_table_row_floats(t) * sizeof *row);
+        t->tier.marks[e->row] |= TD_ROW_MOVED;
+        e->used = mark.used;
+        return true;
+    }
+    if (e->row != TD_TABLE_NONE) td_table_take_out(t, p, (size_t)(e - p->entries));
+    if (!mark.seen) return false;
+    if (p->taken >= t->tier.quota) return true;
+    if (td_table_enter(t, key, hash, &e) == TD_OK)
+        *e = (td_entry){key, TD_TABLE_SIGHTED | mark.seen, mark.used};
+    else
+        td_error_clear();
+    return true;
+}
+
+static td_status count_found(void *arg, size_t i, uint32_t used, const void *row)
+{
+    (void)i, (void)used, (void)row;
+    ++*(size_t *)arg;
+    return TD_OK;
+}
+
+static td_status adopt_cold(td_table *t, const td_cold_row *rows, size_t count)
+{
+    uint64_t keys[CHUNK / 4];
+    size_t there = 0;
+    for (size_t i = 0; i < count; i++) {
+        keys[i] = rows[i].key;
+        if (rows[i].used < t->tier.oldest) t->tier.oldest = rows[i].used;
+    }
+    if (count) qsort(keys, count, sizeof *keys, ascending);
+    if (count && t->tier.rows) TD_TRY(td_cold_get(t->tier.cold, keys, count, count_found, &there));
+    if (count) TD_TRY(td_cold_put(t->tier.cold, rows, count));
+    t->tier.writes += count, t->tier.rows += count - there;
+    return TD_OK;
+}
+
+td_status td_tier_adopt(td_table *t, const uint64_t *keys, const td_table_mark *marks,
+                        const float *rows, size_t count)
+{
+    td_cold_row cold[CHUNK / 4];
+    size_t floats = td_table_row_floats(t), n = 0;
+    for (size_t i = 0; i < count; i++) {
+        const float *row = rows + i * floats;
+        if (!adopt_hot(t, keys[i], marks[i], row))
+            cold[n++] = (td_cold_row){.key = keys[i], .used = marks[i].used, .row = row};
+        if (n < CHUNK / 4) continue;
+        TD_TRY(adopt_cold(t, cold, n));
+        n = 0;
+    }
+    return adopt_cold(t, cold, n);
+}
+
 /* --- without bringing them in --- */
 
 typedef struct wanted {
