@@ -28,6 +28,8 @@ echo
 echo "# reading, one thread"
 "$build/bench/read_bench"
 
+[ -n "${ADULT:-}" ] && [ -n "${KDD99:-}" ] ||
+    echo "bench: without ADULT=FOLDER KDD99=FILE what is measured on those data is left out" >&2
 if [ -n "${ADULT:-}" ]; then # a folder with a9a, a9a.t, adult-train.csv, adult-test.csv; KDD99: its 10 % file
     echo
     echo "# logistic regression"

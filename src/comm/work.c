@@ -144,8 +144,7 @@ void td_worker_destroy(td_comm *comm)
 static td_status worker_of(td_comm *comm, td_worker **out)
 {
     *out = comm->worker;
-    if (comm->worker && comm->worker->started) return TD_OK;
-    if (comm->worker) return td_fail(TD_ERR_NOMEM, "the group's thread could not be started");
+    if (comm->worker) return TD_OK;
     if (comm->one_thread)
         return td_fail(TD_ERR_UNSUPPORTED, "this MPI may be called by one thread only: operations "
                                            "cannot run beside their rank");
@@ -174,8 +173,12 @@ static td_status worker_of(td_comm *comm, td_worker **out)
         status = td_fail(TD_ERR_NOMEM, "the group's thread could not be started");
     else
         w->started = true;
-    *out = w;
-    return td_comm_agree(comm, status);
+    status = td_comm_agree(comm, status);
+    if (status != TD_OK)
+        td_worker_destroy(comm); /* at all ranks, so that they may try again */
+    else
+        *out = w;
+    return status;
 }
 
 /* --- works --- */

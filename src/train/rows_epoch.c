@@ -115,7 +115,7 @@ td_status td_rows_tell_epoch(loop *l)
     double mine[3] = {l->epoch_loss, l->epoch_weight, l->epoch_correct}, all[3];
     counted is, want;
     bool known, whole = is_whole(l);
-    char fields[320], left[64] = "";
+    char fields[400], accuracy[64] = "", left[64] = "";
     memcpy(all, mine, sizeof all);
     TD_TRY(learnt(l, &is, &known));
     if (!l->exact) TD_TRY(td_comm_allreduce(l->comm, mine, all, 3, TD_F64, TD_SUM));
@@ -126,10 +126,12 @@ td_status td_rows_tell_epoch(loop *l)
     TD_TRY(expect(l, (l->state.step - 1) / l->per_epoch, &want));
     bool once = is.samples == want.samples && is.marks == want.marks;
     unsigned long long epoch = (l->state.step + l->per_epoch - 1) / l->per_epoch;
+    if (l->task->classes)
+        snprintf(accuracy, sizeof accuracy, "\"progressive_accuracy\":%.9g,", all[2] / all[1]);
     snprintf(fields, sizeof fields,
-             "\"epoch\":%llu,\"progressive_loss\":%.9g,\"weight\":%.9g,\"samples\":%llu,"
+             "\"epoch\":%llu,\"progressive_loss\":%.9g,%s\"weight\":%.9g,\"samples\":%llu,"
              "\"checksum\":\"%016llx\",\"each_once\":%s",
-             epoch, all[0] / all[1], all[1], (unsigned long long)is.samples,
+             epoch, all[0] / all[1], accuracy, all[1], (unsigned long long)is.samples,
              (unsigned long long)is.marks,
              !known || !whole ? "null"
              : once           ? "true"

@@ -20,6 +20,7 @@ BUILD = os.path.dirname(TANDEM)
 WORK = os.path.join(TOP, "work")
 FASHION = "/usr/share/datasets/fashion-mnist"
 SMALL = os.path.join(TOP, "small")
+CLICKS = os.path.join(TOP, "small.tsv")
 # What stands for other machines' names and for what takes long.
 SUBSTITUTES = {FASHION: SMALL, "/shared/fashion-mnist": SMALL, "/shared/": TOP + "/",
                "--hosts a:4,b:4,c:4 --spares 4": "--workers 2",
@@ -78,6 +79,8 @@ def set_up():
         script("mpiexec", f'exec "{MPIEXEC}" "$@"')
     write_images(SMALL, "train", 200)
     write_images(SMALL, "t10k", 50)
+    subprocess.run([TANDEM, "synth", "clicks", "--out", CLICKS, "--rows", "300", "--categories", "50"], check=True,
+                   stdout=subprocess.DEVNULL)
     with open(os.path.join(WORK, "job.yaml"), "w") as f:
         f.write(read("examples/softmax.yaml").replace(FASHION, SMALL))
 
@@ -86,7 +89,7 @@ def small(command):
     names = "|".join(map(re.escape, SUBSTITUTES))
     command = re.sub(names, lambda match: SUBSTITUTES[match[0]], command)
     if "examples/" in command:
-        command += f" --set data.path={SMALL} --set train.steps=2"
+        command += f" --set data.path={CLICKS if 'clicks' in command else SMALL} --set train.steps=2"
     return command
 
 
@@ -106,6 +109,10 @@ def shape(line):
 
 
 class Documents(unittest.TestCase):
+    def tearDown(self):  # a document begins where nothing has been written
+        if os.path.exists(os.path.join(WORK, "clicks.tsv")):
+            os.remove(os.path.join(WORK, "clicks.tsv"))
+
     def check_output(self, line, output):
         got = {shape(part) for part in output.splitlines()}
         labels = {part.split("  ")[0] for part in output.splitlines()}
