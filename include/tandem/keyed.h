@@ -10,7 +10,8 @@
  *
  * Where ranks are threads of one process, who asks calls the server's function itself, under the
  * server's lock, and no message is sent. Elsewhere a server serves from a thread of its own, also
- * while its rank computes. Processes of one host put requests and answers into memory that they
+ * while its rank computes; where cores are fewer than such threads, from within the waits of its
+ * rank, too. Processes of one host put requests and answers into memory that they
  * share, where a request lies until it has been waited for. Between hosts a request costs, for each
  * other rank that owns keys of it, 2 messages there (values of more than 16 KiB: 3) and 1 back (2
  * with values); 8 bytes a key besides the values, 16 where parts differ in size. */

@@ -281,6 +281,7 @@ typedef struct waiting {
     td_keyed *keyed;
     td_ticket *ticket;
     int missing; /* rank, or -1 */
+    bool serves; /* others meanwhile */
 } waiting;
 
 static td_status test_ticket(void *arg, bool *done)
@@ -288,6 +289,7 @@ static td_status test_ticket(void *arg, bool *done)
     waiting *w = arg;
     w->missing = -1;
     *done = true;
+    if (w->serves) td_keyed_serve_some(w->keyed);
     try_desks(w->keyed);
     for (int s = 0; s < w->ticket->share_count; s++) {
         td_share *h = &w->ticket->shares[s];
@@ -360,13 +362,29 @@ static td_status verdict(const td_keyed *k, const td_ticket *t)
     return TD_OK;
 }
 
+static td_status wait_only(td_keyed *k, waiting *w)
+{
+    return td_comm_wait(k->comm, -1, bell_of(k, w->ticket), test_ticket, missing_server, w);
+}
+
+/* The service sleeps meanwhile: this thread takes its core. */
+static td_status wait_and_serve(td_keyed *k, waiting *w)
+{
+    k->comm->crowded = k->ranks_crowd;
+    td_keyed_answers_itself(k);
+    td_status status = wait_only(k, w);
+    td_keyed_answers_no_more(k);
+    k->comm->crowded = true;
+    return status;
+}
+
 static td_status wait_ticket(td_keyed *k, td_ticket **place)
 {
     td_ticket *t = *place;
-    waiting w = {k, t, -1};
+    waiting w = {k, t, -1, k->service && k->comm->crowded && td_keyed_asked_bell(k)};
     td_note note = {TD_DOES_PUSH + (int)t->does - 1, t->bytes, -1, -1, -1};
     struct td_record *record = td_comm_begin(k->comm, &note);
-    td_status status = td_comm_wait(k->comm, -1, bell_of(k, t), test_ticket, missing_server, &w);
+    td_status status = w.serves ? wait_and_serve(k, &w) : wait_only(k, &w);
     if (status != TD_OK) {
         break_off(k);
         cancel(k, t);
@@ -395,7 +413,7 @@ static td_ticket **find(td_keyed *k, uint64_t number)
 bool td_keyed_done(td_keyed *k, uint64_t ticket)
 {
     bool done = true;
-    waiting w = {k, k ? *find(k, ticket) : NULL, -1};
+    waiting w = {k, k ? *find(k, ticket) : NULL, -1, false};
     if (!w.ticket) return true;
     td_status status = test_ticket(&w, &done);
     int64_t now = done ? 0 : td_clock_ns();

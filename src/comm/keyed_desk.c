@@ -36,7 +36,7 @@ td_keyed_turn td_keyed_call(td_keyed_desk *desk, bool waits, td_keyed_request *r
     if (turn == TD_KEYED_SERVED) {
         status = k->config.serve(k->config.user, request);
         if (status != TD_OK && request->out) memset(request->out, 0, request->bytes);
-        if (desk->bell) td_bell_ring(desk->bell);
+        if (desk->bell && atomic_load(&desk->put_off)) td_bell_ring(desk->bell);
     }
     pthread_mutex_unlock(&desk->lock);
     answer->status = (int32_t)status;
@@ -87,6 +87,7 @@ static td_status open_desks(td_keyed *k)
     k->own = desk_at_hand(k, c->rank);
     init_lock(&k->own->lock);
     atomic_init(&k->own->finished, false);
+    atomic_init(&k->own->put_off, false);
     k->own->keyed = k;
     for (int s = 0; s < k->config.server_count; s++) k->desk_of[s] = desk_at_hand(k, k->servers[s]);
     return TD_OK;
@@ -226,6 +227,7 @@ static td_status begin(td_keyed *k)
     /* Where some ranks serve, they ask little; where all do, each has two threads that work. */
     int each = k->config.server_count < c->size ? 1 : 2;
     c->crowded = sysconf(_SC_NPROCESSORS_ONLN) < each * c->local_size;
+    k->ranks_crowd = sysconf(_SC_NPROCESSORS_ONLN) < c->local_size;
     TD_TRY(open_desks(k));
     TD_TRY(td_keyed_rooms_open(k));
     td_status status = TD_OK;

@@ -42,7 +42,8 @@ typedef struct td_keyed_answer {
 typedef struct td_keyed_desk {
     pthread_mutex_t lock; /* held while the function runs */
     td_keyed *keyed;      /* guarded by lock; NULL: its rank has gone */
-    td_bell *bell;        /* rung when something has been served, or NULL */
+    td_bell *bell; /* rung when something has been served while requests are put off, or NULL */
+    atomic_bool put_off;  /* some are */
     atomic_bool finished; /* its rank asks no more */
     char pad[64];
 } td_keyed_desk;
@@ -67,6 +68,7 @@ struct td_keyed {
     int64_t looked_at; /* ns: after the group, whether all of it lives */
     int64_t asked_at;  /* ns: after who was missing, by td_keyed_done */
     bool broken, finished;
+    bool ranks_crowd; /* there are more ranks than cores, threads that serve aside */
 };
 
 static inline size_t td_keyed_body(const td_keyed_head *head)
@@ -98,6 +100,9 @@ void td_keyed_give_up(td_keyed *k);
 td_bell *td_keyed_service_bell(const td_keyed *k);
 /* Begins to serve this rank's keys. */
 TD_MUST_CHECK td_status td_keyed_serve_begin(td_keyed *k);
+/* Answers what has been asked in rooms, unless the service does so just now. By the rank's own
+ * thread. */
+void td_keyed_serve_some(td_keyed *k);
 /* `patiently`: when all other ranks have said that they will ask no more; else at once. */
 TD_MUST_CHECK td_status td_keyed_serve_end(td_keyed *k, bool patiently);
 

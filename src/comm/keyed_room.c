@@ -23,10 +23,11 @@ _Static_assert(sizeof(td_keyed_pair) <= PAGE, "a pair's head is a page");
 typedef struct td_keyed_rooms rooms;
 
 typedef struct line { /* of a rank of the host */
-    int32_t pid, fd, works, unused;
+    int32_t pid, fd, works;
+    atomic_int answers_itself;
     uint64_t mark;
-    td_bell bell;
-    char pad[128 - 24 - sizeof(td_bell)];
+    td_bell answered, asked;
+    char pad[128 - 24 - 2 * sizeof(td_bell)];
 } line;
 _Static_assert(sizeof(line) == 128, "lines do not share a pair of cache lines");
 
@@ -193,7 +194,12 @@ td_keyed_pair *td_keyed_pair_of(const td_keyed *k, int rank)
 
 td_bell *td_keyed_room_bell(const td_keyed *k)
 {
-    return k->rooms && k->rooms->works ? &k->rooms->lines[own(k)].bell : NULL;
+    return k->rooms && k->rooms->works ? &k->rooms->lines[own(k)].answered : NULL;
+}
+
+td_bell *td_keyed_asked_bell(const td_keyed *k)
+{
+    return k->rooms && k->rooms->works ? &k->rooms->lines[own(k)].asked : NULL;
 }
 
 /* --- who asks --- */
@@ -212,9 +218,10 @@ td_keyed_slot *td_keyed_take(td_keyed_pair *pair)
 void td_keyed_ask(td_keyed *k, int server, td_keyed_slot *slot)
 {
     slot->number = ++td_keyed_pair_with(k, server)->asked;
+    line *its = &k->rooms->lines[k->rooms->number[k->servers[server]]];
     atomic_store_explicit(&slot->written, 0, memory_order_relaxed);
-    atomic_store_explicit(&slot->state, TD_SLOT_ASKED, memory_order_release);
-    td_bell_ring(&k->rooms->lines[k->rooms->number[k->servers[server]]].bell);
+    atomic_store(&slot->state, TD_SLOT_ASKED); /* before the look at who answers */
+    td_bell_ring(atomic_load(&its->answers_itself) ? &its->answered : &its->asked);
 }
 
 void td_keyed_release(td_keyed_slot *slot)
@@ -242,7 +249,7 @@ void td_keyed_rooms_goodbye(td_keyed *k)
         td_keyed_pair *pair = td_keyed_pair_with(k, s);
         if (!pair) continue;
         atomic_store(&pair->gone, 1);
-        td_bell_ring(&k->rooms->lines[k->rooms->number[k->servers[s]]].bell);
+        td_bell_ring(&k->rooms->lines[k->rooms->number[k->servers[s]]].asked);
     }
 }
 
@@ -260,6 +267,22 @@ td_keyed_slot *td_keyed_asked(td_keyed_pair *pair)
     return NULL;
 }
 
+void td_keyed_answers_itself(td_keyed *k)
+{
+    atomic_store(&k->rooms->lines[own(k)].answers_itself, 1);
+}
+
+/* Who asks behind this store rings for the service, and what was asked before is seen here. */
+void td_keyed_answers_no_more(td_keyed *k)
+{
+    bool asked = false;
+    atomic_store(&k->rooms->lines[own(k)].answers_itself, 0);
+    for (int l = 0; l < k->comm->local_size; l++)
+        for (int s = 0; s < TD_KEYED_SLOTS && k->rooms->of[l]; s++)
+            asked = asked || atomic_load(&k->rooms->of[l]->slot[s].state) == TD_SLOT_ASKED;
+    if (asked) td_bell_ring(td_keyed_asked_bell(k));
+}
+
 void td_keyed_put_off(td_keyed_slot *slot)
 {
     atomic_store_explicit(&slot->state, TD_SLOT_ASKED, memory_order_release);
@@ -269,7 +292,7 @@ void td_keyed_reply(td_keyed *k, int rank, td_keyed_slot *slot)
 {
     td_keyed_pair_of(k, rank)->served++;
     atomic_store_explicit(&slot->state, TD_SLOT_ANSWERED, memory_order_release);
-    td_bell_ring(&k->rooms->lines[k->rooms->number[rank]].bell);
+    td_bell_ring(&k->rooms->lines[k->rooms->number[rank]].answered);
 }
 
 void td_keyed_wrote(const td_keyed_request *request, size_t bytes)
@@ -278,7 +301,7 @@ void td_keyed_wrote(const td_keyed_request *request, size_t bytes)
     if (!p) return;
     if (bytes > request->bytes) bytes = request->bytes; /* no more are copied than there are */
     atomic_store_explicit(&p->slot->written, bytes, memory_order_release);
-    td_bell_ring(&p->keyed->rooms->lines[p->keyed->rooms->number[p->rank]].bell);
+    td_bell_ring(&p->keyed->rooms->lines[p->keyed->rooms->number[p->rank]].answered);
 }
 
 /* --- what lies in a slot --- */

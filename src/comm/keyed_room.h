@@ -5,7 +5,9 @@
  * host, and each of those maps that part of it. A pair has SLOTS places for requests, as large as a
  * request may be: addresses alone, until something is written there. The slot that is free and has
  * the lowest number is taken, so that as few as can be hold memory; its pages stay until the
- * channel goes. What happens is told by two bells, one at each side.
+ * channel goes. Each rank has two bells: one that its requests are answered by, and one that its
+ * service is asked by. Where ranks outnumber cores a server's rank answers others itself while it
+ * waits for what it has asked, so that no core changes hands: then it is asked by the first, too.
  *
  * Values that lie together in memory of td_comm_alloc are read, and written, where they lie.
  *
@@ -72,7 +74,9 @@ void td_keyed_release(td_keyed_slot *slot);
 bool td_keyed_withdraw(const td_keyed *k, int server, td_keyed_slot *slot, int64_t until);
 /* Its rank asks no more of any server that it has a pair with. */
 void td_keyed_rooms_goodbye(td_keyed *k);
-td_bell *td_keyed_room_bell(const td_keyed *k); /* this rank's; NULL: no rooms */
+/* This rank's bell for answers, and for what is asked of it; NULL: no rooms. */
+td_bell *td_keyed_room_bell(const td_keyed *k);
+td_bell *td_keyed_asked_bell(const td_keyed *k);
 
 /* --- who answers --- */
 
@@ -80,6 +84,9 @@ td_bell *td_keyed_room_bell(const td_keyed *k); /* this rank's; NULL: no rooms *
 td_keyed_slot *td_keyed_asked(td_keyed_pair *pair);
 void td_keyed_put_off(td_keyed_slot *slot);
 void td_keyed_reply(td_keyed *k, int rank, td_keyed_slot *slot);
+/* Between the two this rank's own thread answers, and its service is not woken. */
+void td_keyed_answers_itself(td_keyed *k);
+void td_keyed_answers_no_more(td_keyed *k);
 /* What td_keyed_wrote is told of. */
 typedef struct td_keyed_progress {
     td_keyed *keyed;

@@ -2,7 +2,9 @@
  * messages.
  *
  * Of each other rank one request is in hand at a time: its head, then the rest of it, then the
- * answer on its way back. Rooms grow to the largest request seen and are kept. */
+ * answer on its way back. Rooms grow to the largest request seen and are kept.
+ *
+ * What is asked in rooms the rank itself may answer, too, while it waits (td_keyed_serve_some). */
 #include "comm/keyed_room.h"
 
 #include "base/alloc.h"
@@ -36,11 +38,12 @@ struct td_keyed_service {
     pthread_t thread;
     client *clients; /* [count] */
     int count;
-    atomic_int ending; /* 1: when all clients are gone, 2: at once */
+    pthread_mutex_t lock; /* held while clients are looked at */
+    atomic_int ending;    /* 1: when all clients are gone, 2: at once */
     int64_t ending_ns;
     td_status status;
     char sentence[512];
-    bool moved;
+    bool moved, put_off;  /* in this look */
     td_mappings mappings; /* of askers' memory */
 };
 
@@ -120,6 +123,7 @@ static td_status answer(td_keyed_service *s, client *c, bool *served)
     c->requests = 0;
     *served = td_keyed_call(s->keyed->own, true, &request, &c->answer) == TD_KEYED_SERVED;
     c->state = *served ? ANSWERING : PUT_OFF;
+    s->put_off = s->put_off || !*served;
     if (!*served) return TD_OK;
     TD_TRY(send(s, c, &c->answer, sizeof c->answer, TD_TAG_KEYED + 3));
     return h->out_bytes ? send(s, c, c->out.data, h->out_bytes, TD_TAG_KEYED + 4) : TD_OK;
@@ -177,6 +181,7 @@ static void answer_in_room(td_keyed_service *s, client *c)
         fail_in_room(slot, found);
     } else if (td_keyed_call(s->keyed->own, true, &request, &slot->answer) != TD_KEYED_SERVED) {
         td_keyed_put_off(slot);
+        s->put_off = true;
         return;
     }
     td_keyed_reply(s->keyed, c->rank, slot);
@@ -209,16 +214,40 @@ static td_status advance(td_keyed_service *s, client *c)
 
 /* --- the thread --- */
 
+/* One round; *left: clients that may ask yet, the last of whom is *waited_for. */
+static td_status look_at_clients(td_keyed_service *s, int *left, int *waited_for)
+{
+    td_status status = TD_OK;
+    s->moved = s->put_off = false;
+    for (int k = 0; k < s->count && status == TD_OK; k++) {
+        client *c = &s->clients[k];
+        if (c->state != GONE) status = advance(s, c);
+        if (c->state != GONE) ++*left, *waited_for = c->rank;
+    }
+    atomic_store(&s->keyed->own->put_off, s->put_off);
+    return status;
+}
+
+void td_keyed_serve_some(td_keyed *k)
+{
+    td_keyed_service *s = k->service;
+    if (pthread_mutex_trylock(&s->lock) != 0) return;
+    for (int c = 0; c < s->count; c++)
+        if (s->clients[c].pair && s->clients[c].state != GONE) answer_in_room(s, &s->clients[c]);
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* *done: something has moved, or there is nothing left to do. */
 static td_status test_clients(void *arg, bool *done)
 {
     td_keyed_service *s = arg;
     int ending = atomic_load(&s->ending), left = 0, waited_for = -1;
-    s->moved = false;
-    for (int k = 0; k < s->count && ending < 2; k++) {
-        client *c = &s->clients[k];
-        if (c->state != GONE) TD_TRY(advance(s, c));
-        if (c->state != GONE) left++, waited_for = c->rank;
+    td_status status = TD_OK;
+    if (ending < 2) {
+        pthread_mutex_lock(&s->lock);
+        status = look_at_clients(s, &left, &waited_for);
+        pthread_mutex_unlock(&s->lock);
+        TD_TRY(status);
     }
     *done = s->moved || ending == 2 || (ending && !left);
     if (!ending || *done) return TD_OK;
@@ -249,7 +278,7 @@ td_bell *td_keyed_service_bell(const td_keyed *k)
         rooms = rooms || pair;
     }
     if (messages && rooms) return NULL;
-    return rooms ? td_keyed_room_bell(k) : k->comm->ops->bell(k->comm);
+    return rooms ? td_keyed_asked_bell(k) : k->comm->ops->bell(k->comm);
 }
 
 static void *serve_main(void *arg)
@@ -293,6 +322,7 @@ td_status td_keyed_serve_begin(td_keyed *k)
     s->comm.recorder = NULL;
     s->comm.deadline_ms = INT64_MAX / 2000000; /* a server may be idle for long */
     atomic_init(&s->ending, 0);
+    pthread_mutex_init(&s->lock, NULL);
     if (pthread_create(&s->thread, NULL, serve_main, s) != 0) {
         td_free(s), td_free(clients);
         return td_fail(TD_ERR_NOMEM, "the thread that serves keyed parts could not be started");
@@ -318,6 +348,7 @@ td_status td_keyed_serve_end(td_keyed *k, bool patiently)
         td_free(s->clients[c].out.data);
     }
     td_mappings_free(&s->mappings);
+    pthread_mutex_destroy(&s->lock);
     td_free(s->clients); /* with the heads */
     td_free(s);
     return status;
