@@ -242,14 +242,15 @@ static td_status test_clients(void *arg, bool *done)
 {
     td_keyed_service *s = arg;
     int ending = atomic_load(&s->ending), left = 0, waited_for = -1;
-    td_status status = TD_OK;
+    bool moved = false;
     if (ending < 2) {
         pthread_mutex_lock(&s->lock);
-        status = look_at_clients(s, &left, &waited_for);
+        td_status status = look_at_clients(s, &left, &waited_for);
+        moved = s->moved;
         pthread_mutex_unlock(&s->lock);
         TD_TRY(status);
     }
-    *done = s->moved || ending == 2 || (ending && !left);
+    *done = moved || ending == 2 || (ending && !left);
     if (!ending || *done) return TD_OK;
     int64_t now = td_clock_ns();
     if (!s->ending_ns) s->ending_ns = now;
@@ -324,6 +325,7 @@ td_status td_keyed_serve_begin(td_keyed *k)
     atomic_init(&s->ending, 0);
     pthread_mutex_init(&s->lock, NULL);
     if (pthread_create(&s->thread, NULL, serve_main, s) != 0) {
+        pthread_mutex_destroy(&s->lock);
         td_free(s), td_free(clients);
         return td_fail(TD_ERR_NOMEM, "the thread that serves keyed parts could not be started");
     }
