@@ -102,6 +102,13 @@ def metrics(run):
         return [json.loads(line) for line in f]
 
 
+def area(scores, positive):
+    """Under the ROC curve: the share of pairs in the right order, ties half."""
+    pairs = [(a > b) + (a == b) / 2 for a, p in zip(scores, positive) if p
+             for b, q in zip(scores, positive) if not q]
+    return sum(pairs) / len(pairs)
+
+
 def main():
     """Runs the tests of the script that was started."""
     os.makedirs(DATA)

@@ -3,6 +3,7 @@ and its rows."""
 import hashlib
 import json
 import os
+import re
 import struct
 
 from harness import MPIEXEC, TOP, listing, metrics, new_run, ranks, tandem
@@ -103,3 +104,14 @@ def export(run, *words, form="tsv"):
     path = os.path.join(TOP, f"rows-{os.path.basename(run)}{''.join(words)}.{form}")
     tandem("export", "--run", run, "--out", path, "--overwrite", "--quiet", *words)
     return path
+
+
+def text_rows(path):
+    """{key: numbers} of a .tsv file, and its columns."""
+    with open(path) as f:
+        head, *lines, last = f.read().splitlines()
+    assert re.match(rf"# {len(lines)} rows of \w+ .*bits=\d+ hash-seed=\d+$", last), last
+    rows = [line.split("\t") for line in lines]
+    keys = [int(row[0]) for row in rows]
+    assert keys == sorted(set(keys))
+    return {key: list(map(float, row[1:])) for key, row in zip(keys, rows)}, head.split("\t")

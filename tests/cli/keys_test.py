@@ -14,8 +14,8 @@ import time
 import unittest
 
 from harness import DATA, MPIEXEC, SHORT, TANDEM, main, metrics, new_run, ranks, tandem
-from keys import (ROWS, SOME, ULFM, clicks, event, export, floats, job, place, ps, recovering, rows_of, told, train,
-                  weights, write)
+from keys import (ROWS, SOME, ULFM, clicks, event, export, floats, job, place, ps, recovering, rows_of, text_rows, told,
+                  train, weights, write)
 
 KINDS = ["linear", "fm", "ffm", "dlrm"]
 
@@ -401,17 +401,6 @@ class Clocks(unittest.TestCase):
             for servers in (0, 1):
                 run = train(*ps(1, servers=servers, clock=clock), prefix=ranks(3))
                 self.assertAlmostEqual(progressive(run), want, delta=0.1, msg=clock)
-
-
-def text_rows(path):
-    """{key: numbers} of a .tsv file, and its columns."""
-    with open(path) as f:
-        head, *lines, last = f.read().splitlines()
-    assert re.match(rf"# {len(lines)} rows of \w+ .*bits=\d+ hash-seed=\d+$", last), last
-    rows = [line.split("\t") for line in lines]
-    keys = [int(row[0]) for row in rows]
-    assert keys == sorted(set(keys))
-    return {key: list(map(float, row[1:])) for key, row in zip(keys, rows)}, head.split("\t")
 
 
 def as_of_another_tool(path):

@@ -6,14 +6,7 @@ import os
 import random
 import unittest
 
-from harness import TOP, main, new_run, tandem
-
-
-def area(scores, positive):
-    """Under the ROC curve: the share of pairs in the right order, ties half."""
-    pairs = [(a > b) + (a == b) / 2 for a, p in zip(scores, positive) if p
-             for b, q in zip(scores, positive) if not q]
-    return sum(pairs) / len(pairs)
+from harness import TOP, area, main, new_run, tandem
 
 
 class Tables(unittest.TestCase):

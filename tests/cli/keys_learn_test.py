@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""What models over tables learn and say of themselves, against the same computed here from their definitions."""
+import json
+import math
+import random
+import unittest
+from collections import defaultdict
+
+from harness import area, main, tandem
+from keys import clicks, event, export, place, ps, text_rows, train, write
+
+BATCH, RATE, BIAS = 16, 0.5, 2**64 - 2
+
+
+class Scores(unittest.TestCase):
+    """The command eval from what predict says and from the file's labels."""
+
+    def test_of_clicks(self):
+        data = clicks(rows=2000)
+        with open(data) as f:
+            head, *lines = f.readlines()
+        other = write("some.tsv", "".join([head, *lines[:1200]]))
+        positive = [line.startswith("1\t") for line in lines[:1200]]
+        for model in ("linear", "fm"):
+            run = train(*ps(2, servers=1), "--optimizer", "adagrad", model=model, data=data)
+            said = json.loads(tandem("eval", "--run", run, "--data", other, "--json").stdout)
+            share = [float(line) for line in tandem("predict", "--run", run, "--data", other, "--proba").stdout.split()]
+            self.assertEqual(len(share), len(positive))
+            loss = -sum(math.log(p if y else 1 - p) for p, y in zip(share, positive)) / len(share)
+            right = sum((p > 0.5) == y for p, y in zip(share, positive)) / len(share)
+            for name, want, within in (("calibration", sum(share) / sum(positive), 5e-6), ("loss", loss, 5e-6),
+                                       ("accuracy", right, 1e-6), ("auc", area(share, positive), 2e-4)):
+                self.assertAlmostEqual(said[name], want, delta=within, msg=(model, name))
+
+
+def drawn(count):
+    """Samples [label, {index: value}] that a plane parts, but for some."""
+    draw, samples = random.Random(6), []
+    plane = [draw.gauss(0, 1) for _ in range(30)]
+    for _ in range(count):
+        row = {index: round(draw.uniform(-2, 2), 3) for index in sorted(draw.sample(range(30), 5))}
+        score = sum(plane[index] * value for index, value in row.items())
+        samples.append([int(score + draw.gauss(0, 1) > 0), row])
+    return samples
+
+
+def learn(samples, epochs, decay=0.0, push=1, fetch=1):
+    """Progressive losses and rows of one worker's linear model, whose copy moves ahead of the rows that servers have
+    until it is fetched anew."""
+    rows, copy, moved, losses, step = defaultdict(float), {}, defaultdict(float), [], 0
+    for _ in range(epochs):
+        loss = 0
+        for at in range(0, len(samples), BATCH):
+            batch, gradient = samples[at:at + BATCH], defaultdict(float)
+            if step % fetch == 0:
+                copy.clear()
+            for label, row in batch:
+                entries = [*row.items(), (BIAS, 1)]
+                for key, _ in entries:
+                    copy.setdefault(key, rows[key])
+                share = 1 / (1 + math.exp(-sum(copy[key] * x for key, x in entries)))
+                loss -= math.log(share if label else 1 - share)
+                for key, x in entries:
+                    gradient[key] += (share - label) * x / len(batch)
+            for key, slope in gradient.items():
+                copy[key] -= RATE * (slope + decay * copy[key])
+                moved[key] += slope
+            step += 1
+            if step % push and at + BATCH < len(samples):
+                continue
+            for key, slope in moved.items():
+                rows[key] -= RATE * (slope + decay * rows[key])
+            moved.clear()
+        losses.append(loss / len(samples))
+    return losses, rows
+
+
+class Steps(unittest.TestCase):
+    """A linear model's, of one worker, in the order of the file."""
+
+    def setUp(self):
+        self.samples = drawn(16 * BATCH + 5)
+        self.data = write("plane.svm", "".join(
+            f"{label} {' '.join(f'{i}:{x}' for i, x in row.items())}\n" for label, row in self.samples))
+
+    def same(self, way, *words, **how):
+        run = train(*way, *words, "--batch", str(BATCH), "--lr", str(RATE), "--shuffle", "none", "--normalise", "none",
+                    "--index-base", "-1", model="linear", data=self.data)
+        losses, rows = learn(self.samples, 2, **how)
+        told = [line["progressive_loss"] for line in event(run, "epoch")]
+        self.assertEqual(len(told), len(losses))
+        for got, want in zip(told, losses):
+            self.assertAlmostEqual(got, want, delta=1e-6, msg=(way, words))
+        got, _ = text_rows(export(run))
+        self.assertEqual(got.keys(), rows.keys())
+        for key, row in got.items():
+            self.assertAlmostEqual(row[0], rows[key], delta=1e-6, msg=(way, words, key))
+
+    def test_losses_are_of_batches_before_they_are_learnt(self):
+        for way in (["--workers", "3"], ps(1), ps(1, servers=2, clock="asp")):
+            self.same(way)
+        self.same(ps(1, servers=1, clock="ssp:2"), "--weight-decay", "0.05", decay=0.05)
+
+    def test_copies_that_push_and_fetch(self):
+        way = ["--strategy", "downpour", *place(1, servers=1)]
+        for push, fetch in ((1, 1), (2, 3), (3, 2)):
+            self.same(way, "--push-every", str(push), "--fetch-every", str(fetch), "--weight-decay", "0.05", push=push,
+                      fetch=fetch, decay=0.05)
+
+
+if __name__ == "__main__":
+    main()
