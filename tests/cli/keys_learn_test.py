@@ -44,15 +44,15 @@ def drawn(count):
     return samples
 
 
-def learn(samples, epochs, decay=0.0, push=1, fetch=1):
-    """Progressive losses and rows of one worker's linear model, whose copy moves ahead of the rows that servers have
-    until it is fetched anew."""
+def learn(samples, epochs, decay=0.0, push=1, fetch=1, elastic=0.0):
+    """Progressive losses and rows of one worker's linear model. A copy is drawn to the servers' rows and they to it
+    where `elastic` is given, else moves ahead of them until it is fetched anew."""
     rows, copy, moved, losses, step = defaultdict(float), {}, defaultdict(float), [], 0
     for _ in range(epochs):
         loss = 0
         for at in range(0, len(samples), BATCH):
             batch, gradient = samples[at:at + BATCH], defaultdict(float)
-            if step % fetch == 0:
+            if not elastic and step % fetch == 0:
                 copy.clear()
             for label, row in batch:
                 entries = [*row.items(), (BIAS, 1)]
@@ -69,7 +69,12 @@ def learn(samples, epochs, decay=0.0, push=1, fetch=1):
             if step % push and at + BATCH < len(samples):
                 continue
             for key, slope in moved.items():
-                rows[key] -= RATE * (slope + decay * rows[key])
+                if elastic:
+                    apart = elastic * (copy[key] - rows[key])
+                    copy[key] -= apart
+                    rows[key] += apart
+                else:
+                    rows[key] -= RATE * (slope + decay * rows[key])
             moved.clear()
         losses.append(loss / len(samples))
     return losses, rows
@@ -106,6 +111,14 @@ class Steps(unittest.TestCase):
         for push, fetch in ((1, 1), (2, 3), (3, 2)):
             self.same(way, "--push-every", str(push), "--fetch-every", str(fetch), "--weight-decay", "0.05", push=push,
                       fetch=fetch, decay=0.05)
+
+    def test_copies_and_centre_are_drawn_to_each_other(self):
+        way = ["--strategy", "easgd", *place(1, servers=1)]
+        for push in (1, 2, 3):
+            self.same(way, "--push-every", str(push), "--elastic", "0.3", push=push, elastic=0.3)
+        self.same(way, "--push-every", "3", "--elastic", "0.3", "--weight-decay", "0.05", push=3, elastic=0.3,
+                  decay=0.05)
+        self.same(way, "--push-every", "2", push=2, elastic=0.9)
 
 
 if __name__ == "__main__":
