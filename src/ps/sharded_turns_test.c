@@ -1,0 +1,232 @@
+/* Workers of a table that move one at a time, in an order that all ranks know: what each reads,
+ * from servers or from what it keeps, and how stale that is, against the clocks' definitions. A
+ * worker that has to wait is answered when the push has come that it waits for, and sees it. */
+#include "ps/sums_test.h"
+
+#include "base/clock.h"
+#include "base/rng.h"
+#include "ps/sharded_impl.h"
+
+enum { MOST = 8, KEYS = 40, SOME = 6, BURST = 60 };
+
+typedef struct trial {
+    const char *clock;
+    int servers; /* the last ranks; 0: all */
+    int replicas;
+} trial;
+
+typedef struct kept {
+    bool there;
+    uint64_t clock, others;
+    float row;
+} kept;
+
+/* What all ranks know of all. */
+typedef struct script {
+    td_comm *c;
+    td_sharded *s;
+    td_clock clock;
+    td_rng rng;
+    int size, me, servers;
+    uint64_t pushed[MOST];
+    float row[KEYS];
+    kept kept[MOST][KEYS];
+    uint64_t reads[TD_STALENESS_BINS], writes[TD_STALENESS_BINS];
+    uint64_t cached, asked, waited;
+} script;
+
+typedef struct reading {
+    uint64_t keys[SOME];
+    float got[SOME], want[SOME];
+    bool fresh[SOME]; /* among what is kept */
+    int missing;
+    double others; /* the sum of their ages' */
+} reading;
+
+static uint64_t slowest(const script *x)
+{
+    uint64_t least = x->pushed[0];
+    for (int w = 1; w < x->size; w++)
+        if (x->pushed[w] < least) least = x->pushed[w];
+    return least;
+}
+
+static uint64_t others(const script *x, int worker)
+{
+    uint64_t sum = 0;
+    for (int w = 0; w < x->size; w++) sum += w == worker ? 0 : x->pushed[w];
+    return sum;
+}
+
+/* Whether the other has pushed often enough for the worker to go on. */
+static bool suffices(const script *x, int worker, int other)
+{
+    if (x->clock.kind == TD_CLOCK_ASP) return true;
+    return x->pushed[other] + x->clock.bound >= x->pushed[worker];
+}
+
+static bool may_go_on(const script *x, int worker)
+{
+    bool all = true;
+    for (int w = 0; w < x->size; w++) all = all && suffices(x, worker, w);
+    return all;
+}
+
+static uint64_t lag(uint64_t clock, uint64_t of)
+{
+    return clock > of ? clock - of : 0;
+}
+
+static void count(uint64_t bins[TD_STALENESS_BINS], uint64_t clocks, uint64_t reads)
+{
+    uint64_t last = TD_STALENESS_BINS - 1; /* and all beyond */
+    bins[clocks > last ? last : clocks] += reads;
+}
+
+/* Different ones. */
+static void some_keys(script *x, uint64_t keys[SOME])
+{
+    uint64_t first = td_rng_below(&x->rng, KEYS), by = 1 + 2 * td_rng_below(&x->rng, 2);
+    for (uint64_t k = 0; k < SOME; k++) keys[k] = (first + k * by) % KEYS;
+}
+
+/* --- reading --- */
+
+static td_status begin(script *x, int worker, reading *r)
+{
+    uint64_t clock = x->pushed[worker];
+    *r = (reading){0};
+    some_keys(x, r->keys);
+    for (int k = 0; k < SOME; k++) {
+        const kept *had = &x->kept[worker][r->keys[k]];
+        r->fresh[k] = had->there && had->clock + x->clock.bound >= clock;
+        r->missing += !r->fresh[k];
+        if (!r->fresh[k]) continue;
+        r->want[k] = had->row, r->others += (double)had->others;
+        count(x->reads, lag(clock, had->clock), 1);
+        x->cached++;
+    }
+    return worker == x->me ? td_sharded_fetch(x->s, r->keys, SOME, 0, r->got) : TD_OK;
+}
+
+static td_status end(script *x, int worker, reading *r)
+{
+    td_comm *c = x->c;
+    for (int k = 0; k < SOME; k++) {
+        uint64_t key = r->keys[k];
+        if (r->fresh[k]) continue;
+        r->want[k] = x->row[key], r->others += (double)others(x, worker);
+        x->kept[worker][key] =
+            (kept){x->clock.bound > 0, slowest(x), others(x, worker), x->row[key]};
+        count(x->reads, lag(x->pushed[worker], slowest(x)), 1);
+        x->asked++;
+    }
+    if (worker != x->me) return TD_OK;
+    TD_TRY(td_sharded_fetched(x->s));
+    for (int k = 0; k < SOME; k++) CHECK(r->got[k] == r->want[k]);
+    return TD_OK;
+}
+
+/* --- a step --- */
+
+static td_status push(script *x, int worker, const reading *r)
+{
+    uint64_t keys[SOME], size = (uint64_t)x->size;
+    uint64_t since = lag(others(x, worker), (uint64_t)(r->others / SOME));
+    const float g[SOME] = {-1, -1, -1, -1, -1, -1};
+    td_sharded_step step =
+        {.keys = keys, .count = SOME, .gradients = g, .scale = 1, .rate = 1, .decay = 1};
+    some_keys(x, keys);
+    if (worker == x->me) TD_TRY(td_sharded_push(x->s, &step));
+    uint64_t at = x->pushed[worker]++;
+    /* Rows that it brings back, to be kept, count as read at its step. */
+    if (x->clock.bound) count(x->reads, lag(at, slowest(x)), SOME);
+    for (int k = 0; k < SOME; k++) {
+        float row = ++x->row[keys[k]];
+        x->kept[worker][keys[k]] = (kept){x->clock.bound > 0, slowest(x), others(x, worker), row};
+    }
+    count(x->writes, (since + size / 2) / size, (uint64_t)x->servers);
+    return TD_OK;
+}
+
+static int slowest_worker(const script *x)
+{
+    int w = 0;
+    while (x->pushed[w] != slowest(x)) w++;
+    return w;
+}
+
+/* The slowest, which never waits, go first as long as it has to. */
+static td_status go(script *x, int worker)
+{
+    td_comm *c = x->c;
+    reading r;
+    TD_TRY(begin(x, worker, &r));
+    while (!may_go_on(x, worker)) {
+        CHECK(r.missing == SOME && slowest_worker(x) != worker);
+        TD_TRY(td_sharded_meet(x->s));
+        CHECK(worker != x->me || !td_keyed_done(x->s->keyed, x->s->fetch.ticket));
+        TD_TRY(td_sharded_meet(x->s));
+        TD_TRY(go(x, slowest_worker(x)));
+        x->waited++;
+    }
+    TD_TRY(end(x, worker, &r));
+    TD_TRY(push(x, worker, &r));
+    return td_sharded_meet(x->s);
+}
+
+/* --- what it has come to --- */
+
+static td_status staleness_is(script *x)
+{
+    td_comm *c = x->c;
+    td_sharded_stats mine;
+    uint64_t *all = (uint64_t *)&mine;
+    td_sharded_stats_of(x->s, &mine);
+    TD_TRY(td_comm_allreduce(c, &mine, &mine, sizeof mine / sizeof *all, TD_I64, TD_SUM));
+    for (int k = 0; k < TD_STALENESS_BINS; k++) {
+        CHECK(mine.reads.reads[k] == x->reads[k]);
+        CHECK(mine.writes.reads[k] == x->writes[k]);
+    }
+    CHECK(mine.cached == x->cached && mine.asked == x->asked);
+    bool alone = x->size == 1, asp = x->clock.kind == TD_CLOCK_ASP;
+    CHECK((x->waited > 0) == (!alone && !asp));
+    CHECK((x->reads[TD_STALENESS_BINS - 1] > 0) == (!alone && asp));
+    return TD_OK;
+}
+
+static td_status in_turns(td_comm *c, void *arg)
+{
+    static const int ranks[MOST] = {0, 1, 2, 3, 4, 5, 6, 7};
+    const trial *t = arg;
+    script x = {.c = c, .size = td_comm_size(c), .me = td_comm_rank(c)};
+    td_sharded_config config = {.table = {.width = 1, .lr = 1}};
+    x.servers = t->servers && t->servers < x.size ? t->servers : x.size;
+    config.servers = (td_servers){.rank = ranks + x.size - x.servers, .count = x.servers};
+    config.servers.replicas = x.servers > 1 && t->replicas;
+    TD_TRY(td_clock_parse(t->clock, &config.clock));
+    x.clock = config.clock;
+    td_rng_init(&x.rng, 15, TD_RNG_TEST, (uint64_t)x.size, 0);
+    TD_TRY(td_sharded_open(c, &config, &x.s));
+    for (int turn = 0; turn < (x.size + 1) * BURST; turn++) {
+        int any = (int)td_rng_below(&x.rng, (uint32_t)x.size), in_burst = turn / BURST % x.size;
+        TD_TRY(go(&x, td_rng_below(&x.rng, 4) ? in_burst : any));
+    }
+    TD_TRY(td_sharded_finish(x.s));
+    TD_TRY(staleness_is(&x));
+    td_sharded_destroy(x.s);
+    return TD_OK;
+}
+
+static void what_is_read_is_as_stale_as_told(void **state)
+{
+    static trial trials[] = {{"bsp"}, {"ssp:1", 2}, {"ssp:4", 0, 1}, {"asp"}, {"asp", 2, 1}};
+    (void)state;
+    for (size_t k = 0; k < sizeof trials / sizeof *trials; k++) on_all_sizes(in_turns, &trials[k]);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_read_is_as_stale_as_told)};
+    return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
+}
