@@ -7,7 +7,7 @@
 #include "base/rng.h"
 #include "ps/sharded_impl.h"
 
-enum { MOST = 8, KEYS = 40, SOME = 6, BURST = 60 };
+enum { MOST = 8, KEYS = 40, SOME = 6, BURST = 60, REGROUP = 16 }; /* REGROUP: as in clock.c */
 
 typedef struct trial {
     const char *clock;
@@ -28,7 +28,9 @@ typedef struct script {
     td_clock clock;
     td_rng rng;
     int size, me, servers;
-    uint64_t pushed[MOST];
+    int group[MOST];
+    uint64_t pushed[MOST], pushes;
+    uint64_t most[2]; /* that a worker was ahead of one of its own group, of another one */
     float row[KEYS];
     kept kept[MOST][KEYS];
     uint64_t reads[TD_STALENESS_BINS], writes[TD_STALENESS_BINS];
@@ -61,15 +63,18 @@ static uint64_t others(const script *x, int worker)
 /* Whether the other has pushed often enough for the worker to go on. */
 static bool suffices(const script *x, int worker, int other)
 {
-    if (x->clock.kind == TD_CLOCK_ASP) return true;
-    return x->pushed[other] + x->clock.bound >= x->pushed[worker];
+    bool apart = x->group[worker] != x->group[other];
+    uint64_t may = apart ? x->clock.between : x->clock.bound;
+    return x->clock.kind == TD_CLOCK_ASP || x->pushed[other] + may >= x->pushed[worker];
 }
 
-static bool may_go_on(const script *x, int worker)
+/* The slowest that the worker has to wait for; -1: none. */
+static int waits_for(const script *x, int worker)
 {
-    bool all = true;
-    for (int w = 0; w < x->size; w++) all = all && suffices(x, worker, w);
-    return all;
+    int least = -1;
+    for (int w = 0; w < x->size; w++)
+        if (!suffices(x, worker, w) && (least < 0 || x->pushed[w] < x->pushed[least])) least = w;
+    return least;
 }
 
 static uint64_t lag(uint64_t clock, uint64_t of)
@@ -121,6 +126,11 @@ static td_status end(script *x, int worker, reading *r)
         count(x->reads, lag(x->pushed[worker], slowest(x)), 1);
         x->asked++;
     }
+    for (int w = 0; w < x->size; w++) {
+        uint64_t *most = &x->most[x->group[w] != x->group[worker]];
+        uint64_t ahead = lag(x->pushed[worker], x->pushed[w]);
+        if (ahead > *most) *most = ahead;
+    }
     if (worker != x->me) return TD_OK;
     TD_TRY(td_sharded_fetched(x->s));
     for (int k = 0; k < SOME; k++) CHECK(r->got[k] == r->want[k]);
@@ -128,6 +138,21 @@ static td_status end(script *x, int worker, reading *r)
 }
 
 /* --- a step --- */
+
+/* Every worker of a kind takes about the same time for a step, ten times that of the kind before.
+ */
+static int64_t ns_of(const script *x, int worker)
+{
+    int64_t ns = 10000000000 + 10000000 * worker;
+    for (int k = worker % x->clock.count; k > 0; k--) ns *= 10;
+    return ns;
+}
+
+/* All have told their pace: each kind is a group, the fastest the first. */
+static void regroup(script *x)
+{
+    for (int w = 0; w < x->size; w++) x->group[w] = w % x->clock.count;
+}
 
 static td_status push(script *x, int worker, const reading *r)
 {
@@ -137,7 +162,10 @@ static td_status push(script *x, int worker, const reading *r)
     td_sharded_step step =
         {.keys = keys, .count = SOME, .gradients = g, .scale = 1, .rate = 1, .decay = 1};
     some_keys(x, keys);
+    bool groups = x->clock.kind == TD_CLOCK_GROUPS;
+    if (groups) x->s->began = td_clock_ns() - ns_of(x, worker);
     if (worker == x->me) TD_TRY(td_sharded_push(x->s, &step));
+    if (groups && ++x->pushes == REGROUP * size) regroup(x);
     uint64_t at = x->pushed[worker]++;
     /* Rows that it brings back, to be kept, count as read at its step. */
     if (x->clock.bound) count(x->reads, lag(at, slowest(x)), SOME);
@@ -149,26 +177,18 @@ static td_status push(script *x, int worker, const reading *r)
     return TD_OK;
 }
 
-static int slowest_worker(const script *x)
-{
-    int w = 0;
-    while (x->pushed[w] != slowest(x)) w++;
-    return w;
-}
-
-/* The slowest, which never waits, go first as long as it has to. */
+/* Those that it waits for go first, each behind those that it waits for itself. */
 static td_status go(script *x, int worker)
 {
     td_comm *c = x->c;
     reading r;
     TD_TRY(begin(x, worker, &r));
-    while (!may_go_on(x, worker)) {
-        CHECK(r.missing == SOME && slowest_worker(x) != worker);
+    for (int first; (first = waits_for(x, worker)) >= 0; x->waited++) {
+        CHECK(r.missing == SOME);
         TD_TRY(td_sharded_meet(x->s));
         CHECK(worker != x->me || !td_keyed_done(x->s->keyed, x->s->fetch.ticket));
         TD_TRY(td_sharded_meet(x->s));
-        TD_TRY(go(x, slowest_worker(x)));
-        x->waited++;
+        TD_TRY(go(x, first));
     }
     TD_TRY(end(x, worker, &r));
     TD_TRY(push(x, worker, &r));
@@ -195,6 +215,25 @@ static td_status staleness_is(script *x)
     return TD_OK;
 }
 
+/* At every server. */
+static td_status groups_are(script *x)
+{
+    td_comm *c = x->c;
+    for (int w = 0; w < x->size && td_sharded_table(x->s); w++)
+        CHECK(x->s->store.clocks.group[w] == x->group[w]);
+    return TD_OK;
+}
+
+/* As far ahead as the clock lets them be. */
+static td_status groups_are_apart(script *x)
+{
+    td_comm *c = x->c;
+    if (x->clock.kind != TD_CLOCK_GROUPS) return TD_OK;
+    CHECK(x->most[0] == (x->size > x->clock.count ? x->clock.bound : 0));
+    CHECK(x->most[1] == (x->clock.count > 1 ? x->clock.between : 0));
+    return TD_OK;
+}
+
 static td_status in_turns(td_comm *c, void *arg)
 {
     static const int ranks[MOST] = {0, 1, 2, 3, 4, 5, 6, 7};
@@ -205,28 +244,48 @@ static td_status in_turns(td_comm *c, void *arg)
     config.servers = (td_servers){.rank = ranks + x.size - x.servers, .count = x.servers};
     config.servers.replicas = x.servers > 1 && t->replicas;
     TD_TRY(td_clock_parse(t->clock, &config.clock));
+    if (config.clock.count > x.size) config.clock.count = x.size;
     x.clock = config.clock;
     td_rng_init(&x.rng, 15, TD_RNG_TEST, (uint64_t)x.size, 0);
     TD_TRY(td_sharded_open(c, &config, &x.s));
+    for (int turn = 0; turn < REGROUP * x.size; turn++) TD_TRY(go(&x, turn % x.size));
+    TD_TRY(groups_are(&x));
     for (int turn = 0; turn < (x.size + 1) * BURST; turn++) {
         int any = (int)td_rng_below(&x.rng, (uint32_t)x.size), in_burst = turn / BURST % x.size;
         TD_TRY(go(&x, td_rng_below(&x.rng, 4) ? in_burst : any));
     }
     TD_TRY(td_sharded_finish(x.s));
     TD_TRY(staleness_is(&x));
+    TD_TRY(groups_are_apart(&x));
+    TD_TRY(groups_are(&x));
     td_sharded_destroy(x.s);
     return TD_OK;
 }
 
 static void what_is_read_is_as_stale_as_told(void **state)
 {
-    static trial trials[] = {{"bsp"}, {"ssp:1", 2}, {"ssp:4", 0, 1}, {"asp"}, {"asp", 2, 1}};
+    static trial trials[] = {{"bsp", 0, 0},
+                             {"ssp:1", 2, 0},
+                             {"ssp:4", 0, 1},
+                             {"asp", 0, 0},
+                             {"asp", 2, 1}};
+    (void)state;
+    for (size_t k = 0; k < sizeof trials / sizeof *trials; k++) on_all_sizes(in_turns, &trials[k]);
+}
+
+static void groups_wait_for_each_other_less(void **state)
+{
+    static trial trials[] = {{"groups:1:2:5", 0, 0},
+                             {"groups:2:1:4", 2, 0},
+                             {"groups:3:2:9", 0, 1},
+                             {"groups:2:0:3", 3, 0}};
     (void)state;
     for (size_t k = 0; k < sizeof trials / sizeof *trials; k++) on_all_sizes(in_turns, &trials[k]);
 }
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_read_is_as_stale_as_told)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_read_is_as_stale_as_told),
+                                       cmocka_unit_test(groups_wait_for_each_other_less)};
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
 }
