@@ -268,6 +268,74 @@ static void mistakes_are_told_at_all_ranks(void **state)
     on_all_sizes(mistakes, NULL);
 }
 
+/* --- rows that nobody moves --- */
+
+enum { HOT = 1, APPLIED, EARLY, LATE, NAMES, AFTER = 12, FIRST = 5, LONG = 110 };
+
+static td_status note_row(void *arg, uint64_t key, const float *weights)
+{
+    float *found = arg;
+    found[key] = weights[0];
+    return TD_OK;
+}
+
+/* What rows there are, by their names; 0: none. */
+static td_status rows_are(td_comm *c, td_kv *kv, float hot, float applied, float early, float late)
+{
+    const float want[NAMES] = {0, hot, applied, early, late};
+    float found[NAMES] = {0};
+    TD_TRY(td_kv_range(kv, 0, UINT64_MAX, note_row, found));
+    for (int k = HOT; k < NAMES; k++) CHECK(found[k] == want[k]);
+    return td_comm_barrier(c);
+}
+
+/* Workers push to a row that stays in use and to a second one (0: none), step by step; rank 0 has a
+ * function called on a third. */
+static td_status push_steps_of(td_comm *c, td_kv *kv, int steps, uint64_t second)
+{
+    const uint64_t keys[2] = {HOT, second}, third = APPLIED;
+    const float gradients[2 * WIDTH] = {-1, -1, -1, -1, -1, -1}, half = 0.5f;
+    for (int step = 0; step < steps; step++) {
+        if (td_kv_worker(kv) >= 0) TD_TRY(td_kv_push(kv, keys, second ? 2 : 1, gradients));
+        if (td_comm_rank(c) == 0) TD_TRY(td_kv_apply(kv, 0, &third, 1, &half, sizeof half));
+        TD_TRY(td_comm_barrier(c));
+    }
+    return TD_OK;
+}
+
+static td_status forgets(td_comm *c, void *arg)
+{
+    int twice = 2, size = td_comm_size(c), servers = size > 2 ? 2 : 0;
+    td_kv_function functions[1] = {{add, &twice}};
+    td_kv_config config = {.width = WIDTH,
+                           .lr = 1,
+                           .evict_after = AFTER,
+                           .servers = servers,
+                           .functions = functions,
+                           .function_count = 1};
+    float all = (float)(size - servers);
+    td_kv *kv;
+    (void)arg;
+    TD_TRY(td_kv_open(c, &config, &kv));
+    TD_TRY(push_steps_of(c, kv, FIRST, EARLY));
+    TD_TRY(push_steps_of(c, kv, AFTER - FIRST, 0));
+    TD_TRY(rows_are(c, kv, AFTER * all, AFTER, FIRST * all, 0));
+    TD_TRY(push_steps_of(c, kv, LONG - AFTER, 0)); /* servers look every 64 pushes */
+    TD_TRY(rows_are(c, kv, LONG * all, LONG, 0, 0));
+    TD_TRY(push_steps_of(c, kv, 1, LATE));
+    TD_TRY(push_steps_of(c, kv, AFTER - 2, EARLY)); /* which begins anew */
+    TD_TRY(rows_are(c, kv, (LONG + AFTER - 1) * all, LONG + AFTER - 1, (AFTER - 2) * all, all));
+    TD_TRY(td_kv_finish(kv));
+    td_kv_destroy(kv);
+    return TD_OK;
+}
+
+static void rows_that_nobody_moves_are_forgotten(void **state)
+{
+    (void)state;
+    on_all_sizes(forgets, NULL);
+}
+
 /* --- a death --- */
 
 enum { RANKS = 4 };
@@ -415,6 +483,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_those_of_one_table),
         cmocka_unit_test(mistakes_are_told_at_all_ranks),
+        cmocka_unit_test(rows_that_nobody_moves_are_forgotten),
         cmocka_unit_test(a_death_costs_no_push),
         cmocka_unit_test(a_death_in_a_hand_over_costs_none),
     };

@@ -183,6 +183,88 @@ static void rates_fall_with_staleness(void **state)
     close_bed(&b);
 }
 
+/* --- rows that nobody moves --- */
+
+enum { AFTER = 20, SEEN = 60 };
+
+typedef struct remembered {
+    bed b;
+    uint64_t pushes;
+    uint64_t moved[SEEN]; /* which push moved the row last; one that a pull has made, the next */
+    bool there[SEEN];
+} remembered;
+
+static uint64_t seen_key(uint64_t k)
+{
+    return (k + 1) * 0x9e3779b97f4a7c15;
+}
+
+/* Steps, by the mean of all workers' clocks, since a row was moved: its mark has those that were
+ * known behind the push before. */
+static uint64_t unmoved_for(const remembered *r, uint64_t k)
+{
+    uint64_t then = r->moved[k] > 2 ? (r->moved[k] - 2) / WORKERS : 0;
+    return (r->pushes - 1) / WORKERS - then;
+}
+
+static bool is_forgotten(void *arg, uint64_t key)
+{
+    remembered *r = arg;
+    for (uint64_t k = 0; k < SEEN; k++)
+        if (seen_key(k) == key && unmoved_for(r, k) > AFTER) return !(r->there[k] = false);
+    return false;
+}
+
+static void move_one(remembered *r, int worker, uint64_t k)
+{
+    const uint64_t key = seen_key(k), clock = r->b.store.clocks.pushed[worker];
+    const float g[WIDTH] = {1, (float)k};
+    td_store_taken taken;
+    td_store_push p = {worker, clock, true, 1, 1, 1, &key, 1, g};
+    td_table_step s = {.step = clock, .scale = 1, .rate_factor = 1, .decay = 1};
+    assert_ok(td_store_take_push(&r->b.store, &r->b.slices, &p, &taken));
+    assert_ok(td_table_push(r->b.oracle, &key, 1, g, s));
+    r->moved[k] = ++r->pushes, r->there[k] = true;
+    if (r->pushes % 64 == 0) td_table_drop(r->b.oracle, is_forgotten, r);
+}
+
+/* Reads make rows, but keep none. */
+static void read_one(remembered *r, uint64_t k)
+{
+    const uint64_t key = seen_key(k);
+    float got[WIDTH], want[WIDTH];
+    assert_ok(td_store_pull(&r->b.store, &r->b.slices, 0, &key, 1, got));
+    assert_ok(td_table_pull(r->b.oracle, &key, 1, want));
+    assert_memory_equal(got, want, sizeof got);
+    if (!r->there[k]) r->moved[k] = r->pushes + 1;
+    r->there[k] = true;
+}
+
+/* Whoever pushes, and however far workers are apart; what is forgotten begins anew. */
+static void rows_that_nobody_moves_are_forgotten(void **state)
+{
+    (void)state;
+    remembered r = {0};
+    td_rng rng;
+    uint64_t forgotten = 0;
+    td_rng_init(&rng, 16, TD_RNG_TEST, 0, 0);
+    open_bed(&r.b, (td_clock){0});
+    r.b.store.config.evict_after = AFTER;
+    while (r.pushes < 6400) {
+        uint32_t k = td_rng_below(&rng, td_rng_below(&rng, 2) ? SEEN : 3);
+        size_t had = td_table_rows(r.b.oracle);
+        move_one(&r, (int)td_rng_below(&rng, td_rng_below(&rng, 2) ? WORKERS : 1), k);
+        if (td_rng_below(&rng, 4) == 0) read_one(&r, td_rng_below(&rng, SEEN));
+        size_t has = td_table_rows(r.b.oracle);
+        forgotten += has < had ? had - has : 0;
+        assert_int_equal(td_table_rows(r.b.store.table), has);
+        for (uint64_t i = 0; i < 3 && r.pushes > 640; i++) assert_true(r.there[i]); /* in use */
+    }
+    assert_true(forgotten > 200 && r.b.store.clocks.pushed[0] > r.b.store.clocks.pushed[1] + AFTER);
+    for (uint64_t k = 0; k < SEEN; k++) read_one(&r, k);
+    close_bed(&r.b);
+}
+
 /* A row that is kept is the newest that was put, unless all were emptied; never one too old. */
 static void kept_rows_are_fresh_enough(void **state)
 {
@@ -241,8 +323,11 @@ static void memory_may_run_out(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(repeated_pushes_count_once), cmocka_unit_test(dropped_pushes_stay_dropped),
-        cmocka_unit_test(rates_fall_with_staleness),  cmocka_unit_test(kept_rows_are_fresh_enough),
+        cmocka_unit_test(repeated_pushes_count_once),
+        cmocka_unit_test(dropped_pushes_stay_dropped),
+        cmocka_unit_test(rates_fall_with_staleness),
+        cmocka_unit_test(kept_rows_are_fresh_enough),
+        cmocka_unit_test(rows_that_nobody_moves_are_forgotten),
         cmocka_unit_test(memory_may_run_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
