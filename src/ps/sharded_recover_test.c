@@ -132,16 +132,20 @@ static td_status is_counted(td_comm *c, losses *x, uint64_t key, float row)
     return TD_OK;
 }
 
+/* At both servers of each: so copies are alike, but for what dead workers have tried. */
 static td_status check_counters(losses *x, life *l)
 {
     td_comm *c = l->comm;
     td_table *t = td_sharded_table(l->s);
+    uint64_t rows;
     for (uint64_t key = 0; key < COUNTERS && t; key++) {
-        if (td_place_primary(td_sharded_place(l->s), key) != td_comm_rank(c)) continue;
+        if (!td_place_has(td_sharded_place(l->s), key, td_comm_rank(c))) continue;
         float row;
         td_table_peek(t, &key, 1, &row);
         TD_TRY(is_counted(c, x, key, row));
     }
+    TD_TRY(count_rows(c, l->s, &rows));
+    CHECK(rows == 2 * COUNTERS);
     return TD_OK;
 }
 

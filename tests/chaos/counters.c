@@ -9,9 +9,10 @@
  *     WHAT u32 | WORKER u32 | STEP u64 | TIME u64 (ns of the monotonic clock)
  *
  * what it tries (before), what it has had acknowledged (behind), and when it goes on in another
- * group. In the end each counter must be at least the number of acknowledged pushes and at most
- * that of those that were tried. Since a step of a worker is one push whoever makes it, and one
- * that was not acknowledged is the last of somebody that died, that is exact but for the dead.
+ * group. In the end each counter must be, at both its servers, at least the number of acknowledged
+ * pushes and at most that of those that were tried. Since a step of a worker is one push whoever
+ * makes it, and one that was not acknowledged is the last of somebody that died, that is exact but
+ * for the dead.
  *
  * Exit status 0: the counters are right; 3: rows are lost, since both servers that had them have
  * died. */
@@ -149,7 +150,7 @@ static td_status read_records(const plan *p, uint8_t *fate)
     return TD_OK;
 }
 
-/* Counters of this rank that are wrong. */
+/* Counters of this rank that are wrong: those that it speaks for, and those that it copies. */
 static td_status check(life *l, const uint8_t *fate, int64_t wrong[3])
 {
     const plan *p = l->p;
@@ -167,7 +168,7 @@ static td_status check(life *l, const uint8_t *fate, int64_t wrong[3])
         }
     for (uint64_t key = 0; key < COUNTERS && table; key++) {
         float row;
-        if (td_place_primary(td_sharded_place(l->s), key) != td_comm_rank(l->comm)) continue;
+        if (!td_place_has(td_sharded_place(l->s), key, td_comm_rank(l->comm))) continue;
         TD_TRY(td_table_peek(table, &key, 1, &row));
         if (row >= (float)least[key] && row <= (float)most[key]) continue;
         if (wrong[0]++ < limit)
