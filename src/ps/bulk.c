@@ -574,7 +574,7 @@ td_status td_bulk_move(td_bulk *b, td_comm *comm, const td_servers *servers, boo
     TD_TRY(td_comm_agree(comm, enter(b, comm)));
     if (joined) b->made = made;
     td_slices after;
-    TD_TRY(td_servers_move(comm, servers, &b->config.table, !joined, &b->place, &b->table, &after,
-                           lost));
+    TD_TRY(td_servers_know(comm, !joined, &b->place, lost));
+    TD_TRY(td_servers_move(comm, servers, &b->config.table, &b->place, &b->table, &after, lost));
     return td_servers_settle(comm, &after, &b->place, b->table);
 }

@@ -9,7 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST = 1000000, MOST_WORKERS = 1024, REGROUP = 16 }; /* REGROUP: steps between two */
+enum {
+    MOST = 1000000,
+    MOST_WORKERS = TD_CLOCK_WORKERS,
+    REGROUP = 16
+}; /* REGROUP: steps between two */
 
 /* --- as text --- */
 

@@ -41,7 +41,7 @@ typedef struct td_clock {
 
 /* TD_ERR_ARG: no clock is written so. */
 TD_MUST_CHECK td_status td_clock_parse(const char *text, td_clock *out);
-enum { TD_CLOCK_TEXT = 64 };
+enum { TD_CLOCK_TEXT = 64, TD_CLOCK_WORKERS = 1024 /* at most */ };
 void td_clock_text(const td_clock *clock, char text[TD_CLOCK_TEXT]);
 /* TD_ERR_ARG: it asks for more workers than there are. */
 TD_MUST_CHECK td_status td_clock_check(const td_clock *clock, int workers);

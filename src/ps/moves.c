@@ -36,17 +36,17 @@ typedef struct move {
     bool has_taken;
 } move;
 
-static int in_group(const td_comm *comm, int world)
+int td_slices_rank(const td_comm *comm, int server)
 {
-    for (int r = 0; world >= 0 && r < td_comm_size(comm); r++)
-        if (td_comm_rank_in_run(comm, r) == world) return r;
+    for (int r = 0; server >= 0 && r < td_comm_size(comm); r++)
+        if (td_comm_rank_in_run(comm, r) == server) return r;
     return -1;
 }
 
 int td_slices_giver(const td_comm *comm, const td_slices *before, int slice)
 {
-    int primary = in_group(comm, before->primary[slice]);
-    return primary >= 0 ? primary : in_group(comm, before->backup[slice]);
+    int primary = td_slices_rank(comm, before->primary[slice]);
+    return primary >= 0 ? primary : td_slices_rank(comm, before->backup[slice]);
 }
 
 static void plan(move *m)
@@ -56,7 +56,7 @@ static void plan(move *m)
         for (int i = 0; i < 2; i++) {
             bool needs = next[i] >= 0 && !td_slices_has(m->before, k, next[i]);
             bool gives = td_slices_giver(m->comm, m->before, k) == td_comm_rank(m->comm);
-            m->to[k][i] = needs && gives ? in_group(m->comm, next[i]) : -1;
+            m->to[k][i] = needs && gives ? td_slices_rank(m->comm, next[i]) : -1;
         }
     }
 }

@@ -19,6 +19,8 @@ TD_MUST_CHECK td_status td_slices_move(td_comm *comm, const td_slices *before,
                                        const td_slices *after, td_table *table);
 /* Takes out what this rank does not have by that map. Local; table: NULL is fine. */
 void td_slices_drop(const td_comm *comm, const td_slices *slices, td_table *table);
+/* A server's rank in the group, -1: it is not there. */
+int td_slices_rank(const td_comm *comm, int server);
 /* The rank of the group that gives a slice. */
 int td_slices_giver(const td_comm *comm, const td_slices *before, int slice);
 

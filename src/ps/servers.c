@@ -85,18 +85,11 @@ static int in_run(const td_comm *comm, const td_servers *s, int *server)
     return count;
 }
 
-static int32_t in_group(const td_comm *comm, int32_t world)
-{
-    for (int r = 0; r < td_comm_size(comm); r++)
-        if (td_comm_rank_in_run(comm, r) == world) return r;
-    return -1;
-}
-
 static void place_in(const td_comm *comm, td_place *place)
 {
     for (int k = 0; k < TD_SLICES; k++) {
-        place->primary[k] = in_group(comm, place->slices.primary[k]);
-        place->backup[k] = in_group(comm, place->slices.backup[k]);
+        place->primary[k] = td_slices_rank(comm, place->slices.primary[k]);
+        place->backup[k] = td_slices_rank(comm, place->slices.backup[k]);
     }
 }
 
@@ -122,23 +115,29 @@ static bool serves(const int *server, int count, int32_t world)
     return false;
 }
 
-td_status td_servers_move(td_comm *comm, const td_servers *servers, const td_table_config *config,
-                          bool knows, td_place *place, td_table **table, td_slices *after,
-                          bool *lost)
+td_status td_servers_know(td_comm *comm, bool knows, td_place *place, bool *lost)
 {
-    int server[MOST_SERVERS], size = td_comm_size(comm), mine, first;
+    int size = td_comm_size(comm), mine = knows ? td_comm_rank(comm) : size, first;
     td_slices before = place->slices;
-    TD_TRY(td_comm_agree(comm, check(comm, servers)));
-    mine = knows ? td_comm_rank(comm) : size;
     TD_TRY(td_comm_allreduce(comm, &mine, &first, 1, TD_I32, TD_MIN));
     *lost = first == size;
     if (*lost) return td_fail(TD_ERR_PEER, "no rank that is left knows where a table is");
     TD_TRY(td_comm_broadcast(comm, &before, sizeof before, first));
     place->slices = before;
+    return TD_OK;
+}
+
+td_status td_servers_move(td_comm *comm, const td_servers *servers, const td_table_config *config,
+                          td_place *place, td_table **table, td_slices *after, bool *lost)
+{
+    int server[MOST_SERVERS];
+    td_slices before = place->slices;
+    TD_TRY(td_comm_agree(comm, check(comm, servers)));
     int count = in_run(comm, servers, server);
     td_slices kept = before;
     for (int k = 0; k < TD_SLICES; k++) { /* at ranks that are here, and are to serve no more */
-        bool here = in_group(comm, before.primary[k]) >= 0 || in_group(comm, before.backup[k]) >= 0;
+        bool here = td_slices_rank(comm, before.primary[k]) >= 0 ||
+                    td_slices_rank(comm, before.backup[k]) >= 0;
         if (here && !serves(server, count, before.primary[k]) &&
             !serves(server, count, before.backup[k]))
             kept.primary[k] = server[k * count / TD_SLICES], kept.backup[k] = -1;

@@ -37,13 +37,17 @@ TD_MUST_CHECK td_status td_servers_open(td_comm *comm, const td_servers *servers
                                         const td_table_config *config, td_place *place,
                                         td_table **out);
 
+/* The map of before becomes that of one rank that `knows`, at all. Collective. *lost: TD_ERR_PEER
+ * because none does. */
+TD_MUST_CHECK td_status td_servers_know(td_comm *comm, bool knows, td_place *place, bool *lost);
+
 /* The same slices in another group, or at other ranks of this one. Collective. *after is what is
  * left of the map with `servers` (slices.h), rows are copied to where they then belong, and `table`
  * (NULL: this rank has none yet) is made at ranks that become servers. place->slices is the map of
- * before, that of one rank that `knows`. *lost: TD_ERR_PEER because some slice is at no rank that
- * is left. To be followed by td_servers_settle. */
+ * before, the same at all (td_servers_know). *lost: TD_ERR_PEER because some slice is at no rank
+ * that is left. To be followed by td_servers_settle. */
 TD_MUST_CHECK td_status td_servers_move(td_comm *comm, const td_servers *servers,
-                                        const td_table_config *config, bool knows, td_place *place,
+                                        const td_table_config *config, td_place *place,
                                         td_table **table, td_slices *after, bool *lost);
 
 typedef struct td_balanced {

@@ -47,7 +47,8 @@ static td_status serve_other(td_sharded *s, const td_keyed_request *q)
     return TD_OK;
 }
 
-/* In pieces that its worker takes while others are made. */
+/* In pieces that its worker takes while others are made. Rows that a push brings back, to be kept,
+ * have not been read. */
 static td_status serve_pull(td_sharded *s, const td_keyed_request *q)
 {
     enum { PIECE_BYTES = 256 << 10 };
@@ -56,8 +57,10 @@ static td_status serve_pull(td_sharded *s, const td_keyed_request *q)
         q->progress && s->row_bytes < PIECE_BYTES ? PIECE_BYTES / s->row_bytes : q->count;
     for (size_t at = 0; at < q->count; at += piece) {
         size_t n = q->count - at < piece ? q->count - at : piece;
-        TD_TRY(td_store_pull(&s->store, &s->place.slices, ask->clock, q->keys + at, n,
-                             (float *)q->out + at * s->width));
+        float *out = (float *)q->out + at * s->width;
+        TD_TRY(q->does == TD_PULL
+                   ? td_store_pull(&s->store, &s->place.slices, ask->clock, q->keys + at, n, out)
+                   : td_table_peek(s->store.table, q->keys + at, n, out));
         if (at + n < q->count) td_keyed_wrote(q, (at + n) * s->row_bytes);
     }
     return TD_OK;

@@ -196,26 +196,78 @@ td_status td_sharded_finish(td_sharded *s)
 
 /* --- slices that move --- */
 
-/* Which pushes each slice has goes along with it. Collective, ahead of td_servers_settle. */
-static td_status carry_memory(td_sharded *s, td_comm *comm, const td_slices *after)
+/* Of each rank of the group: which pushes its slices have, and whether it has joined. The caller's.
+ * Collective. */
+typedef struct memory {
+    size_t each;   /* numbers of a rank */
+    uint64_t *all; /* [size][each]: as store.newest, and 1 if it has joined */
+} memory;
+
+static td_status gather_memory(const td_sharded *s, td_comm *comm, bool joined, memory *out)
+{
+    size_t pushes = TD_SLICES * (size_t)s->config.worker_count, size = (size_t)td_comm_size(comm);
+    out->each = pushes + 1;
+    out->all = td_calloc(out->each * (size + 1), sizeof *out->all);
+    uint64_t *own = out->all ? out->all + out->each * size : NULL;
+    td_status status = own ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for the pushes of workers");
+    status = td_comm_agree(comm, status);
+    if (status == TD_OK) {
+        memcpy(own, s->store.newest, pushes * sizeof *own);
+        own[pushes] = joined;
+        status = td_comm_allgather(comm, own, out->each * sizeof *own, out->all);
+    }
+    if (status != TD_OK) td_free(out->all);
+    return status;
+}
+
+/* What a rank has had of a worker in a slice. */
+static uint64_t had(const td_sharded *s, const memory *m, int rank, int slice, int worker)
+{
+    size_t at = (size_t)slice * (size_t)s->config.worker_count + (size_t)worker;
+    return m->all[(size_t)rank * m->each + at];
+}
+
+static bool has_died(const td_sharded *s, td_comm *comm, const memory *m, int worker)
+{
+    int rank = td_slices_rank(comm, s->of_worker[worker]);
+    return rank < 0 || m->all[(size_t)rank * m->each + m->each - 1];
+}
+
+/* A worker that has died may have pushed to one of a slice's two servers alone, and nobody makes
+ * that push again: who has it is the slice's only one then, and gives it to another. All know that
+ * before any row moves. Collective. */
+static td_status reconcile(td_sharded *s, td_comm *comm, const memory *m)
+{
+    td_slices *slices = &s->place.slices;
+    bool died[TD_CLOCK_WORKERS];
+    for (int w = 0; w < s->config.worker_count; w++) died[w] = has_died(s, comm, m, w);
+    for (int k = 0; k < TD_SLICES; k++) {
+        int first = td_slices_rank(comm, slices->primary[k]);
+        int second = td_slices_rank(comm, slices->backup[k]);
+        bool more = false, less = false;
+        for (int w = 0; w < s->config.worker_count && first >= 0 && second >= 0; w++) {
+            if (!died[w]) continue;
+            more = more || had(s, m, first, k, w) > had(s, m, second, k, w);
+            less = less || had(s, m, first, k, w) < had(s, m, second, k, w);
+        }
+        if (less && !more) slices->primary[k] = slices->backup[k];
+        if (less || more) slices->backup[k] = -1;
+    }
+    return td_comm_agree(comm, TD_OK);
+}
+
+/* Which pushes each slice has goes along with it. Ahead of td_servers_settle. */
+static void carry_memory(td_sharded *s, td_comm *comm, const memory *m, const td_slices *after)
 {
     const td_slices *before = &s->place.slices;
-    const uint64_t *own = s->store.newest;
-    size_t each = TD_SLICES * (size_t)s->config.worker_count;
     int self = td_comm_rank_in_run(comm, td_comm_rank(comm));
-    uint64_t *all = td_calloc(each * (size_t)td_comm_size(comm), sizeof *all);
-    td_status status = all ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for the pushes of workers");
-    status = td_comm_agree(comm, status);
-    if (status == TD_OK) status = td_comm_allgather(comm, own, each * sizeof *own, all);
     size_t workers = (size_t)s->config.worker_count;
-    for (int k = 0; k < TD_SLICES && status == TD_OK; k++) {
+    for (int k = 0; k < TD_SLICES; k++) {
         if (td_slices_has(before, k, self) || !td_slices_has(after, k, self)) continue;
         size_t giver = (size_t)td_slices_giver(comm, before, k);
-        memcpy(s->store.newest + (size_t)k * workers, all + giver * each + (size_t)k * workers,
-               workers * sizeof *all);
+        memcpy(s->store.newest + (size_t)k * workers,
+               m->all + giver * m->each + (size_t)k * workers, workers * sizeof *m->all);
     }
-    td_free(all);
-    return status;
 }
 
 td_status td_sharded_balance(td_sharded *s, bool move, td_balanced *out)
@@ -225,8 +277,11 @@ td_status td_sharded_balance(td_sharded *s, bool move, td_balanced *out)
     TD_TRY(td_servers_find_hot(s->comm, &servers, s->store.load, &s->place, &after, out));
     if (!move) out->moved = 0;
     if (!out->moved) return TD_OK;
+    memory m;
     TD_TRY(td_slices_move(s->comm, &before, &after, s->store.table));
-    TD_TRY(carry_memory(s, s->comm, &after));
+    TD_TRY(gather_memory(s, s->comm, false, &m));
+    carry_memory(s, s->comm, &m, &after);
+    td_free(m.all);
     TD_TRY(td_servers_settle(s->comm, &after, &s->place, s->store.table));
     return td_comm_agree(s->comm, TD_OK); /* before its thread answers others */
 }
@@ -282,6 +337,21 @@ td_status td_sharded_renumber(td_sharded *s, int workers, uint64_t clock)
     return s->store.newest ? td_store_renumber(&s->store, workers, clock) : TD_OK;
 }
 
+static td_status move_rows(td_sharded *s, td_comm *comm, const td_servers *servers, bool joined,
+                           td_slices *after, bool *lost)
+{
+    memory m;
+    TD_TRY(td_servers_know(comm, !joined, &s->place, lost));
+    TD_TRY(gather_memory(s, comm, joined, &m));
+    td_status status = reconcile(s, comm, &m);
+    if (status == TD_OK)
+        status = td_servers_move(comm, servers, &s->config.table, &s->place, &s->store.table, after,
+                                 lost);
+    if (status == TD_OK) carry_memory(s, comm, &m, after);
+    td_free(m.all);
+    return status;
+}
+
 td_status td_sharded_move(td_sharded *s, td_comm *comm, const td_servers *servers,
                           const int *worker, bool joined, bool *lost)
 {
@@ -291,9 +361,7 @@ td_status td_sharded_move(td_sharded *s, td_comm *comm, const td_servers *server
     td_status status = take_places(s, comm, servers, worker);
     if (status == TD_OK && !s->store.newest) status = init_store(s, NULL);
     TD_TRY(td_comm_agree(comm, status));
-    TD_TRY(td_servers_move(comm, servers, &s->config.table, !joined, &s->place, &s->store.table,
-                           &after, lost));
-    TD_TRY(carry_memory(s, comm, &after));
+    TD_TRY(move_rows(s, comm, servers, joined, &after, lost));
     TD_TRY(td_servers_settle(comm, &after, &s->place, s->store.table));
     TD_TRY(agree_on_clocks(s, joined));
     TD_TRY(open_channel(s, servers));

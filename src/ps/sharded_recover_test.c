@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "tandem/recover.h"
 
+#include <math.h>
 #include <pthread.h>
 
 enum { RANKS = 5, COUNTERS = 40, LONG = 300 };
@@ -132,18 +133,24 @@ static td_status is_counted(td_comm *c, losses *x, uint64_t key, float row)
     return TD_OK;
 }
 
-/* At both servers of each: so copies are alike, but for what dead workers have tried. */
+/* And both servers of a counter have the same of it, whatever dead workers have tried. */
 static td_status check_counters(losses *x, life *l)
 {
     td_comm *c = l->comm;
     td_table *t = td_sharded_table(l->s);
+    float least[COUNTERS], most[COUNTERS];
     uint64_t rows;
-    for (uint64_t key = 0; key < COUNTERS && t; key++) {
-        if (!td_place_has(td_sharded_place(l->s), key, td_comm_rank(c))) continue;
+    for (uint64_t key = 0; key < COUNTERS; key++) {
         float row;
+        least[key] = INFINITY, most[key] = -INFINITY;
+        if (!t || !td_place_has(td_sharded_place(l->s), key, td_comm_rank(c))) continue;
         td_table_peek(t, &key, 1, &row);
+        least[key] = most[key] = row;
         TD_TRY(is_counted(c, x, key, row));
     }
+    TD_TRY(td_comm_allreduce(c, least, least, COUNTERS, TD_F32, TD_MIN));
+    TD_TRY(td_comm_allreduce(c, most, most, COUNTERS, TD_F32, TD_MAX));
+    for (int k = 0; k < COUNTERS; k++) CHECK(least[k] == most[k]);
     TD_TRY(count_rows(c, l->s, &rows));
     CHECK(rows == 2 * COUNTERS);
     return TD_OK;

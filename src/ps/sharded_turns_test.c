@@ -166,9 +166,7 @@ static td_status push(script *x, int worker, const reading *r)
     if (groups) x->s->began = td_clock_ns() - ns_of(x, worker);
     if (worker == x->me) TD_TRY(td_sharded_push(x->s, &step));
     if (groups && ++x->pushes == REGROUP * size) regroup(x);
-    uint64_t at = x->pushed[worker]++;
-    /* Rows that it brings back, to be kept, count as read at its step. */
-    if (x->clock.bound) count(x->reads, lag(at, slowest(x)), SOME);
+    x->pushed[worker]++;
     for (int k = 0; k < SOME; k++) {
         float row = ++x->row[keys[k]];
         x->kept[worker][keys[k]] = (kept){x->clock.bound > 0, slowest(x), others(x, worker), row};
