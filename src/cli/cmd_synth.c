@@ -55,7 +55,7 @@ static void count(synth *s, const lane *l)
         double p = l->probability[k];
         s->loss -= log(l->clicked[k] ? p : 1 - p);
         s->clicks += l->clicked[k];
-        td_auc_add(s->auc, l->probability[k], l->clicked[k]);
+        td_auc_add(s->auc, l->probability[k], l->clicked[k], 1);
     }
 }
 

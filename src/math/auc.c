@@ -15,9 +15,9 @@ static size_t bin_of(float score)
     return bits >> 14;
 }
 
-void td_auc_add(td_auc *auc, float score, int positive)
+void td_auc_add(td_auc *auc, float score, int positive, float weight)
 {
-    auc->counts[positive != 0][bin_of(score)]++;
+    auc->counts[positive != 0][bin_of(score)] += (uint64_t)llrint((double)weight * 0x1p20);
 }
 
 double td_auc_value(const td_auc *auc)

@@ -3,8 +3,9 @@
  *
  * Scores are counted in bins that keep their order: a float's sign, exponent and first 9 bits of
  * its fraction. Scores of one bin count as ties: in [1/2, 1] bins are 1/1024 wide, closer to 0
- * finer. Counts are whole numbers, so those of several ranks may be added in any order, and the
- * area is to the bit the same. Exact where no bin holds two different scores. */
+ * finer. Counts are whole numbers, of weights in units of 2^-20, so those of several ranks may be
+ * added in any order, and the area is to the bit the same. Exact where no bin holds two different
+ * scores. */
 #ifndef TD_MATH_AUC_H
 #define TD_MATH_AUC_H
 
@@ -17,8 +18,9 @@ typedef struct td_auc {
     uint64_t counts[2][TD_AUC_BINS]; /* negatives, positives */
 } td_auc;
 
-/* Begins as zeros. NaN counts as the lowest score. */
-void td_auc_add(td_auc *auc, float score, int positive);
+/* Begins as zeros. NaN counts as the lowest score. weight: 0 or more; of all together below 2^43.
+ */
+void td_auc_add(td_auc *auc, float score, int positive, float weight);
 /* NaN where there are no positives, or no negatives. */
 double td_auc_value(const td_auc *auc);
 

@@ -6,12 +6,13 @@
 
 #include <math.h>
 
+enum { N = 700 };
+
 static td_auc auc;
 
 static void the_area_is_that_of_all_pairs(void **state)
 {
     (void)state;
-    enum { N = 700 };
     static float score[N];
     static int label[N];
     td_rng rng;
@@ -22,7 +23,7 @@ static void the_area_is_that_of_all_pairs(void **state)
         score[i] = (float)((int)td_rng_below(&rng, 300) - 150) / 256;
         if (i % 2 && score[i] == 0) score[i] = -0.0f;
         label[i] = td_rng_unit(&rng) < 0.5f + score[i] / 2;
-        td_auc_add(&auc, score[i], label[i]);
+        td_auc_add(&auc, score[i], label[i], 1);
     }
     for (int i = 0; i < N; i++)
         for (int j = 0; j < N; j++)
@@ -33,17 +34,37 @@ static void the_area_is_that_of_all_pairs(void **state)
     assert_true(fabs(td_auc_value(&auc) - higher / pairs) < 1e-12);
 }
 
+/* A sample of weight k is k of them; halves of all weights change nothing. */
+static void weights_are_so_many_samples(void **state)
+{
+    static td_auc other, halves;
+    td_rng rng;
+    (void)state;
+    td_rng_init(&rng, 4, TD_RNG_TEST, 0, 0);
+    memset(&auc, 0, sizeof auc), memset(&other, 0, sizeof other);
+    memset(&halves, 0, sizeof halves);
+    for (int i = 0; i < N; i++) {
+        float score = (float)td_rng_unit(&rng);
+        int positive = (int)td_rng_below(&rng, 2), weight = (int)td_rng_below(&rng, 5);
+        td_auc_add(&auc, score, positive, (float)weight);
+        td_auc_add(&halves, score, positive, (float)weight / 2);
+        for (int k = 0; k < weight; k++) td_auc_add(&other, score, positive, 1);
+    }
+    assert_true(td_auc_value(&auc) == td_auc_value(&other));
+    assert_true(td_auc_value(&auc) == td_auc_value(&halves));
+}
+
 static void limits(void **state)
 {
     (void)state;
     memset(&auc, 0, sizeof auc);
-    td_auc_add(&auc, 0.5f, 1);
+    td_auc_add(&auc, 0.5f, 1, 1);
     assert_true(isnan(td_auc_value(&auc)));
-    td_auc_add(&auc, -INFINITY, 0);
+    td_auc_add(&auc, -INFINITY, 0, 1);
     assert_true(td_auc_value(&auc) == 1);
-    td_auc_add(&auc, INFINITY, 0);
+    td_auc_add(&auc, INFINITY, 0, 1);
     assert_true(td_auc_value(&auc) == 0.5);
-    td_auc_add(&auc, NAN, 1); /* below all */
+    td_auc_add(&auc, NAN, 1, 1); /* below all */
     assert_true(td_auc_value(&auc) == 0.25);
 }
 
@@ -51,6 +72,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_area_is_that_of_all_pairs),
+        cmocka_unit_test(weights_are_so_many_samples),
         cmocka_unit_test(limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

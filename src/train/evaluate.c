@@ -32,10 +32,15 @@ static td_status curve_begin(curve *c, bool wanted, size_t batch)
     return c->auc && c->score ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for the ROC curve");
 }
 
+static float weight_of(const td_batch *b, size_t i)
+{
+    return b->weight ? b->weight[i] : 1;
+}
+
 static void curve_add(curve *c, const td_batch *b)
 {
     for (size_t i = 0; c->auc && i < b->rows; i++)
-        td_auc_add(c->auc, c->score[i], b->label[i] == 1);
+        td_auc_add(c->auc, c->score[i], b->label[i] == 1, weight_of(b, i));
 }
 
 /* What scores promise of a leaf's samples, and what came. */
@@ -43,8 +48,9 @@ static void calibrate_leaf(const curve *c, const td_batch *b, int leaf, double *
 {
     values[EXPECTED] = values[POSITIVE] = 0;
     for (size_t r = b->leaf_row[leaf]; c->auc && r < b->leaf_row[leaf + 1]; r++) {
-        values[EXPECTED] += 1 / (1 + exp(-(double)c->score[r]));
-        values[POSITIVE] += b->label[r] == 1;
+        double weight = (double)weight_of(b, r);
+        values[EXPECTED] += weight / (1 + exp(-(double)c->score[r]));
+        values[POSITIVE] += b->label[r] == 1 ? weight : 0;
     }
 }
 

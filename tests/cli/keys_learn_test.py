@@ -33,6 +33,19 @@ class Scores(unittest.TestCase):
                 self.assertAlmostEqual(said[name], want, delta=within, msg=(model, name))
 
 
+    def test_a_weight_is_so_many_samples(self):
+        draw, samples = random.Random(9), drawn(300)
+        weights = [draw.randrange(4) for _ in samples]
+        lines = [" ".join(f"{index}:{value}" for index, value in row.items()) for _, row in samples]
+        weighted = write("weighted.svm", "".join(f"{s[0]}:{w} {line}\n" for s, w, line in zip(samples, weights, lines)))
+        repeated = write("repeated.svm", "".join(f"{s[0]} {line}\n" * w for s, w, line in zip(samples, weights, lines)))
+        run = train(model="fm", data=repeated)
+        said, want = (json.loads(tandem("eval", "--run", run, "--data", path, "--json").stdout)
+                      for path in (weighted, repeated))
+        for name in ("loss", "accuracy", "auc", "calibration"):
+            self.assertAlmostEqual(said[name], want[name], delta=2e-6, msg=name)
+
+
 def drawn(count):
     """Samples [label, {index: value}] that a plane parts, but for some."""
     draw, samples = random.Random(6), []
