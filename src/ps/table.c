@@ -208,6 +208,13 @@ td_status td_table_apply(td_table *t, const uint64_t *keys, size_t count, td_tab
 
 /* --- all rows --- */
 
+static void fetch_row(const float *row, size_t bytes)
+{
+    enum { MOST = 512 }; /* the rest the processor fetches by itself */
+    for (size_t at = 0; at < bytes && at < MOST; at += 64)
+        __builtin_prefetch((const char *)row + at);
+}
+
 /* Entries move while others are taken out: a place is looked at until what lies there stays. */
 size_t td_table_evict(td_table *t, uint32_t least)
 {
@@ -262,8 +269,11 @@ struct td_table_walk {
 static td_status each_of_part(const td_table *t, const td_part *p, td_table_each_key_fn *each,
                               void *arg)
 {
+    size_t bytes = td_table_row_floats(t) * sizeof(float);
     for (size_t at = 0; at <= p->mask; at++) {
-        const td_entry *e = &p->entries[at];
+        const td_entry *e = &p->entries[at], *later = e + AHEAD / 2;
+        if (at + AHEAD / 2 <= p->mask && later->row < TD_TABLE_SIGHTED)
+            fetch_row(td_table_row(t, later->row), bytes);
         if (e->row == TD_TABLE_NONE) continue;
         bool has = e->row < TD_TABLE_SIGHTED;
         td_table_mark mark = {e->used, has ? 0 : e->row & ~TD_TABLE_SIGHTED};
@@ -379,7 +389,9 @@ td_status td_table_adopt(td_table *t, const uint64_t *keys, const td_table_mark 
 {
     size_t floats = td_table_row_floats(t);
     if (t->tier.cold) return td_tier_adopt(t, keys, marks, rows, count);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
+        if (i + AHEAD < count) td_table_prefetch(t, td_table_mixed(keys[i + AHEAD]));
         TD_TRY(td_table_put_key(t, keys[i], marks[i], marks[i].seen ? NULL : rows + i * floats));
+    }
     return TD_OK;
 }
