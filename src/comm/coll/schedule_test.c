@@ -1,5 +1,7 @@
 /* Every schedule over messages, simulated on every number of ranks from 1 to 64: the right result,
- * and exactly the messages, the bytes and the steps one after the other that its file says. */
+ * and exactly the messages, the bytes and the steps one after the other that its file says. What is
+ * reduced in an order (that of the tree, or of the chain) is reduced by an operation of which any
+ * other order shows. */
 #include "comm/coll/coll.h"
 #include "comm/transport/simulated.h"
 
@@ -26,11 +28,14 @@ typedef struct cost {
     uint64_t steps;           /* messages one after the other; or AT_MOST + a bound */
 } cost;
 
+typedef enum order { ANY_ORDER, TREE, TREE_OF_POWER /* of two of ranks */, CHAIN } order;
+
 typedef struct schedule {
     const char *name;
     td_pattern pattern;
     td_algorithm *run;
     cost (*cost)(shape s);
+    order order; /* of a reduction */
 } schedule;
 
 static cost dissemination(shape s)
@@ -144,17 +149,19 @@ static const schedule schedules[] = {
     {"ring all-gather", TD_ALLGATHER, td_ring_allgather, each_to_each},
     {"bruck all-gather", TD_ALLGATHER, td_bruck_allgather, log_messages},
     {"ring all-reduce", TD_ALLREDUCE, td_ring_allreduce, scattered_and_gathered},
-    {"recursive-doubling all-reduce", TD_ALLREDUCE, td_recursive_doubling, doubled},
-    {"recursive-halving all-reduce", TD_ALLREDUCE, td_recursive_halving, halved_and_doubled},
+    {"recursive-doubling all-reduce", TD_ALLREDUCE, td_recursive_doubling, doubled, TREE_OF_POWER},
+    {"recursive-halving all-reduce", TD_ALLREDUCE, td_recursive_halving, halved_and_doubled,
+     TREE_OF_POWER},
     {"pairwise all-to-all", TD_ALLTOALL, td_pairwise_alltoall, each_to_each},
     {"bruck all-to-all", TD_ALLTOALL, td_bruck_alltoall, log_parts},
     {"double-tree all-reduce", TD_ALLREDUCE, td_double_tree_allreduce, two_trees_up_and_down},
-    {"binomial reduce", TD_REDUCE, td_binomial_reduce, tree_up},
-    {"pairwise reduce", TD_REDUCE, td_pairwise_reduce, scattered_to_root},
-    {"binomial all-reduce", TD_ALLREDUCE, td_binomial_allreduce, tree_up_and_down},
-    {"pairwise all-reduce", TD_ALLREDUCE, td_pairwise_allreduce, scattered_and_gathered},
-    {"pairwise reduce-scatter", TD_REDUCE_SCATTER, td_pairwise_reduce_scatter, vector_scattered},
-    {"chain scan", TD_SCAN, td_chain_scan, each_to_later},
+    {"binomial reduce", TD_REDUCE, td_binomial_reduce, tree_up, TREE},
+    {"pairwise reduce", TD_REDUCE, td_pairwise_reduce, scattered_to_root, TREE},
+    {"binomial all-reduce", TD_ALLREDUCE, td_binomial_allreduce, tree_up_and_down, TREE},
+    {"pairwise all-reduce", TD_ALLREDUCE, td_pairwise_allreduce, scattered_and_gathered, TREE},
+    {"pairwise reduce-scatter", TD_REDUCE_SCATTER, td_pairwise_reduce_scatter, vector_scattered,
+     TREE},
+    {"chain scan", TD_SCAN, td_chain_scan, each_to_later, CHAIN},
     {"recursive-doubling scan", TD_SCAN, td_doubling_scan, scanned_by_doubling},
 };
 enum { SCHEDULES = sizeof schedules / sizeof *schedules };
@@ -163,6 +170,8 @@ typedef struct trial {
     const schedule *schedule;
     int root;
     size_t count; /* int32s of the vector, or of a part */
+    order order;  /* on so many ranks */
+    int32_t *all; /* [count] of a reduction of all ranks, but for a scan */
 } trial;
 
 static int32_t element(int rank, size_t i)
@@ -170,17 +179,45 @@ static int32_t element(int rank, size_t i)
     return (int32_t)((i * 7 + (size_t)rank * 13) % 101) - 50;
 }
 
+/* Neither commutes nor associates. */
+static void mix(void *into, const void *from, size_t count, void *user)
+{
+    uint32_t *a = into;
+    const uint32_t *b = from;
+    (void)user;
+    for (size_t i = 0; i < count; i++) a[i] = (a[i] + 1) * 0x9e3779b1u ^ b[i];
+}
+
+/* Of ranks [from, from + n): the larger power of two left, the rest right. */
+static int32_t along_tree(int from, int n, size_t i)
+{
+    int left = 1;
+    if (n == 1) return element(from, i);
+    while (2 * left < n) left *= 2;
+    int32_t a = along_tree(from, left, i), b = along_tree(from + left, n - left, i);
+    mix(&a, &b, 1, NULL);
+    return a;
+}
+
+/* Of the first n ranks. */
+static int32_t reduced(const trial *t, int n, size_t i)
+{
+    if (t->order == TREE) return along_tree(0, n, i);
+    int32_t all = element(0, i);
+    for (int r = 1; r < n; r++) {
+        int32_t next = element(r, i);
+        if (t->order == CHAIN)
+            mix(&all, &next, 1, NULL);
+        else
+            all += next;
+    }
+    return all;
+}
+
 /* What must stand at i of this rank's out; false: nothing. */
 static bool expected(const trial *t, int n, int me, size_t i, int32_t *out)
 {
-    size_t count = t->count;
-    int32_t all = 0, upto = 0;
-    size_t at =
-        t->schedule->pattern == TD_REDUCE_SCATTER ? (size_t)me * (count / (size_t)n) + i : i;
-    for (int r = 0; r < n && t->schedule->pattern >= TD_REDUCE; r++) {
-        all += element(r, at);
-        if (r == me) upto = all;
-    }
+    size_t count = t->count, part = count / (size_t)n;
     switch (t->schedule->pattern) {
     case TD_BROADCAST: *out = element(t->root, i); return i < count && me != t->root;
     case TD_SCATTER: *out = element(t->root, (size_t)me * count + i); return i < count;
@@ -191,10 +228,14 @@ static bool expected(const trial *t, int n, int me, size_t i, int32_t *out)
     case TD_ALLTOALL:
         *out = element((int)(i / count), (size_t)me * count + i % count);
         return i < count * (size_t)n;
-    case TD_REDUCE: *out = all; return i < count && me == t->root;
-    case TD_ALLREDUCE: *out = all; return i < count;
-    case TD_REDUCE_SCATTER: *out = all; return i < count / (size_t)n;
-    case TD_SCAN: *out = upto; return i < count;
+    case TD_REDUCE:
+    case TD_ALLREDUCE:
+        if (i < count) *out = t->all[i];
+        return i < count && (t->schedule->pattern == TD_ALLREDUCE || me == t->root);
+    case TD_REDUCE_SCATTER:
+        if (i < part) *out = t->all[(size_t)me * part + i];
+        return i < part;
+    case TD_SCAN: *out = reduced(t, me + 1, i); return i < count;
     default: return false;
     }
 }
@@ -205,9 +246,10 @@ static td_status run_trial(td_comm *comm, void *arg)
     int n = td_comm_size(comm), me = td_comm_rank(comm);
     bool whole = t->schedule->pattern >= TD_REDUCE || t->schedule->pattern == TD_BROADCAST;
     size_t most = t->count * (whole ? 1 : (size_t)n) + 1, parts[MOST_RANKS];
-    int32_t *in = td_calloc(most, 4), *out = td_calloc(most, 4), want;
+    int32_t *in = td_calloc(most, 4), *out = td_calloc(most, 4), want = 0;
     td_status status = in && out ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a trial");
     td_reduction how = {.type = TD_I32, .op = TD_SUM, .width = 4};
+    if (t->order != ANY_ORDER) how.combine = mix;
     td_call call = {.pattern = t->schedule->pattern,
                     .in = in,
                     .out = out,
@@ -234,6 +276,20 @@ out:
     return status;
 }
 
+static void simulate(trial *t, int n, td_simulation *sim)
+{
+    td_pattern pattern = t->schedule->pattern;
+    bool reduces = pattern >= TD_REDUCE && pattern != TD_SCAN;
+    t->order = t->schedule->order;
+    if (t->order == TREE_OF_POWER) t->order = n & (n - 1) ? ANY_ORDER : TREE;
+    t->all = td_calloc(t->count + 1, 4);
+    assert_non_null(t->all);
+    for (size_t i = 0; i < t->count && reduces; i++) t->all[i] = reduced(t, n, i);
+    td_status status = td_comm_simulate(n, sim, run_trial, t);
+    td_free(t->all);
+    assert_ok(status);
+}
+
 static void check_schedule(const schedule *which, int n, int k)
 {
     bool parts = which->pattern == TD_REDUCE_SCATTER;
@@ -250,7 +306,7 @@ static void check_schedule(const schedule *which, int n, int k)
     while ((1 << s.rounds) < n) s.rounds++;
     while (2 * s.power <= s.n) s.power *= 2;
     td_simulation sim = {.latency = 1};
-    assert_ok(td_comm_simulate(n, &sim, run_trial, &t));
+    simulate(&t, n, &sim);
     cost want = which->cost(s);
     uint64_t steps = (uint64_t)sim.time;
     bool right = want.steps < AT_MOST ? steps == want.steps : steps <= want.steps - AT_MOST;
@@ -272,12 +328,12 @@ static void schedules_cost_what_they_say(void **state)
 
 /* The cost function of these is NULL, as headers go along. */
 static const schedule over_hosts[] = {
-    {"hierarchical all-reduce", TD_ALLREDUCE, td_hierarchical_reduce, NULL},
-    {"hierarchical exchange", TD_ALLREDUCE, td_hierarchical_exchange, NULL},
-    {"hierarchical reduce", TD_REDUCE, td_hierarchical_reduce, NULL},
+    {"hierarchical all-reduce", TD_ALLREDUCE, td_hierarchical_reduce, NULL, TREE},
+    {"hierarchical exchange", TD_ALLREDUCE, td_hierarchical_exchange, NULL, TREE},
+    {"hierarchical reduce", TD_REDUCE, td_hierarchical_reduce, NULL, TREE},
     {"hierarchical broadcast", TD_BROADCAST, td_hierarchical_broadcast, NULL},
     {"hierarchical all-gather", TD_ALLGATHER, td_hierarchical_allgather, NULL},
-    {"hierarchical reduce-scatter", TD_REDUCE_SCATTER, td_hierarchical_reduce_scatter, NULL},
+    {"hierarchical reduce-scatter", TD_REDUCE_SCATTER, td_hierarchical_reduce_scatter, NULL, TREE},
 };
 
 /* Of one block over one channel, where each host's ranks are one node of the tree. */
@@ -309,7 +365,7 @@ static void hosts_send_what_they_say(void **state)
                 trial t = {.schedule = which, .root = n / 2, .count = (size_t)(16 * h * each)};
                 td_simulation sim = {.host = host, .latency = 1};
                 for (int r = 0; r < n; r++) host[r] = r * h / n;
-                assert_ok(td_comm_simulate(n, &sim, run_trial, &t));
+                simulate(&t, n, &sim);
                 cost want = between_hosts(which, (uint64_t)h, (uint64_t)n, t.count * 4);
                 uint64_t one = (uint64_t)h - 1,
                          hellos = which->pattern == TD_BROADCAST ? one : one * (uint64_t)h;
@@ -340,7 +396,7 @@ static void schedules_over_hosts_are_right(void **state)
                            .root = (n * 5 + (int)k) % n,
                            .count = (size_t)((n > 24 ? 1 : n) * n * 40)};
                 td_simulation sim = {.host = host, .latency = 1};
-                assert_ok(td_comm_simulate(n, &sim, run_trial, &t));
+                simulate(&t, n, &sim);
             }
         }
 }
