@@ -326,6 +326,61 @@ static void schedules_cost_what_they_say(void **state)
         for (int k = 0; k < SCHEDULES; k++) check_schedule(&schedules[k], n, k);
 }
 
+/* --- the barrier: with messages that are sent without waiting for who takes them --- */
+
+enum { LATE_BY = 32 /* steps: the others are through by then, if they can be */ };
+
+typedef struct entrance {
+    td_transport_ops eager;
+    const td_transport_ops *under;
+    td_request sent[MOST_RANKS * 6];
+    int sends, entered, late; /* late: the rank that comes last */
+} entrance;
+static entrance door; /* the simulated ranks are one thread */
+
+static td_status send_at_once(td_comm *comm, td_request *request)
+{
+    static char nothing;
+    if (door.sends == MOST_RANKS * 6) return td_fail(TD_ERR_INTERNAL, "too many messages");
+    td_request *own = &door.sent[door.sends++];
+    *own = (td_request){.data = &nothing,
+                        .bytes = request->bytes,
+                        .peer = request->peer,
+                        .tag = request->tag};
+    request->done = 1;
+    return door.under->isend(comm, own);
+}
+
+static td_status go_through(td_comm *comm, void *arg)
+{
+    int n = td_comm_size(comm), me = td_comm_rank(comm);
+    td_call barrier = {.pattern = TD_BARRIER};
+    char out = 0, in;
+    (void)arg;
+    for (int k = 0; k < LATE_BY && me == door.late; k++)
+        TD_TRY(td_comm_exchange(comm, &out, 1, me, &in, 1, me, 0));
+    if (!door.under) door.under = comm->ops, door.eager = *comm->ops;
+    door.eager.isend = send_at_once;
+    comm->ops = &door.eager;
+    door.entered++;
+    TD_TRY(td_dissemination_barrier(comm, &barrier));
+    if (door.entered == n) return TD_OK;
+    return td_fail(TD_ERR_INTERNAL, "rank %d of %d leaves where rank %d has yet to enter", me, n,
+                   door.late);
+}
+
+static void nobody_leaves_a_barrier_before_all_have_entered(void **state)
+{
+    (void)state;
+    for (int n = 1; n <= MOST_RANKS; n++)
+        for (int k = 0; k < 3 && k < n; k++) {
+            door = (entrance){.late = k == 0 ? 0 : k == 1 ? n - 1 : n / 2};
+            td_simulation sim = {.latency = 1};
+            assert_ok(td_comm_simulate(n, &sim, go_through, NULL));
+            assert_int_equal(door.entered, n);
+        }
+}
+
 /* The cost function of these is NULL, as headers go along. */
 static const schedule over_hosts[] = {
     {"hierarchical all-reduce", TD_ALLREDUCE, td_hierarchical_reduce, NULL, TREE},
@@ -483,6 +538,8 @@ static void ranks_that_wait_for_each_other_are_found(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(schedules_cost_what_they_say),
+                                       cmocka_unit_test(
+                                           nobody_leaves_a_barrier_before_all_have_entered),
                                        cmocka_unit_test(hosts_send_what_they_say),
                                        cmocka_unit_test(schedules_over_hosts_are_right),
                                        cmocka_unit_test(wide_elements_fit_their_rooms),
