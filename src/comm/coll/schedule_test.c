@@ -1,42 +1,9 @@
 /* Every schedule over messages, simulated on every number of ranks from 1 to 64: the right result,
- * and exactly the messages, the bytes and the steps one after the other that its file says. What is
- * reduced in an order (that of the tree, or of the chain) is reduced by an operation of which any
- * other order shows. */
-#include "comm/coll/coll.h"
-#include "comm/transport/simulated.h"
+ * in the right order, and exactly the messages, the bytes and the steps one after the other that
+ * its file says. Those over several hosts: schedule_hosts_test.c. */
+#include "comm/coll/schedule_trial_test.h"
 
-#include "base/alloc.h"
-#include "base/error.h"
-#include "base/test.h"
-
-#include <stdio.h>
-#include <string.h>
-
-enum { AT_MOST = 1 << 20, SHARED_WORD = 64 };
-enum { MOST_RANKS = 64, MOST_COUNT = 3 * MOST_RANKS + 1 };
-
-typedef struct shape {
-    uint64_t n, rounds; /* ranks; log2 of n rounded up */
-    uint64_t bytes;     /* of the vector, or of a part */
-    uint64_t root_part; /* bytes of the root's n-th of the vector */
-    bool root0;         /* the root is rank 0 */
-    uint64_t power;     /* the largest power of two that is not above n */
-} shape;
-
-typedef struct cost {
-    uint64_t messages, bytes; /* of all ranks */
-    uint64_t steps;           /* messages one after the other; or AT_MOST + a bound */
-} cost;
-
-typedef enum order { ANY_ORDER, TREE, TREE_OF_POWER /* of two of ranks */, CHAIN } order;
-
-typedef struct schedule {
-    const char *name;
-    td_pattern pattern;
-    td_algorithm *run;
-    cost (*cost)(shape s);
-    order order; /* of a reduction */
-} schedule;
+enum { AT_MOST = 1 << 20 };
 
 static cost dissemination(shape s)
 {
@@ -166,130 +133,6 @@ static const schedule schedules[] = {
 };
 enum { SCHEDULES = sizeof schedules / sizeof *schedules };
 
-typedef struct trial {
-    const schedule *schedule;
-    int root;
-    size_t count; /* int32s of the vector, or of a part */
-    order order;  /* on so many ranks */
-    int32_t *all; /* [count] of a reduction of all ranks, but for a scan */
-} trial;
-
-static int32_t element(int rank, size_t i)
-{
-    return (int32_t)((i * 7 + (size_t)rank * 13) % 101) - 50;
-}
-
-/* Neither commutes nor associates. */
-static void mix(void *into, const void *from, size_t count, void *user)
-{
-    uint32_t *a = into;
-    const uint32_t *b = from;
-    (void)user;
-    for (size_t i = 0; i < count; i++) a[i] = (a[i] + 1) * 0x9e3779b1u ^ b[i];
-}
-
-/* Of ranks [from, from + n): the larger power of two left, the rest right. */
-static int32_t along_tree(int from, int n, size_t i)
-{
-    int left = 1;
-    if (n == 1) return element(from, i);
-    while (2 * left < n) left *= 2;
-    int32_t a = along_tree(from, left, i), b = along_tree(from + left, n - left, i);
-    mix(&a, &b, 1, NULL);
-    return a;
-}
-
-/* Of the first n ranks. */
-static int32_t reduced(const trial *t, int n, size_t i)
-{
-    if (t->order == TREE) return along_tree(0, n, i);
-    int32_t all = element(0, i);
-    for (int r = 1; r < n; r++) {
-        int32_t next = element(r, i);
-        if (t->order == CHAIN)
-            mix(&all, &next, 1, NULL);
-        else
-            all += next;
-    }
-    return all;
-}
-
-/* What must stand at i of this rank's out; false: nothing. */
-static bool expected(const trial *t, int n, int me, size_t i, int32_t *out)
-{
-    size_t count = t->count, part = count / (size_t)n;
-    switch (t->schedule->pattern) {
-    case TD_BROADCAST: *out = element(t->root, i); return i < count && me != t->root;
-    case TD_SCATTER: *out = element(t->root, (size_t)me * count + i); return i < count;
-    case TD_GATHER:
-    case TD_ALLGATHER:
-        *out = element((int)(i / count), i % count);
-        return i < count * (size_t)n && (t->schedule->pattern == TD_ALLGATHER || me == t->root);
-    case TD_ALLTOALL:
-        *out = element((int)(i / count), (size_t)me * count + i % count);
-        return i < count * (size_t)n;
-    case TD_REDUCE:
-    case TD_ALLREDUCE:
-        if (i < count) *out = t->all[i];
-        return i < count && (t->schedule->pattern == TD_ALLREDUCE || me == t->root);
-    case TD_REDUCE_SCATTER:
-        if (i < part) *out = t->all[(size_t)me * part + i];
-        return i < part;
-    case TD_SCAN: *out = reduced(t, me + 1, i); return i < count;
-    default: return false;
-    }
-}
-
-static td_status run_trial(td_comm *comm, void *arg)
-{
-    trial *t = arg;
-    int n = td_comm_size(comm), me = td_comm_rank(comm);
-    bool whole = t->schedule->pattern >= TD_REDUCE || t->schedule->pattern == TD_BROADCAST;
-    size_t most = t->count * (whole ? 1 : (size_t)n) + 1, parts[MOST_RANKS];
-    int32_t *in = td_calloc(most, 4), *out = td_calloc(most, 4), want = 0;
-    td_status status = in && out ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a trial");
-    td_reduction how = {.type = TD_I32, .op = TD_SUM, .width = 4};
-    if (t->order != ANY_ORDER) how.combine = mix;
-    td_call call = {.pattern = t->schedule->pattern,
-                    .in = in,
-                    .out = out,
-                    .bytes = t->count * 4,
-                    .unit = 1,
-                    .root = t->root,
-                    .how = how,
-                    .count = t->count};
-    if (status != TD_OK) goto out;
-    for (size_t i = 0; i < most; i++) in[i] = element(me, i);
-    if (call.pattern == TD_REDUCE_SCATTER) {
-        for (int r = 0; r < n; r++) parts[r] = t->count / (size_t)n;
-        call.parts = parts, call.unit = 4;
-    }
-    if (!t->schedule->cost) TD_GOTO(td_greeting_begin(comm)); /* headers would be counted */
-    TD_GOTO(t->schedule->run(comm, &call));
-    for (size_t i = 0; i < most && status == TD_OK; i++)
-        if (expected(t, n, me, i, &want) && out[i] != want)
-            status = td_fail(TD_ERR_INTERNAL, "%s: rank %d of %d has %d at %zu, not %d",
-                             t->schedule->name, me, n, out[i], i, want);
-out:
-    td_free(in);
-    td_free(out);
-    return status;
-}
-
-static void simulate(trial *t, int n, td_simulation *sim)
-{
-    td_pattern pattern = t->schedule->pattern;
-    bool reduces = pattern >= TD_REDUCE && pattern != TD_SCAN;
-    t->order = t->schedule->order;
-    if (t->order == TREE_OF_POWER) t->order = n & (n - 1) ? ANY_ORDER : TREE;
-    t->all = td_calloc(t->count + 1, 4);
-    assert_non_null(t->all);
-    for (size_t i = 0; i < t->count && reduces; i++) t->all[i] = reduced(t, n, i);
-    td_status status = td_comm_simulate(n, sim, run_trial, t);
-    td_free(t->all);
-    assert_ok(status);
-}
-
 static void check_schedule(const schedule *which, int n, int k)
 {
     bool parts = which->pattern == TD_REDUCE_SCATTER;
@@ -328,8 +171,6 @@ static void schedules_cost_what_they_say(void **state)
 
 /* --- the barrier: with messages that are sent without waiting for who takes them --- */
 
-enum { LATE_BY = 32 /* steps: the others are through by then, if they can be */ };
-
 typedef struct entrance {
     td_transport_ops eager;
     const td_transport_ops *under;
@@ -355,10 +196,8 @@ static td_status go_through(td_comm *comm, void *arg)
 {
     int n = td_comm_size(comm), me = td_comm_rank(comm);
     td_call barrier = {.pattern = TD_BARRIER};
-    char out = 0, in;
     (void)arg;
-    for (int k = 0; k < LATE_BY && me == door.late; k++)
-        TD_TRY(td_comm_exchange(comm, &out, 1, me, &in, 1, me, 0));
+    if (me == door.late) TD_TRY(come_late(comm));
     if (!door.under) door.under = comm->ops, door.eager = *comm->ops;
     door.eager.isend = send_at_once;
     comm->ops = &door.eager;
@@ -381,145 +220,6 @@ static void nobody_leaves_a_barrier_before_all_have_entered(void **state)
         }
 }
 
-/* The cost function of these is NULL, as headers go along. */
-static const schedule over_hosts[] = {
-    {"hierarchical all-reduce", TD_ALLREDUCE, td_hierarchical_reduce, NULL, TREE},
-    {"hierarchical exchange", TD_ALLREDUCE, td_hierarchical_exchange, NULL, TREE},
-    {"hierarchical reduce", TD_REDUCE, td_hierarchical_reduce, NULL, TREE},
-    {"hierarchical broadcast", TD_BROADCAST, td_hierarchical_broadcast, NULL},
-    {"hierarchical all-gather", TD_ALLGATHER, td_hierarchical_allgather, NULL},
-    {"hierarchical reduce-scatter", TD_REDUCE_SCATTER, td_hierarchical_reduce_scatter, NULL, TREE},
-};
-
-/* Of one block over one channel, where each host's ranks are one node of the tree. */
-static cost between_hosts(const schedule *which, uint64_t h, uint64_t n, uint64_t bytes)
-{
-    uint64_t all = h * (h - 1), one = h - 1;
-    if (which->run == td_hierarchical_exchange) return (cost){0, bytes * all, 0}; /* with headers */
-    switch (which->pattern) {
-    case TD_ALLREDUCE: return (cost){all, 2 * bytes * one, 0}; /* the others along with headers */
-    case TD_REDUCE: return (cost){one, bytes * one + bytes / h * one, 0};
-    case TD_BROADCAST: return (cost){one, bytes * one, 0};
-    case TD_ALLGATHER: return (cost){all, n * bytes * one, 0};
-    default: return (cost){all, bytes * one, 0};
-    }
-}
-
-static void hosts_send_what_they_say(void **state)
-{
-    (void)state;
-    int host[MOST_RANKS];
-    for (int h = 2; h <= 4; h++)
-        for (int n = h; n <= (getenv("TANDEM_TEST_SHORT") ? 8 : MOST_RANKS); n += h)
-            for (size_t k = 0; k < sizeof over_hosts / sizeof *over_hosts; k++) {
-                const schedule *which = &over_hosts[k];
-                int of_host = n / h;
-                bool sums = which->pattern != TD_BROADCAST && which->pattern != TD_ALLGATHER;
-                if (sums && of_host & (of_host - 1)) continue;     /* a host is several nodes */
-                int each = which->pattern == TD_ALLGATHER ? 1 : n; /* so that cuts are even */
-                trial t = {.schedule = which, .root = n / 2, .count = (size_t)(16 * h * each)};
-                td_simulation sim = {.host = host, .latency = 1};
-                for (int r = 0; r < n; r++) host[r] = r * h / n;
-                simulate(&t, n, &sim);
-                cost want = between_hosts(which, (uint64_t)h, (uint64_t)n, t.count * 4);
-                uint64_t one = (uint64_t)h - 1,
-                         hellos = which->pattern == TD_BROADCAST ? one : one * (uint64_t)h;
-                want.messages += hellos, want.bytes += hellos * TD_HELLO_BYTES;
-                uint64_t others = (uint64_t)(n - h); /* are told of their host's shared memory */
-                want.messages += others, want.bytes += others * SHARED_WORD;
-                if (sim.messages != want.messages || sim.bytes != want.bytes)
-                    fail_msg("%s, %d ranks on %d hosts: %llu messages, %llu bytes; %llu and %llu "
-                             "are right",
-                             which->name, n, h, (unsigned long long)sim.messages,
-                             (unsigned long long)sim.bytes, (unsigned long long)want.messages,
-                             (unsigned long long)want.bytes);
-            }
-}
-
-/* Hosts of several ranks, adjacent, dealt in turn and of unequal size. */
-static void schedules_over_hosts_are_right(void **state)
-{
-    (void)state;
-    int host[MOST_RANKS];
-    int most = getenv("TANDEM_TEST_SHORT") ? 10 : MOST_RANKS;
-    for (int n = 2; n <= most; n++)
-        for (int layout = 0; layout < 3; layout++) {
-            for (int r = 0; r < n; r++)
-                host[r] = layout == 0 ? 3 * r / n : layout == 1 ? r % 3 : r < n / 4 ? 0 : 1 + r % 2;
-            for (size_t k = 0; k < sizeof over_hosts / sizeof *over_hosts; k++) {
-                trial t = {.schedule = &over_hosts[k],
-                           .root = (n * 5 + (int)k) % n,
-                           .count = (size_t)((n > 24 ? 1 : n) * n * 40)};
-                td_simulation sim = {.host = host, .latency = 1};
-                simulate(&t, n, &sim);
-            }
-        }
-}
-
-/* --- wide elements, of which a slice cannot be cut as finely as it should --- */
-
-enum { WORDS = 512 };
-
-static void add_words(void *into, const void *from, size_t count, void *user)
-{
-    size_t width = *(const size_t *)user;
-    int32_t *a = into;
-    const int32_t *b = from;
-    for (size_t i = 0; i < count * width / 4; i++) a[i] += b[i];
-}
-
-typedef struct wide {
-    size_t width, each; /* bytes; elements of a rank's part */
-} wide;
-
-static td_status scatter_wide(td_comm *comm, void *arg)
-{
-    wide *w = arg;
-    int n = td_comm_size(comm), me = td_comm_rank(comm);
-    size_t part = w->each * w->width / 4, parts[MOST_RANKS];
-    int32_t *in = td_calloc(part * (size_t)n, 4), *out = td_calloc(part, 4);
-    td_reduction how = {.width = w->width, .combine = add_words, .user = &w->width};
-    td_call call = {.pattern = TD_REDUCE_SCATTER,
-                    .in = in,
-                    .out = out,
-                    .bytes = part * (size_t)n * 4,
-                    .parts = parts,
-                    .unit = w->width,
-                    .how = how,
-                    .count = w->each * (size_t)n};
-    td_status status = in && out ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a trial");
-    for (int r = 0; r < n; r++) parts[r] = w->each;
-    for (size_t i = 0; i < part * (size_t)n; i++) in[i] = element(me, i);
-    if (status == TD_OK) status = td_greeting_begin(comm);
-    if (status == TD_OK) status = td_hierarchical_reduce_scatter(comm, &call);
-    for (size_t i = 0; i < part && status == TD_OK; i++) {
-        int32_t want = 0;
-        for (int r = 0; r < n; r++) want += element(r, (size_t)me * part + i);
-        if (out[i] != want)
-            status = td_fail(TD_ERR_INTERNAL, "rank %d of %d has %d at %zu, not %d", me, n, out[i],
-                             i, want);
-    }
-    td_free(in), td_free(out);
-    return status;
-}
-
-static void wide_elements_fit_their_rooms(void **state)
-{
-    (void)state;
-    static const int sizes[][3] = {{40, 1, 1}, {2, 2, 2}, {3, 2, 1}, {9, 2, 2}, {17, 3, 4}};
-    int host[MOST_RANKS];
-    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
-        for (size_t width = 4 * WORDS; width > 64; width = k ? width * 5 / 8 / 4 * 4 : 0)
-            for (size_t bytes = 2048; bytes <= (k ? 32768 : 2048); bytes *= 4) {
-                int n = 0;
-                for (int h = 0; h < 3; h++)
-                    for (int r = 0; r < sizes[k][h]; r++) host[n++] = h;
-                wide w = {width, (bytes + width - 1) / width};
-                td_simulation sim = {.host = host, .latency = 1};
-                assert_ok(td_comm_simulate(n, &sim, scatter_wide, &w));
-            }
-}
-
 static td_status wait_in_vain(td_comm *comm, void *arg)
 {
     int32_t x = 0;
@@ -537,12 +237,10 @@ static void ranks_that_wait_for_each_other_are_found(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(schedules_cost_what_they_say),
-                                       cmocka_unit_test(
-                                           nobody_leaves_a_barrier_before_all_have_entered),
-                                       cmocka_unit_test(hosts_send_what_they_say),
-                                       cmocka_unit_test(schedules_over_hosts_are_right),
-                                       cmocka_unit_test(wide_elements_fit_their_rooms),
-                                       cmocka_unit_test(ranks_that_wait_for_each_other_are_found)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(schedules_cost_what_they_say),
+        cmocka_unit_test(nobody_leaves_a_barrier_before_all_have_entered),
+        cmocka_unit_test(ranks_that_wait_for_each_other_are_found),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
