@@ -5,14 +5,13 @@
 #include "base/rng.h"
 #include "comm/coll/coll.h"
 
-enum { N = 30011, MOST = 16 };
+enum { N = 30011, FEW = 2003 /* which no algorithm finds too long */, MOST = 16 };
 
-/* Float sums by each algorithm, forced, are those of the default. */
-static td_status same_bits(td_comm *c, void *arg)
+/* Float sums of so many by each algorithm, forced, are those of the default. */
+static td_status same_bits_of(td_comm *c, size_t count)
 {
-    (void)arg;
     int n = td_comm_size(c), me = td_comm_rank(c);
-    size_t all = N / (size_t)n * (size_t)n, counts[64];
+    size_t all = count / (size_t)n * (size_t)n, counts[64];
     float *in = td_malloc(N * 4), *want = td_calloc(N, 4), *got = td_calloc(N, 4);
     td_rng rng;
     td_rng_init(&rng, 5, TD_RNG_TEST, (uint64_t)me, 0);
@@ -25,7 +24,7 @@ static td_status same_bits(td_comm *c, void *arg)
                               .in = in,
                               .out = want,
                               .bytes = all / (size_t)n * 4,
-                              .count = N,
+                              .count = count,
                               .type = TD_F32,
                               .op = TD_SUM,
                               .parts = p == TD_REDUCE_SCATTER ? counts : NULL};
@@ -45,6 +44,64 @@ static td_status same_bits(td_comm *c, void *arg)
         CHECK(td_coll_force(c, (td_pattern)p, "carrier-pigeon") == TD_ERR_ARG);
     }
     td_free(in), td_free(want), td_free(got);
+    return TD_OK;
+}
+
+static td_status same_bits(td_comm *c, void *arg)
+{
+    (void)arg;
+    TD_TRY(same_bits_of(c, FEW));
+    return same_bits_of(c, N);
+}
+
+/* Where each rank is a host it gives its vector to all others, while a header's message holds it.
+ * (Of two hosts it would send as much by the longer ones' schedule.) */
+static td_status exchanged(td_comm *c, void *arg)
+{
+    uint64_t others = (uint64_t)td_comm_size(c) - 1;
+    static const size_t counts[] = {1, FEW, TD_HELLO_INLINE / 4, TD_HELLO_INLINE / 4 + 1};
+    (void)arg;
+    if (td_comm_hosts(c) != td_comm_size(c) || others < 2 || others > 3) return TD_OK;
+    float *in = td_calloc(N, 4), *out = td_calloc(N, 4);
+    TD_TRY(td_coll_force(c, TD_ALLREDUCE, "hierarchical-exchange"));
+    for (size_t k = 0; k < sizeof counts / sizeof *counts; k++) {
+        uint64_t before = td_comm_bytes_sent(c), all = others * counts[k] * 4;
+        TD_TRY(td_comm_allreduce(c, in, out, counts[k], TD_F32, TD_SUM));
+        uint64_t sent = td_comm_bytes_sent(c) - before;
+        CHECK(k < 3 ? sent == all : sent < all);
+    }
+    TD_TRY(td_coll_force(c, TD_ALLREDUCE, NULL));
+    td_free(in), td_free(out);
+    return TD_OK;
+}
+
+/* In more pieces than are received ahead, by two trees of which a half has an odd end. */
+static td_status many_pieces(td_comm *c, void *arg)
+{
+    enum { LONG = 300007, BYTES = LONG * 4 - 1, LAST = 99 };
+    int n = td_comm_size(c), me = td_comm_rank(c);
+    int32_t *in = td_malloc(LONG * 4), *out = td_malloc(LONG * 4);
+    unsigned char *bytes = td_malloc(BYTES + 1);
+    (void)arg;
+    TD_TRY(td_coll_force(c, TD_BROADCAST, "double-tree"));
+    TD_TRY(td_coll_force(c, TD_ALLREDUCE, "double-tree"));
+    for (int root = 0; root < n; root += n < 3 ? 1 : n - 2) {
+        for (size_t i = 0; i < BYTES; i++) bytes[i] = me == root ? (unsigned char)(i * i % 251) : 0;
+        bytes[BYTES] = LAST;
+        TD_TRY(td_comm_broadcast(c, bytes, BYTES, root));
+        for (size_t i = 0; i < BYTES; i++) CHECK(bytes[i] == (unsigned char)(i * i % 251));
+        CHECK(bytes[BYTES] == LAST);
+    }
+    for (int in_place = 0; in_place < 2; in_place++) {
+        for (size_t i = 0; i < LONG; i++) in[i] = (int32_t)(i % 7919) * (me + 3);
+        TD_TRY(td_comm_allreduce(c, in, in_place ? in : out, LONG, TD_I32, TD_SUM));
+        const int32_t *got = in_place ? in : out;
+        for (size_t i = 0; i < LONG; i++)
+            CHECK(got[i] == (int32_t)(i % 7919) * (n * (n - 1) / 2 + 3 * n));
+    }
+    TD_TRY(td_coll_force(c, TD_BROADCAST, NULL));
+    TD_TRY(td_coll_force(c, TD_ALLREDUCE, NULL));
+    td_free(in), td_free(out), td_free(bytes);
     return TD_OK;
 }
 
@@ -276,7 +333,15 @@ static td_status drifting_own(td_comm *c, void *arg)
     return td_comm_barrier(c);
 }
 
-/* On threads: one host, and ranks adjacent, dealt in turn and each on a host of its own. */
+static void on_hosts(const char *hosts, int ranks, td_rank_fn *fn)
+{
+    setenv("TANDEM_FAKE_HOSTS", hosts, 1);
+    assert_ok(td_comm_run_local(ranks, NULL, fn, NULL));
+    unsetenv("TANDEM_FAKE_HOSTS");
+}
+
+/* On threads: one host, and ranks adjacent, dealt in turn and each on a host of its own; more of
+ * them, too. */
 static void on_all_hosts(td_rank_fn *fn)
 {
     static const char *const hosts[] = {"0", "0,0,1,1", "0,1,2,2", "0,1,0,1", "0,1,2,3,4,5,6,7"};
@@ -284,17 +349,34 @@ static void on_all_hosts(td_rank_fn *fn)
         assert_ok(td_comm_agree(mpi_world, fn(mpi_world, NULL)));
         return;
     }
-    for (int h = 0; h < 5; h++) {
-        setenv("TANDEM_FAKE_HOSTS", hosts[h], 1);
-        for (int n = 2; n <= 5; n++) assert_ok(td_comm_run_local(n, NULL, fn, NULL));
+    for (int h = 0; h < 5; h++)
+        for (int n = 2; n <= 5; n++) on_hosts(hosts[h], n, fn);
+    bool some = getenv("TANDEM_TEST_SHORT") != NULL; /* under sanitizers */
+    for (int n = some ? 11 : 8; n <= 11; n += 3) {
+        if (!some) on_hosts("0", n, fn);
+        on_hosts("0,0,0,1,1,1,2,2,1,0,2", n, fn);
     }
-    unsetenv("TANDEM_FAKE_HOSTS");
 }
 
 static void every_algorithm_gives_the_same_bits(void **state)
 {
     (void)state;
     on_all_hosts(same_bits);
+}
+
+static void short_vectors_go_to_all_hosts_whole(void **state)
+{
+    (void)state;
+    on_all_hosts(exchanged);
+}
+
+static void two_trees_carry_many_pieces(void **state)
+{
+    static const int sizes[] = {3, 8, 2, 5, 11};
+    (void)state;
+    if (mpi_world) assert_ok(td_comm_agree(mpi_world, many_pieces(mpi_world, NULL)));
+    for (int k = 0; k < (getenv("TANDEM_TEST_SHORT") ? 2 : 5) && !mpi_world; k++)
+        on_hosts("0", sizes[k], many_pieces);
 }
 
 static void long_calls_are_not_mpis(void **state)
@@ -322,6 +404,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_algorithm_gives_the_same_bits),
         cmocka_unit_test(other_orders_serve_whole_numbers_alone),
+        cmocka_unit_test(short_vectors_go_to_all_hosts_whole),
+        cmocka_unit_test(two_trees_carry_many_pieces),
         cmocka_unit_test(a_crowd_meets_in_memory),
         cmocka_unit_test(many_meet_where_memory_is_plenty),
         cmocka_unit_test(long_calls_are_not_mpis),
