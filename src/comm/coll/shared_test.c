@@ -1,7 +1,12 @@
 /* Long vectors inside a host, by each way that may serve them, where they lie and into another
  * vector: see ranks_test.h. */
 #include "comm/coll/meet_impl.h"
+#include "comm/coll/shared_impl.h"
 #include "comm/ranks_test.h"
+
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 enum { CALLS = 12 /* of a pattern and length: the first ones try both ways */ };
 
@@ -144,31 +149,33 @@ static void own_operations_keep_their_order(void **state)
     on_few(own_operations, NULL);
 }
 
-/* To and from each rank. */
+/* To and from that rank. */
+static td_status moves(td_comm *c, size_t count, int root)
+{
+    int n = td_comm_size(c), me = td_comm_rank(c);
+    float *own = td_malloc(count * sizeof *own);
+    float *all = td_malloc((size_t)n * count * sizeof *all);
+    for (size_t i = 0; i < count; i++) own[i] = value(me, i);
+    TD_TRY(td_comm_gather(c, own, count * sizeof *own, all, root));
+    for (size_t i = 0; i < (size_t)n * count && me == root; i++)
+        CHECK(all[i] == value((int)(i / count), i % count));
+    TD_TRY(td_comm_reduce(c, own, all, count, TD_F32, TD_SUM, root));
+    for (size_t i = 0; i < count; i++) CHECK(own[i] == value(me, i));
+    for (size_t i = 0; i < count && me == root; i++) CHECK(all[i] == sum(0, n, i));
+    TD_TRY(td_comm_reduce(c, own, own, count, TD_F32, TD_SUM, root));
+    for (size_t i = 0; i < count; i++) CHECK(own[i] == (me == root ? sum(0, n, i) : value(me, i)));
+    TD_TRY(td_comm_broadcast(c, own, count * sizeof *own, root));
+    for (size_t i = 0; i < count; i++) CHECK(own[i] == sum(0, n, i));
+    td_free(own), td_free(all);
+    return TD_OK;
+}
+
 static td_status long_moves(td_comm *c, void *arg)
 {
     static const size_t counts[] = {20001, 262144, 300007};
     (void)arg;
-    int n = td_comm_size(c), me = td_comm_rank(c);
     for (size_t k = 0; k < sizeof counts / sizeof *counts; k++)
-        for (int root = 0; root < n; root++) {
-            size_t count = counts[k];
-            float *own = td_malloc(count * sizeof *own);
-            float *all = td_malloc((size_t)n * count * sizeof *all);
-            for (size_t i = 0; i < count; i++) own[i] = value(me, i);
-            TD_TRY(td_comm_gather(c, own, count * sizeof *own, all, root));
-            for (size_t i = 0; i < (size_t)n * count && me == root; i++)
-                CHECK(all[i] == value((int)(i / count), i % count));
-            TD_TRY(td_comm_reduce(c, own, all, count, TD_F32, TD_SUM, root));
-            for (size_t i = 0; i < count; i++) CHECK(own[i] == value(me, i));
-            for (size_t i = 0; i < count && me == root; i++) CHECK(all[i] == sum(0, n, i));
-            TD_TRY(td_comm_reduce(c, own, own, count, TD_F32, TD_SUM, root));
-            for (size_t i = 0; i < count; i++)
-                CHECK(own[i] == (me == root ? sum(0, n, i) : value(me, i)));
-            TD_TRY(td_comm_broadcast(c, own, count * sizeof *own, root));
-            for (size_t i = 0; i < count; i++) CHECK(own[i] == sum(0, n, i));
-            td_free(own), td_free(all);
-        }
+        for (int root = 0; root < td_comm_size(c); root++) TD_TRY(moves(c, counts[k], root));
     return TD_OK;
 }
 
@@ -176,6 +183,161 @@ static void long_vectors_reach_and_leave_every_rank(void **state)
 {
     (void)state;
     on_few(long_moves, NULL);
+}
+
+/* Of which some go where they lie, some are staged and some are empty. At the root its own lies
+ * where it goes, or elsewhere. */
+static td_status gather_parts(td_comm *c, const size_t *parts, int root, bool in_place)
+{
+    int n = td_comm_size(c), me = td_comm_rank(c);
+    size_t at = 0, all = 0;
+    for (int r = 0; r < n; all += parts[r++]) at += r < me ? parts[r] : 0;
+    unsigned char *out = td_malloc(all + 1), *apart = td_malloc(parts[me] + 1);
+    unsigned char *in = in_place && me == root ? out + at : apart;
+    for (int k = 0; k < CALLS; k++) {
+        memset(out, 255, all + 1);
+        for (size_t i = 0; i < parts[me]; i++) in[i] = (unsigned char)value(me + k, i);
+        TD_TRY(td_comm_gatherv(c, in, parts, me == root ? out : NULL, root));
+        const unsigned char *got = out;
+        for (int r = 0; r < n && me == root; got += parts[r++])
+            for (size_t i = 0; i < parts[r]; i++) CHECK(got[i] == (unsigned char)value(r + k, i));
+        CHECK(out[all] == 255);
+    }
+    td_free(out), td_free(apart);
+    return TD_OK;
+}
+
+static td_status parts_that_differ(td_comm *c, void *arg)
+{
+    static const size_t parts[][3] = {{100003, 70001, 12}, {5, 131077, 65536}, {100003, 65535, 0},
+                                      {0, 65537, 1},       {65536, 0, 131071}, {24, 16, 8}};
+    (void)arg;
+    for (size_t k = 0; k < sizeof parts / sizeof *parts; k++)
+        for (int root = 0; root < td_comm_size(c); root++)
+            for (int in_place = 0; in_place < 2; in_place++)
+                TD_TRY(gather_parts(c, parts[k], root, in_place));
+    return TD_OK;
+}
+
+static void parts_that_differ_are_gathered(void **state)
+{
+    (void)state;
+    on_few(parts_that_differ, NULL);
+}
+
+/* Results of two ranks that would drive what is staged out of the caches go past them. */
+static td_status very_long(td_comm *c, void *arg)
+{
+    enum { N = TD_SHARED_THROUGH / 2 / 4 + 3 };
+    (void)arg;
+    TD_TRY(adds(c, N, false));
+    TD_TRY(adds(c, N, true));
+    TD_TRY(moves(c, N, 0));
+    return moves(c, N, 1);
+}
+
+static void results_go_past_the_caches(void **state)
+{
+    (void)state;
+    if (mpi_world && td_comm_size(mpi_world) != 2) skip();
+    if (mpi_world)
+        assert_ok(td_comm_agree(mpi_world, very_long(mpi_world, NULL)));
+    else
+        assert_ok(td_comm_run_local(2, NULL, very_long, NULL));
+}
+
+/* --- what goes through the system: its calls are counted on their way there --- */
+
+static uint64_t moved; /* bytes, by this process */
+
+static ssize_t tally(ssize_t bytes)
+{
+    if (bytes > 0) moved += (uint64_t)bytes;
+    return bytes;
+}
+
+ssize_t process_vm_readv(pid_t pid, const struct iovec *own, unsigned long owns,
+                         const struct iovec *its, unsigned long theirs, unsigned long flags)
+{
+    return tally(syscall(SYS_process_vm_readv, pid, own, owns, its, theirs, flags));
+}
+
+ssize_t process_vm_writev(pid_t pid, const struct iovec *own, unsigned long owns,
+                          const struct iovec *its, unsigned long theirs, unsigned long flags)
+{
+    return tally(syscall(SYS_process_vm_writev, pid, own, owns, its, theirs, flags));
+}
+
+/* Whether each process may read the next one's memory, and write there. */
+static td_status system_allows(td_comm *c, bool *out)
+{
+    int n = td_comm_size(c), next = (td_comm_rank(c) + 1) % n, may, all;
+    uint64_t word[2] = {(uint64_t)getpid(), 0}, seen = 0;
+    struct {
+        uint64_t pid, at;
+    } own = {word[0], (uintptr_t)word}, each[8];
+    TD_TRY(td_comm_allgather(c, &own, sizeof own, each));
+    char *there = (char *)(uintptr_t)each[next].at;
+    struct iovec here = {&seen, sizeof seen}, its = {there, sizeof seen};
+    pid_t pid = (pid_t)each[next].pid;
+    may = process_vm_readv(pid, &here, 1, &its, 1, 0) == sizeof seen && seen == each[next].pid;
+    its.iov_base = there + sizeof seen;
+    may = may && process_vm_writev(pid, &here, 1, &its, 1, 0) == sizeof seen;
+    TD_TRY(td_comm_allreduce(c, &may, &all, 1, TD_I32, TD_MIN));
+    *out = all && word[1] == word[0];
+    return td_comm_allreduce(c, &(int){*out}, &all, 1, TD_I32, TD_MIN);
+}
+
+/* What all ranks move in a call that goes this way, in halves of BYTES. */
+typedef struct direct {
+    td_pattern pattern;
+    uint64_t by_two, by_three;
+} direct;
+
+static td_status moves_directly(td_comm *c, const direct *d)
+{
+    enum { BYTES = 200 << 10 };
+    int n = td_comm_size(c), me = td_comm_rank(c);
+    uint64_t halves = n == 2 ? d->by_two : d->by_three, all;
+    float *in = td_calloc(BYTES, (size_t)n), *out = td_calloc(BYTES, (size_t)n);
+    td_collective call = {.pattern = d->pattern, .bytes = BYTES, .count = BYTES / sizeof *in};
+    bool gives = d->pattern != TD_BROADCAST || me == 0;
+    call.in = gives ? in : NULL;
+    call.out = d->pattern == TD_BROADCAST && me == 0 ? NULL : out;
+    moved = 0;
+    for (int k = 0; k < CALLS; k++) TD_TRY(td_comm_run(c, &call)); /* the first ones try it */
+    TD_TRY(td_comm_allreduce(c, &(int64_t){(int64_t)moved}, &all, 1, TD_I64, TD_SUM));
+    CHECK(halves ? all > 0 && all % (halves * BYTES / 2) == 0 : all == 0);
+    td_free(in), td_free(out);
+    return TD_OK;
+}
+
+static td_status through_the_system(td_comm *c, void *arg)
+{
+    static const direct directs[] = {{TD_BROADCAST, 2, 0}, {TD_GATHER, 2, 0}, {TD_ALLGATHER, 4, 12},
+                                     {TD_ALLTOALL, 4, 12}, {TD_REDUCE, 3, 0}, {TD_ALLREDUCE, 4, 0}};
+    td_comm *group; /* which has found out nothing yet */
+    bool *allowed = arg;
+    TD_TRY(system_allows(c, allowed));
+    if (!*allowed) return TD_OK;
+    TD_TRY(td_comm_split(c, 0, td_comm_rank(c), &group));
+    float in[10000] = {0}, out[30000];
+    td_status status = td_comm_allgather(group, in, sizeof in, out); /* it tries the memory */
+    for (size_t k = 0; k < sizeof directs / sizeof *directs && status == TD_OK; k++)
+        status = moves_directly(group, &directs[k]);
+    td_comm_close(group);
+    return status;
+}
+
+static void processes_reach_each_others_memory(void **state)
+{
+    (void)state;
+    bool allowed = true;
+    if (!mpi_world) skip(); /* threads need not ask the system */
+    assert_ok(td_comm_agree(mpi_world, through_the_system(mpi_world, &allowed)));
+    if (allowed) return;
+    print_message("the system does not let processes read each other's memory\n");
+    skip();
 }
 
 /* Who waited in vain has its memory for itself: the other, which comes later, is told. */
@@ -263,6 +425,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(halves_are_added_so_too),
         cmocka_unit_test(own_operations_keep_their_order),
         cmocka_unit_test(long_vectors_reach_and_leave_every_rank),
+        cmocka_unit_test(parts_that_differ_are_gathered),
+        cmocka_unit_test(results_go_past_the_caches),
+        cmocka_unit_test(processes_reach_each_others_memory),
         cmocka_unit_test(who_comes_late_writes_nowhere),
         cmocka_unit_test(what_a_stopped_process_may_write_to_stays),
     };
