@@ -14,6 +14,7 @@
  * ranks were told is gathered. */
 #include "comm/misuse_kinds_test.h"
 
+#include "base/clock.h"
 #include "base/test.h"
 
 #include <stdlib.h>
@@ -21,8 +22,10 @@
 
 /* --- running a kind --- */
 
+enum { MARGIN_MS = 10000 /* of a busy machine, beyond the deadline */ };
+
 typedef struct told { /* by a rank */
-    int32_t status;
+    int32_t status, took_ms;
     char sentence[SENTENCE];
 } told;
 
@@ -30,8 +33,10 @@ static void run_kind(const kind *k, td_comm *c, told *out)
 {
     hand h = {.c = c, .me = td_comm_rank(c), .wrong = td_comm_rank(c) == 1};
     h.x = td_calloc(2 * ROOM, sizeof *h.x), h.y = h.x + ROOM;
+    int64_t begin = td_clock_ns();
     td_status status = k->act ? k->act(&h) : run_collective(&h, h.wrong ? k->wrong : k->right);
     if (status == TD_OK && !k->leaves) status = td_comm_barrier(c);
+    out->took_ms = (int32_t)((td_clock_ns() - begin) / 1000000);
     out->status = (int32_t)status;
     snprintf(out->sentence, SENTENCE, "%s", status == TD_OK ? "" : td_last_error());
     td_free(h.x);
@@ -56,14 +61,15 @@ static bool names_an_operation(const char *sentence)
     return false;
 }
 
-/* All who must have failed have, with an operation in the sentence; one says all, and not only by
- * the deadline where that is not needed. */
-static bool verdict(const kind *k, const told *of, bool says_why)
+/* All who must have failed have, with an operation in the sentence, within the deadline; one says
+ * all, and not only by the deadline where that is not needed. */
+static bool verdict(const kind *k, const told *of, int deadline_ms, bool says_why)
 {
     bool said = false, good = true;
     for (int r = 0; r < RANKS; r++) {
         bool may_pass = (k->only_1 && r != 1) || (k->leaves && !k->only_1 && r == 1);
         if (of[r].status == TD_OK && !may_pass) good = false;
+        if (of[r].took_ms > deadline_ms + MARGIN_MS) good = false;
         if (of[r].status == TD_OK) continue;
         if (!names_an_operation(of[r].sentence) && !says_all(k, of[r].sentence)) good = false;
         bool by_deadline = of[r].status == TD_ERR_TIMEOUT && !k->late;
@@ -72,7 +78,8 @@ static bool verdict(const kind *k, const told *of, bool says_why)
     if ((good && said) || !says_why) return good && said;
     print_error("%s:\n", k->name);
     for (int r = 0; r < RANKS; r++)
-        print_error("  rank %d: %s: %s\n", r, td_status_name((td_status)of[r].status),
+        print_error("  rank %d: %s after %d ms of %d: %s\n", r,
+                    td_status_name((td_status)of[r].status), of[r].took_ms, deadline_ms,
                     of[r].sentence);
     return false;
 }
@@ -98,9 +105,10 @@ static void on_threads(const char *hosts)
     setenv("TANDEM_FAKE_HOSTS", hosts, 1);
     for (int k = 0; k < KINDS; k++) {
         trial t = {.kind = &kinds[k]};
-        td_comm_config config = {.deadline_ms = kinds[k].late ? QUICK_MS : PATIENT_MS};
+        int deadline_ms = kinds[k].late ? QUICK_MS : PATIENT_MS;
+        td_comm_config config = {.deadline_ms = deadline_ms};
         td_status status = td_comm_run_local(RANKS, &config, rank_of_trial, &t);
-        if (!verdict(&kinds[k], t.of, true) || status == TD_OK) bad++;
+        if (!verdict(&kinds[k], t.of, deadline_ms, true) || status == TD_OK) bad++;
         bool other = kinds[k].run_says[0] && has_all(kinds[k].run_says, td_last_error());
         if (!says_all(&kinds[k], td_last_error()) && !other) {
             print_error("%s: the run says: %s\n", kinds[k].name, td_last_error());
@@ -143,7 +151,7 @@ static td_status kind_in_a_group(td_comm *world, const kind *k, int deadline_ms,
         run_kind(k, group, &own);
     }
     TD_TRY(td_comm_gather(world, &own, sizeof own, all, 0));
-    if (me == 0) *good = verdict(k, all, deadline_ms > HASTY_MS);
+    if (me == 0) *good = verdict(k, all, deadline_ms, deadline_ms > HASTY_MS);
     td_comm_close(group);
     return td_comm_broadcast(world, good, sizeof *good, 0);
 }
