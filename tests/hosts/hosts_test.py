@@ -48,6 +48,22 @@ class Ranks(unittest.TestCase):
     def test_treesum(self):
         comm_test("treesum")
 
+    def test_algorithms(self):
+        comm_test("algorithms")
+
+    def test_work(self):
+        comm_test("work")
+
+    def test_keyed(self):
+        comm_test("keyed")
+
+    def test_a_link_carries_no_more_than_its_rate(self):
+        words = [os.path.join(BUILD, "tandem"), "bench", "--comm", "send-recv", "--min-bytes", "1m", "--max-bytes", "1m"]
+        with Hosts(2, rate="100mbit", mpiexec=MPIEXEC) as slow:
+            done = slow.mpiexec(words, ranks=1, text=True, stdout=subprocess.PIPE, check=True, timeout=PATIENCE_S)
+        (least,) = re.findall(r"(?m)^send-recv\t2\t1048576\t\w+\t\S+\t(\S+)\t.*\tok$", done.stdout)
+        self.assertGreater(float(least), (2**20 - 2**18) / 12.5, done.stdout)  # us, behind a burst of 256 KiB
+
     def test_wrong_use_is_told(self):
         comm_test("misuse", "another")  # roots, types, algorithms, ...
 
