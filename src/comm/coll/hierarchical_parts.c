@@ -13,10 +13,12 @@
  *
  * Cost: a host of s ranks sends its s parts h - 1 times for all-gather; for reduce-scatter the
  * other hosts' parts once for each of the nodes that it holds, the least possible where that is
- * one. With every rank by itself it would be s times as much. Half types are rounded once, so of
- * them every rank's values are sent. Where parts differ much (their columns would be mostly empty),
- * ring.c and pairwise.c serve. Source of channels: Traff, Hunold, "Decomposing MPI collectives for
- * exploiting multi-lane communication", CLUSTER 2020. */
+ * one. With every rank by itself it would be s times as much. Messages of a host, for each block
+ * and channel: h - 1 for all-gather, k (h - 1) for reduce-scatter of k nodes; besides, a header to
+ * each peer. Half types are rounded once, so of them every rank's values are sent. Where parts
+ * differ much (their columns would be mostly empty), ring.c and pairwise.c serve. Source of
+ * channels: Traff, Hunold, "Decomposing MPI collectives for exploiting multi-lane communication",
+ * CLUSTER 2020. */
 #include "comm/coll/stages.h"
 
 #include "base/error.h"
