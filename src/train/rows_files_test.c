@@ -45,16 +45,28 @@ typedef struct place {
     bool turned; /* in a group whose ranks are not those of the run */
 } place;
 
-static td_status fill(td_rows_tables *t)
+static td_status fill(td_rows_tables *t, float more)
 {
     float row[WIDTH * 3], params[PARAMS];
     td_table *keyed = td_rows_table(t, TD_ROWS_KEYED);
     for (uint64_t k = 0; keyed && k < KEYS; k++) {
         make_row(key_of(k), td_table_row_floats(keyed), row);
+        for (size_t i = 0; i < td_table_row_floats(keyed); i++) row[i] += more;
         if (td_rows_holds(t, TD_ROWS_KEYED, key_of(k))) TD_TRY(td_table_put(keyed, key_of(k), row));
     }
-    for (int i = 0; i < PARAMS; i++) params[i] = (float)i + 0.5f;
+    for (int i = 0; i < PARAMS; i++) params[i] = (float)i + 0.5f + more;
     return td_rows_put_dense(t, params);
+}
+
+/* What is written is the version of the beginning, though all rows move before it has ended. */
+static td_status write_beside(td_rows_tables *t, const td_rows_bundle *b)
+{
+    td_rows_saving *saving = NULL;
+    TD_TRY(td_rows_save_begin(t, b, &saving));
+    td_status status = fill(t, 1);
+    TD_TRY(td_rows_save_end(saving, t->comm));
+    TD_TRY(status);
+    return fill(t, 0);
 }
 
 static td_status compare(td_rows_tables *t, bool states)
@@ -104,9 +116,9 @@ static td_status live_in(td_comm *c, const place *p)
     if (!p->states) b.slots = &slot, b.slot_count = 1, b.params = params;
     td_status status = td_rows_tables_open(c, &config, false, &t);
     if (status == TD_OK && !p->reads) {
-        status = fill(&t);
+        status = fill(&t, 0);
         if (status == TD_OK && td_comm_rank(c) == 0) b.state = json_pack("{s:i}", "step", 3);
-        if (status == TD_OK) status = td_rows_write(&t, &b);
+        if (status == TD_OK) status = write_beside(&t, &b);
     } else if (status == TD_OK) {
         status = td_bundle_open(p->folder, "checkpoint", FILE_NAME, &bundle);
         if (status == TD_OK) status = td_rows_read(&t, &bundle);
