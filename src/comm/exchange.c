@@ -267,7 +267,7 @@ td_status td_comm_exchange(td_comm *comm, const void *out, size_t out_bytes, int
         TD_GOTO(finish(&e));
         size_t sent = sends && out_bytes > MOST ? MOST : out_bytes;
         size_t received = receives && e.in_bytes > MOST ? MOST : e.in_bytes;
-        if (sends) comm->bytes_sent += sent, comm->messages_sent++;
+        if (sends) comm->bytes_sent += sent;
         sends = sends && out_bytes > MOST, receives = receives && e.in_bytes > MOST;
         if (sends) give += sent, out_bytes -= sent;
         if (receives) e.in += received, e.in_bytes -= received;

@@ -102,7 +102,7 @@ td_status td_message_start(td_message *m)
         at += bytes;
     }
     begin(m);
-    if (m->sends) m->comm->bytes_sent += m->bytes, m->comm->messages_sent++;
+    if (m->sends) m->comm->bytes_sent += m->bytes;
     return TD_OK;
 }
 

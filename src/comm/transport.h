@@ -104,7 +104,7 @@ struct td_comm {
     int hosts;
     int local_rank, local_size; /* among the ranks of this host */
     uint64_t sequence;          /* collective operations begun */
-    uint64_t bytes_sent, messages_sent;
+    uint64_t bytes_sent;
     const char *operation;        /* under way, for messages */
     td_card card;                 /* what this rank does in the group */
     int within, step;             /* see td_comm_enter; 0: in no such operation */
