@@ -1,7 +1,7 @@
-/* Tandem: a sparse table over the servers of a group, used from C. Rows of weights, and of an
- * update rule's states, lie under 64-bit keys at servers; workers pull rows, compute, and push
- * gradients, each at its own pace, as the clock allows. What "tandem train --strategy ps" rides on
- * (docs/PARAMETER-SERVER.md says what it promises).
+/* Tandem: a table over the servers of a group, used from C. Rows of weights, and of an update
+ * rule's states, lie at servers under 64-bit keys, or, of a dense table, under 0 to rows - 1;
+ * workers pull rows, compute, and push gradients, each at its own pace, as the clock allows. What
+ * "tandem train --strategy ps" rides on (docs/PARAMETER-SERVER.md says what it promises).
  *
  * NULL for a table, or for keys, rows, a function or a path that are needed, is TD_ERR_ARG.
  *
@@ -51,7 +51,10 @@ typedef struct td_kv_config {
     const char *folder;   /* with a limit: where a server's other rows lie, its alone */
     int servers;       /* ranks that serve and do not work, the last of the group; 0: all do both */
     int replicas;      /* 1: each row is at a second server, too */
+    uint64_t rows;     /* a dense table: cut by range over the servers; 0: sparse, by a hash */
     const char *clock; /* "asp", "ssp:S", "backup:K[:apply]", "groups:G:S:L"; NULL: "asp" */
+    bool by_staleness; /* a push moves by 1/s of its rate, s: steps of the others since its rows
+                          were read */
     const char *meaning; /* of keys and rows, a line for files that are exported, which imports
                             compare; NULL: none */
     const td_kv_function *functions; /* [function_count] for td_kv_apply */
@@ -71,6 +74,12 @@ TD_API uint64_t td_kv_clock(const td_kv *kv);
  * fit only to be moved or destroyed. */
 TD_API TD_MUST_CHECK td_status td_kv_pull(td_kv *kv, const uint64_t *keys, size_t count,
                                           float *out);
+/* The same in two parts, so that the next batch's rows come while this one computes: the first asks
+ * for them, as of this worker's clock, the second waits. Pushes may go on between, of which rows
+ * then have what was there when they were asked for; pulls may not. TD_ERR_ARG: the one before has
+ * not been waited for; this rank is no worker. */
+TD_API TD_MUST_CHECK td_status td_kv_fetch(td_kv *kv, const uint64_t *keys, size_t count);
+TD_API TD_MUST_CHECK td_status td_kv_fetched(td_kv *kv, float *out);
 /* A worker's step: rows move by the sum of their gradients [count][width], whose keys may repeat.
  * In order, once at each server, also when a server or a worker dies meanwhile; returns when all
  * servers concerned have it. The worker's clock goes on by one. The same errors; a step that was
@@ -98,14 +107,19 @@ TD_API TD_MUST_CHECK td_status td_kv_apply(td_kv *kv, int function, const uint64
 TD_API TD_MUST_CHECK td_status td_kv_export(td_kv *kv, const char *path);
 /* Rows of such a file, with states or without, instead of what is there under their keys: each
  * server reads it and takes its own. Collective, while nobody pulls or pushes. TD_ERR_DATA,
- * TD_ERR_CORRUPT: of another width, rule or meaning, damaged, or not the same everywhere;
+ * TD_ERR_CORRUPT: of another width, rule or meaning, with keys that a dense table does not have,
+ * damaged, or not the same everywhere;
  * TD_ERR_IO, TD_ERR_NOMEM. */
 TD_API TD_MUST_CHECK td_status td_kv_import(td_kv *kv, const char *path);
 
+enum { TD_KV_STALENESS = 33 };
 typedef struct td_kv_stats {
     uint64_t rows;            /* of this rank's server */
     uint64_t pushes, dropped; /* that it applied, or dropped as late ("backup") */
     uint64_t asked, cached;   /* rows that this rank asked for, and read from what it keeps */
+    uint64_t staleness[TD_KV_STALENESS]; /* rows read from it, and from what this rank keeps, by the
+                                            steps of the slowest worker that they lacked; last: and
+                                            more */
 } td_kv_stats;
 TD_API void td_kv_measure(const td_kv *kv, td_kv_stats *out);
 

@@ -9,11 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    MOST = 1000000,
-    MOST_WORKERS = TD_CLOCK_WORKERS,
-    REGROUP = 16
-}; /* REGROUP: steps between two */
+enum { MOST = 1000000, MOST_WORKERS = TD_CLOCK_WORKERS };
+enum { REGROUP = 16 }; /* steps between two */
 
 /* --- as text --- */
 

@@ -7,6 +7,7 @@
 #include "comm/transport.h"
 #include "ps/sharded.h"
 #include "ps/transfer.h"
+#include "ps/unique.h"
 #include "tandem/recover.h"
 
 #include <math.h>
@@ -14,6 +15,7 @@
 #include <string.h>
 
 _Static_assert((int)TD_KV_ARGUMENT == (int)TD_SHARDED_ARGUMENT, "one kind of argument");
+_Static_assert((int)TD_KV_STALENESS == (int)TD_STALENESS_BINS, "the same bins");
 
 enum { SAID = 768 };
 
@@ -30,6 +32,10 @@ struct td_kv {
     int workers, servers;     /* servers 0: all ranks are both */
     int *worker, *server;     /* [workers], [servers] ranks of the run, -1: gone */
     int *worker_at, *serving; /* the same as ranks of the group; servers: those that there are */
+    td_unique ahead;          /* keys that are fetched, and their rows [ahead_room] floats */
+    float *ahead_rows;
+    size_t ahead_room;
+    bool fetches;
 };
 
 /* --- making --- */
@@ -88,13 +94,14 @@ static void say(const td_kv_config *c, char said[SAID])
     snprintf(said, SAID,
              "width %zu rule %s lr %g momentum %g beta1 %g beta2 %g epsilon %g decay %g l1 %g l2 "
              "%g "
-             "beta %g scale %g seed %llu admit %u evict %llu servers %d replicas %d clock %s "
-             "functions %d meaning %s",
+             "beta %g scale %g seed %llu admit %u evict %llu servers %d replicas %d rows %llu "
+             "clock %s%s functions %d meaning %s",
              c->width, c->rule ? c->rule : "sgd", (double)c->lr, (double)c->momentum,
              (double)c->beta1, (double)c->beta2, (double)c->epsilon, (double)c->weight_decay,
              (double)c->l1, (double)c->l2, (double)c->beta, (double)c->scale,
              (unsigned long long)c->seed, c->admit, (unsigned long long)c->evict_after, c->servers,
-             c->replicas, c->clock ? c->clock : "asp", c->function_count,
+             c->replicas, (unsigned long long)c->rows, c->clock ? c->clock : "asp",
+             c->by_staleness ? " by staleness" : "", c->function_count,
              c->meaning ? c->meaning : "");
 }
 
@@ -128,9 +135,10 @@ static td_status create(const td_kv_config *c, td_kv **out)
         kv->functions[k] = (td_sharded_function){c->functions[k].fn, c->functions[k].user};
     kv->config = (td_sharded_config){.table = table_of(kv, c),
                                      .evict_after = c->evict_after,
+                                     .by_staleness = c->by_staleness,
                                      .functions = kv->functions,
                                      .function_count = c->function_count};
-    kv->config.servers.replicas = c->replicas;
+    kv->config.servers.replicas = c->replicas, kv->config.servers.rows = c->rows;
     kv->apart = c->servers > 0;
     status = td_clock_parse(c->clock ? c->clock : "asp", &kv->config.clock);
     if (status == TD_OK && kv->config.clock.kind == TD_CLOCK_BSP)
@@ -183,7 +191,8 @@ static td_servers servers_of(const td_kv *kv, int serving)
 {
     return (td_servers){.rank = kv->apart ? kv->serving : NULL,
                         .count = serving,
-                        .replicas = kv->config.servers.replicas};
+                        .replicas = kv->config.servers.replicas,
+                        .rows = kv->config.servers.rows};
 }
 
 td_status td_kv_open(td_comm *comm, const td_kv_config *config, td_kv **out)
@@ -214,7 +223,8 @@ void td_kv_destroy(td_kv *kv)
     if (!kv) return;
     td_sharded_destroy(kv->sharded);
     td_free(kv->rule), td_free(kv->folder), td_free(kv->meaning), td_free(kv->functions);
-    td_free(kv->worker);
+    td_free(kv->worker), td_free(kv->ahead_rows);
+    td_unique_free(&kv->ahead);
     td_free(kv);
 }
 
@@ -229,6 +239,11 @@ static td_status check_keys(const td_kv *kv, const char *what, const uint64_t *k
 {
     TD_TRY(check_table(kv, what));
     if (count && !keys) return td_fail(TD_ERR_ARG, "%s: no keys for %zu rows", what, count);
+    uint64_t rows = kv->config.servers.rows;
+    for (size_t i = 0; i < count && rows; i++)
+        if (keys[i] >= rows)
+            return td_fail(TD_ERR_ARG, "%s: key %llu of a table of %llu rows", what,
+                           (unsigned long long)keys[i], (unsigned long long)rows);
     return TD_OK;
 }
 
@@ -255,6 +270,37 @@ td_status td_kv_pull(td_kv *kv, const uint64_t *keys, size_t count, float *out)
     TD_TRY(check_rows(kv, "pull", keys, count, out));
     if (td_kv_worker(kv) < 0) return td_sharded_look(kv->sharded, keys, count, out);
     return td_sharded_pull(kv->sharded, keys, count, out);
+}
+
+td_status td_kv_fetch(td_kv *kv, const uint64_t *keys, size_t count)
+{
+    TD_TRY(check_keys(kv, "fetch", keys, count));
+    if (td_kv_worker(kv) < 0)
+        return td_fail(TD_ERR_ARG, "fetch: rank %d is no worker", td_comm_rank(kv->comm));
+    if (kv->fetches) return td_fail(TD_ERR_ARG, "fetch: the one before has not been waited for");
+    TD_TRY(td_unique_fill(&kv->ahead, keys, count));
+    size_t floats = kv->ahead.count * kv->config.table.width;
+    if (floats > kv->ahead_room) {
+        td_free(kv->ahead_rows);
+        kv->ahead_rows = td_alloc_aligned(floats * sizeof *kv->ahead_rows);
+        kv->ahead_room = kv->ahead_rows ? floats : 0;
+        if (!kv->ahead_rows) return td_fail(TD_ERR_NOMEM, "fetch: no memory for %zu rows", count);
+    }
+    TD_TRY(td_sharded_fetch(kv->sharded, kv->ahead.keys, kv->ahead.count, 0, kv->ahead_rows));
+    kv->fetches = true;
+    return TD_OK;
+}
+
+td_status td_kv_fetched(td_kv *kv, float *out)
+{
+    TD_TRY(check_table(kv, "fetched"));
+    if (!kv->fetches) return td_fail(TD_ERR_ARG, "fetched: no fetch has been begun");
+    if (kv->ahead.asked && !out)
+        return td_fail(TD_ERR_ARG, "fetched: no buffer for %zu rows", kv->ahead.asked);
+    kv->fetches = false;
+    TD_TRY(td_sharded_fetched(kv->sharded));
+    td_unique_spread(&kv->ahead, kv->config.table.width, kv->ahead_rows, out);
+    return TD_OK;
 }
 
 td_status td_kv_push(td_kv *kv, const uint64_t *keys, size_t count, const float *gradients)
@@ -303,6 +349,7 @@ void td_kv_measure(const td_kv *kv, td_kv_stats *out)
                          .dropped = s.dropped,
                          .asked = s.asked,
                          .cached = s.cached};
+    memcpy(out->staleness, s.reads.reads, sizeof out->staleness);
 }
 
 static td_status check_open(const td_kv *kv, const char *what)
@@ -340,21 +387,35 @@ td_status td_kv_export(td_kv *kv, const char *path)
     return status;
 }
 
+typedef struct importing {
+    const td_kv *kv;
+    bool beyond;
+    uint64_t key; /* the first one beyond the rows that there are */
+} importing;
+
 static bool is_held(void *arg, uint64_t key)
 {
-    const td_kv *kv = arg;
-    return td_place_has(td_sharded_place(kv->sharded), key, td_comm_rank(kv->comm));
+    importing *i = arg;
+    uint64_t rows = i->kv->config.servers.rows;
+    if (!rows || key < rows)
+        return td_place_has(td_sharded_place(i->kv->sharded), key, td_comm_rank(i->kv->comm));
+    if (!i->beyond) i->beyond = true, i->key = key;
+    return false;
 }
 
 td_status td_kv_import(td_kv *kv, const char *path)
 {
     TD_TRY(check_open(kv, "import"));
     td_table *own = td_sharded_table(kv->sharded);
-    td_transfer_want want = {.mine = is_held, .arg = kv, .meaning = kv->meaning};
+    importing i = {.kv = kv};
+    td_transfer_want want = {.mine = is_held, .arg = &i, .meaning = kv->meaning};
     td_transfer_taken taken = {0};
     TD_TRY(td_sharded_meet(kv->sharded));
     td_status status = td_comm_check_given(path, "import", "path of a file");
     if (status == TD_OK && own) status = td_transfer_import(own, path, &want, &taken);
+    if (status == TD_OK && i.beyond)
+        status = td_fail(TD_ERR_DATA, "%s has a row of key %llu, and the table %llu rows", path,
+                         (unsigned long long)i.key, (unsigned long long)kv->config.servers.rows);
     td_sharded_forget(kv->sharded);
     TD_TRY(td_comm_agree(kv->comm, status));
     return td_transfer_compare(kv->comm, path, own != NULL, taken.hash);
@@ -422,6 +483,7 @@ static td_status take_up_parts(td_kv *kv, td_comm *comm)
 static td_status go_on(td_kv *kv, td_comm *comm)
 {
     bool lost = false;
+    kv->fetches = false; /* what was asked of the former group goes with it */
     TD_TRY(take_up_parts(kv, comm));
     int serving = find_parts(kv, comm);
     td_servers servers = servers_of(kv, serving);

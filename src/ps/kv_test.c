@@ -1,5 +1,6 @@
-/* Tables for programs in C: rows are those of one table that all pushes went to, whoever serves;
- * files and functions; exactly once through a death. See ranks_test.h. */
+/* Tables for programs in C: rows are those of one table that all pushes went to, whoever serves,
+ * sparse or dense, pulled or fetched ahead; files and functions; exactly once through a death. See
+ * ranks_test.h. */
 #include "comm/ranks_test.h"
 
 #include "tandem/kv.h"
@@ -268,6 +269,85 @@ static void mistakes_are_told_at_all_ranks(void **state)
     on_all_sizes(mistakes, NULL);
 }
 
+/* --- rows under numbers, fetched ahead --- */
+
+static td_status numbered(void *arg, uint64_t key, const float *weights)
+{
+    uint64_t *next = arg;
+    return key == (*next)++ && weights[0] != 0 ? TD_OK : TD_ERR_INTERNAL;
+}
+
+/* What is fetched is what a pull would give; between the two there may be a push. */
+static td_status fetch_ahead(td_comm *c, td_kv *kv, const uint64_t *keys, size_t count)
+{
+    float ahead[KEYS * WIDTH], now[KEYS * WIDTH];
+    TD_TRY(td_kv_fetch(kv, keys, count));
+    CHECK(td_kv_fetch(kv, keys, count) == TD_ERR_ARG);
+    CHECK(td_kv_pull(kv, keys, count, now) == TD_ERR_ARG);
+    TD_TRY(td_kv_fetched(kv, ahead));
+    CHECK(td_kv_fetched(kv, ahead) == TD_ERR_ARG);
+    TD_TRY(td_kv_pull(kv, keys, count, now));
+    CHECK(!memcmp(ahead, now, count * WIDTH * sizeof *now));
+    return TD_OK;
+}
+
+static td_status refuses_rows_beyond(td_comm *c, td_kv *kv)
+{
+    char file[64] = "";
+    if (td_comm_rank(c) == 0) {
+        static const char text[] = "key\tweights.0\tweights.1\tweights.2\n51\t1\t2\t3\n# 1 rows\n";
+        snprintf(file, sizeof file, "/tmp/tandem-kv-%ld.tsv", (long)getpid());
+        TD_TRY(td_write_file(file, text, sizeof text - 1));
+    }
+    TD_TRY(td_comm_broadcast(c, file, sizeof file, 0));
+    CHECK(td_kv_import(kv, file) == TD_ERR_DATA);
+    CHECK(strstr(td_last_error(), "has a row of key 51, and the table 50 rows"));
+    TD_TRY(td_comm_barrier(c));
+    if (td_comm_rank(c) == 0) unlink(file);
+    return TD_OK;
+}
+
+static td_status dense(td_comm *c, void *arg)
+{
+    int size = td_comm_size(c);
+    (void)arg;
+    for (int servers = 0; servers < size && servers < 3; servers++) {
+        td_kv_config config = {.width = WIDTH, .lr = 1, .rows = KEYS, .servers = servers};
+        config.by_staleness = servers == 1;
+        uint64_t keys[KEYS], far = KEYS, next = 0, counted[2] = {0}, all[2];
+        float ones[KEYS * WIDTH], row[WIDTH];
+        td_kv *kv;
+        td_kv_stats stats;
+        for (uint64_t k = 0; k < KEYS; k++) keys[k] = (k * 7 + 3) % KEYS;
+        for (int k = 0; k < KEYS * WIDTH; k++) ones[k] = 1;
+        TD_TRY(td_kv_open(c, &config, &kv));
+        if (td_kv_worker(kv) >= 0) TD_TRY(td_kv_push(kv, keys, KEYS, ones));
+        TD_TRY(td_comm_barrier(c));
+        CHECK(td_kv_pull(kv, &far, 1, row) == TD_ERR_ARG);
+        CHECK(strstr(td_last_error(), "key 50 of a table of 50 rows"));
+        if (td_kv_worker(kv) >= 0) TD_TRY(fetch_ahead(c, kv, keys, KEYS));
+        TD_TRY(td_kv_range(kv, 0, UINT64_MAX, numbered, &next));
+        CHECK(next == KEYS);
+        TD_TRY(td_comm_barrier(c)); /* all have read */
+        td_kv_measure(kv, &stats);
+        for (int k = 0; k < TD_KV_STALENESS; k++) counted[0] += stats.staleness[k];
+        counted[1] = stats.asked + stats.cached;
+        CHECK(stats.rows <= KEYS / (uint64_t)(servers ? servers : size) + 1);
+        TD_TRY(td_comm_allreduce(c, counted, all, 2, TD_I64, TD_SUM));
+        CHECK(all[0] == all[1] && all[0] >= 2 * KEYS * (uint64_t)(size - servers));
+        TD_TRY(refuses_rows_beyond(c, kv));
+        TD_TRY(td_kv_finish(kv));
+        td_kv_destroy(kv);
+    }
+    return TD_OK;
+}
+
+static void rows_under_numbers_are_fetched_ahead(void **state)
+{
+    (void)state;
+    on_all_sizes(dense, NULL);
+}
+
 /* --- rows that nobody moves --- */
 
 enum { HOT = 1, APPLIED, EARLY, LATE, NAMES, AFTER = 12, FIRST = 5, LONG = 110 };
@@ -483,6 +563,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_those_of_one_table),
         cmocka_unit_test(mistakes_are_told_at_all_ranks),
+        cmocka_unit_test(rows_under_numbers_are_fetched_ahead),
         cmocka_unit_test(rows_that_nobody_moves_are_forgotten),
         cmocka_unit_test(a_death_costs_no_push),
         cmocka_unit_test(a_death_in_a_hand_over_costs_none),

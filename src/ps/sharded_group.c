@@ -196,13 +196,13 @@ td_status td_sharded_finish(td_sharded *s)
 
 /* --- slices that move --- */
 
-/* Of each rank of the group: which pushes its slices have, and whether it has joined. The caller's.
- * Collective. */
+/* Of each rank of a group: which pushes its slices have, and whether it has joined. */
 typedef struct memory {
     size_t each;   /* numbers of a rank */
     uint64_t *all; /* [size][each]: as store.newest, and 1 if it has joined */
 } memory;
 
+/* out->all is the caller's. Collective. */
 static td_status gather_memory(const td_sharded *s, td_comm *comm, bool joined, memory *out)
 {
     size_t pushes = TD_SLICES * (size_t)s->config.worker_count, size = (size_t)td_comm_size(comm);

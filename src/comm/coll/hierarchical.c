@@ -21,12 +21,12 @@
  * whole, and each adds them up itself: more bytes, and half the messages.
  *
  * Cost: with h hosts that hold k nodes each (hosts.h), a host sends (k + 1)(h - 1)/h of the vector
- * for all-reduce (of a short vector k (h - 1)), the least possible for k = 1; for reduce k (h -
- * 1)/h of it, and 1/h to the root's host; each host of a broadcast but the last sends it once.
- * Messages of a host, for each block and channel: (k + 1)(h - 1), of a short vector k (h - 1); of
- * reduce k (h - 1) and 1; of broadcast 1; besides, a header to each peer. Half types are rounded
- * once, so of them every rank's part is sent, as if k were the host's ranks. Source: the exchange
- * is Rabenseifner's, "Optimization of collective reduction operations", 2004. */
+ * for all-reduce (of a short vector k (h - 1)), the least possible for k = 1; for reduce
+ * (h - 1)/h of it k times, and 1/h to the root's host; each host of a broadcast but the last sends
+ * it once. Messages of a host, for each block and channel: (k + 1)(h - 1), of a short vector k (h -
+ * 1); of reduce k (h - 1) and 1; of broadcast 1; besides, a header to each peer. Half types are
+ * rounded once, so of them every rank's part is sent, as if k were the host's ranks. Source: the
+ * exchange is Rabenseifner's, "Optimization of collective reduction operations", 2004. */
 #include "comm/coll/stages.h"
 
 #include "base/error.h"
