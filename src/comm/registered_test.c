@@ -209,6 +209,11 @@ static td_status move_once(td_comm *c, vectors *v, int call)
     for (size_t i = 0; i < FLOATS; i++) v->in[i] = value(me, call, i);
     TD_TRY(td_comm_broadcast(c, me == root ? v->in : v->out, bytes, root));
     for (size_t i = 0; i < FLOATS && me != root; i += 101) CHECK(v->out[i] == value(root, call, i));
+    for (size_t i = 0; i < all; i++) v->in[i] = value((int)(i / FLOATS), call + 1, i % FLOATS);
+    TD_TRY(td_comm_scatter(c, me == root ? v->in : NULL, bytes, v->out, root));
+    memset(v->in, 0xee, all * sizeof(float));
+    for (size_t i = 0; i < FLOATS; i += 101) CHECK(v->out[i] == value(me, call + 1, i));
+    for (size_t i = 0; i < FLOATS; i++) v->in[i] = value(me, call, i);
     TD_TRY(td_comm_allgather(c, v->in, bytes, v->out));
     memset(v->in, 0xee, bytes);
     for (size_t i = 0; i < all; i += 101)

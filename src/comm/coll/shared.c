@@ -63,6 +63,16 @@ static td_status spread(td_place *p, const td_stream *s)
     return directly ? td_direct_spread(p, s) : td_staged_spread(p, s);
 }
 
+static td_status scatter(td_place *p, size_t all)
+{
+    size_t most = 0;
+    for (int r = 0; r < p->size; r++)
+        if (r != p->call->root && td_call_part(p->call, r) > most) most = td_call_part(p->call, r);
+    bool directly;
+    TD_TRY(td_direct_chosen(p, most, all, &directly));
+    return directly ? td_direct_scatter(p) : td_staged_scatter(p);
+}
+
 static td_status reduce(td_place *p)
 {
     const td_call *c = p->call;
@@ -88,7 +98,7 @@ static td_status run(td_place *p)
     td_comm *comm = p->comm;
     const td_call *call = p->call;
     bool directly = false, at_root = comm->rank == call->root;
-    size_t all = call->parts ? call->bytes : call->bytes * (size_t)comm->size;
+    size_t all = td_place_all(call, comm->size);
     TD_TRY(td_direct_opens(p, all));
     switch (call->pattern) {
     case TD_BARRIER: return barrier(p);
@@ -98,7 +108,7 @@ static td_status run(td_place *p)
     case TD_GATHER:
         return spread(p, &(td_stream){call->in, at_root ? call->out : NULL, call, -1, all});
     case TD_ALLGATHER: return spread(p, &(td_stream){call->in, call->out, call, -1, all});
-    case TD_SCATTER: return td_staged_scatter(p);
+    case TD_SCATTER: return scatter(p, all);
     case TD_ALLTOALL:
         if (!call->parts) TD_TRY(td_direct_chosen(p, call->bytes, all, &directly));
         return directly ? td_direct_alltoall(p) : td_staged_alltoall(p);
@@ -116,12 +126,14 @@ static td_status run(td_place *p)
 static void keep_result(const td_place *p)
 {
     const td_call *c = p->call;
-    bool each = c->pattern == TD_GATHER && !c->parts;
-    bool is_put = c->pattern == TD_BROADCAST || c->pattern == TD_GATHER ||
-                  c->pattern == TD_REDUCE || c->pattern == TD_ALLREDUCE;
+    bool is_put = c->pattern == TD_BROADCAST || c->pattern == TD_SCATTER ||
+                  c->pattern == TD_GATHER || c->pattern == TD_REDUCE || c->pattern == TD_ALLREDUCE;
     if (!is_put || !td_place_takes(p, p->rank)) return;
+    size_t bytes = c->pattern == TD_GATHER    ? td_place_all(c, p->size)
+                   : c->pattern == TD_SCATTER ? td_call_part(c, p->rank)
+                                              : c->bytes;
     p->comm->adrift = true;
-    td_registered_adrift(c->out, each ? c->bytes * (size_t)p->size : c->bytes);
+    td_registered_adrift(c->out, bytes);
 }
 
 td_status td_shared_run(td_comm *comm, const td_call *call)

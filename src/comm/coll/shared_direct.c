@@ -50,13 +50,20 @@ static td_status put(td_place *p, size_t all, int rank, size_t at, const void *f
                                     : td_meet_put(p->meet, rank, to, from, bytes);
 }
 
+/* Whether the root alone gives: it need not wait for the others. */
+static bool root_gives(const td_call *c)
+{
+    return c->pattern == TD_BROADCAST || c->pattern == TD_SCATTER;
+}
+
 /* From how long a part on it may be read where it lies. Several processes that fetch from one get
  * in each other's way. */
 static size_t direct_from(const td_place *p)
 {
     bool two = p->size == 2, threads = p->comm->ops->one_memory;
-    bool one = p->call->pattern == TD_BROADCAST || p->call->pattern == TD_GATHER;
-    bool folds = p->call->pattern >= TD_REDUCE;
+    td_pattern of = p->call->pattern;
+    bool one = of == TD_BROADCAST || of == TD_SCATTER || of == TD_GATHER;
+    bool folds = of >= TD_REDUCE;
     if (two && (one || folds)) return HALVES_FROM;
     if (threads) return one ? ONE_FROM : DIRECT_FROM;
     if (one) return SIZE_MAX;
@@ -87,7 +94,7 @@ td_status td_direct_chosen(td_place *p, size_t bytes, size_t all, bool *out)
     if (!p->probes) return TD_OK;
     TD_TRY(td_meet_round(p->meet, 0));
     td_meet_arrive(p->meet, c->in, c->out);
-    bool gives = c->pattern == TD_BROADCAST && p->rank == c->root;
+    bool gives = root_gives(c) && p->rank == c->root;
     if (!gives) TD_TRY(td_meet_arrived(p->meet, 1 - p->rank));
     bool second;
     TD_TRY(td_meet_second_way(p->meet, &second));
@@ -113,6 +120,10 @@ static bool what_others_read(const td_place *p, size_t all, const void **in, siz
     case TD_BROADCAST:
         if (p->rank != c->root) *in = NULL;
         return most >= OPEN_FROM;
+    case TD_SCATTER:
+        if (p->rank != c->root) *in = NULL;
+        *in_bytes = all;
+        return td_place_most_part(p) >= OPEN_FROM;
     case TD_ALLGATHER:
         *in_bytes = td_call_part(c, p->rank);
         if (!*in_bytes) *in = NULL;
@@ -134,12 +145,13 @@ td_status td_direct_opens(td_place *p, size_t all)
     if (p->comm->ops->one_memory && !two_ways) return TD_OK;
     if (!what_others_read(p, all, &in, &in_bytes, &out, &out_bytes)) return TD_OK;
     td_meet_open_up(p->meet, in, in_bytes, out, out_bytes);
-    size_t length = c->pattern == TD_ALLGATHER ? td_place_most_part(p) : c->bytes;
-    bool times = c->pattern != TD_BROADCAST || p->rank == c->root;
+    bool parts = c->pattern == TD_ALLGATHER || c->pattern == TD_SCATTER;
+    size_t length = parts ? td_place_most_part(p) : c->bytes;
+    bool times = !root_gives(c) || p->rank == c->root;
     td_meet_two_ways(p->meet, c->pattern, length, times);
     p->probes =
         p->size == 2 && !td_meet_expects(p->meet, c->pattern) && c->pattern != TD_REDUCE_SCATTER;
-    int from = c->pattern == TD_BROADCAST ? c->root : -1;
+    int from = root_gives(c) ? c->root : -1;
     return td_meet_see(p->meet, c->pattern, from, in, out, &p->open);
 }
 
@@ -174,6 +186,38 @@ td_status td_direct_spread(td_place *p, const td_stream *s)
     }
     td_meet_done(p->meet);
     return td_stream_bytes(s, p->rank) ? td_meet_all_done(p->meet) : TD_OK;
+}
+
+/* The root's part of the other goes as move_half. */
+static td_status scatter_halves(td_place *p)
+{
+    const td_call *c = p->call;
+    int other = 1 - p->rank, taker = 1 - c->root;
+    size_t bytes = td_call_part(c, taker), half = bytes / 2 / PAGE * PAGE;
+    size_t at = td_call_offset(c, taker), all = td_place_all(c, 2);
+    TD_TRY(td_meet_arrived(p->meet, other));
+    if (p->rank == taker)
+        TD_TRY(fetch(p, all, other, at, c->out, half));
+    else
+        TD_TRY(put(p, all, other, half, (const char *)c->in + at + half, bytes - half));
+    td_meet_done(p->meet);
+    return td_meet_all_done(p->meet);
+}
+
+td_status td_direct_scatter(td_place *p)
+{
+    const td_call *c = p->call;
+    bool gives = p->rank == c->root;
+    size_t at = td_call_offset(c, p->rank), own = td_call_part(c, p->rank);
+    size_t all = td_place_all(c, p->size);
+    TD_TRY(show(p, gives ? c->in : NULL, gives ? NULL : c->out));
+    const char *from = gives ? (const char *)c->in + at : NULL;
+    if (gives && own && c->out && c->out != from) td_place_keep(p, all, c->out, from, own);
+    if (p->size == 2 && !p->open) return scatter_halves(p);
+    if (!gives) TD_TRY(td_meet_arrived(p->meet, c->root));
+    if (!gives && own) TD_TRY(fetch(p, all, c->root, at, c->out, own));
+    td_meet_done(p->meet);
+    return gives ? td_meet_all_done(p->meet) : TD_OK;
 }
 
 bool td_direct_folds(const td_place *p)

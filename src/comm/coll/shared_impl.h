@@ -37,7 +37,14 @@ static inline int td_place_after(const td_place *p, int k)
 static inline bool td_place_takes(const td_place *p, int rank)
 {
     const td_call *c = p->call;
-    return c->pattern == TD_ALLREDUCE || (c->pattern == TD_BROADCAST) != (rank == c->root);
+    bool root_gives = c->pattern == TD_BROADCAST || c->pattern == TD_SCATTER;
+    return c->pattern == TD_ALLREDUCE || root_gives != (rank == c->root);
+}
+
+/* Bytes of the parts of all ranks. */
+static inline size_t td_place_all(const td_call *c, int size)
+{
+    return c->parts ? c->bytes : c->bytes * (size_t)size;
 }
 
 /* What each writer gives to all readers: broadcast, gather, all-gather. */
@@ -140,6 +147,7 @@ TD_MUST_CHECK td_status td_direct_choice_ends(td_place *p);
 /* Finds out p->open: where processes read what both have mapped. `all`: bytes of all parts. */
 TD_MUST_CHECK td_status td_direct_opens(td_place *p, size_t all);
 TD_MUST_CHECK td_status td_direct_spread(td_place *p, const td_stream *s);
+TD_MUST_CHECK td_status td_direct_scatter(td_place *p);
 TD_MUST_CHECK td_status td_direct_alltoall(td_place *p); /* of equal parts */
 /* Reductions: whether there is a way, and that. */
 bool td_direct_folds(const td_place *p);

@@ -166,6 +166,14 @@ static td_status moves(td_comm *c, size_t count, int root)
     for (size_t i = 0; i < count; i++) CHECK(own[i] == (me == root ? sum(0, n, i) : value(me, i)));
     TD_TRY(td_comm_broadcast(c, own, count * sizeof *own, root));
     for (size_t i = 0; i < count; i++) CHECK(own[i] == sum(0, n, i));
+    for (size_t i = 0; i < (size_t)n * count; i++) all[i] = value((int)(i / count), i % count);
+    for (int in_place = 0; in_place < 2; in_place++) {
+        float *out = in_place && me == root ? all + (size_t)me * count : own;
+        TD_TRY(td_comm_scatter(c, me == root ? all : NULL, count * sizeof *own, out, root));
+        for (size_t i = 0; i < count; i++) CHECK(out[i] == value(me, i));
+    }
+    for (size_t i = 0; i < (size_t)n * count; i++)
+        CHECK(all[i] == value((int)(i / count), i % count));
     td_free(own), td_free(all);
     return TD_OK;
 }
@@ -187,12 +195,12 @@ static void long_vectors_reach_and_leave_every_rank(void **state)
 
 /* Of which some go where they lie, some are staged and some are empty. At the root its own lies
  * where it goes, or elsewhere. */
-static td_status gather_parts(td_comm *c, const size_t *parts, int root, bool in_place)
+static td_status gather_and_scatter(td_comm *c, const size_t *parts, int root, bool in_place)
 {
     int n = td_comm_size(c), me = td_comm_rank(c);
     size_t at = 0, all = 0;
     for (int r = 0; r < n; all += parts[r++]) at += r < me ? parts[r] : 0;
-    unsigned char *out = td_malloc(all + 1), *apart = td_malloc(parts[me] + 1);
+    unsigned char *out = td_malloc(all + 1), *apart = td_malloc(parts[me] + 1), *back;
     unsigned char *in = in_place && me == root ? out + at : apart;
     for (int k = 0; k < CALLS; k++) {
         memset(out, 255, all + 1);
@@ -202,6 +210,10 @@ static td_status gather_parts(td_comm *c, const size_t *parts, int root, bool in
         for (int r = 0; r < n && me == root; got += parts[r++])
             for (size_t i = 0; i < parts[r]; i++) CHECK(got[i] == (unsigned char)value(r + k, i));
         CHECK(out[all] == 255);
+        back = in_place && me == root ? in : memset(apart, 255, parts[me] + 1);
+        TD_TRY(td_comm_scatterv(c, me == root ? out : NULL, parts, back, root));
+        for (size_t i = 0; i < parts[me]; i++) CHECK(back[i] == (unsigned char)value(me + k, i));
+        CHECK(back != apart || apart[parts[me]] == 255);
     }
     td_free(out), td_free(apart);
     return TD_OK;
@@ -215,11 +227,11 @@ static td_status parts_that_differ(td_comm *c, void *arg)
     for (size_t k = 0; k < sizeof parts / sizeof *parts; k++)
         for (int root = 0; root < td_comm_size(c); root++)
             for (int in_place = 0; in_place < 2; in_place++)
-                TD_TRY(gather_parts(c, parts[k], root, in_place));
+                TD_TRY(gather_and_scatter(c, parts[k], root, in_place));
     return TD_OK;
 }
 
-static void parts_that_differ_are_gathered(void **state)
+static void parts_that_differ_are_gathered_and_scattered(void **state)
 {
     (void)state;
     on_few(parts_that_differ, NULL);
@@ -315,7 +327,8 @@ static td_status moves_directly(td_comm *c, const direct *d)
 static td_status through_the_system(td_comm *c, void *arg)
 {
     static const direct directs[] = {{TD_BROADCAST, 2, 0}, {TD_GATHER, 2, 0}, {TD_ALLGATHER, 4, 12},
-                                     {TD_ALLTOALL, 4, 12}, {TD_REDUCE, 3, 0}, {TD_ALLREDUCE, 4, 0}};
+                                     {TD_ALLTOALL, 4, 12}, {TD_REDUCE, 3, 0}, {TD_ALLREDUCE, 4, 0},
+                                     {TD_SCATTER, 2, 0}};
     td_comm *group; /* which has found out nothing yet */
     bool *allowed = arg;
     TD_TRY(system_allows(c, allowed));
@@ -425,7 +438,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(halves_are_added_so_too),
         cmocka_unit_test(own_operations_keep_their_order),
         cmocka_unit_test(long_vectors_reach_and_leave_every_rank),
-        cmocka_unit_test(parts_that_differ_are_gathered),
+        cmocka_unit_test(parts_that_differ_are_gathered_and_scattered),
         cmocka_unit_test(results_go_past_the_caches),
         cmocka_unit_test(processes_reach_each_others_memory),
         cmocka_unit_test(who_comes_late_writes_nowhere),
