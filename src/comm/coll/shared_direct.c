@@ -50,19 +50,13 @@ static td_status put(td_place *p, size_t all, int rank, size_t at, const void *f
                                     : td_meet_put(p->meet, rank, to, from, bytes);
 }
 
-/* Whether the root alone gives: it need not wait for the others. */
-static bool root_gives(const td_call *c)
-{
-    return c->pattern == TD_BROADCAST || c->pattern == TD_SCATTER;
-}
-
 /* From how long a part on it may be read where it lies. Several processes that fetch from one get
  * in each other's way. */
 static size_t direct_from(const td_place *p)
 {
     bool two = p->size == 2, threads = p->comm->ops->one_memory;
     td_pattern of = p->call->pattern;
-    bool one = of == TD_BROADCAST || of == TD_SCATTER || of == TD_GATHER;
+    bool one = td_root_gives(p->call) || of == TD_GATHER;
     bool folds = of >= TD_REDUCE;
     if (two && (one || folds)) return HALVES_FROM;
     if (threads) return one ? ONE_FROM : DIRECT_FROM;
@@ -94,7 +88,7 @@ td_status td_direct_chosen(td_place *p, size_t bytes, size_t all, bool *out)
     if (!p->probes) return TD_OK;
     TD_TRY(td_meet_round(p->meet, 0));
     td_meet_arrive(p->meet, c->in, c->out);
-    bool gives = root_gives(c) && p->rank == c->root;
+    bool gives = td_root_gives(c) && p->rank == c->root;
     if (!gives) TD_TRY(td_meet_arrived(p->meet, 1 - p->rank));
     bool second;
     TD_TRY(td_meet_second_way(p->meet, &second));
@@ -147,11 +141,11 @@ td_status td_direct_opens(td_place *p, size_t all)
     td_meet_open_up(p->meet, in, in_bytes, out, out_bytes);
     bool parts = c->pattern == TD_ALLGATHER || c->pattern == TD_SCATTER;
     size_t length = parts ? td_place_most_part(p) : c->bytes;
-    bool times = !root_gives(c) || p->rank == c->root;
+    bool times = !td_root_gives(c) || p->rank == c->root;
     td_meet_two_ways(p->meet, c->pattern, length, times);
     p->probes =
         p->size == 2 && !td_meet_expects(p->meet, c->pattern) && c->pattern != TD_REDUCE_SCATTER;
-    int from = root_gives(c) ? c->root : -1;
+    int from = td_root_gives(c) ? c->root : -1;
     return td_meet_see(p->meet, c->pattern, from, in, out, &p->open);
 }
 
@@ -188,7 +182,7 @@ td_status td_direct_spread(td_place *p, const td_stream *s)
     return td_stream_bytes(s, p->rank) ? td_meet_all_done(p->meet) : TD_OK;
 }
 
-/* The root's part of the other goes as move_half. */
+/* The other's part of the root's vector: each moves half of it, as in move_half. */
 static td_status scatter_halves(td_place *p)
 {
     const td_call *c = p->call;

@@ -33,12 +33,17 @@ static inline int td_place_after(const td_place *p, int k)
     return r < p->size ? r : r - p->size;
 }
 
+/* Whether the root alone gives: it need not wait for the others. */
+static inline bool td_root_gives(const td_call *c)
+{
+    return c->pattern == TD_BROADCAST || c->pattern == TD_SCATTER;
+}
+
 /* Whether that rank has a result, of a pattern with a root or an all-reduce. */
 static inline bool td_place_takes(const td_place *p, int rank)
 {
     const td_call *c = p->call;
-    bool root_gives = c->pattern == TD_BROADCAST || c->pattern == TD_SCATTER;
-    return c->pattern == TD_ALLREDUCE || root_gives != (rank == c->root);
+    return c->pattern == TD_ALLREDUCE || td_root_gives(c) != (rank == c->root);
 }
 
 /* Bytes of the parts of all ranks. */
