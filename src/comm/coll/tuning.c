@@ -123,12 +123,16 @@ static td_status load(const char *path, char **out)
 
 /* --- writing --- */
 
-/* What is there already; an empty file is like none, and so is what is no file (a pipe, say). */
+/* What is there already; an empty file is like none. A pipe is not read, and a device not replaced.
+ */
 static td_status load_earlier(const char *path, char **out)
 {
     struct stat is;
     *out = NULL;
-    if (stat(path, &is) != 0 || !S_ISREG(is.st_mode) || is.st_size == 0) return TD_OK;
+    if (stat(path, &is) != 0) return TD_OK;
+    if (!S_ISREG(is.st_mode))
+        return td_fail(TD_ERR_ARG, "%s is no file that a tuning could be written to", path);
+    if (is.st_size == 0) return TD_OK;
     return load(path, out);
 }
 

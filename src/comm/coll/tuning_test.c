@@ -10,6 +10,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -246,6 +247,11 @@ static td_status add_to_others(td_comm *c, void *arg)
         CHECK(size == strlen(texts[k]) && !memcmp(text, texts[k], size));
         td_free(text);
     }
+    unlink(path);
+    CHECK(mkfifo(path, 0600) == 0);
+    CHECK(td_tuning_can_add(path) == TD_ERR_ARG && td_tuning_write(c, &none, path) == TD_ERR_ARG);
+    CHECK(strstr(td_last_error(), "is no file that a tuning could be written to"));
+    unlink(path);
     TD_TRY(td_write_file(path, "", 0));
     TD_TRY(td_tuning_can_add(path));
     char made[256];
