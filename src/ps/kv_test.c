@@ -196,6 +196,10 @@ static td_status nothing_given(td_comm *c, td_kv *kv, const td_kv_config *config
     NAMED(td_kv_export(kv, NULL), "export: no path of a file");
     NAMED(td_kv_import(kv, NULL), "import: no path of a file");
     NAMED(td_kv_pull(NULL, keys, 2, rows), "pull: no table");
+    NAMED(td_kv_fetch(NULL, keys, 2), "fetch: no table");
+    NAMED(td_kv_fetched(NULL, rows), "fetched: no table");
+    NAMED(td_kv_fetched(kv, rows), "fetched: no fetch has been begun");
+    if (td_kv_worker(kv) >= 0) NAMED(td_kv_fetch(kv, NULL, 2), "fetch: no keys for 2 rows");
     NAMED(td_kv_push(NULL, keys, 2, rows), "push: no table");
     NAMED(td_kv_retire(NULL), "retire: no table");
     NAMED(td_kv_finish(NULL), "finish: no table");

@@ -6,7 +6,7 @@ import random
 import unittest
 from collections import defaultdict
 
-from harness import area, main, tandem
+from harness import SHORT, area, main, tandem
 from keys import clicks, event, export, place, ps, text_rows, train, write
 
 BATCH, RATE, BIAS = 16, 0.5, 2**64 - 2
@@ -132,6 +132,20 @@ class Steps(unittest.TestCase):
         self.same(way, "--push-every", "3", "--elastic", "0.3", "--weight-decay", "0.05", push=3, elastic=0.3,
                   decay=0.05)
         self.same(way, "--push-every", "2", push=2, elastic=0.9)
+
+    @unittest.skipIf(SHORT, "a million rows")
+    def test_a_copy_that_outgrows_its_room_loses_no_step(self):
+        """It meets its centre before it is dropped: drawn there wholly, the centre is then what the copy was, and behind
+        an epoch of keys that no two batches share what plain SGD comes to."""
+        each, samples = 8000, 9 * BATCH  # more than 2^20 keys in all, and fewer in eight batches
+        data = write("wide.svm", "".join(f"{s % 2} {' '.join(f'{i}:.02' for i in range(s * each, (s + 1) * each))}\n"
+                                         for s in range(samples)))
+        how = ["--batch", str(BATCH), "--lr", str(RATE), "--shuffle", "none", "--normalise", "none", "--index-base", "-1"]
+        way = ["--strategy", "easgd", *place(1, servers=1), "--push-every", "1000", "--elastic", "1"]
+        losses = [json.loads(tandem("eval", "--run", train(*words, *how, model="linear", data=data, epochs=1), "--data",
+                                    data, "--json").stdout)["loss"] for words in ([], way)]
+        self.assertLess(losses[0], 0.68)
+        self.assertAlmostEqual(*losses, delta=1e-5)
 
 
 if __name__ == "__main__":

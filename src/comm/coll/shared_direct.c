@@ -224,7 +224,7 @@ bool td_direct_folds(const td_place *p)
 td_status td_direct_alltoall(td_place *p)
 {
     const td_call *c = p->call;
-    size_t bytes = c->bytes, at = bytes * (size_t)p->rank, all = bytes * (size_t)p->size;
+    size_t bytes = c->bytes, at = bytes * (size_t)p->rank, all = td_place_all(c, p->size);
     TD_TRY(show(p, c->in, NULL));
     td_place_keep(p, all, (char *)c->out + at, (const char *)c->in + at, bytes);
     for (int k = 1; k < p->size; k++) {
