@@ -28,7 +28,7 @@ STEPS = {
     "tsan": ("build-tsan", ["-Db_sanitize=thread", *INSTRUMENTED, "-Dmpi=disabled"], None, ["unit"],
              ["base/pool", "comm/comm", "comm/collective", "comm/work", "comm/misuse",
               "comm/algorithms", "comm/keyed", "comm/recover", "comm/registered", "comm/resize", "comm/treesum",
-              "data/loader", "models/net", "models/revive", "ps/balance", "ps/bulk", "ps/parts", "ps/range",
+              "data/loader", "models/net", "models/revive", "ps/balance", "ps/bulk", "ps/copies", "ps/giver", "ps/parts", "ps/range",
               "ps/recover", "ps/sharded",
               "chaos/counters", "strategy/allreduce", "train/train", "train/checkpoint", "train/rows_feed",
               "train/rows_files", "train/rows_roles"]),

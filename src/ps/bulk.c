@@ -10,6 +10,7 @@
 #include "ps/unique.h"
 #include "ps/fold.h"
 #include "ps/moves.h"
+#include "ps/step_copies.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -40,7 +41,8 @@ struct td_bulk {
     td_comm *comm;
     td_bulk_config config;
     td_place place;
-    td_table *table; /* NULL: no server */
+    td_table *table;        /* NULL: no server */
+    td_step_copies *copies; /* NULL: all slices are where they belong */
     size_t width, row_bytes;
     int leaves, rank, size;
     count *gives, *takes;          /* [size] of this rank, of others */
@@ -166,6 +168,7 @@ void td_bulk_destroy(td_bulk *b)
         td_free(b->role[k].sums.data);
     }
     td_unique_free(&b->batch);
+    td_step_copies_close(b->copies);
     td_table_destroy(b->table);
     td_free(b->gives), td_free(b->out_bytes), td_free(b->stack);
     td_free(b);
@@ -285,8 +288,21 @@ static void count_load(td_bulk *b, const uint64_t *keys, size_t n)
     for (size_t i = b->turn++ % 8; i < n; i += 8) b->load[td_slice_of(&b->place.slices, keys[i])]++;
 }
 
+/* Where slices are still to be copied: some more. */
+static td_status copy_on(td_bulk *b)
+{
+    bool more = b->copies != NULL;
+    if (!more) return TD_OK;
+    TD_TRY(td_step_copies_on(b->copies, &b->place, &more));
+    if (more) return TD_OK;
+    td_step_copies_close(b->copies);
+    b->copies = NULL;
+    return TD_OK;
+}
+
 td_status td_bulk_pull(td_bulk *b, const uint64_t *keys, size_t n, float *out)
 {
+    TD_TRY(copy_on(b));
     if (b->size == 1) return td_table_read(b->table, keys, n, out);
     forget(b);
     td_status status = group(b, keys, n);
@@ -507,11 +523,10 @@ static td_status offer(td_bulk *b, const td_bulk_part *part)
         arrive_alone(b);
         return TD_OK;
     }
-    bool replicas = b->place.slices.backup[0] >= 0;
     status = offer_as(b, part, AS_PRIMARY, made, status);
     /* Another failure than a loss goes along: the others wait for this rank. */
     bool lost = status == TD_ERR_PEER || status == TD_ERR_TIMEOUT;
-    return replicas && !lost ? offer_as(b, part, AS_BACKUP, made, status) : status;
+    return b->place.replicas && !lost ? offer_as(b, part, AS_BACKUP, made, status) : status;
 }
 
 td_status td_bulk_offer(td_bulk *b, const td_bulk_part *part)
@@ -545,6 +560,7 @@ td_status td_bulk_push(td_bulk *b, const td_bulk_part *part, td_table_step step)
 
 td_status td_bulk_balance(td_bulk *b, const td_servers *servers, bool move, td_balanced *out)
 {
+    while (b->copies) TD_TRY(copy_on(b));
     td_slices before = b->place.slices, after;
     TD_TRY(td_servers_find_hot(b->comm, servers, b->load, &b->place, &after, out));
     if (!move) out->moved = 0;
@@ -573,8 +589,12 @@ td_status td_bulk_move(td_bulk *b, td_comm *comm, const td_servers *servers, boo
     *lost = false;
     TD_TRY(td_comm_agree(comm, enter(b, comm)));
     if (joined) b->made = made;
-    td_slices after;
-    TD_TRY(td_servers_know(comm, !joined, &b->place, lost));
-    TD_TRY(td_servers_move(comm, servers, &b->config.table, &b->place, &b->table, &after, lost));
-    return td_servers_settle(comm, &after, &b->place, b->table);
+    td_route route;
+    td_step_copies_close(b->copies);
+    b->copies = NULL;
+    TD_TRY(td_servers_know(comm, !joined, &b->place, b->table, lost));
+    TD_TRY(td_servers_move(comm, servers, &b->config.table, &b->place, &b->table, &route, lost));
+    TD_TRY(td_servers_settle(comm, &route.first, &b->place, b->table));
+    if (!route.copies) return TD_OK;
+    return td_step_copies_open(comm, b->table, &b->place, &route, &b->copies);
 }

@@ -208,6 +208,63 @@ static void slices_survive_servers(void **state)
     check_map(&t, all, 4, 1);
 }
 
+/* Who is asked first has all of a slice, nobody has fewer copies of one than before, and in the end
+ * all is as the map has it. */
+static void check_way(const td_slices *before, const td_slices *after, int *copied)
+{
+    td_slices first, now;
+    td_slices_serve_first(before, after, &first, &now);
+    for (int k = 0; k < TD_SLICES; k++) {
+        int had = (before->primary[k] >= 0) + (before->backup[k] >= 0);
+        int has = (first.primary[k] >= 0) + (first.backup[k] >= 0);
+        bool behind = first.backup[k] != now.backup[k];
+        assert_true(has >= had || has == 1 + (after->backup[k] >= 0));
+        assert_int_equal(first.primary[k], now.primary[k]);
+        assert_true(td_slices_has(after, k, now.primary[k]));
+        assert_true(after->backup[k] < 0 || td_slices_has(after, k, now.backup[k]));
+        assert_true(now.primary[k] != now.backup[k]);
+        if (behind) assert_true(td_slices_has(before, k, now.primary[k]) && had == 1);
+        if (!behind) assert_true(first.primary[k] == after->primary[k]);
+        *copied += behind;
+    }
+}
+
+static void slices_serve_before_they_are_copied(void **state)
+{
+    (void)state;
+    const int all[] = {3, 5, 6, 9}, left[] = {3, 6, 9}, other[] = {3, 6, 9, 12};
+    td_slices s, t, there;
+    int copied = 0, of_five = 0;
+    td_slices_deal(&s, 0, all, 4, 1);
+    there = s;
+    for (int k = 0; k < TD_SLICES; k++) {
+        if (s.primary[k] == 5) there.primary[k] = -1;
+        if (s.backup[k] == 5) there.backup[k] = -1;
+        of_five += td_slices_has(&s, k, 5);
+    }
+    assert_ok(td_slices_repair(&s, left, 3, 1, &t));
+    check_way(&there, &t, &copied);
+    assert_int_equal(copied, of_five);
+    copied = 0;
+    assert_ok(td_slices_repair(&s, other, 4, 1, &t));
+    check_map(&t, other, 4, 1);
+    check_way(&there, &t, &copied);
+    assert_int_equal(copied, of_five);
+    td_slices_deal(&s, 0, left, 3, 1); /* nobody has died: all moves ahead */
+    copied = 0;
+    assert_ok(td_slices_repair(&s, other, 4, 1, &t));
+    check_way(&s, &t, &copied);
+    assert_int_equal(copied, 0);
+    td_slices_deal(&s, 0, left, 3, 0); /* copies are asked for later */
+    assert_ok(td_slices_repair(&s, left, 3, 1, &t));
+    check_way(&s, &t, &copied);
+    assert_int_equal(copied, TD_SLICES);
+    td_slices_deal(&t, 0, (int[]){12}, 1, 0); /* to who had none of it */
+    copied = 0;
+    check_way(&s, &t, &copied);
+    assert_int_equal(copied, 0);
+}
+
 static void keys_spread_over_slices(void **state)
 {
     (void)state;
@@ -276,6 +333,7 @@ int main(void)
         cmocka_unit_test(workers_are_grouped_by_pace),
         cmocka_unit_test(the_slow_worker_gets_a_group),
         cmocka_unit_test(slices_survive_servers),
+        cmocka_unit_test(slices_serve_before_they_are_copied),
         cmocka_unit_test(keys_spread_over_slices),
         cmocka_unit_test(hot_slices_are_moved),
     };

@@ -32,9 +32,8 @@ static td_status moved_late(td_comm *c, void *arg)
         CHECK(td_slices_move(g, &before, &after, table) == TD_ERR_TIMEOUT);
         td_error_clear();
     } else {
-        size_t mine = 0, most, give[2] = {0}, take[2] = {0};
+        size_t give[2] = {0}, take[2] = {0};
         amount gives[2] = {0}, takes[2];
-        TD_TRY(td_comm_allreduce(g, &mine, &most, 1, TD_I64, TD_MAX));
         for (int k = 0; k < 2; k++) TD_TRY(td_comm_agree(g, TD_OK));
         TD_TRY(td_comm_alltoall(g, gives, sizeof *gives, takes));
         TD_TRY(td_comm_agree(g, TD_OK));

@@ -77,6 +77,7 @@ td_status td_table_enter(td_table *t, uint64_t key, uint64_t hash, td_entry **ou
     *out = td_table_probe(t, key, hash);
     **out = (td_entry){.key = key, .row = TD_TABLE_SIGHTED};
     p->taken++;
+    if (t->notes.on) td_table_note(t, key);
     return TD_OK;
 }
 

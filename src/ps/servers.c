@@ -85,12 +85,26 @@ static int in_run(const td_comm *comm, const td_servers *s, int *server)
     return count;
 }
 
-static void place_in(const td_comm *comm, td_place *place)
+static int self_of(const td_comm *comm)
 {
+    return td_comm_rank_in_run(comm, td_comm_rank(comm));
+}
+
+void td_servers_follow(td_comm *comm, const td_slices *slices, td_place *place)
+{
+    place->slices = *slices;
+    place->replicas = false;
     for (int k = 0; k < TD_SLICES; k++) {
-        place->primary[k] = td_slices_rank(comm, place->slices.primary[k]);
-        place->backup[k] = td_slices_rank(comm, place->slices.backup[k]);
+        place->primary[k] = td_slices_rank(comm, slices->primary[k]);
+        place->backup[k] = td_slices_rank(comm, slices->backup[k]);
+        place->replicas = place->replicas || place->backup[k] >= 0;
     }
+}
+
+static void has_now(const td_comm *comm, td_place *place)
+{
+    for (int k = 0; k < TD_SLICES; k++)
+        place->here[k] = td_slices_has(&place->slices, k, self_of(comm));
 }
 
 td_status td_servers_open(td_comm *comm, const td_servers *servers, const td_table_config *config,
@@ -101,8 +115,10 @@ td_status td_servers_open(td_comm *comm, const td_servers *servers, const td_tab
     TD_TRY(td_comm_agree(comm, check(comm, servers)));
     TD_TRY(same_everywhere(comm, servers, config));
     int count = in_run(comm, servers, server);
-    td_slices_deal(&place->slices, servers->rows, server, count, servers->replicas);
-    place_in(comm, place);
+    td_slices slices;
+    td_slices_deal(&slices, servers->rows, server, count, servers->replicas);
+    td_servers_follow(comm, &slices, place);
+    has_now(comm, place);
     return td_comm_agree(comm, is_server(comm, servers) ? td_table_create(config, out) : TD_OK);
 }
 
@@ -115,7 +131,25 @@ static bool serves(const int *server, int count, int32_t world)
     return false;
 }
 
-td_status td_servers_know(td_comm *comm, bool knows, td_place *place, bool *lost)
+/* Backups that do not have all of their slices are none; what they have goes. Collective. */
+static td_status leave_out(td_comm *comm, td_place *place, td_table *table)
+{
+    td_slices *slices = &place->slices;
+    uint8_t mine[TD_SLICES], some[TD_SLICES];
+    bool partly = false;
+    for (int k = 0; k < TD_SLICES; k++)
+        mine[k] = place->here[k] && slices->backup[k] == self_of(comm);
+    TD_TRY(td_comm_allreduce(comm, mine, some, TD_SLICES, TD_U8, TD_MAX));
+    for (int k = 0; k < TD_SLICES; k++) {
+        if (some[k] || td_slices_rank(comm, slices->backup[k]) < 0) continue;
+        partly = partly || slices->backup[k] == self_of(comm);
+        slices->backup[k] = -1;
+    }
+    if (partly) td_slices_drop(comm, slices, table);
+    return TD_OK;
+}
+
+td_status td_servers_know(td_comm *comm, bool knows, td_place *place, td_table *table, bool *lost)
 {
     int size = td_comm_size(comm), mine = knows ? td_comm_rank(comm) : size, first;
     td_slices before = place->slices;
@@ -124,11 +158,38 @@ td_status td_servers_know(td_comm *comm, bool knows, td_place *place, bool *lost
     if (*lost) return td_fail(TD_ERR_PEER, "no rank that is left knows where a table is");
     TD_TRY(td_comm_broadcast(comm, &before, sizeof before, first));
     place->slices = before;
+    return leave_out(comm, place, table);
+}
+
+/* What a rank would copy behind, about. */
+static uint64_t bytes_to_copy(const td_comm *comm, const td_slices *before, td_table *table,
+                              const td_route *route)
+{
+    uint64_t has = 0, gives = 0;
+    for (int k = 0; k < TD_SLICES && table; k++) {
+        has += td_slices_has(before, k, self_of(comm));
+        gives += route->first.backup[k] != route->now.backup[k] &&
+                 route->now.primary[k] == self_of(comm);
+    }
+    if (!gives) return 0;
+    return td_table_rows(table) * td_table_row_floats(table) * sizeof(float) * gives / has;
+}
+
+/* What takes no time to be copied is copied ahead: with two copies nobody's death matters. */
+static td_status choose_way(td_comm *comm, const td_slices *before, td_table *table,
+                            td_route *route)
+{
+    enum { SMALL = 1 << 20 };
+    td_slices_serve_first(before, &route->after, &route->first, &route->now);
+    uint64_t mine = bytes_to_copy(comm, before, table, route), most;
+    TD_TRY(td_comm_allreduce(comm, &mine, &most, 1, TD_I64, TD_MAX));
+    if (most <= SMALL) route->first = route->now = route->after;
+    route->copies = memcmp(&route->first, &route->now, sizeof route->now) != 0;
     return TD_OK;
 }
 
 td_status td_servers_move(td_comm *comm, const td_servers *servers, const td_table_config *config,
-                          td_place *place, td_table **table, td_slices *after, bool *lost)
+                          td_place *place, td_table **table, td_route *route, bool *lost)
 {
     int server[MOST_SERVERS];
     td_slices before = place->slices;
@@ -142,12 +203,20 @@ td_status td_servers_move(td_comm *comm, const td_servers *servers, const td_tab
             !serves(server, count, before.backup[k]))
             kept.primary[k] = server[k * count / TD_SLICES], kept.backup[k] = -1;
     }
-    td_status status = td_slices_repair(&kept, server, count, servers->replicas, after);
+    td_status status = td_slices_repair(&kept, server, count, servers->replicas, &route->after);
     *lost = status != TD_OK; /* all alike */
     TD_TRY(status);
+    for (int k = 0; k < TD_SLICES; k++) { /* of those that are there */
+        if (td_slices_rank(comm, kept.primary[k] = before.primary[k]) < 0) kept.primary[k] = -1;
+        if (td_slices_rank(comm, kept.backup[k] = before.backup[k]) < 0) kept.backup[k] = -1;
+    }
     if (!*table && is_server(comm, servers)) status = td_table_create(config, table);
     TD_TRY(td_comm_agree(comm, status));
-    return td_slices_move(comm, &before, after, *table);
+    TD_TRY(choose_way(comm, &kept, *table, route));
+    TD_TRY(td_slices_move(comm, &before, &route->first, *table));
+    for (int k = 0; k < TD_SLICES; k++) /* by either map */
+        place->here[k] = place->here[k] || td_slices_has(&route->first, k, self_of(comm));
+    return TD_OK;
 }
 
 td_status td_servers_find_hot(td_comm *comm, const td_servers *servers, double load[TD_SLICES],
@@ -169,9 +238,9 @@ td_status td_servers_find_hot(td_comm *comm, const td_servers *servers, double l
 td_status td_servers_settle(td_comm *comm, const td_slices *after, td_place *place, td_table *table)
 {
     TD_TRY(td_comm_agree(comm, TD_OK)); /* all have the rows, and what goes with them */
-    place->slices = *after;
-    place_in(comm, place);
+    td_servers_follow(comm, after, place);
     TD_TRY(td_comm_agree(comm, TD_OK)); /* all have the map */
+    has_now(comm, place);
     td_slices_drop(comm, after, table);
     return TD_OK;
 }

@@ -18,6 +18,9 @@ typedef struct td_servers {
 typedef struct td_place {
     td_slices slices;                              /* by ranks in the run */
     int32_t primary[TD_SLICES], backup[TD_SLICES]; /* by ranks of the group, -1: none */
+    bool replicas;                                 /* some slice has a backup */
+    bool here[TD_SLICES]; /* this rank has all of that slice; not so where it is still being copied
+                             to a backup */
 } td_place;
 
 /* The rank of the group that speaks for a key, and whether `rank` has it, as either. */
@@ -37,18 +40,29 @@ TD_MUST_CHECK td_status td_servers_open(td_comm *comm, const td_servers *servers
                                         const td_table_config *config, td_place *place,
                                         td_table **out);
 
-/* The map of before becomes that of one rank that `knows`, at all. Collective. *lost: TD_ERR_PEER
- * because none does. */
-TD_MUST_CHECK td_status td_servers_know(td_comm *comm, bool knows, td_place *place, bool *lost);
+/* The map of before becomes that of one rank that `knows`, at all, without backups that do not have
+ * all of their slices. Collective. *lost: TD_ERR_PEER because no rank knows. */
+TD_MUST_CHECK td_status td_servers_know(td_comm *comm, bool knows, td_place *place, td_table *table,
+                                        bool *lost);
 
-/* The same slices in another group, or at other ranks of this one. Collective. *after is what is
- * left of the map with `servers` (slices.h), rows are copied to where they then belong, and `table`
- * (NULL: this rank has none yet) is made at ranks that become servers. place->slices is the map of
- * before, the same at all (td_servers_know). *lost: TD_ERR_PEER because some slice is at no rank
- * that is left. To be followed by td_servers_settle. */
+/* From a map to another, as td_slices_serve_first; all ahead where no rank has more than 1 MiB to
+ * copy. */
+typedef struct td_route {
+    td_slices first, now, after;
+    bool copies; /* first and now differ */
+} td_route;
+
+/* The same slices in another group, or at other ranks of this one. Collective. route->after is what
+ * is left of the map with `servers` (slices.h); rows are copied to where they belong by
+ * route->first, and `table` (NULL: this rank has none yet) is made at ranks that become servers.
+ * place->slices is the map of before, the same at all (td_servers_know). *lost: TD_ERR_PEER because
+ * some slice is at no rank that is left. To be followed by td_servers_settle on the first of the
+ * route, and where it copies by copies (copies.h, steps_copies.h), which end in its last. */
 TD_MUST_CHECK td_status td_servers_move(td_comm *comm, const td_servers *servers,
                                         const td_table_config *config, td_place *place,
-                                        td_table **table, td_slices *after, bool *lost);
+                                        td_table **table, td_route *route, bool *lost);
+/* All slices are asked for by that map from now on; what ranks have does not change. Local. */
+void td_servers_follow(td_comm *comm, const td_slices *slices, td_place *place);
 
 typedef struct td_balanced {
     int moved; /* slices */

@@ -8,6 +8,7 @@
 #include "ps/sharded_impl.h"
 
 #include <string.h>
+#include <time.h>
 
 /* --- a server --- */
 
@@ -43,6 +44,7 @@ static td_status serve_other(td_sharded *s, const td_keyed_request *q)
     case TD_APPLIES:
         return td_table_apply(s->store.table, q->keys, q->count, call,
                               &(called){s->functions[ask->function], ask->argument});
+    case TD_ASKS_COPIES: break; /* told without the lock */
     }
     return TD_OK;
 }
@@ -96,9 +98,8 @@ static td_status serve_parts(td_sharded *s, const td_keyed_request *q)
     return q->does & TD_PULL && ask->worker >= 0 ? serve_pull(s, q) : TD_OK;
 }
 
-td_status td_sharded_serve(void *user, const td_keyed_request *q)
+static td_status serve(td_sharded *s, const td_keyed_request *q)
 {
-    td_sharded *s = user;
     const td_ask *ask = q->note;
     td_told *told = q->answer;
     TD_TRY(ask->asks == TD_ASKS_PARTS ? serve_parts(s, q) : serve_other(s, q));
@@ -107,6 +108,36 @@ td_status td_sharded_serve(void *user, const td_keyed_request *q)
     told->others = td_clocks_others(&s->store.clocks, ask->worker);
     told->stops = s->store.stops;
     return TD_OK;
+}
+
+/* Who pushes faster than copies come waits for some of them; not for long, for they may never come.
+ */
+static void wait_for_room(td_sharded *s)
+{
+    enum { MOST_BYTES = 64 << 20, LOOKS = 50 };
+    for (int k = 0; k < LOOKS; k++) {
+        pthread_mutex_lock(&s->lock);
+        bool has = s->store.aside_bytes <= MOST_BYTES;
+        pthread_mutex_unlock(&s->lock);
+        if (has) return;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
+td_status td_sharded_serve(void *user, const td_keyed_request *q)
+{
+    td_sharded *s = user;
+    const td_ask *ask = q->note;
+    if (ask->asks == TD_ASKS_COPIES) {
+        ((td_told *)q->answer)->copying = s->copies && !td_copies_done(s->copies);
+        return TD_OK;
+    }
+    bool copied = q->does & TD_PUSH && ask->role == TD_AS_BACKUP;
+    if (s->copies && copied) wait_for_room(s);
+    pthread_mutex_lock(&s->lock);
+    td_status status = serve(s, q);
+    pthread_mutex_unlock(&s->lock);
+    return status;
 }
 
 /* --- what both kinds of request need --- */
@@ -436,6 +467,20 @@ td_status td_sharded_push_all(td_sharded *s, const uint64_t *keys, size_t count,
 
 /* --- functions --- */
 
+/* Whether a slice that is being copied has what a function did to it, nobody could tell. */
+static td_status wait_for_copies(td_sharded *s)
+{
+    td_ask ask = {.worker = -1, .asks = TD_ASKS_COPIES};
+    td_parts parts = {.everywhere = true, .note = &ask, .answers = s->told};
+    for (bool copying = s->copies != NULL; copying;) {
+        TD_TRY(td_keyed_push(s->keyed, &parts));
+        copying = false;
+        for (int k = 0; k < s->server_count; k++) copying = copying || s->told[k].copying;
+        if (copying) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return TD_OK;
+}
+
 td_status td_sharded_apply(td_sharded *s, int number, const uint64_t *keys, size_t count,
                            const void *argument, size_t argument_bytes)
 {
@@ -453,6 +498,7 @@ td_status td_sharded_apply(td_sharded *s, int number, const uint64_t *keys, size
     if (count) memset(a->sizes, 0, count * sizeof *a->sizes);
     td_parts parts = {.keys = keys, .count = count, .sizes = a->sizes, .note = &ask};
     td_cache_clear(&s->cache);
+    TD_TRY(wait_for_copies(s));
     for (int role = 0; role <= (int)s->replicas; role++) {
         TD_TRY(find_owners(s, a, role, keys, count, &parts.owner));
         TD_TRY(td_keyed_start(s->keyed, TD_PUSH, &parts, &tickets[role]));

@@ -56,6 +56,7 @@ static td_status create(const td_sharded_config *config, int workers, td_sharded
 {
     td_sharded *s = td_calloc(1, sizeof *s);
     if (!s) return td_fail(TD_ERR_NOMEM, "no memory for a sharded table");
+    pthread_mutex_init(&s->lock, NULL);
     s->config = *config;
     s->config.worker = NULL, s->config.worker_count = workers;
     s->config.servers = (td_servers){0}; /* the caller's arrays may go */
@@ -115,7 +116,7 @@ static td_status open_channel(td_sharded *s, const td_servers *servers)
                              .serve = td_sharded_serve,
                              .ready = td_sharded_ready,
                              .user = s};
-    s->replicas = s->place.slices.backup[0] >= 0;
+    s->replicas = s->place.replicas;
     TD_TRY(td_comm_open_meeting(s->comm, &s->meeting));
     return td_keyed_open(s->comm, &keyed, &s->keyed);
 }
@@ -173,7 +174,9 @@ void td_sharded_destroy(td_sharded *s)
     if (!s) return;
     td_keyed_destroy(s->keyed);
     td_comm_close(s->meeting);
+    td_copies_close(s->copies);
     td_store_fini(&s->store);
+    pthread_mutex_destroy(&s->lock);
     td_cache_fini(&s->cache);
     asked_free(&s->fetch), asked_free(&s->push), asked_free(&s->copy);
     td_free(s->kept.keys), td_free(s->kept.values);
@@ -185,6 +188,11 @@ void td_sharded_destroy(td_sharded *s)
 
 td_status td_sharded_meet(td_sharded *s)
 {
+    TD_TRY(td_comm_barrier(s->meeting));
+    if (!s->copies) return TD_OK;
+    TD_TRY(td_copies_finish(s->copies, s->meeting));
+    td_copies_close(s->copies);
+    s->copies = NULL;
     return td_comm_barrier(s->meeting);
 }
 
@@ -318,6 +326,8 @@ void td_sharded_record(td_sharded *s)
 static void close_channel(td_sharded *s)
 {
     td_keyed_destroy(s->keyed);
+    td_copies_close(s->copies);
+    s->copies = NULL;
     td_comm_close(s->meeting);
     s->keyed = NULL, s->meeting = NULL;
     s->fetch.ticket = 0;
@@ -338,32 +348,51 @@ td_status td_sharded_renumber(td_sharded *s, int workers, uint64_t clock)
 }
 
 static td_status move_rows(td_sharded *s, td_comm *comm, const td_servers *servers, bool joined,
-                           td_slices *after, bool *lost)
+                           td_route *route, bool *lost)
 {
     memory m;
-    TD_TRY(td_servers_know(comm, !joined, &s->place, lost));
+    TD_TRY(td_servers_know(comm, !joined, &s->place, s->store.table, lost));
     TD_TRY(gather_memory(s, comm, joined, &m));
     td_status status = reconcile(s, comm, &m);
     if (status == TD_OK)
-        status = td_servers_move(comm, servers, &s->config.table, &s->place, &s->store.table, after,
+        status = td_servers_move(comm, servers, &s->config.table, &s->place, &s->store.table, route,
                                  lost);
-    if (status == TD_OK) carry_memory(s, comm, &m, after);
+    if (status == TD_OK) carry_memory(s, comm, &m, &route->first);
     td_free(m.all);
     return status;
+}
+
+/* Servers are asked by the route from now on, and rows follow behind. */
+static td_status begin_copies(td_sharded *s, const td_servers *servers, const td_route *route)
+{
+    bool comes[TD_SLICES];
+    td_copies_config config = {.servers = *servers,
+                               .server_of = s->server_of,
+                               .place = &s->place,
+                               .store = &s->store,
+                               .lock = &s->lock,
+                               .route = *route};
+    if (!route->copies) return TD_OK;
+    td_servers_follow(s->comm, &route->now, &s->place);
+    for (int k = 0; k < TD_SLICES; k++)
+        comes[k] = s->place.backup[k] == s->rank && !s->place.here[k];
+    td_store_expect(&s->store, comes);
+    return td_copies_open(s->comm, &config, &s->copies);
 }
 
 td_status td_sharded_move(td_sharded *s, td_comm *comm, const td_servers *servers,
                           const int *worker, bool joined, bool *lost)
 {
     *lost = false;
-    td_slices after;
+    td_route route;
     close_channel(s);
     td_status status = take_places(s, comm, servers, worker);
     if (status == TD_OK && !s->store.newest) status = init_store(s, NULL);
     TD_TRY(td_comm_agree(comm, status));
-    TD_TRY(move_rows(s, comm, servers, joined, &after, lost));
-    TD_TRY(td_servers_settle(comm, &after, &s->place, s->store.table));
+    TD_TRY(move_rows(s, comm, servers, joined, &route, lost));
+    TD_TRY(td_servers_settle(comm, &route.first, &s->place, s->store.table));
     TD_TRY(agree_on_clocks(s, joined));
+    TD_TRY(begin_copies(s, servers, &route));
     TD_TRY(open_channel(s, servers));
     return td_sharded_push_again(s);
 }

@@ -4,6 +4,7 @@
 
 #include "ps/unique.h"
 #include "ps/cache.h"
+#include "ps/copies.h"
 #include "ps/sharded.h"
 #include "ps/store.h"
 #include "tandem/keyed.h"
@@ -15,7 +16,8 @@ typedef enum td_asks {
     TD_RETIRES,
     TD_ASKS_KEYS,
     TD_ASKS_ROWS,
-    TD_APPLIES
+    TD_APPLIES,
+    TD_ASKS_COPIES /* whether the server has all its copies, and has given all */
 } td_asks;
 
 typedef struct td_ask {   /* note of a request */
@@ -44,7 +46,10 @@ typedef struct td_told { /* note of an answer */
     uint64_t stops;
     uint64_t rows, more, reached; /* of a page: keys; rows of the server's table, 0: none of them is
                                      behind the page; the last key that was looked at */
-    uint64_t others;              /* pushes of the other workers */
+    union {
+        uint64_t others;  /* pushes of the other workers */
+        uint64_t copying; /* TD_ASKS_COPIES */
+    };
 } td_told;
 _Static_assert(sizeof(td_ask) == TD_KEYED_NOTE && sizeof(td_told) == TD_KEYED_NOTE, "a note each");
 
@@ -77,6 +82,8 @@ struct td_sharded {
     td_sharded_function *functions; /* [config.function_count] */
     td_place place;
     td_store store;
+    pthread_mutex_t lock; /* of place and store, against copies; held while this rank serves */
+    td_copies *copies;    /* NULL: all slices are where they belong */
     td_keyed *keyed;
     int rank, worker;
     int *of_worker; /* [worker_count] ranks in the run, -1: gone for good */

@@ -53,18 +53,21 @@ static int most(const int *numbers, int count)
     return best;
 }
 
-/* Primaries from who has most to who has fewest; the backup takes over where it is that one. */
-static void even_primaries(td_slices *s, const int *server, int count)
+/* Primaries from who has most to who has fewest; the backup takes over where it is that one. Best
+ * of slices that are still to get a second server: who had it stays that. */
+static void even_primaries(td_slices *s, const int *server, int count, int replicas)
 {
     tally t;
     for (;;) {
         count_all(s, server, count, &t);
         int from = most(t.primaries, count), to = fewest(t.primaries, count, -1), slice = -1;
         if (t.primaries[from] - t.primaries[to] < 2) return;
-        for (int k = 0; k < TD_SLICES; k++)
-            if (s->primary[k] == server[from] && (slice < 0 || s->backup[k] == server[to]))
-                slice = k;
-        if (s->backup[slice] == server[to]) s->backup[slice] = server[from];
+        for (int k = 0, best = -1; k < TD_SLICES; k++) {
+            int fits = s->backup[k] == server[to] ? 2 : s->backup[k] < 0;
+            if (s->primary[k] == server[from] && fits > best) slice = k, best = fits;
+        }
+        if (s->backup[slice] == server[to] || (replicas && s->backup[slice] < 0))
+            s->backup[slice] = server[from];
         s->primary[slice] = server[to];
     }
 }
@@ -97,10 +100,24 @@ td_status td_slices_repair(const td_slices *before, const int *server, int count
         if (!primary) s.primary[k] = s.backup[k];
         if (!primary || !backup) s.backup[k] = -1;
     }
-    even_primaries(&s, server, count);
+    even_primaries(&s, server, count, replicas);
     if (replicas) fill_backups(&s, server, count);
     *after = s;
     return TD_OK;
+}
+
+void td_slices_serve_first(const td_slices *before, const td_slices *after, td_slices *first,
+                           td_slices *now)
+{
+    *first = *now = *after;
+    for (int k = 0; k < TD_SLICES; k++) {
+        int32_t one = before->primary[k] >= 0 ? before->primary[k] : before->backup[k];
+        bool alone = before->primary[k] < 0 || before->backup[k] < 0;
+        if (!alone || after->backup[k] < 0 || !td_slices_has(after, k, one)) continue;
+        first->primary[k] = now->primary[k] = one;
+        first->backup[k] = -1;
+        now->backup[k] = after->primary[k] == one ? after->backup[k] : after->primary[k];
+    }
 }
 
 /* --- hot slices --- */

@@ -41,6 +41,15 @@ void td_slices_deal(td_slices *slices, uint64_t rows, const int *server, int cou
 TD_MUST_CHECK td_status td_slices_repair(const td_slices *before, const int *server, int count,
                                          int replicas, td_slices *after);
 
+/* The way to the map `after` on which slices can be used soonest, and none has fewer copies than it
+ * had. `before` names only servers that are there. *first: what must be in place before anybody
+ * asks. *now: who is asked then: a slice that only one server had has that one as primary, if it
+ * keeps it, and the other, which has still to get it, as backup: there first->backup is -1 and
+ * now->backup is not, and rows go from primary to backup. All other slices are as `after` has them.
+ */
+void td_slices_serve_first(const td_slices *before, const td_slices *after, td_slices *first,
+                           td_slices *now);
+
 /* The map when slices carry such loads: moves primaries of hot slices to the servers that have
  * least, as long as the busiest gets less by it; a slice that moves to its backup swaps with it.
  * Returns how many have moved. */

@@ -21,6 +21,7 @@ td_status td_store_init(td_store *s, const td_store_config *config, td_table *ta
 
 void td_store_fini(td_store *s)
 {
+    td_store_expect_none(s);
     td_clocks_fini(&s->clocks);
     td_table_destroy(s->table);
     td_free(s->newest), td_free(s->chosen), td_free(s->scratch), td_free(s->some_keys);
@@ -91,13 +92,19 @@ static td_status compensate(td_store *s, const td_store_push *p, size_t width)
     return TD_OK;
 }
 
-/* Some slices have it already: the others' keys and values to the front of scratch. */
+/* The slice is not to be moved by it: it has it already, or will when it comes. */
+static bool is_done_with(const td_store *s, int slice, const td_store_push *p)
+{
+    return s->comes[slice] || *newest(s, slice, p->worker) > p->clock;
+}
+
+/* The keys and values that are left, to the front of scratch. */
 static size_t pick_missing(td_store *s, const td_slices *slices, const td_store_push *p,
                            const float *values, size_t width)
 {
     size_t n = 0;
     for (size_t i = 0; i < p->count; i++) {
-        if (*newest(s, td_slice_of(slices, p->keys[i]), p->worker) > p->clock) continue;
+        if (is_done_with(s, td_slice_of(slices, p->keys[i]), p)) continue;
         s->some_keys[n] = p->keys[i];
         memmove(s->scratch + n++ * width, values + i * width, width * sizeof *values);
     }
@@ -112,7 +119,7 @@ static td_status apply(td_store *s, const td_slices *slices, const td_store_push
     const float *values = p->values;
     bool compensated = s->config.compensation > 0, repeated = false;
     for (int k = 0; k < TD_SLICES; k++)
-        repeated = repeated || (touched[k] && *newest(s, k, p->worker) > p->clock);
+        repeated = repeated || (touched[k] && is_done_with(s, k, p));
     if (compensated || repeated) TD_TRY(make_room(s, count * width, count));
     if (compensated) {
         TD_TRY(compensate(s, p, width));
@@ -148,10 +155,104 @@ static td_status take(td_store *s, const td_slices *slices, const td_store_push 
     TD_TRY(apply(s, slices, p, touched, rate));
     for (int k = 0; k < TD_SLICES; k++) {
         uint64_t *has = newest(s, k, p->worker);
-        if (touched[k] && *has <= p->clock) *has = p->clock + 1;
+        if (touched[k] && !s->comes[k] && *has <= p->clock) *has = p->clock + 1;
     }
     return TD_OK;
 }
+
+/* --- slices that are to come --- */
+
+struct td_aside {
+    td_aside *next;
+    td_store_push push; /* its keys, */
+    float rate;
+    size_t bytes;   /* of it all */
+    float values[]; /* [count][floats_of], and behind them keys [count] */
+};
+
+static size_t floats_of(const td_store *s)
+{
+    return s->config.width * (s->config.compensation > 0 ? 2 : 1);
+}
+
+static void forget_aside(td_store *s, int slice)
+{
+    for (td_aside *a = s->aside[slice], *next; a; a = next) {
+        next = a->next;
+        s->aside_bytes -= a->bytes;
+        td_free(a);
+    }
+    s->aside[slice] = s->aside_last[slice] = NULL;
+}
+
+void td_store_expect(td_store *s, const bool comes[TD_SLICES])
+{
+    td_store_expect_none(s);
+    memcpy(s->comes, comes, sizeof s->comes);
+    for (int k = 0; k < TD_SLICES; k++) s->coming += comes[k];
+}
+
+void td_store_expect_none(td_store *s)
+{
+    for (int k = 0; k < TD_SLICES; k++) forget_aside(s, k);
+    memset(s->comes, 0, sizeof s->comes);
+    s->coming = 0;
+}
+
+/* For the slice, with room for `count` keys of the push, and none yet. */
+static td_status begin_aside(td_store *s, int slice, const td_store_push *p, float rate,
+                             size_t count)
+{
+    size_t each = floats_of(s) * sizeof(float) + sizeof(uint64_t), bytes;
+    bool fits = td_mul(count, each, &bytes) && bytes < SIZE_MAX / 2;
+    bytes += sizeof(td_aside) + sizeof(uint64_t);
+    td_aside *a = fits ? td_malloc(bytes) : NULL;
+    if (!a) return td_fail(TD_ERR_NOMEM, "no memory to set a push of %zu keys aside", count);
+    *a = (td_aside){.push = *p, .rate = rate, .bytes = bytes};
+    size_t values = count * floats_of(s), pad = values % 2; /* keys are 8 bytes */
+    a->push.keys = (const uint64_t *)(const void *)(a->values + values + pad);
+    a->push.values = a->values, a->push.count = 0;
+    if (s->aside_last[slice])
+        s->aside_last[slice]->next = a;
+    else
+        s->aside[slice] = a;
+    s->aside_last[slice] = a;
+    s->aside_bytes += bytes;
+    return TD_OK;
+}
+
+/* What goes to slices that are to come. */
+static td_status set_aside(td_store *s, const td_slices *slices, const td_store_push *p, float rate)
+{
+    size_t count[TD_SLICES] = {0}, each = floats_of(s);
+    for (size_t i = 0; i < p->count; i++) count[td_slice_of(slices, p->keys[i])]++;
+    for (int k = 0; k < TD_SLICES; k++)
+        if (s->comes[k] && count[k]) TD_TRY(begin_aside(s, k, p, rate, count[k]));
+    for (size_t i = 0; i < p->count; i++) {
+        int slice = td_slice_of(slices, p->keys[i]);
+        if (!s->comes[slice]) continue;
+        td_aside *a = s->aside_last[slice];
+        size_t at = a->push.count++;
+        memcpy((uint64_t *)(uintptr_t)a->push.keys + at, &p->keys[i], sizeof *p->keys);
+        memcpy(a->values + at * each, p->values + i * each, each * sizeof *a->values);
+    }
+    return TD_OK;
+}
+
+td_status td_store_arrived(td_store *s, const td_slices *slices, int slice, const uint64_t *had)
+{
+    size_t workers = (size_t)s->config.workers;
+    memcpy(newest(s, slice, 0), had, workers * sizeof *had);
+    s->coming -= s->comes[slice];
+    s->comes[slice] = false;
+    td_status status = TD_OK;
+    for (const td_aside *a = s->aside[slice]; a && status == TD_OK; a = a->next)
+        status = take(s, slices, &a->push, a->rate);
+    forget_aside(s, slice);
+    return status;
+}
+
+/* --- a push --- */
 
 /* Of a push's rate. One that is made again keeps what was chosen for it: of its two copies one may
  * have it already. */
@@ -171,6 +272,7 @@ td_status td_store_take_push(td_store *s, const td_slices *slices, const td_stor
     bool applied = !p->ticks || p->again || td_clocks_may_push(&s->clocks, p->clock);
     float factor = factor_of(s, p, behind);
     *out = (td_store_taken){applied, factor};
+    if (applied && p->count && s->coming) TD_TRY(set_aside(s, slices, p, factor));
     if (applied && p->count) TD_TRY(take(s, slices, p, factor));
     if (applied && p->ticks) s->chosen[p->worker] = (td_store_chosen){p->clock + 1, factor};
     if (!p->ticks || p->clock < s->clocks.pushed[p->worker]) return TD_OK;

@@ -3,7 +3,10 @@
  *
  * Exactly once: a worker's push is named by its clock, and each slice remembers the newest that it
  * has of each worker. So a push that is repeated, because its answer was lost with a server, moves
- * just the slices that lack it; slices carry that memory with them when they move. */
+ * just the slices that lack it; slices carry that memory with them when they move.
+ *
+ * A slice that is still to come, as a copy of its primary's, has its pushes set aside until it is
+ * there: it brings that memory, which tells those that it has from those that it has not. */
 #ifndef TD_PS_STORE_H
 #define TD_PS_STORE_H
 
@@ -27,6 +30,8 @@ typedef struct td_store_chosen {
     float factor;
 } td_store_chosen;
 
+typedef struct td_aside td_aside; /* a push's keys of a slice that is to come */
+
 typedef struct td_store {
     td_store_config config;
     td_table *table; /* NULL: this rank is no server */
@@ -42,6 +47,10 @@ typedef struct td_store {
     float *scratch;         /* [scratch_room] compensated gradients */
     uint64_t *some_keys;    /* [keys_room] of a push that is applied in part */
     size_t scratch_room, keys_room;
+    bool comes[TD_SLICES]; /* slices that are to come, `coming` of them, */
+    int coming;
+    td_aside *aside[TD_SLICES], *aside_last[TD_SLICES]; /* pushes to each, as they came, */
+    size_t aside_bytes;                                 /* which take so much memory */
 } td_store;
 
 /* TD_ERR_NOMEM. The table is taken. */
@@ -79,6 +88,14 @@ void td_store_start_at(td_store *store, uint64_t clock);
 /* The same of other workers, so many: what each slice had of the former ones is behind that clock.
  * TD_ERR_NOMEM, TD_ERR_ARG: nothing has changed. */
 TD_MUST_CHECK td_status td_store_renumber(td_store *store, int workers, uint64_t clock);
+/* These slices are to come: pushes to them, as to backups, are set aside. Nothing comes any more:
+ * what was set aside goes. */
+void td_store_expect(td_store *store, const bool comes[TD_SLICES]);
+void td_store_expect_none(td_store *store);
+/* A slice's rows are in the table; had [workers]: the pushes that they have, as `newest`. Those
+ * that were set aside move them. */
+TD_MUST_CHECK td_status td_store_arrived(td_store *store, const td_slices *slices, int slice,
+                                         const uint64_t *had);
 TD_MUST_CHECK td_status td_store_take_push(td_store *store, const td_slices *slices,
                                            const td_store_push *push, td_store_taken *out);
 

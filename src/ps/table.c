@@ -219,6 +219,7 @@ static void fetch_row(const float *row, size_t bytes)
 size_t td_table_evict(td_table *t, uint32_t least)
 {
     size_t gone = 0;
+    if (least > t->least) t->least = least;
     if (td_tier_evict(t, least, &gone) != TD_OK) {
         td_warn("a table keeps rows that were not used for long: %s", td_last_error());
         return gone;
@@ -391,6 +392,7 @@ td_status td_table_adopt(td_table *t, const uint64_t *keys, const td_table_mark 
     if (t->tier.cold) return td_tier_adopt(t, keys, marks, rows, count);
     for (size_t i = 0; i < count; i++) {
         if (i + AHEAD < count) td_table_prefetch(t, td_table_mixed(keys[i + AHEAD]));
+        if (marks[i].used < t->least) continue;
         TD_TRY(td_table_put_key(t, keys[i], marks[i], marks[i].seen ? NULL : rows + i * floats));
     }
     return TD_OK;

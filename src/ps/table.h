@@ -150,10 +150,30 @@ TD_MUST_CHECK td_status td_table_walk_begin(const td_table *table, td_table_walk
 TD_MUST_CHECK td_status td_table_walk_on(td_table_walk *walk, td_table_each_key_fn *each, void *arg,
                                          bool *more);
 void td_table_walk_end(td_table_walk *walk); /* NULL is fine */
+/* All of a table's keys, to be taken from it while it goes on. Rows that are cold at the beginning
+ * come from a view, as they were then. All other keys, which are in memory at the beginning or have
+ * been since, are listed, to be looked up when they are taken: that is then the truth, also of
+ * those that came from the view. One at a time, ended before the table is destroyed. Takes 8 bytes
+ * of memory for each key that comes into memory until it is listed. TD_ERR_NOMEM, TD_ERR_IO. */
+typedef struct td_table_tap td_table_tap;
+TD_MUST_CHECK td_status td_table_tap_begin(td_table *table, td_table_tap **out);
+/* Some hundred more rows of the view, by one thread, while others use the table. *more: false
+ * behind the last. */
+TD_MUST_CHECK td_status td_table_tap_cold(td_table_tap *tap, td_table_each_key_fn *each, void *arg,
+                                          bool *more);
+/* Keys in memory, and at later calls those that have come there since. They may repeat. */
+typedef td_status td_table_key_fn(void *arg, uint64_t key);
+TD_MUST_CHECK td_status td_table_tap_keys(td_table_tap *tap, td_table_key_fn *each, void *arg);
+void td_table_tap_end(td_table_tap *tap); /* NULL is fine */
+/* What there is of those of the keys, which ascend, that there are, in no order; nothing changes.
+ */
+TD_MUST_CHECK td_status td_table_look_up(const td_table *table, const uint64_t *keys, size_t count,
+                                         td_table_each_key_fn *each, void *arg);
 /* Takes keys in from another table, instead of what is there of them: their marks, and their rows
  * [count][td_table_row_floats], which say nothing of those that have been seen only. Keys are all
- * different. With a limit rows come as cold ones, so that none in memory makes way for them, and
- * sightings for which there is no room are forgotten. As td_table_put_key. */
+ * different. Leaves out what this table would have evicted by now. With a limit rows come as cold
+ * ones, so that none in memory makes way for them, and sightings for which there is no room are
+ * forgotten. As td_table_put_key. */
 TD_MUST_CHECK td_status td_table_adopt(td_table *table, const uint64_t *keys,
                                        const td_table_mark *marks, const float *rows, size_t count);
 /* Rows of keys first to last, both among them, in ascending order, without keys that have none. In

@@ -1,6 +1,6 @@
 /* What the files of a table share: rows.c (the index, and the rows in slabs), tier.c (rows that are
  * cold), version.c (those on disk as they once were), table.c (batches, and all rows), range.c
- * (rows in ascending order).
+ * (rows in ascending order), tap.c (keys while the table goes on).
  *
  *   key -> part -> entry {key, row, used} -> slab: weights [width] | states [..][width] | padding
  *
@@ -49,6 +49,12 @@ typedef struct td_tier {
     uint64_t reads, writes; /* rows */
 } td_tier;
 
+typedef struct td_table_notes { /* keys that enter memory */
+    bool on, lost;              /* lost: there was no memory for some */
+    uint64_t *keys;
+    size_t count, room;
+} td_table_notes;
+
 struct td_table {
     td_table_config config;
     td_rule rule;
@@ -66,7 +72,9 @@ struct td_table {
     size_t found_room;
     uint64_t read, missed; /* keys of reads; those of them that had no row in memory */
     uint64_t rowless;      /* sightings of keys that had no row */
+    uint32_t least;        /* what was not used since then is evicted */
     td_tier tier;
+    td_table_notes notes;
 };
 
 /* Stafford's 13th mixer; other bits than those that choose the server. */
@@ -163,6 +171,10 @@ TD_MUST_CHECK td_status td_tier_adopt(td_table *t, const uint64_t *keys, const t
 /* A walk through rows that are only cold. */
 TD_MUST_CHECK td_status td_tier_seek(const td_table *t, uint64_t first, td_cold_cursor *cursor);
 TD_MUST_CHECK td_status td_tier_next(const td_table *t, td_cold_cursor *cursor);
+
+/* --- tap.c --- */
+
+void td_table_note(td_table *t, uint64_t key);
 
 /* --- range.c --- */
 

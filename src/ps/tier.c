@@ -296,6 +296,7 @@ td_status td_tier_adopt(td_table *t, const uint64_t *keys, const td_table_mark *
     size_t floats = td_table_row_floats(t), n = 0;
     for (size_t i = 0; i < count; i++) {
         const float *row = rows + i * floats;
+        if (marks[i].used < t->least) continue;
         if (!adopt_hot(t, keys[i], marks[i], row))
             cold[n++] = (td_cold_row){.key = keys[i], .used = marks[i].used, .row = row};
         if (n < CHUNK / 4) continue;

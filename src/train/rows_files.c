@@ -213,7 +213,7 @@ static td_status count_groups(td_rows_tables *t, int *out)
     td_table *table = td_rows_table(t, TD_ROWS_KEYED);
     uint64_t mine = table ? td_table_rows(table) : 0, all;
     TD_TRY(td_comm_allreduce(t->comm, &mine, &all, 1, TD_I64, TD_SUM));
-    if (td_rows_place(t, TD_ROWS_KEYED)->slices.backup[0] >= 0) all /= 2;
+    if (td_rows_place(t, TD_ROWS_KEYED)->replicas) all /= 2;
     *out = all * t->config[TD_ROWS_KEYED].width * sizeof(float) > FEW_BYTES ? GROUPS : 1;
     if (t->config[TD_ROWS_KEYED].memory_bytes) *out = t->roles.server_count;
     return TD_OK;
