@@ -7,6 +7,8 @@
  *   backward    while gradients are computed
  *   reduce      when all of its gradient has been posted to the sum
  *   update      when the step has been made, before anything that follows it
+ *   meet        when it knows that all have made that step (tables, not in step)
+ *   leave       when it goes on from that step, where all have met (tables, not in step)
  *   evaluate    when the evaluation after that step begins
  *   checkpoint  when it has written the first of its files of that step's checkpoint
  *   rename      rank 0 of a group: when that step's checkpoint lacks nothing but its name

@@ -79,11 +79,6 @@ static td_status check_options(const loop *l, int size)
     const td_job *job = l->job;
     int servers = td_job_servers(job);
     TD_TRY(td_job_check_ranks(job, size));
-    if (td_job_readers(job) && !l->exact &&
-        (job->checkpoint_every.steps || job->checkpoint_every.seconds))
-        return td_fail(TD_ERR_ARG,
-                       "--data-servers at a clock other than bsp: checkpoints are written between "
-                       "epochs; leave out --checkpoint-every, or give it 0");
     int readers = td_job_readers(job), holders = servers - readers;
     if (job->replicas && (holders > 0 ? holders : size - readers) < 2)
         return td_fail(TD_ERR_ARG, "--replicas 1 needs two servers or more, and there is one; give "
@@ -143,17 +138,17 @@ static void make_task(loop *l)
 td_feed_config td_rows_feed_config(const loop *l)
 {
     const td_roles *roles = &l->tables.roles;
-    size_t batch = (size_t)l->job->batch, shard = l->exact ? batch : batch / (size_t)l->workers;
     return (td_feed_config){.features = l->task->features,
                             .data = l->data->train,
                             .normalise = l->data->normalise,
                             .in_step = l->exact,
                             .plan = {.samples = td_dataset_info(l->data->train)->samples,
-                                     .batch = shard ? shard : 1,
-                                     .leaves = l->exact ? l->job->leaves : 1,
+                                     .batch = (uint64_t)l->job->batch,
+                                     .leaves = l->job->leaves,
                                      .shuffle = (td_shuffle)l->job->shuffle,
                                      .drop_last = l->job->drop_last,
                                      .seed = l->job->seed},
+                            .parts = l->workers,
                             .numbers = l->task->oracle.numbers,
                             .worker = roles->now.own.slot,
                             .workers = roles->now.counts.workers,
@@ -246,6 +241,7 @@ static td_status restore(loop *l)
     l->first_step = l->state.step;
     for (int k = 0; k < TD_ROWS_TABLES; k++)
         if (l->tables.sharded[k]) td_sharded_start_at(l->tables.sharded[k], l->state.step);
+    if (td_rows_leases(l)) td_feed_start_at(l->feed, l->state.step);
     return status;
 }
 
@@ -283,25 +279,6 @@ static td_status begin_run(loop *l)
     return TD_OK;
 }
 
-/* Data servers that deal out an epoch deal out all of it. */
-static td_status check_steps(const loop *l)
-{
-    unsigned long long epoch = l->per_epoch, step = l->state.step;
-    if (!td_rows_leases(l)) return TD_OK;
-    if (l->last % epoch)
-        return td_fail(TD_ERR_ARG,
-                       "--steps %llu: data servers at a clock other than bsp deal out whole "
-                       "epochs, of %llu steps; give a multiple of these, or --epochs alone",
-                       (unsigned long long)l->job->steps, epoch);
-    if (step % epoch)
-        return td_fail(TD_ERR_ARG,
-                       "the run goes on from step %llu, within an epoch, and data servers at a "
-                       "clock other than bsp deal out whole epochs; resume it without "
-                       "--data-servers up to --steps %llu",
-                       step, (step / epoch + 1) * epoch);
-    return TD_OK;
-}
-
 td_status td_rows_start(loop *l)
 {
     TD_TRY(td_train_tune(l->comm, l->job));
@@ -315,7 +292,6 @@ td_status td_rows_start(loop *l)
     TD_TRY(td_train_compare_data(l->comm, &l->state, l->data->train));
     TD_TRY(td_mishap(l->mishaps, l->comm, 1, "begin"));
     status = l->job->resume ? restore(l) : fill_tables(l);
-    if (status == TD_OK) status = check_steps(l);
     l->state.total = l->last;
     TD_TRY(td_comm_agree(l->comm, status));
     if (l->job->rows_from && *l->job->rows_from)

@@ -49,19 +49,10 @@ void td_rows_count_samples(loop *l)
     if (td_rows_leases(l)) td_feed_done(l->feed, b);
 }
 
-/* What an epoch is cut into: shards of data servers, or steps. */
-static td_shard_plan plan_of(const loop *l)
-{
-    td_shard_plan plan = td_rows_feed_config(l).plan;
-    if (td_rows_leases(l)) return plan;
-    plan.batch = (uint64_t)l->job->batch, plan.leaves = l->job->leaves;
-    return plan;
-}
-
 /* Of each sample that the epoch has, once. */
 static td_status expect(const loop *l, uint64_t epoch, counted *out)
 {
-    td_shard_plan plan = plan_of(l);
+    td_shard_plan plan = td_rows_feed_config(l).plan;
     *out = (counted){.samples = plan.samples};
     for (uint64_t s = 0; s < plan.samples && !plan.drop_last; s++) out->marks += td_feed_mark(s);
     if (!plan.drop_last) return TD_OK;

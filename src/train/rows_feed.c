@@ -7,30 +7,32 @@
 #include "tandem/recover.h"
 #include "train/rows_feed_impl.h"
 
+#include <assert.h>
 #include <string.h>
 #include <time.h>
 
 /* OWED: its worker died with it, perhaps in the midst of the push, which is to be made again;
  * REPAID: leased for that. */
 enum { FREE, OWED, LEASED, REPAID, DONE };
-enum { MOST_SERVERS = 64 };
+enum { MOST_SERVERS = 64, WINDOW = 8 /* steps, for each server */ };
 
 typedef struct ask { /* note of a request */
     uint64_t epoch, clock;
     uint64_t done;        /* shard + 1 that is; 0: none */
     td_feed_tally learnt; /* by this worker in this epoch, that shard among it */
     int32_t worker, rank;
-    uint64_t want; /* shard + 1: that one, or none */
-    int32_t rest[2];
+    uint64_t want;  /* shard + 1: that one, or none */
+    uint64_t limit; /* of shards below */
 } ask;
 
 typedef struct told { /* note of an answer */
     uint64_t shard;   /* + 1; 0: none */
     uint64_t bytes;
-    uint64_t left;   /* shards of this server that are not done */
+    uint64_t left;   /* shards of this server, below the limit, that are not done */
     uint64_t clock;  /* owed: of the push that is to be made again, */
     uint64_t worker; /* + 1, and whose; 0: a step of the asker's own */
-    char rest[TD_KEYED_NOTE - 40];
+    uint64_t first;  /* no shard of this server below waits */
+    char rest[TD_KEYED_NOTE - 48];
 } told;
 _Static_assert(sizeof(ask) == TD_KEYED_NOTE && sizeof(told) == TD_KEYED_NOTE, "a note each");
 
@@ -62,9 +64,24 @@ static bool is_mine(const td_feed *f, uint64_t shard)
     return owner_of(f, shard) == f->number;
 }
 
+/* Shards of an epoch below run-wide shard `at`. */
+static uint64_t below(const td_feed *f, uint64_t epoch, uint64_t at)
+{
+    uint64_t begin = epoch * f->shards;
+    if (at <= begin) return 0;
+    return at - begin < f->shards ? at - begin : f->shards;
+}
+
+static uint64_t window_of(const td_feed *f)
+{
+    return WINDOW * (uint64_t)f->config.server_count * (uint64_t)f->config.parts;
+}
+
 static void begin_epoch(td_feed *f, uint64_t epoch)
 {
     memset(f->state, FREE, f->shards);
+    memset(f->state, DONE, below(f, epoch, f->start));
+    f->window = below(f, epoch, f->start) + window_of(f);
     memset(f->learnt, 0, f->ranks * sizeof *f->learnt);
     f->epoch = epoch, f->first = 0, f->finished = 0, f->owed = f->shards;
     f->unknown = false;
@@ -87,13 +104,40 @@ static uint64_t lease_wanted(td_feed *f, const ask *a, told *t)
     return f->state[shard] == OWED ? repay(f, shard, a, t) : UINT64_MAX;
 }
 
+static td_feed_part part_of(const td_feed *f, uint64_t shard)
+{
+    uint64_t parts = (uint64_t)f->config.parts, leaves = (uint64_t)f->config.plan.leaves;
+    td_feed_part part = {.epoch = f->epoch, .step = shard / parts, .of = shard + 1};
+    part.leaf_begin = (int)td_cut(leaves, parts, shard % parts);
+    part.leaf_end = (int)td_cut(leaves, parts, shard % parts + 1);
+    return part;
+}
+
+/* A small batch may have none. */
+static bool has_samples(const td_feed *f, uint64_t shard)
+{
+    td_feed_part part = part_of(f, shard);
+    size_t rows = 0;
+    for (int leaf = part.leaf_begin; leaf < part.leaf_end && !rows; leaf++)
+        rows = td_shard_leaf_rows(&f->config.plan, part.step, leaf);
+    return rows > 0;
+}
+
+static bool waits(td_feed *f, uint64_t shard)
+{
+    if (!is_mine(f, shard) || f->state[shard] > OWED) return false;
+    if (f->state[shard] == FREE && !has_samples(f, shard)) f->state[shard] = DONE;
+    return f->state[shard] != DONE;
+}
+
 /* The next that waits. */
 static uint64_t lease(td_feed *f, const ask *a, told *t)
 {
     uint64_t found = f->first;
-    while (found < f->shards && (!is_mine(f, found) || f->state[found] > OWED)) found++;
-    f->first = found + (found < f->shards);
-    if (found == f->shards) return UINT64_MAX;
+    while (found < a->limit && !waits(f, found)) found++;
+    f->first = found;
+    if (found >= a->limit) return UINT64_MAX;
+    f->first++;
     if (f->state[found] == OWED) return repay(f, found, a, t);
     f->holder[found] = a->rank;
     f->state[found] = LEASED;
@@ -110,10 +154,10 @@ static void newer(void *into, const void *from, size_t count, void *user)
             ((td_feed_tally *)into)[k] = ((const td_feed_tally *)from)[k];
 }
 
-static uint64_t not_done(const td_feed *f)
+static uint64_t not_done(const td_feed *f, uint64_t limit)
 {
     uint64_t n = 0;
-    for (uint64_t k = (uint64_t)f->number; k < f->shards; k += (uint64_t)f->config.server_count)
+    for (uint64_t k = (uint64_t)f->number; k < limit; k += (uint64_t)f->config.server_count)
         n += f->state[k] != DONE;
     return n;
 }
@@ -129,9 +173,10 @@ static td_status serve(void *user, const td_keyed_request *q)
     if (a->done) f->state[a->done - 1] = DONE;
     if (a->epoch == f->epoch) newer(&f->learnt[a->rank], &a->learnt, 1, NULL);
     uint64_t shard = a->want ? lease_wanted(f, a, t) : lease(f, a, t);
-    if (!a->want) t->left = shard == UINT64_MAX ? not_done(f) : 1;
+    if (!a->want) t->left = shard == UINT64_MAX ? not_done(f, a->limit) : 1;
+    t->first = f->first;
     if (shard == UINT64_MAX) return TD_OK;
-    td_feed_part part = {.epoch = f->epoch, .shard = shard, .leaf_end = 1};
+    td_feed_part part = part_of(f, shard);
     TD_TRY(td_feed_pack(f, &part, &f->kept[q->from]));
     t->shard = shard + 1, t->bytes = f->kept[q->from].bytes;
     return TD_OK;
@@ -139,17 +184,19 @@ static td_status serve(void *user, const td_keyed_request *q)
 
 /* --- a worker --- */
 
-/* One server: is there a shard? want: that one + 1, or any. */
-static td_status ask_one(td_feed *f, int server, uint64_t epoch, uint64_t clock, uint64_t want,
+/* One server, in the epoch under way: is there a shard below the limit? want: that one + 1, or any.
+ */
+static td_status ask_one(td_feed *f, int server, uint64_t limit, uint64_t clock, uint64_t want,
                          told *out)
 {
     told all[MOST_SERVERS];
     uint64_t ticket;
-    ask a = {.epoch = epoch,
+    ask a = {.epoch = f->epoch,
              .clock = clock,
              .worker = f->config.worker,
              .rank = f->rank,
-             .want = want};
+             .want = want,
+             .limit = limit};
     a.learnt = f->learnt[f->rank];
     if (f->finished && owner_of(f, f->finished - 1) == server) a.done = f->finished;
     td_parts parts = {.everywhere = true, .note = &a, .answers = all, .only = server + 1};
@@ -183,30 +230,47 @@ static uint64_t owed_here(td_feed *f)
     return 0;
 }
 
+/* The next shard below the limit of any server, or t->left of all. Each server deals out its own in
+ * ascending order, this one's first; that all get on alike, which matters to those that are to stop
+ * behind a step, workers ask for none beyond the window while others are waiting in it. */
+static td_status ask_all(td_feed *f, uint64_t limit, uint64_t clock, told *t)
+{
+    int servers = f->config.server_count, begin = f->next;
+    uint64_t up_to, left, first;
+    do {
+        up_to = f->window < limit ? f->window : limit;
+        left = 0, first = UINT64_MAX;
+        for (int k = 0; k < servers; k++) {
+            TD_TRY(ask_one(f, (begin + k) % servers, up_to, clock, 0, t));
+            if (t->shard) return TD_OK;
+            left += t->left;
+            if (t->first < first) first = t->first;
+        }
+        if (up_to < limit) f->window = (first > up_to ? first : up_to) + window_of(f);
+    } while (up_to < limit);
+    t->left = left;
+    return TD_OK;
+}
+
 /* What this worker's predecessor owes goes before what it does itself: slices remember of a name
  * only its newest push, and would leave out an older one. */
-td_status td_feed_next(td_feed *f, uint64_t epoch, uint64_t clock, td_rows_batch *batch,
-                       td_feed_lease *out)
+td_status td_feed_next(td_feed *f, uint64_t epoch, uint64_t end, uint64_t clock,
+                       td_rows_batch *batch, td_feed_lease *out)
 {
     struct timespec moment = {.tv_nsec = 500000};
     if (epoch != f->epoch || f->epoch == UINT64_MAX) begin_epoch(f, epoch);
     *out = (td_feed_lease){0};
-    uint64_t left = 0, unfinished = 0, owed;
-    told t;
-    while (!left && (owed = owed_here(f)) != 0) {
-        TD_TRY(ask_one(f, owner_of(f, owed - 1), epoch, clock, owed, &t));
+    uint64_t limit = below(f, epoch, end * (uint64_t)f->config.parts);
+    uint64_t owed;
+    told t = {0};
+    while (!t.left && (owed = owed_here(f)) != 0) {
+        TD_TRY(ask_one(f, owner_of(f, owed - 1), limit, clock, owed, &t));
         if (t.shard) return take(f, &t, clock, batch, out);
-        left = t.left;
-        if (!left) f->state[owed - 1] = DONE;
+        if (!t.left) f->state[owed - 1] = DONE;
     }
-    for (int k = 0; k < f->config.server_count && !left; k++) {
-        int server = (f->next + k) % f->config.server_count;
-        TD_TRY(ask_one(f, server, epoch, clock, 0, &t));
-        if (t.shard) return take(f, &t, clock, batch, out);
-        unfinished += t.left;
-    }
-    left += unfinished;
-    out->none = left == 0, out->wait = left > 0;
+    if (!t.left) TD_TRY(ask_all(f, limit, clock, &t));
+    if (t.shard) return take(f, &t, clock, batch, out);
+    out->none = t.left == 0, out->wait = t.left > 0;
     if (out->wait) nanosleep(&moment, NULL);
     return TD_OK;
 }
@@ -220,6 +284,26 @@ void td_feed_done(td_feed *f, const td_rows_batch *batch)
     f->state[f->held - 1] = DONE;
     f->finished = f->held;
     f->held = 0;
+}
+
+td_status td_feed_tell(td_feed *f)
+{
+    told t;
+    return f->finished ? ask_one(f, owner_of(f, f->finished - 1), 0, 0, 0, &t) : TD_OK;
+}
+
+void td_feed_start_at(td_feed *f, uint64_t step)
+{
+    f->start = step * (uint64_t)f->config.parts;
+    if (f->epoch != UINT64_MAX) memset(f->state, DONE, below(f, f->epoch, f->start));
+}
+
+uint64_t td_feed_reach(const td_feed *f, uint64_t epoch)
+{
+    uint64_t least = below(f, epoch, f->start), k = f->epoch == epoch ? f->shards : least;
+    uint64_t parts = (uint64_t)f->config.parts;
+    while (k > least && f->state[k - 1] == FREE) k--;
+    return epoch * f->steps + (k + parts - 1) / parts;
 }
 
 void td_feed_give_back(td_feed *f)
@@ -242,13 +326,16 @@ static td_status create(td_comm *comm, const td_feed_config *c, size_t ranks, td
 {
     if (c->server_count < 1 || c->server_count > MOST_SERVERS)
         return td_fail(TD_ERR_ARG, "--data-servers must be 1 to %d", MOST_SERVERS);
+    assert(c->parts <= c->plan.leaves);
     td_feed *f = td_calloc(1, sizeof *f);
     if (!f) return td_fail(TD_ERR_NOMEM, "no memory to feed workers");
     f->config = *c;
+    if (f->config.in_step || !c->parts) f->config.parts = 1;
     f->number = -1;
     for (int k = 0; k < c->server_count; k++)
         if (c->server[k] == td_comm_rank(comm)) f->number = k;
-    f->shards = td_shard_steps(&c->plan);
+    f->steps = td_shard_steps(&c->plan);
+    f->shards = f->steps * (uint64_t)f->config.parts;
     f->epoch = UINT64_MAX;
     f->next = c->worker >= 0 ? c->worker % c->server_count : 0;
     f->rank = td_comm_rank_in_run(comm, td_comm_rank(comm));
@@ -374,7 +461,7 @@ static td_status share(td_feed *f, const td_feed *old, td_comm *comm)
                                       newer, NULL);
         if (status != TD_OK) td_free(f->learnt), f->learnt = NULL;
     }
-    for (uint64_t k = 0; k < f->shards && status == TD_OK; k++) {
+    for (uint64_t k = below(f, f->epoch, f->start); k < f->shards && status == TD_OK; k++) {
         f->state[k] = known[k] == is_done ? DONE : known[k] ? OWED : FREE;
         f->name[k] = known[k] == is_done ? 0 : known[k];
     }
@@ -412,15 +499,16 @@ static td_status keep_held(td_feed *f, const td_feed *old, td_comm *comm)
 td_status td_feed_move(td_feed *old, td_comm *comm, const td_feed_config *config, td_feed **out)
 {
     td_feed *f = NULL;
-    uint64_t mine[3] = {0, ranks_of(comm), 0}, all[3];
+    uint64_t mine[4] = {0, ranks_of(comm), 0, old ? old->start : 0}, all[4];
     bool begun = old && old->epoch != UINT64_MAX;
     if (begun) mine[0] = old->epoch + 1;
     if (old && old->ranks > mine[1]) mine[1] = old->ranks;
     if (old) /* what a server knew of a worker's shards, or the worker itself */
         mine[2] = old->unknown || (!all_here(comm, old->workers, old->config.workers) &&
                                    !all_here(comm, old->servers, old->config.server_count));
-    TD_TRY(td_comm_allreduce(comm, mine, all, 3, TD_I64, TD_MAX));
+    TD_TRY(td_comm_allreduce(comm, mine, all, 4, TD_I64, TD_MAX));
     td_status status = td_comm_agree(comm, create(comm, config, all[1], &f));
+    if (status == TD_OK) f->start = all[3];
     if (status == TD_OK && all[0]) begin_epoch(f, all[0] - 1);
     if (old && old->keyed) {
         td_keyed_destroy(old->keyed);

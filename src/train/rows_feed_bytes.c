@@ -25,8 +25,8 @@ static size_t list_samples(td_feed *f, const td_feed_part *part)
 {
     size_t rows = 0;
     for (int leaf = part->leaf_begin; leaf < part->leaf_end; leaf++) {
-        td_shard_leaf(&f->config.plan, part->epoch, part->shard, leaf, f->sample + rows);
-        rows += td_shard_leaf_rows(&f->config.plan, part->shard, leaf);
+        td_shard_leaf(&f->config.plan, part->epoch, part->step, leaf, f->sample + rows);
+        rows += td_shard_leaf_rows(&f->config.plan, part->step, leaf);
     }
     return rows;
 }
@@ -74,7 +74,7 @@ td_status td_feed_pack(td_feed *f, const td_feed_part *part, td_feed_payload *p)
         TD_TRY(put(p, &label, sizeof label));
     }
     TD_TRY(put(p, f->field, at * sizeof *f->field));
-    p->of = part->shard + 1;
+    p->of = part->of;
     return TD_OK;
 }
 

@@ -14,18 +14,20 @@ typedef struct td_feed_payload { /* samples as bytes, for a rank that has asked 
     uint64_t of; /* shard, or step, + 1; 0: none */
 } td_feed_payload;
 
-typedef struct td_feed_part { /* what is packed: leaves of an epoch's shard, or step */
-    uint64_t epoch, shard;
+typedef struct td_feed_part { /* what is packed: leaves of an epoch's step */
+    uint64_t epoch, step;
     int leaf_begin, leaf_end;
+    uint64_t of; /* as td_feed_payload's */
 } td_feed_part;
 
 struct td_feed {
     td_feed_config config;
     td_keyed *keyed;
-    int number; /* of this rank among the servers, -1: none */
-    uint64_t shards, epoch;
-    uint8_t *state;        /* [shards] */
-    int32_t *holder;       /* [shards] rank in the run */
+    int number;                    /* of this rank among the servers, -1: none */
+    uint64_t steps, shards, epoch; /* steps of an epoch; shards of it: of each step config.parts */
+    uint64_t start;                /* no shard of the run below, counted through, is to be dealt */
+    uint8_t *state;                /* [shards] */
+    int32_t *holder;               /* [shards] rank in the run */
     uint64_t *name;        /* [shards] of the push, by name_of: of the lease, or that is owed */
     uint64_t first;        /* no shard below is free or owed */
     bool unknown;          /* what has been learnt from: who knew has died */
@@ -45,6 +47,7 @@ struct td_feed {
     bool held_owed;           /* which another has begun */
     uint64_t finished;        /* shard + 1 that its server is to be told is done */
     uint64_t owed;            /* no shard below is owed under its own name */
+    uint64_t window;          /* it asks for shards below while any server has one */
     char *in;
     size_t in_room;
     int next; /* server to be asked first */

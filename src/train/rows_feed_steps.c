@@ -19,10 +19,11 @@ td_status td_feed_serve_steps(td_feed *f, const td_keyed_request *q)
 {
     const ask *a = q->note;
     td_feed_payload *p = &f->kept[q->from];
-    td_feed_part part = {.epoch = a->step / f->shards,
-                         .shard = a->step % f->shards,
+    td_feed_part part = {.epoch = a->step / f->steps,
+                         .step = a->step % f->steps,
                          .leaf_begin = a->leaf_begin,
-                         .leaf_end = a->leaf_end};
+                         .leaf_end = a->leaf_end,
+                         .of = a->step % f->steps + 1};
     TD_TRY(td_feed_pack(f, &part, p));
     ((told *)q->answer)->bytes = p->bytes;
     return TD_OK;
@@ -59,7 +60,7 @@ static td_status fetch(td_feed *f, uint64_t step, int leaf_begin, int leaf_end, 
     if (!f->asked) TD_TRY(begin(f, step, leaf_begin, leaf_end));
     TD_TRY(end(f));
     const told *t = (const told *)f->answers + server_of(f);
-    TD_TRY(td_feed_fetch(f, server_of(f), step % f->shards, t->bytes, b));
+    TD_TRY(td_feed_fetch(f, server_of(f), step % f->steps, t->bytes, b));
     return ahead ? begin(f, step + 1, leaf_begin, leaf_end) : TD_OK;
 }
 
@@ -67,7 +68,7 @@ td_status td_feed_leaves(td_feed *f, uint64_t step, int leaf_begin, int leaf_end
                          const td_rows_shape *shape, td_rows_batch *b)
 {
     const td_shard_plan *plan = &f->config.plan;
-    uint64_t in_epoch = step % f->shards;
+    uint64_t in_epoch = step % f->steps;
     td_rows_leaves leaves = {leaf_begin, leaf_end - leaf_begin, f->leaf_row};
     const td_data_info *info = td_dataset_info(f->config.data);
     b->rows = b->entries = 0;
@@ -78,8 +79,8 @@ td_status td_feed_leaves(td_feed *f, uint64_t step, int leaf_begin, int leaf_end
         TD_TRY(td_rows_batch_room(b, 0, 0, f->config.numbers));
     b->start[b->rows] = b->entries;
     b->global_rows = td_shard_batch_rows(plan, in_epoch);
-    b->epoch = step / f->shards, b->step_in_epoch = in_epoch;
-    b->last_in_epoch = in_epoch + 1 == f->shards;
+    b->epoch = step / f->steps, b->step_in_epoch = in_epoch;
+    b->last_in_epoch = in_epoch + 1 == f->steps;
     f->leaf_row[0] = 0;
     for (int k = 0; k < leaves.count; k++)
         f->leaf_row[k + 1] = f->leaf_row[k] + td_shard_leaf_rows(plan, in_epoch, leaf_begin + k);

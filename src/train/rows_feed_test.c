@@ -1,4 +1,5 @@
-/* Who learns from what a worker has left unfinished, and when its successor goes on. */
+/* Who learns from what a worker has left unfinished, and when its successor goes on; up to where
+ * shards are dealt out. */
 #include "train/rows_feed.h"
 
 #include "base/alloc.h"
@@ -7,6 +8,7 @@
 #include "tandem/recover.h"
 
 enum { WORKERS = 2, SERVER = 2, RANKS = 3, SPARE = 3, SAMPLES = 60, SHARD = 7, CLOCK = 5 };
+enum { STEPS = (SAMPLES + SHARD - 1) / SHARD };
 
 typedef struct stage {
     td_dataset *data;
@@ -67,7 +69,7 @@ static td_feed_config config_of(const stage *s, part *p, int second)
 
 static td_status ask(part *p, uint64_t clock)
 {
-    return td_feed_next(p->feed, 0, clock, &p->batch, &p->lease);
+    return td_feed_next(p->feed, 0, STEPS, clock, &p->batch, &p->lease);
 }
 
 /* The other worker meets the owed shard among others; until its push is made, the successor waits.
@@ -175,8 +177,196 @@ static void what_is_owed_comes_first(void **state)
     close_stage(&s);
 }
 
+/* --- up to where --- */
+
+enum { LEAVES = 8 };
+
+typedef struct cut { /* of the stage's samples */
+    const stage *s;
+    uint64_t batch, start; /* start: a step within the epoch at which the run begins */
+    int parts, servers;
+    td_shuffle shuffle;
+} cut;
+
+typedef struct learnt { /* samples of the epoch, how often each, by one worker */
+    int of[SAMPLES];
+    uint64_t shards;
+} learnt;
+
+static td_feed_config config_of_cut(const cut *k, td_comm *c, int *ranks)
+{
+    int rank = td_comm_rank(c);
+    for (int r = 0; r < td_comm_size(c); r++) ranks[r] = r;
+    return (td_feed_config){.features = k->s->features,
+                            .data = k->s->data,
+                            .plan = {.samples = SAMPLES,
+                                     .batch = k->batch,
+                                     .leaves = LEAVES,
+                                     .shuffle = k->shuffle,
+                                     .seed = 3},
+                            .parts = k->parts,
+                            .worker = rank < WORKERS ? rank : -1,
+                            .workers = WORKERS,
+                            .worker_rank = ranks,
+                            .by_name = true,
+                            .server = ranks + WORKERS,
+                            .server_count = k->servers};
+}
+
+static void count(part *p, learnt *l)
+{
+    for (size_t r = 0; r < p->batch.rows; r++) l->of[p->batch.sample[r]]++;
+    l->shards++;
+    td_feed_done(p->feed, &p->batch);
+}
+
+/* All that is dealt out before the step. */
+static td_status learn_up_to(part *p, uint64_t epoch, uint64_t end, learnt *l)
+{
+    td_comm *c = p->c;
+    if (p->worker < 0) return TD_OK;
+    for (;;) {
+        TD_TRY(td_feed_next(p->feed, epoch, end, CLOCK, &p->batch, &p->lease));
+        if (p->lease.none) return TD_OK;
+        if (p->lease.wait) continue;
+        CHECK(p->batch.rows > 0);
+        count(p, l);
+    }
+}
+
+/* All workers have learnt once from the samples of steps [begin, end) of the epoch, and from no
+ * other. */
+static td_status check_learnt(td_comm *c, const td_shard_plan *plan, uint64_t begin, uint64_t end,
+                              const learnt *l)
+{
+    int32_t all[SAMPLES], want[SAMPLES] = {0};
+    uint64_t epoch = begin / td_shard_steps(plan);
+    TD_TRY(td_comm_allreduce(c, l->of, all, SAMPLES, TD_I32, TD_SUM));
+    for (uint64_t step = begin; step < end; step++)
+        for (int leaf = 0; leaf < LEAVES; leaf++) {
+            uint64_t sample[SAMPLES];
+            td_shard_leaf(plan, epoch, step % td_shard_steps(plan), leaf, sample);
+            for (size_t i = 0; i < td_shard_leaf_rows(plan, step % td_shard_steps(plan), leaf); i++)
+                want[sample[i]]++;
+        }
+    CHECK(!memcmp(all, want, sizeof want));
+    return TD_OK;
+}
+
+/* Two epochs, the first from within, with meetings at every third step. */
+static td_status meet_within(td_comm *c, void *arg)
+{
+    const cut *k = arg;
+    part p = {.c = c};
+    int ranks[RANKS + 1];
+    learnt l = {0};
+    td_feed_config config = config_of_cut(k, c, ranks);
+    uint64_t per_epoch = td_shard_steps(&config.plan), step = k->start, begin = step;
+    p.worker = config.worker;
+    td_status status = td_feed_open(c, &config, &p.feed);
+    if (status == TD_OK) td_feed_start_at(p.feed, step);
+    while (status == TD_OK && step < 2 * per_epoch) {
+        uint64_t epoch = step / per_epoch, last = (epoch + 1) * per_epoch;
+        uint64_t end = step + 3 < last ? step + 3 : last, reach;
+        status = td_comm_barrier(c);
+        if (status == TD_OK) status = learn_up_to(&p, epoch, end, &l);
+        if (status == TD_OK) status = check_learnt(c, &config.plan, begin, end, &l);
+        reach = td_feed_reach(p.feed, epoch);
+        if (status == TD_OK) status = td_comm_allreduce(c, &reach, &reach, 1, TD_I64, TD_MAX);
+        if (status == TD_OK && reach != end) status = td_fail(TD_ERR_INTERNAL, "a wrong reach");
+        td_feed_start_at(p.feed, end);
+        if (end == last) l = (learnt){0}, begin = end;
+        step = end;
+    }
+    td_feed_close(p.feed);
+    td_rows_batch_free(&p.batch);
+    return status;
+}
+
+static void shards_up_to_a_step(void **state)
+{
+    (void)state;
+    stage s = {0};
+    open_stage(&s);
+    const cut cuts[] = {{&s, 7, 0, 1, 1, TD_SHUFFLE_GLOBAL},  {&s, 7, 4, 3, 2, TD_SHUFFLE_GLOBAL},
+                        {&s, 11, 1, 5, 2, TD_SHUFFLE_NONE},   {&s, 9, 2, 8, 1, TD_SHUFFLE_LEAF},
+                        {&s, 2, 29, 3, 2, TD_SHUFFLE_GLOBAL}, {&s, 1, 59, 8, 2, TD_SHUFFLE_GLOBAL},
+                        {&s, 60, 0, 3, 2, TD_SHUFFLE_LEAF}};
+    for (size_t k = 0; k < sizeof cuts / sizeof *cuts; k++)
+        assert_ok(td_comm_run_local(WORKERS + cuts[k].servers, NULL, meet_within,
+                                    (void *)(uintptr_t)&cuts[k]));
+    close_stage(&s);
+}
+
+/* Shards are dealt out of steps 0 and 1 of three parts each when all are to stop: of step 2 and
+ * what follows nothing is dealt any more, and of step 1 the rest. */
+static td_status stop_within(td_comm *c, void *arg)
+{
+    part p = {.c = c};
+    int ranks[RANKS + 1];
+    learnt l = {0};
+    td_feed_config config = config_of_cut(arg, c, ranks);
+    uint64_t reach;
+    p.worker = config.worker;
+    TD_TRY(td_feed_open(c, &config, &p.feed));
+    for (int turn = 0; turn < 4; turn++) { /* four shards, of which the last is not done */
+        TD_TRY(td_comm_barrier(c));
+        if (p.worker != turn % WORKERS) continue;
+        TD_TRY(td_feed_next(p.feed, 0, STEPS, CLOCK, &p.batch, &p.lease));
+        CHECK(!p.lease.none && !p.lease.wait);
+        if (turn < 3) count(&p, &l);
+    }
+    TD_TRY(td_comm_barrier(c));
+    if (p.worker == 0) {
+        TD_TRY(td_feed_next(p.feed, 0, 1, CLOCK, &p.batch, &p.lease)); /* and tells of its last */
+        CHECK(p.lease.none && l.shards == 2);
+        TD_TRY(td_feed_next(p.feed, 0, 0, CLOCK, &p.batch, &p.lease));
+        CHECK(p.lease.none);
+    }
+    TD_TRY(td_comm_barrier(c));
+    reach = td_feed_reach(p.feed, 0);
+    TD_TRY(td_comm_allreduce(c, &reach, &reach, 1, TD_I64, TD_MAX));
+    CHECK(reach == 2 && td_feed_reach(p.feed, 1) == STEPS);
+    if (p.worker == 1) { /* others hear that it is done, and only then that nothing is left */
+        TD_TRY(td_comm_barrier(c));
+        count(&p, &l);
+        TD_TRY(td_feed_tell(p.feed));
+        TD_TRY(td_comm_barrier(c));
+    } else {
+        for (int turn = 0; turn < 3 && p.worker == 0; turn++) {
+            TD_TRY(td_feed_next(p.feed, 0, reach, CLOCK, &p.batch, &p.lease));
+            CHECK(!p.lease.none && p.lease.wait == (turn == 2));
+            if (turn < 2) count(&p, &l);
+        }
+        TD_TRY(td_comm_barrier(c));
+        TD_TRY(td_comm_barrier(c));
+    }
+    TD_TRY(learn_up_to(&p, 0, reach, &l));
+    TD_TRY(check_learnt(c, &config.plan, 0, reach, &l));
+    TD_TRY(td_comm_barrier(c));
+    TD_TRY(learn_up_to(&p, 0, STEPS, &l));
+    TD_TRY(check_learnt(c, &config.plan, 0, STEPS, &l));
+    td_feed_close(p.feed);
+    td_rows_batch_free(&p.batch);
+    return TD_OK;
+}
+
+static void all_stop_behind_a_step(void **state)
+{
+    (void)state;
+    stage s = {0};
+    open_stage(&s);
+    for (int servers = 1; servers <= 2; servers++) {
+        cut k = {&s, SHARD, 0, 3, servers, TD_SHUFFLE_GLOBAL};
+        assert_ok(td_comm_run_local(WORKERS + servers, NULL, stop_within, &k));
+    }
+    close_stage(&s);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_owed_comes_first)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_owed_comes_first),
+                                       cmocka_unit_test(shards_up_to_a_step),
+                                       cmocka_unit_test(all_stop_behind_a_step)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -117,16 +117,18 @@ static td_status agree_on_step(loop *l, bool joined, uint64_t made)
     /* Who is in the phase after a meeting knows that all have done what follows it. */
     uint64_t phase = joined ? 0 : 4 * l->end + 2 * l->done + l->met;
     TD_TRY(share_memory(l, phase));
-    uint64_t mine[5] = {phase, l->first_step, l->state.samples_seen, l->stopping,
-                        (uint64_t)l->midway},
-             most[5];
+    uint64_t mine[6] = {phase,       l->first_step,       l->state.samples_seen,
+                        l->stopping, (uint64_t)l->midway, l->stop_at},
+             most[6];
     if (joined) memset(mine, 0, sizeof mine);
-    TD_TRY(td_comm_allreduce(l->comm, mine, most, 5, TD_I64, TD_MAX));
+    TD_TRY(td_comm_allreduce(l->comm, mine, most, 6, TD_I64, TD_MAX));
     bool behind = phase < most[0];
-    if (behind && !l->exact && !joined && l->end > l->state.step) l->state.step = l->end;
+    l->stop_at = most[5];
+    if (behind && !l->exact && !joined && td_rows_goal(l) > l->state.step)
+        l->state.step = td_rows_goal(l);
     l->end = most[0] / 4, l->done = most[0] / 2 % 2, l->met = most[0] % 2;
     if (l->mode == TD_ROWS_SHARED) TD_TRY(td_rows_made(&l->tables, joined, &l->state.step));
-    if (l->met && !l->exact) l->state.step = l->end;
+    if (l->met && !l->exact) l->state.step = td_rows_goal(l);
     l->first_step = most[1];
     l->state.samples_seen = most[2];
     l->stopping = most[3];
@@ -283,10 +285,9 @@ td_status td_rows_too_few(loop *l)
     l->over = true;
     return td_fail(TD_ERR_PEER,
                    "%d worker%s left, fewer than --min-workers %d: stopped after step %llu; "
-                   "\"tandem train --run %s --resume\" goes on%s",
+                   "\"tandem train --run %s --resume\" goes on",
                    workers, workers == 1 ? " is" : "s are", l->job->min_workers,
-                   (unsigned long long)l->state.step, l->job->run,
-                   td_rows_leases(l) ? " from the epoch's beginning" : "");
+                   (unsigned long long)l->state.step, l->job->run);
 }
 
 /* --- after a loss --- */

@@ -56,6 +56,7 @@ typedef struct td_rows_loop {
     bool looked;     /* dense parameters have been looked up for this evaluation */
     td_train_state state;
     uint64_t end;            /* the step at which all meet next, */
+    uint64_t stop_at;        /* or this one - 1 (paced), where they stop; 0: none is agreed on */
     bool met;                /* and have met, but not done yet what follows */
     bool done;               /* that was the last, or patience is out */
     bool asked;              /* the clock has asked for a meeting behind this step (exact) */
@@ -120,6 +121,12 @@ typedef struct td_rows_loop {
 static inline bool td_rows_leases(const td_rows_loop *l)
 {
     return l->feed && !l->exact;
+}
+
+/* Where all meet next. */
+static inline uint64_t td_rows_goal(const td_rows_loop *l)
+{
+    return l->stop_at && l->stop_at - 1 < l->end ? l->stop_at - 1 : l->end;
 }
 
 static inline bool td_rows_is_loss(td_status status)

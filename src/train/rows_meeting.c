@@ -57,12 +57,11 @@ td_status td_rows_plan(loop *l, bool *due)
     return TD_OK;
 }
 
-/* Behind a 16th, an eighth, a quarter and half of the first epoch servers are looked at. Where data
- * servers deal at their own pace, workers are at no common step within an epoch. */
+/* Behind a 16th, an eighth, a quarter and half of the first epoch servers are looked at. */
 static uint64_t next_look(const loop *l, uint64_t step, uint64_t end)
 {
     uint64_t look = l->per_epoch / FIRST_LOOK;
-    bool looks = l->job->balance && look >= LEAST_LOOK && (l->exact || !l->feed);
+    bool looks = l->job->balance && look >= LEAST_LOOK;
     while (looks && look <= step) look *= 2;
     return looks && look < end ? look : end;
 }

@@ -49,10 +49,10 @@ td_status td_rows_retire(loop *l)
 td_status td_rows_next_shard(loop *l)
 {
     int64_t began = td_clock_ns();
-    uint64_t epoch = (l->end - 1) / l->per_epoch;
+    uint64_t epoch = (l->end - 1) / l->per_epoch, end = td_rows_goal(l);
     bool retired = false;
     do {
-        TD_TRY(td_feed_next(l->feed, epoch, l->state.step, &l->batch, &l->lease));
+        TD_TRY(td_feed_next(l->feed, epoch, end, l->state.step, &l->batch, &l->lease));
         if (l->lease.wait && !retired) TD_TRY(td_rows_retire(l));
         retired = l->lease.wait;
     } while (l->lease.wait);

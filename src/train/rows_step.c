@@ -449,51 +449,81 @@ static td_status step_alone(loop *l)
     return l->mode == TD_ROWS_SHARED ? step_shared(l) : step_paced(l);
 }
 
-static td_status up_to(loop *l, uint64_t end)
+/* Whether all are to stop, as this worker or others were asked to. */
+static td_status hear_of_stop(loop *l)
 {
-    bool works = l->tables.roles.number >= 0;
-    while (works && (l->feed || l->state.step < end) && !l->stopping) {
-        if (l->feed) TD_TRY(td_rows_next_shard(l));
-        if (l->feed && l->lease.none) {
-            TD_TRY(td_rows_own_flush(l));
-            return td_rows_retire(l);
-        }
-        TD_TRY(step_alone(l));
-        bool asked = l->stop && *l->stop;
-        for (int k = 0; k < TD_ROWS_TABLES; k++) {
-            if (!l->tables.sharded[k]) continue;
-            if (asked) TD_TRY(td_sharded_stop(l->tables.sharded[k]));
-            l->stopping = l->stopping || asked || td_sharded_stops(l->tables.sharded[k]);
-        }
+    bool asked = l->stop && *l->stop, tell = asked && !l->stopping;
+    for (int k = 0; k < TD_ROWS_TABLES; k++) {
+        if (!l->tables.sharded[k]) continue;
+        if (tell) TD_TRY(td_sharded_stop(l->tables.sharded[k]));
+        l->stopping = l->stopping || asked || td_sharded_stops(l->tables.sharded[k]);
     }
     return TD_OK;
 }
 
-/* All workers to the same step: `end`, or, where they are to stop, the furthest of them. */
-static td_status meet(loop *l, uint64_t end)
+static td_status up_to(loop *l, uint64_t end)
+{
+    while (l->state.step < end && !l->stopping) {
+        TD_TRY(step_alone(l));
+        TD_TRY(hear_of_stop(l));
+    }
+    return TD_OK;
+}
+
+/* The shards that are dealt out up to where all meet, or until all are to stop somewhere that they
+ * have still to agree on. */
+static td_status deal_out(loop *l)
+{
+    while (!l->stopping || l->stop_at) {
+        TD_TRY(td_rows_next_shard(l));
+        if (l->lease.none) {
+            TD_TRY(td_rows_own_flush(l));
+            return td_rows_retire(l);
+        }
+        TD_TRY(step_alone(l));
+        TD_TRY(hear_of_stop(l));
+    }
+    return td_feed_tell(l->feed); /* others wait for what this worker has done */
+}
+
+/* All workers, which are to stop, to the furthest step that any has made. */
+static td_status stop_behind(loop *l, uint64_t furthest)
+{
+    l->stopping = false;
+    while (l->tables.roles.number >= 0 && l->state.step < furthest) TD_TRY(step_alone(l));
+    TD_TRY(td_rows_own_flush(l));
+    TD_TRY(td_rows_meet(&l->tables));
+    l->stopping = true;
+    l->stop_at = furthest + 1;
+    return TD_OK;
+}
+
+/* All workers, which are to stop, behind all steps of which a shard is dealt out. */
+static td_status stop_dealing(loop *l)
+{
+    uint64_t reach = td_feed_reach(l->feed, (l->end - 1) / l->per_epoch), most;
+    if (l->stop_at) return TD_OK; /* that is where they are */
+    TD_TRY(td_comm_allreduce(l->comm, &reach, &most, 1, TD_I64, TD_MAX));
+    l->stopping = true;
+    l->stop_at = most + 1;
+    if (l->tables.roles.number >= 0) TD_TRY(deal_out(l));
+    return td_rows_meet(&l->tables);
+}
+
+/* All workers at the same step. */
+static td_status meet(loop *l)
 {
     uint64_t mine[2] = {l->state.step, l->stopping}, most[2];
     TD_TRY(td_rows_meet(&l->tables));
     TD_TRY(td_comm_allreduce(l->comm, mine, most, 2, TD_I64, TD_MAX));
-    bool stopping = most[1];
-    if (stopping && !l->feed) {
-        l->stopping = false;
-        while (l->tables.roles.number >= 0 && l->state.step < most[0]) TD_TRY(step_alone(l));
-        TD_TRY(td_rows_own_flush(l));
-        TD_TRY(td_rows_meet(&l->tables));
-    }
-    l->stopping = stopping;
-    l->state.step = stopping && !l->feed ? most[0] : end;
-    if (l->feed && stopping && l->few) return td_rows_too_few(l);
-    if (l->feed && stopping)
-        return td_fail(TD_ERR_INTERRUPTED,
-                       "stopped within an epoch that data servers deal out; \"tandem train --run "
-                       "%s "
-                       "--resume\" goes on from the epoch's beginning",
-                       l->job->run);
-    for (int k = 0; k < TD_ROWS_TABLES && l->feed; k++)
-        if (l->tables.sharded[k]) td_sharded_start_at(l->tables.sharded[k], end);
-    return TD_OK;
+    if (most[1]) TD_TRY(l->feed ? stop_dealing(l) : stop_behind(l, most[0]));
+    l->state.step = td_rows_goal(l);
+    TD_TRY(td_mishap(l->mishaps, l->comm, l->state.step, "meet"));
+    if (!l->feed) return TD_OK;
+    for (int k = 0; k < TD_ROWS_TABLES; k++)
+        if (l->tables.sharded[k]) td_sharded_start_at(l->tables.sharded[k], l->state.step);
+    td_feed_start_at(l->feed, l->state.step);
+    return td_comm_barrier(l->comm); /* nobody asks those that are not there yet */
 }
 
 td_status td_rows_steps(loop *l, uint64_t end)
@@ -502,6 +532,7 @@ td_status td_rows_steps(loop *l, uint64_t end)
         while (l->state.step < l->end && !l->stopping && !l->resizing) TD_TRY(step_exact(l));
         return TD_OK;
     }
-    TD_TRY(up_to(l, end));
-    return meet(l, end);
+    TD_TRY(td_mishap(l->mishaps, l->comm, l->state.step, "leave"));
+    if (l->tables.roles.number >= 0) TD_TRY(l->feed ? deal_out(l) : up_to(l, end));
+    return meet(l);
 }

@@ -100,7 +100,7 @@ class ThreadDeaths(unittest.TestCase):
 
     def test_data_servers(self):
         """Every sample once an epoch, whoever dies; who asks nobody but data servers and servers apart hears of it."""
-        shards = 2 * -(-4000 // (64 // 3))
+        shards = 2 * 3 * -(-4000 // 64)
         for model, clock in (("fm", "asp"),) if SHORT else (("fm", "asp"), ("linear", "ssp:2")):
             words = ps(3, "--data-servers", "2", "--replicas", "1", servers=2, clock=clock)
             for plan in ("1:3:backward,0:50:update", "2:20:backward", "1:3:update,0:66:backward"):

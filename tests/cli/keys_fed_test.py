@@ -2,13 +2,16 @@
 """Training-data servers: in step the bytes of workers that read for themselves, whoever dies, comes or goes;
 workers without the data; networks at their own pace."""
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from harness import MPIEXEC, SHORT, TANDEM, main, metrics, new_run, ranks, tandem  # noqa: E402
-from keys import ULFM, clicks, event, job, ps, recovering, told, train, weights, write  # noqa: E402
+from keys import ULFM, clicks, event, job, ps, recovering, rows_of, told, train, weights, write  # noqa: E402
 
 
 def fed(workers, readers, *words, **how):
@@ -72,17 +75,6 @@ class InStep(unittest.TestCase):
             self.assertEqual(weights(run), weights(want), model)
             self.assertEqual([once for _, once in each_once(run)], [True, None, None, True])
 
-    def test_not_from_within_an_epoch_at_their_own_pace(self):
-        run = train(*ps(2, "--checkpoint-every", "3", servers=1, clock="asp"), "--steps", "9")
-        done = tandem("train", "--run", run, "--resume", "--steps", "0", "--data-servers", "1", "--checkpoint-every", "0",
-                      expect=2)
-        self.assertIn("the run goes on from step 9, within an epoch, and data servers at a clock other than bsp deal out "
-                      "whole epochs; resume it without --data-servers up to --steps 14", done.stderr)
-        tandem("train", "--run", run, "--resume", "--quiet", "--steps", "14")
-        tandem("train", "--run", run, "--resume", "--quiet", "--steps", "0", "--epochs", "3", "--data-servers", "1",
-               "--checkpoint-every", "0")
-        self.assertEqual(each_once(run)[-1], (400, True))
-
     def test_not_where_each_has_the_whole_model(self):
         for model in ("mlp", "linear"):
             run = train(model=model, epochs=1)
@@ -108,6 +100,191 @@ class InStep(unittest.TestCase):
         self.assertEqual(weights(run), weights(want))
         self.assertEqual([(e["workers"], e["servers"], e["data_servers"]) for e in event(run, "resized")],
                          [(6, 1, 3), (5, 2, 1), (7, 2, 1)])
+
+
+class Within(unittest.TestCase):
+    """At their own pace, within an epoch: all meet behind its first so many steps, from whose samples they have learnt,
+    and from no others."""
+    ROWS = 1000  # 16 steps of three shards
+
+    def counts(self, run):
+        return [(e["samples"], int(e["checksum"], 16)) for e in event(run, "epoch")]
+
+    def first(self, steps, epochs=1, rows=ROWS):
+        """Count and checksum of the last epoch's first steps, as of workers in step."""
+        return self.counts(train(*ps(1), "--steps", str(steps), data=clicks(rows=rows), epochs=epochs))[-1]
+
+    def rest(self, run, steps, epochs=1, rows=ROWS):
+        """The run of so many epochs, resumed behind that step, learnt from the rest of its epoch and all of the next,
+        once."""
+        per_epoch, at = -(-rows // 64), steps // -(-rows // 64)
+        count, marks = self.first(steps, at + 1, rows) if steps % per_epoch else (0, 0)
+        _, all_marks = self.first(per_epoch * (at + 1), at + 1, rows)
+        self.assertEqual(count, steps % per_epoch * 64)
+        self.assertEqual(self.counts(run)[at - epochs], (rows - count, (all_marks - marks) % 2**64), (run, steps))
+        if at + 1 < epochs:
+            self.assertEqual(set(each_once(run)[at + 1 - epochs:]), {(rows, True)})
+
+    def kept(self, run):
+        return sorted(int(name[5:]) for name in os.listdir(os.path.join(run, "checkpoints")) if "." not in name)
+
+    def go_on_from(self, run, step, *words):
+        for other in self.kept(run):
+            if other > step:
+                shutil.rmtree(os.path.join(run, "checkpoints", f"step-{other:09}"))
+        tandem("train", "--run", run, "--resume", "--quiet", *words)
+
+    def test_checkpoints(self):
+        """Any number of workers and data servers goes on from one, or workers that read for themselves; an epoch of
+        which nobody died is whole."""
+        for clock, more in (("asp", []), ("ssp:2", ["--shuffle", "leaf"]), ("backup:2:apply", []))[::2 if SHORT else 1]:
+            words = fed(3, 2, "--checkpoint-every", "3", "--keep-checkpoints", "9", *more, servers=1, clock=clock)
+            for number, (step, other) in enumerate(((3, []), (12, ["--workers", "5", "--data-servers", "1"]),
+                                                    (9, ["--workers", "2", "--servers", "0"]), (6, ["--data-servers", "0"]))):
+                run = train(*words, data=clicks(rows=self.ROWS), epochs=1)
+                self.assertEqual(each_once(run), [(self.ROWS, True)], clock)
+                self.assertEqual(self.kept(run), [3, 6, 9, 12, 15, 16])
+                self.go_on_from(run, step, *other)
+                if "leaf" in more:
+                    self.assertEqual(each_once(run)[1:], [(self.ROWS - step * 64, None)])
+                else:
+                    self.rest(run, step)
+                self.assertEqual(self.kept(run), [3, 6, 9, 12, 15, 16])
+                if SHORT and number:
+                    break
+
+    def test_checkpoints_by_the_clock(self):
+        """Steps are slow enough for a second to pass within an epoch."""
+        for clock in ("asp", "ssp:2"):
+            run = new_run()
+            words = fed(3, 1, "--checkpoint-every", "1s", "--keep-checkpoints", "9", servers=1, clock=clock)
+            tandem(*job(*words, data=clicks(rows=self.ROWS), run=run), env={"TANDEM_FAKE_SLOW": "0:100,1:100,2:100"})
+            self.assertEqual(each_once(run), [(self.ROWS, True)] * 2, clock)
+            within = [step for step in self.kept(run) if step % 16]
+            self.assertNotEqual(within, [], clock)
+            self.go_on_from(run, within[0])
+            self.rest(run, within[0], epochs=2)
+
+    def test_the_last_step_may_be_within_an_epoch(self):
+        for steps in (3, 21):
+            run = train(*fed(3, 2, "--steps", str(steps), servers=1, clock="asp"), data=clicks(rows=self.ROWS))
+            self.assertEqual(self.counts(run)[-1], self.first(steps, epochs=1 + steps // 16))
+            self.assertEqual(each_once(run)[-1], (steps % 16 * 64, None))
+            tandem("train", "--run", run, "--resume", "--quiet", "--steps", "0")
+            at = steps // 16
+            self.assertEqual(each_once(run)[at + 1:], [(self.ROWS - steps % 16 * 64, None)] + [(self.ROWS, True)] * (1 - at))
+
+    def test_behind_workers_that_read_for_themselves(self):
+        run = train(*ps(2, "--checkpoint-every", "3", servers=1, clock="asp"), "--steps", "9", data=clicks(rows=self.ROWS))
+        tandem("train", "--run", run, "--resume", "--quiet", "--steps", "0", "--data-servers", "1")
+        self.assertEqual(each_once(run), [(9 * 64, None), (self.ROWS - 9 * 64, None), (self.ROWS, True)])
+
+    def stopped(self, how, *words, prefix=(), status=None, rows=4000):
+        """The run, asked to stop in its only epoch, and where it did."""
+        run = new_run()
+        loud = [word for word in job(*words, "--metrics-every", "2", data=clicks(rows=rows), run=run, epochs=1)
+                if word != "--quiet"]
+        process = subprocess.Popen([*prefix, TANDEM, *loud], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env=dict(os.environ, TANDEM_FAKE_SLOW="0:60,1:30,2:20"))
+        while not (os.path.exists(os.path.join(run, "metrics.jsonl")) and metrics(run)):
+            self.assertIsNone(process.poll())
+        process.send_signal(how)
+        err = process.communicate(timeout=100)[1]
+        self.assertEqual(process.returncode, status or 128 + how, (words, err))
+        step = self.kept(run)[-1]
+        if not prefix:  # mpiexec may end rank 0 when another has ended
+            self.assertIn(f'stopped after step {step}; "tandem train --run {run} --resume" goes on', err)
+        self.assertTrue(0 < step < -(-rows // 64), step)
+        return run, step
+
+    def test_stopped(self):
+        """At a step with all of it pushed."""
+        for how, words in ((signal.SIGTERM, fed(3, 2, servers=1, clock="asp")),
+                           (signal.SIGINT, fed(3, 1, "--checkpoint-every", "5", servers=2, clock="ssp:1")),
+                           (signal.SIGTERM, fed(3, 2, "--checkpoint-every", "2", clock="backup:2:apply")),
+                           (signal.SIGTERM, ["--strategy", "hogwild", "--bits", "12", "--workers", "3", "--data-servers", "1"]),
+                           (signal.SIGTERM, ["--strategy", "downpour", "--workers", "3", "--data-servers", "2"]),
+                           (signal.SIGTERM, ["--strategy", "easgd", "--workers", "3", "--data-servers", "1"]))[:2 if SHORT else 6]:
+            run, step = self.stopped(how, *words)
+            tandem("train", "--run", run, "--resume", "--quiet", "--workers", "4")
+            self.rest(run, step, rows=4000)
+
+    @unittest.skipUnless(MPIEXEC, "no mpiexec")
+    def test_processes_stopped(self):
+        for clock, servers in (("ssp:1", 0),) if SHORT else (("ssp:1", 0), ("asp", 1)):
+            words = ps(1, "--data-servers", "2", servers=servers, clock=clock)
+            run, step = self.stopped(signal.SIGUSR2, *words, prefix=ranks(5 + servers), status=143)
+            tandem("train", "--run", run, "--resume", "--quiet", prefix=ranks(4 + servers))
+            self.rest(run, step, rows=4000)
+
+    def test_other_strategies(self):
+        for strategy in (["hogwild", "--bits", "12"], ["downpour"], ["easgd", "--servers", "1"]):
+            run = train("--strategy", *strategy, "--workers", "3", "--data-servers", "2", "--checkpoint-every", "5",
+                        "--keep-checkpoints", "9", data=clicks(rows=self.ROWS))
+            self.assertEqual(each_once(run), [(self.ROWS, True)] * 2, strategy)
+            self.go_on_from(run, 5)
+            self.rest(run, 5, epochs=2)
+
+    def test_hot_servers_are_found_in_the_first_epoch(self):
+        """Behind a 16th of it; by one worker with the same rows as where nothing moves."""
+        data, words = clicks(rows=2000), ["--optimizer", "adagrad", "--bits", "4", "--batch", "4"]
+        for more in ([], ["--replicas", "1"]):
+            want = train(*fed(1, 1, *words, *more, servers=3, clock="asp"), data=data, epochs=1)
+            run = train(*fed(1, 1, *words, *more, "--balance", servers=3, clock="asp"), data=data, epochs=1)
+            self.assertEqual(event(run, "balanced")[0]["step"], 31)
+            self.assertEqual(rows_of(os.path.join(run, "model")), rows_of(os.path.join(want, "model")))
+            self.assertEqual(each_once(run), [(2000, True)])
+        run = train(*fed(3, 2, *words, "--balance", servers=3, clock="ssp:2"), data=data)
+        self.assertEqual(event(run, "balanced")[0]["step"], 31)
+        self.assertEqual(each_once(run), [(2000, True)] * 2)
+
+    def lives(self, plan, *words, spares=0, rows=ROWS, **how):
+        run = new_run()
+        done = subprocess.run([TANDEM, *job(*words, "--spares", str(spares), run=run, data=clicks(rows=rows), **how)], text=True,
+                              capture_output=True, timeout=100, env=dict(os.environ, TANDEM_FAKE_DEATH=plan))
+        self.assertEqual(done.returncode, how.pop("expect", 0), (plan, words, spares, done.stderr))
+        self.err = done.stderr
+        return run
+
+    def test_whoever_dies_behind_a_checkpoint(self):
+        """Ranks are workers 0 to 2, servers 3 and 4, data servers 5 and 6: where they meet within an epoch, or on their
+        way from there."""
+        shards = 2 * 3 * 16
+        for clock in ("asp",) if SHORT else ("asp", "ssp:2"):
+            words = fed(3, 2, "--checkpoint-every", "6", "--replicas", "1", servers=2, clock=clock)
+            for plan, known in (("1:6:leave", True), ("5:6:leave", True), ("3:6:leave", True), ("1:6:meet", True),
+                                ("6:12:meet", True), ("4:6:meet", True), ("0:6:leave", True), ("3:12:leave", True),
+                                ("2:12:leave,6:6:leave", True), ("6:18:leave,0:24:meet", True), ("0:6:meet,5:12:leave", True),
+                                ("1:6:meet,5:6:meet", None), ("1:9:backward,5:6:leave", None))[::3 if SHORT else 1]:
+                for spares in (0, 2):
+                    run = self.lives(plan, *words, spares=spares)
+                    once = [e for _, e in each_once(run)]
+                    self.assertEqual(len(once), 2, (plan, spares))
+                    # None: a worker and a data server died at once, and what both knew with them.
+                    self.assertEqual([e or known for e in once], [True if known else once[0], True], (plan, spares, once))
+                    self.assertEqual({n for n, e in each_once(run) if e}, {self.ROWS}, (plan, spares))
+                    died = sorted(rank for e in event(run, "recovered") for rank in e["died"])
+                    if "backward" not in plan:
+                        self.assertEqual(died, sorted(int(at[0]) for at in plan.split(",")), (plan, spares))
+                    # At both servers: none is made twice; of those that met a loss a server may count one less.
+                    pushes, lost = event(run, "tables")[0]["pushes"], {3, 4} & set(died)
+                    self.assertTrue((0 if lost else 2 * shards - 12) <= pushes <= 2 * shards, (plan, spares, pushes))
+
+    def test_too_few_workers(self):
+        """They stop with a checkpoint, behind all that the dead one had begun."""
+        for clock in ("asp", "ssp:2"):
+            words = fed(3, 2, "--checkpoint-every", "6", "--replicas", "1", "--min-workers", "3", servers=2, clock=clock)
+            for plan in ("1:4:backward", "1:1:update", "1:6:leave", "2:6:meet", "1:12:backward"):
+                run, done = new_run(), None
+                done = subprocess.run([TANDEM, *job(*words, run=run, data=clicks(rows=self.ROWS), epochs=1)], text=True,
+                                      capture_output=True, timeout=100,
+                                      env=dict(os.environ, TANDEM_FAKE_DEATH=plan, TANDEM_FAKE_SLOW="0:20,2:20"))
+                self.assertEqual(done.returncode, 1, (plan, done.stderr))
+                step = int(re.search(r"2 workers are left, fewer than --min-workers 3: stopped after step (\d+);", done.stderr)[1])
+                self.assertEqual(self.kept(run)[-1], step)
+                tandem("train", "--run", run, "--resume", "--quiet", "--workers", "2", "--min-workers", "1")
+                if step < 16:
+                    self.rest(run, step)
 
 
 class Networks(unittest.TestCase):

@@ -39,10 +39,6 @@ class Mistakes(unittest.TestCase):
                 ("--optimizer nesterov is for networks whose parameters are not in tables; these have sgd (with "
                  "--momentum",
                  ps(2, "--optimizer", "nesterov")),
-                ("--data-servers at a clock other than bsp: checkpoints are written between epochs; leave out --checkpoint-every",
-                 ps(2, "--data-servers", "1", "--checkpoint-every", "5m", servers=1, clock="asp")),
-                ("--steps 3: data servers at a clock other than bsp deal out whole epochs, of 7 steps",
-                 ps(2, "--data-servers", "1", "--steps", "3", servers=1, clock="asp")),
                 ("--clock \"\" is no clock", ps(2, clock="")),
                 ("--table-memory: \"12q\" is not a whole number, with k, m or g behind it",
                  ps(2, "--table-memory", "12q")),
