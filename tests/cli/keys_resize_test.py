@@ -109,13 +109,14 @@ class Threads(Resizes):
             self.assertEqual(len(event(run.run, "resized")), 4)
 
     def test_data_servers(self):
-        run = threads(2, "--data-servers", "1", "--replicas", "1", servers=2, spares=3, clock="asp", epochs=60)
-        self.ask(run, "--data-servers 3", (2, 2, 3))
-        self.ask(run, "7 --servers 3 --data-servers 1", (3, 3, 1))
-        self.ask(run, "5 --servers 2", (2, 2, 1))
-        self.ask(run, "--data-servers 2 --servers 3", (2, 3, 2))
-        samples = [(e["samples"], e["each_once"]) for e in event(run.end(), "epoch")]
-        self.assertEqual(samples, [(400, True)] * 60)
+        for more in ([], ["--checkpoint-every", "2"]):
+            run = threads(2, "--data-servers", "1", "--replicas", "1", *more, servers=2, spares=3, clock="asp", epochs=60)
+            self.ask(run, "--data-servers 3", (2, 2, 3))
+            self.ask(run, "7 --servers 3 --data-servers 1", (3, 3, 1))
+            self.ask(run, "5 --servers 2", (2, 2, 1))
+            self.ask(run, "--data-servers 2 --servers 3", (2, 3, 2))
+            samples = [(e["samples"], e["each_once"]) for e in event(run.end(), "epoch")]
+            self.assertEqual(samples, [(400, True)] * 60, more)
 
     def test_a_run_that_is_resumed_has_its_own_numbers(self):
         want = train(epochs=60)
@@ -287,15 +288,16 @@ class Deaths(Resizes):
                     self.assertEqual(metrics(run)[-1]["step"], 4 * 7)
 
     def test_in_the_midst_of_it_with_data_servers(self):
-        """Between two epochs, so that each sample is learnt from once whoever dies: data servers are ranks 6 and 7."""
-        steps = -(-4000 // 64)
+        """Where all meet, between two epochs or within one, so that each sample is learnt from once whoever dies: data
+        servers are ranks 6 and 7."""
         for ask, victims in (("9 --data-servers 3", (0, 4, 7, 8)), ("6 --data-servers 1 --servers 2", (0, 3, 6, 7))):
             for victim in victims[::2] if SHORT else victims:
-                run = self.resize_at(1, f"{victim}:{steps}:handover", ask, "--replicas", "1", "--data-servers", "2",
-                                     clock="asp", data=clicks(rows=4000))
-                self.assertEqual([e["step"] for e in event(run, "recovered") + event(run, "resized")], [steps] * 2)
-                samples = [(e["samples"], e["each_once"]) for e in event(run, "epoch")]
-                self.assertEqual(samples, [(4000, True)] * 4, (ask, victim))
+                for steps, more in ((-(-4000 // 64), []), (20, ["--checkpoint-every", "20"])):
+                    run = self.resize_at(1, f"{victim}:{steps}:handover", ask, "--replicas", "1", "--data-servers", "2", *more,
+                                         clock="asp", data=clicks(rows=4000))
+                    self.assertEqual([e["step"] for e in event(run, "recovered") + event(run, "resized")], [steps] * 2)
+                    samples = [(e["samples"], e["each_once"]) for e in event(run, "epoch")]
+                    self.assertEqual(samples, [(4000, True)] * 4, (ask, victim, more))
 
 
 def state_of(pid):
