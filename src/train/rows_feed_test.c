@@ -363,10 +363,46 @@ static void all_stop_behind_a_step(void **state)
     close_stage(&s);
 }
 
+/* A worker that is alone takes shards of both servers, though it asks one first. */
+static td_status deal_in_near_order(td_comm *c, void *arg)
+{
+    enum { WINDOW = 2 * 8 }; /* steps */
+    part p = {.c = c};
+    int ranks[RANKS + 1];
+    learnt l = {0};
+    td_feed_config config = config_of_cut(arg, c, ranks);
+    td_status status = td_feed_open(c, &config, &p.feed);
+    for (uint64_t k = 0; k < SAMPLES && status == TD_OK; k++) {
+        uint64_t reach;
+        if (config.worker == 0)
+            status = td_feed_next(p.feed, 0, SAMPLES, CLOCK, &p.batch, &p.lease);
+        if (config.worker == 0) count(&p, &l);
+        if (status == TD_OK) status = td_comm_barrier(c);
+        reach = td_feed_reach(p.feed, 0);
+        if (status == TD_OK) status = td_comm_allreduce(c, &reach, &reach, 1, TD_I64, TD_MAX);
+        if (status == TD_OK && (reach < k + 1 || reach > k + WINDOW))
+            status = td_fail(TD_ERR_INTERNAL, "%d shards reach to step %d", (int)k + 1, (int)reach);
+    }
+    td_feed_close(p.feed);
+    td_rows_batch_free(&p.batch);
+    return status;
+}
+
+static void servers_deal_in_near_order(void **state)
+{
+    (void)state;
+    stage s = {0};
+    open_stage(&s);
+    cut k = {&s, 1, 0, 1, 2, TD_SHUFFLE_GLOBAL};
+    assert_ok(td_comm_run_local(WORKERS + 2, NULL, deal_in_near_order, &k));
+    close_stage(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_owed_comes_first),
                                        cmocka_unit_test(shards_up_to_a_step),
-                                       cmocka_unit_test(all_stop_behind_a_step)};
+                                       cmocka_unit_test(all_stop_behind_a_step),
+                                       cmocka_unit_test(servers_deal_in_near_order)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
