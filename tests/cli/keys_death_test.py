@@ -311,9 +311,9 @@ class Kills(unittest.TestCase):
         self.assertTrue(rows_of(os.path.join(run, "model")))
 
     def test_data_servers(self):
-        words = ps(1, "--data-servers", "2", servers=2, clock="asp")
-        for victims in [[0, 5]] if SHORT else [[1], [4], [5, 0], [0, 1]]:
-            run = self.run_and_kill(victims, *words, n=6, spares=1, data=clicks(rows=4000), epochs=8)
+        words, within = ps(1, "--data-servers", "2", servers=2, clock="asp"), ["--checkpoint-every", "7"]
+        for victims, more in [([0, 5], within)] if SHORT else [([1], []), ([4], within), ([5, 0], within), ([5, 0], []), ([0, 1], [])]:
+            run = self.run_and_kill(victims, *words, *more, n=6, spares=1, data=clicks(rows=4000), epochs=8)
             samples = 3200  # the rest is held out
             for count, once in each_once(run):
                 # None: a worker and a data server died at once, and what both knew with them.

@@ -266,9 +266,11 @@ class Within(unittest.TestCase):
                     died = sorted(rank for e in event(run, "recovered") for rank in e["died"])
                     if "backward" not in plan:
                         self.assertEqual(died, sorted(int(at[0]) for at in plan.split(",")), (plan, spares))
-                    # At both servers: none is made twice; of those that met a loss a server may count one less.
+                    # At both servers: none is made twice, but where nobody knows, of those begun since all last met; of those
+                    # that met a loss a server may count one less.
                     pushes, lost = event(run, "tables")[0]["pushes"], {3, 4} & set(died)
-                    self.assertTrue((0 if lost else 2 * shards - 12) <= pushes <= 2 * shards, (plan, spares, pushes))
+                    twice = 2 * 3 * 6 if "backward" in plan and None in once else 0
+                    self.assertTrue((0 if lost else 2 * shards - 12) <= pushes <= 2 * shards + twice, (plan, spares, pushes))
 
     def test_too_few_workers(self):
         """They stop with a checkpoint, behind all that the dead one had begun."""
