@@ -55,6 +55,10 @@ python3 bench/clocks.py "$build/tandem" "${ROUNDS:-3}"
 python3 bench/replicas.py "$build/tandem" "${ROUNDS:-5}"
 
 echo
+echo "# a server of a large table dies"
+python3 bench/copies.py "$build/tandem" "${ROUNDS:-3}"
+
+echo
 echo "# a server's sparse table, one core"
 "$build/bench/table_bench"
 

@@ -125,7 +125,8 @@ TD_API void td_kv_measure(const td_kv *kv, td_kv_stats *out);
 
 /* When ranks have died or come (tandem/recover.h): goes on in the new group. Ranks that joined call
  * td_kv_join, the others td_kv_move; collective together. Who has joined takes the place of a
- * server that is missing, else of a worker, at whose clock it goes on. TD_ERR_PEER: rows are at no
+ * server that is missing, else of a worker, at whose clock it goes on. Rows of which one copy is
+ * left are used at once, and copied again behind. TD_ERR_PEER: rows are at no
  * rank that is left, or another loss: to be moved again, also where a join has failed so (*out is
  * NULL else). The old group may be closed afterwards. */
 TD_API TD_MUST_CHECK td_status td_kv_move(td_kv *kv, td_comm *comm);

@@ -101,10 +101,16 @@ void td_servers_follow(td_comm *comm, const td_slices *slices, td_place *place)
     }
 }
 
-static void has_now(const td_comm *comm, td_place *place)
+/* Whether it has had others, too. */
+static bool has_now(const td_comm *comm, td_place *place)
 {
-    for (int k = 0; k < TD_SLICES; k++)
-        place->here[k] = td_slices_has(&place->slices, k, self_of(comm));
+    bool left = false;
+    for (int k = 0; k < TD_SLICES; k++) {
+        bool has = td_slices_has(&place->slices, k, self_of(comm));
+        left = left || (place->here[k] && !has);
+        place->here[k] = has;
+    }
+    return left;
 }
 
 td_status td_servers_open(td_comm *comm, const td_servers *servers, const td_table_config *config,
@@ -240,7 +246,6 @@ td_status td_servers_settle(td_comm *comm, const td_slices *after, td_place *pla
     TD_TRY(td_comm_agree(comm, TD_OK)); /* all have the rows, and what goes with them */
     td_servers_follow(comm, after, place);
     TD_TRY(td_comm_agree(comm, TD_OK)); /* all have the map */
-    has_now(comm, place);
-    td_slices_drop(comm, after, table);
+    if (has_now(comm, place)) td_slices_drop(comm, after, table);
     return TD_OK;
 }

@@ -57,7 +57,7 @@ typedef struct td_route {
  * route->first, and `table` (NULL: this rank has none yet) is made at ranks that become servers.
  * place->slices is the map of before, the same at all (td_servers_know). *lost: TD_ERR_PEER because
  * some slice is at no rank that is left. To be followed by td_servers_settle on the first of the
- * route, and where it copies by copies (copies.h, steps_copies.h), which end in its last. */
+ * route, and where it copies by copies (copies.h, step_copies.h), which end in its last. */
 TD_MUST_CHECK td_status td_servers_move(td_comm *comm, const td_servers *servers,
                                         const td_table_config *config, td_place *place,
                                         td_table **table, td_route *route, bool *lost);
