@@ -7,8 +7,6 @@
 
 #include <string.h>
 
-enum { MOST_SERVERS = 1024 };
-
 /* --- what all must agree on --- */
 
 static bool is_server(const td_comm *comm, const td_servers *s)
@@ -21,9 +19,9 @@ static bool is_server(const td_comm *comm, const td_servers *s)
 static td_status check(const td_comm *comm, const td_servers *s)
 {
     int size = td_comm_size(comm), count = s->rank ? s->count : size;
-    if (count < 1 || count > size || count > MOST_SERVERS)
+    if (count < 1 || count > size || count > TD_MOST_SERVERS)
         return td_fail(TD_ERR_ARG, "servers must be 1 to %d, not %d",
-                       size < MOST_SERVERS ? size : MOST_SERVERS, count);
+                       size < TD_MOST_SERVERS ? size : TD_MOST_SERVERS, count);
     for (int k = 0; s->rank && k < count; k++) {
         if (s->rank[k] < 0 || s->rank[k] >= size)
             return td_fail(TD_ERR_ARG, "server %d is not one of the ranks 0..%d", s->rank[k],
@@ -116,7 +114,7 @@ static bool has_now(const td_comm *comm, td_place *place)
 td_status td_servers_open(td_comm *comm, const td_servers *servers, const td_table_config *config,
                           td_place *place, td_table **out)
 {
-    int server[MOST_SERVERS];
+    int server[TD_MOST_SERVERS];
     *out = NULL;
     TD_TRY(td_comm_agree(comm, check(comm, servers)));
     TD_TRY(same_everywhere(comm, servers, config));
@@ -197,7 +195,7 @@ static td_status choose_way(td_comm *comm, const td_slices *before, td_table *ta
 td_status td_servers_move(td_comm *comm, const td_servers *servers, const td_table_config *config,
                           td_place *place, td_table **table, td_route *route, bool *lost)
 {
-    int server[MOST_SERVERS];
+    int server[TD_MOST_SERVERS];
     td_slices before = place->slices;
     TD_TRY(td_comm_agree(comm, check(comm, servers)));
     int count = in_run(comm, servers, server);
@@ -229,7 +227,7 @@ td_status td_servers_find_hot(td_comm *comm, const td_servers *servers, double l
                               const td_place *place, td_slices *after, td_balanced *out)
 {
     double mine[TD_SLICES], all[TD_SLICES];
-    int server[MOST_SERVERS];
+    int server[TD_MOST_SERVERS];
     int count = in_run(comm, servers, server);
     *out = (td_balanced){.servers = count};
     memcpy(mine, load, sizeof mine); /* who is the first to go on asks at once */

@@ -7,11 +7,11 @@
 #include "tandem/comm.h"
 
 /* The same at all ranks. */
-typedef struct td_servers {
-    const int *rank; /* [count] of the group, all different; NULL: all ranks */
-    int count;       /* with `rank` */
-    int replicas;    /* 1: each slice is at a second server, too (with two servers or more) */
-    uint64_t rows;   /* a dense table: its keys are 0..rows - 1, cut by range; 0: sparse */
+typedef struct td_servers { /* up to TD_MOST_SERVERS */
+    const int *rank;        /* [count] of the group, all different; NULL: all ranks */
+    int count;              /* with `rank` */
+    int replicas;  /* 1: each slice is at a second server, too (with two servers or more) */
+    uint64_t rows; /* a dense table: its keys are 0..rows - 1, cut by range; 0: sparse */
 } td_servers;
 
 /* A map of slices in a group. */

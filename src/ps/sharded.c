@@ -178,7 +178,7 @@ static td_ask ask_of(const td_sharded *s, uint64_t clock, int role)
 static td_age age_told(const td_sharded *s, const td_asked *a, size_t count)
 {
     td_age least = {UINT64_MAX, UINT64_MAX};
-    bool asked[1024] = {count && s->server_count == 1};
+    bool asked[TD_MOST_SERVERS] = {count && s->server_count == 1};
     for (size_t i = 0; i < count && s->server_count > 1; i++) asked[a->owner[i]] = true;
     for (int k = 0; k < s->server_count; k++) {
         const td_told *told = &s->told[k];

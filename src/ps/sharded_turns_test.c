@@ -281,9 +281,48 @@ static void groups_wait_for_each_other_less(void **state)
     for (size_t k = 0; k < sizeof trials / sizeof *trials; k++) on_all_sizes(in_turns, &trials[k]);
 }
 
+/* Of a batch whose keys repeat a server is asked once, if any is its own, and for each of them
+ * once; a push is one request to each. */
+static td_status asked_once(td_comm *c, void *arg)
+{
+    enum { ASKED = 900, DISTINCT = 35 };
+    uint64_t keys[ASKED];
+    float rows[ASKED];
+    td_sharded *s;
+    td_sharded_stats stats;
+    (void)arg;
+    TD_TRY(open_sums(c, "asp", 0, &s));
+    bool has = false;
+    for (uint64_t k = 0; k < ASKED; k++) {
+        keys[k] = k % DISTINCT * 0x9e3779b97f4a7c15;
+        rows[k] = 1;
+        has = has || td_place_primary(td_sharded_place(s), keys[k]) == td_comm_rank(c);
+    }
+    for (int batch = 1; batch <= 3; batch++) {
+        if (td_comm_rank(c) == 0) {
+            TD_TRY(td_sharded_pull(s, keys, ASKED, rows));
+            TD_TRY(td_sharded_push_all(s, keys, ASKED, rows));
+        }
+        TD_TRY(td_sharded_meet(s));
+        CHECK(s->store.turn == (uint64_t)(has ? batch : 0));
+        td_sharded_stats_of(s, &stats);
+        CHECK(stats.pushes == (uint64_t)batch);
+        CHECK(stats.asked == (td_comm_rank(c) ? 0 : (uint64_t)batch * DISTINCT));
+        TD_TRY(td_sharded_meet(s)); /* before the next */
+    }
+    return close_table(s);
+}
+
+static void a_batch_asks_each_server_once(void **state)
+{
+    (void)state;
+    on_all_sizes(asked_once, NULL);
+}
+
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_read_is_as_stale_as_told),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(a_batch_asks_each_server_once),
+                                       cmocka_unit_test(what_is_read_is_as_stale_as_told),
                                        cmocka_unit_test(groups_wait_for_each_other_less)};
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
 }

@@ -23,7 +23,7 @@ void td_slices_deal(td_slices *s, uint64_t rows, const int *server, int count, i
 /* --- after a loss --- */
 
 typedef struct tally {
-    int primaries[1024], copies[1024]; /* of each server; copies: backups */
+    int primaries[TD_MOST_SERVERS], copies[TD_MOST_SERVERS]; /* of each server; copies: backups */
 } tally;
 
 static void count_all(const td_slices *s, const int *server, int count, tally *t)
@@ -125,7 +125,7 @@ void td_slices_serve_first(const td_slices *before, const td_slices *after, td_s
 int td_slices_balance(const td_slices *before, const double load[TD_SLICES], const int *server,
                       int count, td_slices *after)
 {
-    double has[1024] = {0};
+    double has[TD_MOST_SERVERS] = {0};
     int moved = 0;
     *after = *before;
     for (int k = 0; k < TD_SLICES; k++) {

@@ -13,7 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { TD_SLICES = 256 };
+enum { TD_SLICES = 256, TD_MOST_SERVERS = 1024 };
 
 typedef struct td_slices {
     uint64_t rows; /* of a dense table, whose keys are 0..rows - 1; 0: sparse */
