@@ -150,17 +150,18 @@ td_status td_comm_recv(td_comm *comm, void *data, size_t bytes, int from, int ta
 td_status td_comm_agree(td_comm *comm, td_status mine)
 {
     enum { SENTENCE = 512 };
-    struct verdict {
+    typedef struct verdict {
         int32_t status;
         char text[SENTENCE];
-    };
+    } verdict;
     TD_TRY(td_comm_check_open(comm, "agree"));
     if (comm->size == 1) return mine;
     comm->agreed = (td_agreement){.alike = 0};
-    struct verdict *all = td_calloc((size_t)comm->size + 1, sizeof *all);
-    if (!all) return td_fail(TD_ERR_NOMEM, "no memory to agree in");
-    struct verdict *own = &all[comm->size];
-    own->status = mine;
+    /* It stays: who lacks memory later is to be able to say so. */
+    if (!comm->verdicts) comm->verdicts = td_calloc((size_t)comm->size + 1, sizeof(verdict));
+    if (!comm->verdicts) return td_fail(TD_ERR_NOMEM, "no memory to agree in");
+    verdict *all = comm->verdicts, *own = &all[comm->size];
+    *own = (verdict){.status = mine};
     if (mine != TD_OK) strncpy(own->text, td_last_error(), SENTENCE - 1);
     struct td_record *record = td_comm_begin(comm, &(td_note){TD_DOES_AGREE, 0, -1, -1, -1});
     int entered = td_comm_enter(comm, TD_DOES_AGREE);
@@ -174,7 +175,7 @@ td_status td_comm_agree(td_comm *comm, td_status mine)
         for (int r = 0; r < comm->size; r++) comm->agreed.alike += all[r].status == (int)status;
         comm->agreed_at = comm->sequence;
     }
-    td_free(all);
+    if (!heard) td_free(all), comm->verdicts = NULL; /* a late rank may still use it */
     td_status ran =
         td_comm_end(record, heard ? TD_OK : status); /* that all know of a failure is none */
     return heard ? status : ran;
@@ -319,7 +320,7 @@ void td_comm_close(td_comm *comm)
     td_coll_release(comm);
     comm->ops->close(comm);
     td_recorder_close(comm);
-    td_free(comm->reborn);
+    td_free(comm->reborn), td_free(comm->verdicts);
     if (comm->owns_seat) td_free(comm->seat->host), td_free(comm->seat);
     td_free(comm->host);
     comm->closed = true;

@@ -115,6 +115,7 @@ struct td_comm {
     bool spoiled; /* a wait has failed: messages may be left that nobody takes */
     td_agreement agreed;                /* the newest on a failure; alike 0: none */
     uint64_t agreed_at;                 /* its number */
+    void *verdicts;                     /* [size + 1] of agreements; NULL before the first */
     struct td_recorder *recorder;       /* of recorder.c, NULL: nothing is recorded */
     bool owns_recorder;                 /* else it is the parent group's */
     struct td_recorder_group *recorded; /* this group's place there, NULL: it has none */
