@@ -20,7 +20,7 @@ import tempfile
 TANDEM = os.path.abspath(sys.argv[1])
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 3
 ROWS = int(sys.argv[3]) if len(sys.argv) > 3 else 100000
-WORDS = ["--model", "fm", "--factors", "16", "--optimizer", "adagrad", "--lr", "0.02", "--batch", "8192", "--epochs", "1",
+WORDS = ["--model", "fm", "--factors", "16", "--optimizer", "adagrad", "--lr", "0.02", "--batch", str(max(64, ROWS // 12)), "--epochs", "1",
          "--strategy", "ps", "--workers", "4", "--replicas", "1", "--seed", "1", "--eval-every", "0", "--overwrite",
          "--quiet"]
 

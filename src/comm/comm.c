@@ -320,7 +320,7 @@ void td_comm_close(td_comm *comm)
     td_coll_release(comm);
     comm->ops->close(comm);
     td_recorder_close(comm);
-    td_free(comm->reborn), td_free(comm->verdicts);
+    td_free(comm->reborn);
     if (comm->owns_seat) td_free(comm->seat->host), td_free(comm->seat);
     td_free(comm->host);
     comm->closed = true;

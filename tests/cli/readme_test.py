@@ -276,10 +276,12 @@ class MakeTargets(unittest.TestCase):
                 self.assertGreater(len(run(f"{program} {words}").splitlines()), 1)
         self.assertEqual(set(re.findall(r"bench/(\w+)\.py", text)),
                          {"train", "fresh", "linear", "footprint", "gloo", "transports", "hosts_bench", "checkpoint_bench", "death", "ready",
-                          "balance", "collectives", "dlrm", "vw", "quality", "clocks", "replicas", "cold_train"})
+                          "balance", "collectives", "dlrm", "vw", "quality", "clocks", "replicas", "copies", "cold_train"})
         run(f'{sys.executable} {ROOT}/bench/footprint.py "{TANDEM}" {SMALL}')
         run(f'{sys.executable} {ROOT}/bench/checkpoint_bench.py "{TANDEM}" {SMALL} - 64')
         run(f'{sys.executable} {ROOT}/bench/replicas.py "{TANDEM}" 1 4000')
+        if where["cold_bench"]:
+            run(f'{sys.executable} {ROOT}/bench/copies.py "{TANDEM}" 1 3000')
         if MPIEXEC:
             run(f'{sys.executable} {ROOT}/bench/transports.py "{TANDEM}" "{MPIEXEC}" 1 64 2')
             if where["cold_bench"]:

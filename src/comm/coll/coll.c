@@ -271,6 +271,7 @@ void td_coll_release(td_comm *comm)
     td_hosts_destroy(comm);
     td_greeting_destroy(comm);
     td_tuning_free(comm->tuning);
-    comm->tuning = NULL;
+    td_free(comm->verdicts);
+    comm->tuning = NULL, comm->verdicts = NULL;
     td_recorder_rest(comm);
 }
