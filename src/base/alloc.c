@@ -1,4 +1,5 @@
-/* See alloc.h. The injection counter is one relaxed atomic; when off it costs one add. */
+/* See alloc.h. Allocations are counted from the first td_alloc_fail_at on: a counter that all
+ * threads write would go from core to core with each of them. */
 #include "base/alloc.h"
 
 #include <malloc.h>
@@ -11,11 +12,13 @@
 
 enum { HUGE_PAGE = 2 << 20, HUGE_LEAST = 2 * HUGE_PAGE };
 
+static atomic_bool counts;
 static atomic_size_t asked;   /* since the last td_alloc_fail_at */
 static atomic_size_t fail_at; /* 0: off */
 
 static bool refuse(void)
 {
+    if (!atomic_load_explicit(&counts, memory_order_relaxed)) return false;
     size_t at = atomic_fetch_add_explicit(&asked, 1, memory_order_relaxed) + 1;
     return at == atomic_load_explicit(&fail_at, memory_order_relaxed);
 }
@@ -24,6 +27,7 @@ void td_alloc_fail_at(size_t k)
 {
     atomic_store(&asked, 0);
     atomic_store(&fail_at, k);
+    atomic_store(&counts, true);
 }
 
 size_t td_alloc_count(void)

@@ -26,7 +26,8 @@ void td_alloc_keep(const void *at, size_t bytes);
 /* Makes the k-th allocation of any thread from now on (k >= 1), and only that one, fail; 0 turns
  * injection off. For tests. */
 void td_alloc_fail_at(size_t k);
-/* Allocations asked for since td_alloc_fail_at was last called with any value. */
+/* Allocations asked for since td_alloc_fail_at was last called with any value; 0 before its first
+ * call. */
 size_t td_alloc_count(void);
 
 /* *out = a * b (a + b); false on overflow, with *out untouched. */

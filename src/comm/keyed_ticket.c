@@ -6,7 +6,8 @@
 
 #include <string.h>
 
-enum { REGISTERED_FROM = 16 << 10, LINE = 64 }; /* bytes */
+/* Bytes. SHORT: what threads' own caches of freed memory hold, which aligned memory passes by. */
+enum { REGISTERED_FROM = 16 << 10, LINE = 64, SHORT = 1024 };
 
 void td_ticket_free(td_ticket *t)
 {
@@ -17,9 +18,7 @@ void td_ticket_free(td_ticket *t)
         if (h->own_out) td_free(h->out);
         if (h->slot) td_keyed_release(h->slot);
     }
-    td_free(t->shares); /* with the answers */
-    td_free(t->share_of), td_free(t->owner), td_free(t->sizes);
-    td_free(t);
+    td_free(t); /* with the answers */
 }
 
 /* Which server holds which key, and how much of the request each has. */
@@ -122,7 +121,8 @@ static bool make_places(td_keyed *k, const td_ticket *t, td_share *h)
         td_share_lie_in_slot(h);
         return true;
     }
-    h->body = td_alloc_aligned(keys + (td_share_copies_in(h) ? h->head.in_bytes : 0));
+    size_t body = keys + (td_share_copies_in(h) ? h->head.in_bytes : 0);
+    h->body = body <= SHORT ? td_malloc(body) : td_alloc_aligned(body);
     h->own_body = true;
     h->values = h->body ? h->body + keys : NULL;
     if (!h->head.out_bytes || h->pair) return h->body != NULL;
@@ -182,22 +182,32 @@ static void fill(td_keyed *k, td_ticket *t)
     }
 }
 
+/* With all its arrays in one allocation: short requests would take as long to find memory for as to
+ * be served. */
+static td_ticket *create(const td_parts *parts, size_t servers)
+{
+    size_t n = parts->count, most = servers < n || parts->everywhere ? servers : n + 1;
+    size_t sizes = parts->sizes ? n * sizeof *parts->sizes : 0, owner = n * sizeof *parts->owner;
+    size_t shares = most * sizeof(td_share), share_of = servers * sizeof *parts->owner;
+    size_t bytes = sizeof(td_ticket) + shares + share_of;
+    bool fits = td_add(bytes, owner, &bytes) && td_add(bytes, sizes, &bytes);
+    char *at = fits ? td_malloc(bytes) : NULL;
+    if (!at) return NULL;
+    td_ticket *t = (td_ticket *)(void *)at;
+    *t = (td_ticket){.parts = *parts, .shares = (td_share *)(void *)(at + sizeof *t)};
+    at += sizeof *t + shares;
+    if (parts->sizes) t->sizes = memcpy(at, parts->sizes, sizes);
+    t->share_of = memset(at + sizes, 0, share_of);
+    t->owner = t->share_of + servers;
+    return t;
+}
+
 td_status td_ticket_make(td_keyed *k, td_keyed_does does, const td_parts *parts, td_ticket **out)
 {
-    size_t n = parts->count, servers = (size_t)k->config.server_count;
-    td_ticket *t = td_calloc(1, sizeof *t);
-    td_status status = TD_OK;
-    if (!t) return td_fail(TD_ERR_NOMEM, "no memory for a request");
+    td_ticket *t = create(parts, (size_t)k->config.server_count);
+    if (!t) return td_fail(TD_ERR_NOMEM, "no memory for a request of %zu keys", parts->count);
     t->does = does;
-    t->parts = *parts;
-    t->owner = td_calloc(n + 1, sizeof *t->owner);
-    t->shares = td_calloc(servers < n || parts->everywhere ? servers : n + 1, sizeof *t->shares);
-    t->share_of = td_calloc(servers, sizeof *t->share_of);
-    if (parts->sizes) t->sizes = td_calloc(n + 1, sizeof *t->sizes);
-    if (!t->owner || !t->shares || !t->share_of || (parts->sizes && !t->sizes))
-        status = td_fail(TD_ERR_NOMEM, "no memory for a request of %zu keys", n);
-    if (status == TD_OK && t->sizes) memcpy(t->sizes, parts->sizes, n * sizeof *t->sizes);
-    if (status == TD_OK) status = deal(k, t);
+    td_status status = deal(k, t);
     if (status == TD_OK) status = seal(k, t);
     if (status == TD_OK) fill(k, t);
     if (status != TD_OK) {

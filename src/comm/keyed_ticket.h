@@ -32,7 +32,7 @@ typedef struct td_share {
     bool withdrawn;
 } td_share;
 
-typedef struct td_ticket {
+typedef struct td_ticket { /* its arrays are of the same allocation */
     struct td_ticket *next;
     uint64_t number;
     td_keyed_does does;

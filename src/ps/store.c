@@ -111,15 +111,31 @@ static size_t pick_missing(td_store *s, const td_slices *slices, const td_store_
     return n;
 }
 
+/* Slices that a push has keys of. */
+typedef struct some_slices {
+    int count, at[TD_SLICES];
+} some_slices;
+
+static void list_slices(const td_slices *slices, const td_store_push *p, some_slices *out)
+{
+    bool has[TD_SLICES] = {false};
+    out->count = 0;
+    for (size_t i = 0; i < p->count; i++) {
+        int slice = td_slice_of(slices, p->keys[i]);
+        if (!has[slice]) out->at[out->count++] = slice;
+        has[slice] = true;
+    }
+}
+
 static td_status apply(td_store *s, const td_slices *slices, const td_store_push *p,
-                       const bool touched[TD_SLICES], float rate)
+                       const some_slices *touched, float rate)
 {
     size_t width = s->config.width, count = p->count;
     const uint64_t *keys = p->keys;
     const float *values = p->values;
     bool compensated = s->config.compensation > 0, repeated = false;
-    for (int k = 0; k < TD_SLICES; k++)
-        repeated = repeated || (touched[k] && is_done_with(s, k, p));
+    for (int k = 0; k < touched->count && !repeated; k++)
+        repeated = is_done_with(s, touched->at[k], p);
     if (compensated || repeated) TD_TRY(make_room(s, count * width, count));
     if (compensated) {
         TD_TRY(compensate(s, p, width));
@@ -150,12 +166,12 @@ static void forget_old_rows(td_store *s)
 /* And marks that its slices have it. */
 static td_status take(td_store *s, const td_slices *slices, const td_store_push *p, float rate)
 {
-    bool touched[TD_SLICES] = {false};
-    for (size_t i = 0; i < p->count; i++) touched[td_slice_of(slices, p->keys[i])] = true;
-    TD_TRY(apply(s, slices, p, touched, rate));
-    for (int k = 0; k < TD_SLICES; k++) {
-        uint64_t *has = newest(s, k, p->worker);
-        if (touched[k] && !s->comes[k] && *has <= p->clock) *has = p->clock + 1;
+    some_slices touched;
+    list_slices(slices, p, &touched);
+    TD_TRY(apply(s, slices, p, &touched, rate));
+    for (int k = 0; k < touched.count; k++) {
+        uint64_t *has = newest(s, touched.at[k], p->worker);
+        if (!s->comes[touched.at[k]] && *has <= p->clock) *has = p->clock + 1;
     }
     return TD_OK;
 }
