@@ -97,7 +97,8 @@ TD_API TD_MUST_CHECK td_status td_kv_range(td_kv *kv, uint64_t first, uint64_t l
                                            td_kv_each_fn *each, void *arg);
 /* Calls the function of that number with the rows of `count` keys, at their servers, making rows
  * that there are not; argument: up to TD_KV_ARGUMENT bytes, NULL with 0. What it fails with: rows
- * before that one have been changed. */
+ * before that one have been changed. Behind td_kv_move it waits until rows
+ * that had one copy left have two. */
 TD_API TD_MUST_CHECK td_status td_kv_apply(td_kv *kv, int function, const uint64_t *keys,
                                            size_t count, const void *argument,
                                            size_t argument_bytes);
@@ -126,9 +127,10 @@ TD_API void td_kv_measure(const td_kv *kv, td_kv_stats *out);
 /* When ranks have died or come (tandem/recover.h): goes on in the new group. Ranks that joined call
  * td_kv_join, the others td_kv_move; collective together. Who has joined takes the place of a
  * server that is missing, else of a worker, at whose clock it goes on. Rows of which one copy is
- * left are used at once, and copied again behind. TD_ERR_PEER: rows are at no
- * rank that is left, or another loss: to be moved again, also where a join has failed so (*out is
- * NULL else). The old group may be closed afterwards. */
+ * left are used at once, and copied again behind; a server that has come then answers reads of them
+ * from the next td_kv_import or td_kv_finish on, which wait for the last copy. TD_ERR_PEER: rows
+ * are at no rank that is left, or another loss: to be moved again, also where a join has failed so
+ * (*out is NULL else). The old group may be closed afterwards. */
 TD_API TD_MUST_CHECK td_status td_kv_move(td_kv *kv, td_comm *comm);
 TD_API TD_MUST_CHECK td_status td_kv_join(td_comm *comm, const td_kv_config *config, td_kv **out);
 

@@ -561,11 +561,11 @@ td_status td_bulk_push(td_bulk *b, const td_bulk_part *part, td_table_step step)
 td_status td_bulk_balance(td_bulk *b, const td_servers *servers, bool move, td_balanced *out)
 {
     while (b->copies) TD_TRY(copy_on(b));
-    td_slices before = b->place.slices, after;
+    td_slices after;
     TD_TRY(td_servers_find_hot(b->comm, servers, b->load, &b->place, &after, out));
     if (!move) out->moved = 0;
     if (!out->moved) return TD_OK;
-    TD_TRY(td_slices_move(b->comm, &before, &after, b->table));
+    TD_TRY(td_servers_copy(b->comm, &after, &b->place, b->table));
     return td_servers_settle(b->comm, &after, &b->place, b->table);
 }
 
@@ -592,7 +592,7 @@ td_status td_bulk_move(td_bulk *b, td_comm *comm, const td_servers *servers, boo
     td_route route;
     td_step_copies_close(b->copies);
     b->copies = NULL;
-    TD_TRY(td_servers_know(comm, !joined, &b->place, b->table, lost));
+    TD_TRY(td_servers_know(comm, !joined, &b->place, lost));
     TD_TRY(td_servers_move(comm, servers, &b->config.table, &b->place, &b->table, &route, lost));
     TD_TRY(td_servers_settle(comm, &route.first, &b->place, b->table));
     if (!route.copies) return TD_OK;

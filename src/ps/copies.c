@@ -192,24 +192,24 @@ td_status td_copies_open(td_comm *comm, const td_copies_config *config, td_copie
     return TD_OK;
 }
 
-bool td_copies_done(const td_copies *c)
+td_status td_copies_look(const td_copies *c, bool *done)
 {
+    bool given = !c->giver || atomic_load(&c->given);
     pthread_mutex_lock(c->config.lock);
-    bool has = c->config.store->coming == 0;
+    *done = given && c->config.store->coming == 0;
     pthread_mutex_unlock(c->config.lock);
-    return has && (!c->giver || atomic_load(&c->given));
+    return given && c->status != TD_OK ? td_fail_again(c->status, c->sentence) : TD_OK;
 }
 
 td_status td_copies_finish(td_copies *c, td_comm *meeting)
 {
     enum { DONE, COPYING, FAILED };
     for (;;) {
-        uint8_t mine = DONE, most;
-        bool failed = c->giver && atomic_load(&c->given) && c->status != TD_OK;
-        if (failed || !td_copies_done(c)) mine = failed ? FAILED : COPYING;
+        bool done;
+        td_status status = td_copies_look(c, &done);
+        uint8_t mine = status != TD_OK ? FAILED : done ? DONE : COPYING, most;
         TD_TRY(td_comm_allreduce(meeting, &mine, &most, 1, TD_U8, TD_MAX));
-        if (most == FAILED)
-            return td_comm_agree(meeting, failed ? td_fail_again(c->status, c->sentence) : TD_OK);
+        if (most == FAILED) return td_comm_agree(meeting, status);
         if (most == DONE) break;
         doze(MEET_NS);
     }

@@ -29,16 +29,17 @@ typedef struct td_copies_config {
     td_route route;
 } td_copies_config;
 
-/* Collective, when all ranks' stores expect what comes by the route. TD_ERR_NOMEM, and as
- * td_keyed_open. */
+/* Collective, when all ranks' stores expect what comes by the route. TD_ERR_NOMEM, TD_ERR_IO (of
+ * cold rows), and as td_keyed_open. */
 TD_MUST_CHECK td_status td_copies_open(td_comm *comm, const td_copies_config *config,
                                        td_copies **out);
 /* Waits until all copies are there; roles of servers are then those of the route's end. Collective
  * in `meeting`, while nobody uses the table: not before all have closed it, either. What copying
  * has failed with anywhere. */
 TD_MUST_CHECK td_status td_copies_finish(td_copies *copies, td_comm *meeting);
-/* Whether this rank has neither to give any more nor to take. */
-bool td_copies_done(const td_copies *copies);
+/* *done: this rank has neither to give any more nor to take. What its giving has failed with: who
+ * was to take it waits for ever then. */
+TD_MUST_CHECK td_status td_copies_look(const td_copies *copies, bool *done);
 /* At once, with what is not there yet. NULL is fine. */
 void td_copies_close(td_copies *copies);
 

@@ -4,6 +4,7 @@
 #include "ps/bulk.h"
 #include "ps/sharded_impl.h"
 
+#include "base/alloc.h"
 #include "base/fs.h"
 #include "base/rng.h"
 #include "comm/ranks_test.h"
@@ -20,14 +21,16 @@ typedef struct life {
     const void *trial;
     td_comm *world, *comm; /* of the beginning; now */
     int rank;              /* in the run */
+    int servers;           /* ranks below serve; 0: all */
     int serving[RANKS + 1], worker[RANKS];
     bool over;
 } life;
 
 static td_servers servers_of(life *l)
 {
-    int n = td_comm_size(l->comm);
-    for (int k = 0; k < n; k++) l->serving[k] = k;
+    int n = 0;
+    for (int r = 0; r < td_comm_size(l->comm); r++)
+        if (!l->servers || td_comm_rank_in_run(l->comm, r) < l->servers) l->serving[n++] = r;
     return (td_servers){.rank = l->serving, .count = n, .replicas = 1};
 }
 
@@ -234,6 +237,78 @@ static void pushes_count_once_while_slices_are_copied(void **state)
     }
 }
 
+/* --- copying that fails --- */
+
+/* Copying stands still while this rank has the lock, and the next allocation of any thread is made
+ * to fail: of one that packs rows, or of one that takes them. Who waits for copies hears of it, and
+ * so do all that meet. */
+static td_status without_memory(td_comm *c, td_sharded *s)
+{
+    uint64_t keys[2] = {key_of(1), key_of(2)};
+    TD_TRY(td_comm_barrier(s->comm));
+    if (s->rank == 0) td_alloc_fail_at(1);
+    TD_TRY(td_comm_barrier(s->comm));
+    pthread_mutex_unlock(&s->lock);
+    while (td_alloc_count() < 1) usleep(100);
+    if (s->rank == 0) {
+        CHECK(td_sharded_apply(s, 0, keys, 2, NULL, 0) == TD_ERR_NOMEM);
+        CHECK(strstr(td_last_error(), "push at rank "));
+        td_error_clear();
+    }
+    CHECK(td_sharded_meet(s) == TD_ERR_NOMEM);
+    td_error_clear();
+    return TD_OK;
+}
+
+static td_status live_without_memory(td_comm *c, void *arg)
+{
+    losses *x = arg;
+    life l = {.trial = x, .world = c, .comm = c};
+    td_sharded *s = NULL;
+    l.rank = td_comm_rank_in_run(c, td_comm_rank(c));
+    td_sharded_config config = {.table = {.width = WIDTH, .lr = 1},
+                                .worker_count = RANKS,
+                                .functions = functions,
+                                .function_count = 1};
+    workers_of(&l);
+    config.worker = l.worker;
+    TD_TRY(td_clock_parse(x->clock, &config.clock));
+    config.servers = servers_of(&l);
+    TD_TRY(td_sharded_open(c, &config, &s));
+    td_status status = td_comm_agree(c, fill(s, td_comm_rank(c)));
+    if (status == TD_OK && l.rank == x->first) {
+        td_comm_die(c);
+        td_sharded_destroy(s);
+        return TD_ERR_PEER;
+    }
+    if (status == TD_OK) status = td_comm_barrier(c);
+    if (is_loss(status)) status = next_group(&l);
+    if (status == TD_OK) {
+        pthread_mutex_lock(&s->lock);
+        status = move(&l, s, false);
+        if (status == TD_OK)
+            status = without_memory(l.comm, s);
+        else
+            pthread_mutex_unlock(&s->lock);
+    }
+    td_sharded_destroy(s);
+    if (l.comm != c) td_comm_close(l.comm);
+    return status;
+}
+
+static void copying_that_fails_is_told(void **state)
+{
+    (void)state;
+    if (mpi_world) skip();
+    for (int k = 0; k < RANKS; k += 2) {
+        losses x = {"asp", k, -1, 0};
+        td_comm_config config = {.deadline_ms = 60000};
+        assert_ok(td_comm_run_local(RANKS, &config, live_without_memory, &x));
+        td_alloc_fail_at(0);
+        assert_int_equal(x.copied, RANKS - 1);
+    }
+}
+
 /* --- in step --- */
 
 enum { STEPS = 40 };
@@ -242,6 +317,7 @@ typedef struct deaths {
     int rank[2], step[2], spares;
     uint64_t memory; /* of a table */
     bool evicts;
+    int servers;        /* ranks below serve; 0: all */
     _Atomic int partly; /* steps that some slices were not copied at yet */
 } deaths;
 
@@ -323,6 +399,14 @@ static td_status move_steps(life *l, td_bulk *b, bool joined, uint64_t *step)
     return TD_OK;
 }
 
+static td_status is_known(void *arg, uint64_t key, const float *row)
+{
+    (void)row;
+    const td_place *p = arg;
+    if (p->maybe[td_slice_of(&p->slices, key)]) return TD_OK;
+    return td_fail(TD_ERR_INTERNAL, "a row of a slice that is not known to be here");
+}
+
 static td_status one_step(life *l, td_bulk *b, uint64_t step)
 {
     deaths *x = (deaths *)(uintptr_t)l->trial;
@@ -339,6 +423,8 @@ static td_status one_step(life *l, td_bulk *b, uint64_t step)
     bool all = true;
     for (int k = 0; k < TD_SLICES; k++) all = all && td_bulk_place(b)->backup[k] >= 0;
     x->partly += !all && td_comm_size(l->comm) > 1;
+    if (!all && td_bulk_table(b))
+        TD_TRY(td_table_each(td_bulk_table(b), is_known, (void *)(uintptr_t)td_bulk_place(b)));
     return push_step(l, b, NULL, step);
 }
 
@@ -378,6 +464,7 @@ static td_status live_in_step(td_comm *c, void *arg)
     td_bulk *b = NULL;
     uint64_t step = 0;
     l.rank = td_comm_rank_in_run(c, td_comm_rank(c));
+    l.servers = ((const deaths *)arg)->servers;
     td_bulk_config config = {.table = table_of(arg, l.rank, folder), .leaves = RANKS};
     config.servers = servers_of(&l);
     bool joined = td_comm_joined(c, td_comm_rank(c));
@@ -417,6 +504,25 @@ static void in_step_no_bit_is_lost_while_slices_are_copied(void **state)
     assert_ok(td_remove_tree(root));
 }
 
+/* A rank that serves nothing dies while slices are copied: what has come of them is known, in case
+ * that another server has them in the end, and nothing is there twice. */
+static void copying_begins_anew(void **state)
+{
+    (void)state;
+    if (mpi_world) skip();
+    snprintf(root, sizeof root, "/tmp/td-copies-XXXXXX");
+    assert_non_null(mkdtemp(root));
+    for (int k = 0; k < 8; k++) {
+        deaths x = {{k % 4, RANKS}, {8, 9 + k % 2}, 0, k / 4 ? 8 << 20 : 0, .servers = RANKS};
+        td_comm_config config = {.deadline_ms = 60000};
+        td_status status = td_comm_run_local(RANKS + 1, &config, live_in_step, &x);
+        if (status == TD_ERR_UNSUPPORTED) continue; /* built without RocksDB */
+        assert_ok(status);
+        assert_true(x.partly > 0);
+    }
+    assert_ok(td_remove_tree(root));
+}
+
 /* Who dies before a slice has been copied again takes it along, and that is said. */
 static void a_second_death_may_come_too_soon(void **state)
 {
@@ -432,7 +538,9 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pushes_count_once_while_slices_are_copied),
+        cmocka_unit_test(copying_that_fails_is_told),
         cmocka_unit_test(in_step_no_bit_is_lost_while_slices_are_copied),
+        cmocka_unit_test(copying_begins_anew),
         cmocka_unit_test(a_second_death_may_come_too_soon),
     };
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);

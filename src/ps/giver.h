@@ -1,7 +1,7 @@
 /* Slices of a server's table, to be copied to others while it goes on. First rows that were cold at
  * the beginning, whatever becomes of them; then one slice after the other, of which all else is
- * taken at one moment: with what is there of its cold rows then, that is the slice as it was at
- * that moment.
+ * taken at one moment: with what is there of its cold rows then, and without those that both tables
+ * evict meanwhile, that is the slice as it was at that moment.
  *
  * Cost: a look at each of the table's keys in memory when it is opened, and 8 bytes a key of the
  * slices given until their turn comes; a slice takes the time to copy its rows out, during which

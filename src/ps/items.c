@@ -31,7 +31,8 @@ td_status td_items_add(td_items *s, size_t row_floats, uint64_t key, td_table_ma
     return TD_OK;
 }
 
-static td_status adopt(const char *items, size_t bytes, td_table *t, uint64_t *keys,
+/* `most` at once. */
+static td_status adopt(const char *items, size_t bytes, td_table *t, size_t most, uint64_t *keys,
                        td_table_mark *marks, float *rows)
 {
     size_t floats = td_table_row_floats(t), item = td_item_bytes(floats), n = 0;
@@ -39,7 +40,7 @@ static td_status adopt(const char *items, size_t bytes, td_table *t, uint64_t *k
         memcpy(&keys[n], items + at, sizeof *keys);
         memcpy(&marks[n], items + at + sizeof *keys, sizeof *marks);
         memcpy(rows + n++ * floats, items + at + HEAD, item - HEAD);
-        if (n < AT_ONCE && at + item < bytes) continue;
+        if (n < most && at + item < bytes) continue;
         TD_TRY(td_table_adopt(t, keys, marks, rows, n));
         n = 0;
     }
@@ -49,11 +50,13 @@ static td_status adopt(const char *items, size_t bytes, td_table *t, uint64_t *k
 td_status td_items_adopt(const char *items, size_t bytes, td_table *t)
 {
     if (!bytes) return TD_OK;
-    uint64_t *keys = td_calloc(AT_ONCE, sizeof *keys);
-    td_table_mark *marks = td_calloc(AT_ONCE, sizeof *marks);
-    float *rows = td_alloc_aligned(AT_ONCE * td_table_row_floats(t) * sizeof *rows);
+    size_t floats = td_table_row_floats(t), count = bytes / td_item_bytes(floats);
+    size_t most = count < AT_ONCE ? count : AT_ONCE;
+    uint64_t *keys = td_calloc(most, sizeof *keys);
+    td_table_mark *marks = td_calloc(most, sizeof *marks);
+    float *rows = td_alloc_aligned(most * floats * sizeof *rows);
     td_status status = keys && marks && rows
-                           ? adopt(items, bytes, t, keys, marks, rows)
+                           ? adopt(items, bytes, t, most, keys, marks, rows)
                            : td_fail(TD_ERR_NOMEM, "no memory to take rows of a table in");
     td_free(keys), td_free(marks), td_free(rows);
     return status;

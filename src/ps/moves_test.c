@@ -1,6 +1,7 @@
 /* Rows that go between hosts, and a rank that comes late to it. See ranks_test.h. */
 #include "ps/bulk.h"
 #include "ps/moves.h"
+#include "ps/servers.h"
 
 #include "base/fs.h"
 #include "comm/ranks_test.h"
@@ -62,6 +63,7 @@ static void what_is_given_up_may_be_fetched_late(void **state)
 /* --- all of a table, in portions --- */
 
 enum { MANY = 60000, NARROW = 48, LIMIT = 4 << 20 }; /* rows of 48 weights and as many states */
+static uint64_t key_count = MANY;
 
 static char root[] = "/tmp/td-moves-XXXXXX";
 
@@ -98,7 +100,7 @@ static td_status look_at(void *arg, uint64_t key, td_table_mark mark, const floa
     row_of(key, want);
     bool here = td_slices_has(s->slices, td_slice_of(s->slices, key), s->self);
     bool same = mark.used == wanted.used && mark.seen == wanted.seen && !row == (wanted.seen > 0);
-    if (!here || key >= MANY || !same || (row && memcmp(row, want, sizeof want) != 0))
+    if (!here || key >= key_count || !same || (row && memcmp(row, want, sizeof want) != 0))
         return td_fail(TD_ERR_INTERNAL, "key %llu is not as it was", (unsigned long long)key);
     s->rows += row != NULL, s->sighted += row == NULL;
     return TD_OK;
@@ -110,7 +112,7 @@ static td_status has_all(td_comm *c, const td_slices *slices, td_table *table, b
 {
     seen s = {slices, td_comm_rank(c), 0, 0};
     size_t rows = 0, sighted = 0;
-    for (uint64_t k = 0; k < MANY; k++)
+    for (uint64_t k = 0; k < key_count; k++)
         if (td_slices_has(slices, td_slice_of(slices, k), s.self))
             rows += !mark_of(k).seen, sighted += mark_of(k).seen > 0;
     TD_TRY(td_table_each_key(table, look_at, &s));
@@ -123,7 +125,7 @@ static td_status has_all(td_comm *c, const td_slices *slices, td_table *table, b
 static td_status fill(td_comm *c, td_table *table, const td_slices *slices)
 {
     float row[2 * NARROW];
-    for (uint64_t k = 0; k < MANY; k++) {
+    for (uint64_t k = 0; k < key_count; k++) {
         if (!td_slices_has(slices, td_slice_of(slices, k), td_comm_rank(c))) continue;
         row_of(k, row);
         TD_TRY(td_table_put_key(table, k, mark_of(k), mark_of(k).seen ? NULL : row));
@@ -207,6 +209,48 @@ static void a_move_that_fails_leaves_all_as_it_was(void **state)
     assert_ok(td_comm_run_local(2, NULL, moved_without_memory, &all));
     for (size_t k = 1; k < 12; k++)
         assert_ok(td_comm_run_local(2, NULL, moved_without_memory, &(size_t){all * k / 12}));
+}
+
+/* Rank 1 has rows of slices that are not its own: of copies that came to nothing, keys that are not
+ * there any more among them; or it had slices that another has newer pushes of, and the map says
+ * so. None is left, whoever gets the slices. */
+static td_status left_over(td_comm *c, void *arg)
+{
+    bool older = *(bool *)arg, lost;
+    int me = td_comm_rank(c);
+    char folder[64];
+    float row[2 * NARROW] = {7};
+    td_place place = {0};
+    td_table *table;
+    td_route route;
+    td_servers servers = {.replicas = 1};
+    td_table_config config = many(false, me, folder);
+    td_slices all;
+    TD_TRY(td_servers_open(c, &servers, &config, &place, &table));
+    TD_TRY(fill(c, table, &place.slices));
+    for (int k = 0; k < TD_SLICES && older; k++)
+        if (place.slices.backup[k] == 1) place.slices.backup[k] = -1;
+    td_slices_deal(&all, 0, (int[]){1}, 1, 0);
+    td_servers_expect(c, &all, &place);
+    for (uint64_t k = 0; k < 2 * key_count && me == 1; k++)
+        if (!td_slices_has(&place.slices, td_slice_of(&place.slices, k), me))
+            TD_TRY(td_table_put(table, k, row));
+    TD_TRY(td_servers_know(c, true, &place, &lost));
+    TD_TRY(td_servers_move(c, &servers, &config, &place, &table, &route, &lost));
+    TD_TRY(td_servers_settle(c, &route.first, &place, table));
+    TD_TRY(has_all(c, &route.first, table, false));
+    td_table_destroy(table);
+    return TD_OK;
+}
+
+static void what_is_left_of_copies_goes(void **state)
+{
+    (void)state;
+    if (mpi_world) skip();
+    for (int k = 0; k < 4; k++) { /* of many the slices themselves are copied behind */
+        key_count = k / 2 ? MANY : 1500;
+        assert_ok(td_comm_run_local(3, NULL, left_over, &(bool){k % 2}));
+    }
 }
 
 /* What a rank tells another ahead of a push, and of each sum; see bulk.c. */
@@ -295,6 +339,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_and_sightings_move_in_portions),
+        cmocka_unit_test(what_is_left_of_copies_goes),
         cmocka_unit_test(a_move_that_fails_leaves_all_as_it_was),
         cmocka_unit_test(what_is_given_up_may_be_fetched_late),
         cmocka_unit_test(a_push_that_is_given_up_may_be_fetched_late),

@@ -99,16 +99,30 @@ void td_servers_follow(td_comm *comm, const td_slices *slices, td_place *place)
     }
 }
 
-/* Whether it has had others, too. */
-static bool has_now(const td_comm *comm, td_place *place)
+void td_servers_expect(td_comm *comm, const td_slices *slices, td_place *place)
+{
+    for (int k = 0; k < TD_SLICES; k++)
+        place->maybe[k] = place->maybe[k] || td_slices_has(slices, k, self_of(comm));
+}
+
+/* Takes out what this rank does not have by the map, if there may be any. */
+static void tidy(td_comm *comm, td_place *place, td_table *table)
 {
     bool left = false;
     for (int k = 0; k < TD_SLICES; k++) {
         bool has = td_slices_has(&place->slices, k, self_of(comm));
-        left = left || (place->here[k] && !has);
-        place->here[k] = has;
+        left = left || (place->maybe[k] && !has);
+        place->maybe[k] = place->maybe[k] && has;
+        place->here[k] = place->here[k] && has;
     }
-    return left;
+    if (left) td_slices_drop(comm, &place->slices, table);
+}
+
+static void has_all(td_comm *comm, td_place *place)
+{
+    for (int k = 0; k < TD_SLICES; k++)
+        place->here[k] = td_slices_has(&place->slices, k, self_of(comm));
+    td_servers_expect(comm, &place->slices, place);
 }
 
 td_status td_servers_open(td_comm *comm, const td_servers *servers, const td_table_config *config,
@@ -122,7 +136,7 @@ td_status td_servers_open(td_comm *comm, const td_servers *servers, const td_tab
     td_slices slices;
     td_slices_deal(&slices, servers->rows, server, count, servers->replicas);
     td_servers_follow(comm, &slices, place);
-    has_now(comm, place);
+    has_all(comm, place);
     return td_comm_agree(comm, is_server(comm, servers) ? td_table_create(config, out) : TD_OK);
 }
 
@@ -135,25 +149,20 @@ static bool serves(const int *server, int count, int32_t world)
     return false;
 }
 
-/* Backups that do not have all of their slices are none; what they have goes. Collective. */
-static td_status leave_out(td_comm *comm, td_place *place, td_table *table)
+/* Backups that do not have all of their slices are none. Collective. */
+static td_status leave_out(td_comm *comm, td_place *place)
 {
     td_slices *slices = &place->slices;
     uint8_t mine[TD_SLICES], some[TD_SLICES];
-    bool partly = false;
     for (int k = 0; k < TD_SLICES; k++)
         mine[k] = place->here[k] && slices->backup[k] == self_of(comm);
     TD_TRY(td_comm_allreduce(comm, mine, some, TD_SLICES, TD_U8, TD_MAX));
-    for (int k = 0; k < TD_SLICES; k++) {
-        if (some[k] || td_slices_rank(comm, slices->backup[k]) < 0) continue;
-        partly = partly || slices->backup[k] == self_of(comm);
-        slices->backup[k] = -1;
-    }
-    if (partly) td_slices_drop(comm, slices, table);
+    for (int k = 0; k < TD_SLICES; k++)
+        if (!some[k] && td_slices_rank(comm, slices->backup[k]) >= 0) slices->backup[k] = -1;
     return TD_OK;
 }
 
-td_status td_servers_know(td_comm *comm, bool knows, td_place *place, td_table *table, bool *lost)
+td_status td_servers_know(td_comm *comm, bool knows, td_place *place, bool *lost)
 {
     int size = td_comm_size(comm), mine = knows ? td_comm_rank(comm) : size, first;
     td_slices before = place->slices;
@@ -162,7 +171,16 @@ td_status td_servers_know(td_comm *comm, bool knows, td_place *place, td_table *
     if (*lost) return td_fail(TD_ERR_PEER, "no rank that is left knows where a table is");
     TD_TRY(td_comm_broadcast(comm, &before, sizeof before, first));
     place->slices = before;
-    return leave_out(comm, place, table);
+    return leave_out(comm, place);
+}
+
+td_status td_servers_copy(td_comm *comm, const td_slices *after, td_place *place, td_table *table)
+{
+    td_servers_expect(comm, after, place);
+    TD_TRY(td_slices_move(comm, &place->slices, after, table));
+    for (int k = 0; k < TD_SLICES; k++) /* by either map */
+        place->here[k] = place->here[k] || td_slices_has(after, k, self_of(comm));
+    return TD_OK;
 }
 
 /* What a rank would copy behind, about. */
@@ -216,11 +234,9 @@ td_status td_servers_move(td_comm *comm, const td_servers *servers, const td_tab
     }
     if (!*table && is_server(comm, servers)) status = td_table_create(config, table);
     TD_TRY(td_comm_agree(comm, status));
+    tidy(comm, place, *table); /* else old rows would be among those that come */
     TD_TRY(choose_way(comm, &kept, *table, route));
-    TD_TRY(td_slices_move(comm, &before, &route->first, *table));
-    for (int k = 0; k < TD_SLICES; k++) /* by either map */
-        place->here[k] = place->here[k] || td_slices_has(&route->first, k, self_of(comm));
-    return TD_OK;
+    return td_servers_copy(comm, &route->first, place, *table);
 }
 
 td_status td_servers_find_hot(td_comm *comm, const td_servers *servers, double load[TD_SLICES],
@@ -244,6 +260,7 @@ td_status td_servers_settle(td_comm *comm, const td_slices *after, td_place *pla
     TD_TRY(td_comm_agree(comm, TD_OK)); /* all have the rows, and what goes with them */
     td_servers_follow(comm, after, place);
     TD_TRY(td_comm_agree(comm, TD_OK)); /* all have the map */
-    if (has_now(comm, place)) td_slices_drop(comm, after, table);
+    tidy(comm, place, table);
+    has_all(comm, place);
     return TD_OK;
 }

@@ -19,8 +19,9 @@ typedef struct td_place {
     td_slices slices;                              /* by ranks in the run */
     int32_t primary[TD_SLICES], backup[TD_SLICES]; /* by ranks of the group, -1: none */
     bool replicas;                                 /* some slice has a backup */
-    bool here[TD_SLICES]; /* this rank has all of that slice; not so where it is still being copied
-                             to a backup */
+    bool here[TD_SLICES];  /* this rank has all of that slice; not so where it is still being copied
+                              to a backup */
+    bool maybe[TD_SLICES]; /* it may have rows of it, all or some */
 } td_place;
 
 /* The rank of the group that speaks for a key, and whether `rank` has it, as either. */
@@ -42,8 +43,7 @@ TD_MUST_CHECK td_status td_servers_open(td_comm *comm, const td_servers *servers
 
 /* The map of before becomes that of one rank that `knows`, at all, without backups that do not have
  * all of their slices. Collective. *lost: TD_ERR_PEER because no rank knows. */
-TD_MUST_CHECK td_status td_servers_know(td_comm *comm, bool knows, td_place *place, td_table *table,
-                                        bool *lost);
+TD_MUST_CHECK td_status td_servers_know(td_comm *comm, bool knows, td_place *place, bool *lost);
 
 /* From a map to another, as td_slices_serve_first; all ahead where no rank has more than 1 MiB to
  * copy. */
@@ -54,13 +54,20 @@ typedef struct td_route {
 
 /* The same slices in another group, or at other ranks of this one. Collective. route->after is what
  * is left of the map with `servers` (slices.h); rows are copied to where they belong by
- * route->first, and `table` (NULL: this rank has none yet) is made at ranks that become servers.
+ * route->first, behind what is left of copies that have come to nothing, which goes; `table` (NULL:
+ * this rank has none yet) is made at ranks that become servers.
  * place->slices is the map of before, the same at all (td_servers_know). *lost: TD_ERR_PEER because
  * some slice is at no rank that is left. To be followed by td_servers_settle on the first of the
  * route, and where it copies by copies (copies.h, step_copies.h), which end in its last. */
 TD_MUST_CHECK td_status td_servers_move(td_comm *comm, const td_servers *servers,
                                         const td_table_config *config, td_place *place,
                                         td_table **table, td_route *route, bool *lost);
+/* Rows come to where they belong by `after`, too, of two maps of one group's ranks, as
+ * td_slices_move. Collective; to be followed by td_servers_settle. */
+TD_MUST_CHECK td_status td_servers_copy(td_comm *comm, const td_slices *after, td_place *place,
+                                        td_table *table);
+/* From now on rows come of the slices that this rank has by that map. Local. */
+void td_servers_expect(td_comm *comm, const td_slices *slices, td_place *place);
 /* All slices are asked for by that map from now on; what ranks have does not change. Local. */
 void td_servers_follow(td_comm *comm, const td_slices *slices, td_place *place);
 

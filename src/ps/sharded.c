@@ -124,16 +124,21 @@ static void wait_for_room(td_sharded *s)
     }
 }
 
+static td_status tell_of_copies(const td_sharded *s, td_told *told)
+{
+    bool done = true;
+    if (s->copies) TD_TRY(td_copies_look(s->copies, &done));
+    told->copying = !done, told->stops = s->store.stops;
+    return TD_OK;
+}
+
 td_status td_sharded_serve(void *user, const td_keyed_request *q)
 {
     td_sharded *s = user;
     const td_ask *ask = q->note;
-    if (ask->asks == TD_ASKS_COPIES) {
-        ((td_told *)q->answer)->copying = s->copies && !td_copies_done(s->copies);
-        return TD_OK;
-    }
+    if (ask->asks == TD_ASKS_COPIES) return tell_of_copies(s, q->answer);
     bool copied = q->does & TD_PUSH && ask->role == TD_AS_BACKUP;
-    if (s->copies && copied) wait_for_room(s);
+    if (copied && s->copies) wait_for_room(s); /* all meet before it changes */
     pthread_mutex_lock(&s->lock);
     td_status status = serve(s, q);
     pthread_mutex_unlock(&s->lock);
@@ -516,6 +521,7 @@ void td_sharded_forget(td_sharded *s)
 void td_sharded_start_at(td_sharded *s, uint64_t clock)
 {
     s->clock = clock;
+    s->read_others = 0, s->read_rows = 0; /* of that clock's, before */
     td_store_start_at(&s->store, clock);
     td_cache_clear(&s->cache); /* of clocks that may be higher, and without who had retired */
     for (int w = 0; w < s->config.worker_count; w++) s->store.clocks.gone[w] = s->of_worker[w] < 0;

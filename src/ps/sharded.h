@@ -121,10 +121,10 @@ TD_MUST_CHECK td_status td_sharded_range(td_sharded *sharded, uint64_t first, ui
  * TD_SHARDED_ARGUMENT bytes, which it gets with zeros behind them, 8-byte aligned. Any rank may
  * ask, whatever the clocks. Not collective; returns when all servers concerned are done.
  *
- * With a replica both servers of a row call it: it must do the same at both, from its arguments and
- * the row alone. Where others push to the same rows meanwhile, the two may have it and a push in
- * different order. Workers that keep rows read them as they were until they fetch them again; this
- * rank forgets those it keeps.
+ * With a replica, behind a move, it waits until all slices are copied. Both servers of a row call
+ * it: it must do the same at both, from its arguments and the row alone. Where others push to the
+ * same rows meanwhile, the two may have it and a push in different order. Workers that keep rows
+ * read them as they were until they fetch them again; this rank forgets those it keeps.
  *
  * What fn fails with: rows before that one have been changed. After TD_ERR_PEER or TD_ERR_TIMEOUT
  * it has been called for some rows perhaps, at one server or both, and is not called again: only
@@ -132,7 +132,8 @@ TD_MUST_CHECK td_status td_sharded_range(td_sharded *sharded, uint64_t first, ui
 TD_MUST_CHECK td_status td_sharded_apply(td_sharded *sharded, int number, const uint64_t *keys,
                                          size_t count, const void *argument, size_t argument_bytes);
 
-/* All workers have pushed so often, now. Local, at all ranks, while nobody pulls or pushes. */
+/* All workers have pushed so often, now. Local, at all ranks, behind a meet and while nobody pulls
+ * or pushes. */
 void td_sharded_start_at(td_sharded *sharded, uint64_t clock);
 /* This worker pushes no more: nobody waits for it, until it pulls again or the clocks start
  * again. */
@@ -152,15 +153,20 @@ typedef struct td_sharded_stats {
 } td_sharded_stats;
 void td_sharded_stats_of(const td_sharded *sharded, td_sharded_stats *out);
 
-/* This rank's own rows; NULL: it is no server. Only while nobody pulls or pushes. */
+/* This rank's own rows; NULL: it is no server. Only behind a meet, while nobody pulls or pushes:
+ * before, rows may still be copied here. */
 td_table *td_sharded_table(td_sharded *sharded);
 const td_place *td_sharded_place(const td_sharded *sharded); /* borrowed */
 /* What this rank does in the table's own groups is recorded where its group's operations are, if a
  * record has begun since the table was opened. */
 void td_sharded_record(td_sharded *sharded);
-/* All ranks' pulls and pushes so far are done behind it. Waits for the others however long they
- * take. Collective. */
+/* All ranks' pulls and pushes so far are done behind it, and slices that were copied anew are at
+ * both their servers, in their roles of the end. Waits for the others however long they take.
+ * Collective. What copying has failed with anywhere. */
 TD_MUST_CHECK td_status td_sharded_meet(td_sharded *sharded);
+/* All have heard of the stop, and what they do yet goes by the clock again. Local, at all ranks,
+ * behind a meet and what they have agreed on there. */
+void td_sharded_end_stop(td_sharded *sharded);
 /* Finds the hot server, by what has been asked for since the last call; move: gives slices of hot
  * ones away. Collective, behind a meet. */
 TD_MUST_CHECK td_status td_sharded_balance(td_sharded *sharded, bool move, td_balanced *out);

@@ -196,6 +196,11 @@ td_status td_sharded_meet(td_sharded *s)
     return td_comm_barrier(s->meeting);
 }
 
+void td_sharded_end_stop(td_sharded *s)
+{
+    s->store.stops = false;
+}
+
 td_status td_sharded_finish(td_sharded *s)
 {
     TD_TRY(td_sharded_meet(s));
@@ -280,13 +285,13 @@ static void carry_memory(td_sharded *s, td_comm *comm, const memory *m, const td
 
 td_status td_sharded_balance(td_sharded *s, bool move, td_balanced *out)
 {
-    td_slices before = s->place.slices, after;
+    td_slices after;
     td_servers servers = {.rank = s->serving, .count = s->server_count, .replicas = s->replicas};
     TD_TRY(td_servers_find_hot(s->comm, &servers, s->store.load, &s->place, &after, out));
     if (!move) out->moved = 0;
     if (!out->moved) return TD_OK;
     memory m;
-    TD_TRY(td_slices_move(s->comm, &before, &after, s->store.table));
+    TD_TRY(td_servers_copy(s->comm, &after, &s->place, s->store.table));
     TD_TRY(gather_memory(s, s->comm, false, &m));
     carry_memory(s, s->comm, &m, &after);
     td_free(m.all);
@@ -328,6 +333,7 @@ static void close_channel(td_sharded *s)
     td_keyed_destroy(s->keyed);
     td_copies_close(s->copies);
     s->copies = NULL;
+    td_store_expect_none(&s->store); /* of copies that could not be opened */
     td_comm_close(s->meeting);
     s->keyed = NULL, s->meeting = NULL;
     s->fetch.ticket = 0;
@@ -351,7 +357,7 @@ static td_status move_rows(td_sharded *s, td_comm *comm, const td_servers *serve
                            td_route *route, bool *lost)
 {
     memory m;
-    TD_TRY(td_servers_know(comm, !joined, &s->place, s->store.table, lost));
+    TD_TRY(td_servers_know(comm, !joined, &s->place, lost));
     TD_TRY(gather_memory(s, comm, joined, &m));
     td_status status = reconcile(s, comm, &m);
     if (status == TD_OK)
@@ -374,6 +380,7 @@ static td_status begin_copies(td_sharded *s, const td_servers *servers, const td
                                .route = *route};
     if (!route->copies) return TD_OK;
     td_servers_follow(s->comm, &route->now, &s->place);
+    td_servers_expect(s->comm, &route->now, &s->place);
     for (int k = 0; k < TD_SLICES; k++)
         comes[k] = s->place.backup[k] == s->rank && !s->place.here[k];
     td_store_expect(&s->store, comes);

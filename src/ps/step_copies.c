@@ -19,8 +19,7 @@ struct td_step_copies {
     uint8_t gone[TD_SLICES]; /* slices that are whole behind the portion */
 };
 
-static td_status prepare(td_step_copies *c, td_table *table, const td_place *place,
-                         const td_route *route)
+static td_status prepare(td_step_copies *c, td_table *table, td_place *place, const td_route *route)
 {
     int32_t to[TD_SLICES];
     bool gives = false;
@@ -32,13 +31,14 @@ static td_status prepare(td_step_copies *c, td_table *table, const td_place *pla
         to[k] = goes && mine ? td_slices_rank(c->comm, c->backup[k]) : -1;
         gives = gives || to[k] >= 0;
     }
+    td_servers_expect(c->comm, &route->now, place);
     TD_TRY(td_moves_open(c->comm, table, &c->moves));
     if (!gives) return TD_OK;
     c->cold = true;
     return td_giver_open(table, &route->now, to, &c->giver);
 }
 
-td_status td_step_copies_open(td_comm *comm, td_table *table, const td_place *place,
+td_status td_step_copies_open(td_comm *comm, td_table *table, td_place *place,
                               const td_route *route, td_step_copies **out)
 {
     td_step_copies *c = td_calloc(1, sizeof *c);

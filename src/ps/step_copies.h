@@ -13,7 +13,7 @@ typedef struct td_step_copies td_step_copies;
 
 /* Collective, behind td_servers_settle on the first of the route. The table (NULL: this rank has
  * none) is borrowed. TD_ERR_NOMEM, TD_ERR_IO, at all. */
-TD_MUST_CHECK td_status td_step_copies_open(td_comm *comm, td_table *table, const td_place *place,
+TD_MUST_CHECK td_status td_step_copies_open(td_comm *comm, td_table *table, td_place *place,
                                             const td_route *route, td_step_copies **out);
 /* Some slices more, which the place then knows. Collective; a failure of one rank is one of all.
  * *more: false: all are there, and servers have the roles of the route's end. */
