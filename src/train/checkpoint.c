@@ -113,6 +113,14 @@ static json_t *cursor_json(const td_train_state *s)
                      "data", s->data ? data : NULL);
 }
 
+static json_t *part_json(const td_train_part *p)
+{
+    char marks[20];
+    snprintf(marks, sizeof marks, "%016" PRIx64, p->marks);
+    return json_pack("{s:I, s:s, s:f, s:f, s:f}", "samples", (json_int_t)p->samples, "checksum",
+                     marks, "loss", p->loss, "weight", p->weight, "correct", p->correct);
+}
+
 json_t *td_checkpoint_state(const td_job *job, const td_task *task, const td_train_state *s)
 {
     json_t *state =
@@ -130,6 +138,11 @@ json_t *td_checkpoint_state(const td_job *job, const td_task *task, const td_tra
             state = NULL;
         }
         json_decref(best);
+    }
+    if (state && s->part.known &&
+        json_object_set_new(state, "epoch_so_far", part_json(&s->part)) != 0) {
+        json_decref(state);
+        state = NULL;
     }
     return state;
 }
@@ -154,12 +167,18 @@ static td_status check_options(const char *path, const td_job *job, const json_t
     return TD_OK;
 }
 
-static td_status read_fingerprint(const char *path, const char *text, uint64_t *out)
+static bool read_hex(const char *text, uint64_t *out)
 {
     char *end;
+    *out = strtoull(text, &end, 16);
+    return strlen(text) == 16 && !*end;
+}
+
+static td_status read_fingerprint(const char *path, const char *text, uint64_t *out)
+{
+    uint64_t data;
     if (!text) return TD_OK; /* of an earlier version */
-    uint64_t data = strtoull(text, &end, 16);
-    if (strlen(text) != 16 || *end || !data)
+    if (!read_hex(text, &data) || !data)
         return td_fail(TD_ERR_CORRUPT, "%s: the manifest's fingerprint of the data is none", path);
     *out = data;
     return TD_OK;
@@ -180,6 +199,23 @@ static td_status read_cursor(const char *path, const json_t *cursor, td_train_st
     s->samples_seen = (uint64_t)seen, s->samples = (uint64_t)samples;
     s->per_epoch = (uint64_t)per_epoch, s->total = (uint64_t)total;
     return read_fingerprint(path, data, &s->data);
+}
+
+static td_status read_part(const char *path, const json_t *json, td_train_state *s)
+{
+    td_train_part p = {.known = true, .epoch = s->per_epoch ? s->step / s->per_epoch : 0};
+    json_int_t samples;
+    const char *marks;
+    if (!json) return TD_OK; /* of an earlier version, or nobody knows */
+    if (json_unpack((json_t *)(uintptr_t)json, "{s:I, s:s, s:F, s:F, s:F}", "samples", &samples,
+                    "checksum", &marks, "loss", &p.loss, "weight", &p.weight, "correct",
+                    &p.correct) != 0 ||
+        !read_hex(marks, &p.marks))
+        return td_fail(TD_ERR_CORRUPT,
+                       "%s: what its manifest says of the epoch under way cannot be read", path);
+    p.samples = (uint64_t)samples;
+    s->part = p;
+    return TD_OK;
 }
 
 static td_status read_state(const char *path, const td_job *job, const td_task *task, json_t *json,
@@ -213,6 +249,7 @@ static td_status read_state(const char *path, const td_job *job, const td_task *
                        (unsigned long long)r.step);
     TD_TRY(check_options(path, job, json_object_get(json, "options")));
     TD_TRY(read_cursor(path, json_object_get(json, "cursor"), &r));
+    TD_TRY(read_part(path, json_object_get(json, "epoch_so_far"), &r));
     *s = r;
     return TD_OK;
 }

@@ -9,6 +9,13 @@
 
 #define TD_CHECKPOINT_FILE "state.safetensors"
 
+/* What the run has learnt from, of an epoch's samples, up to a step within it. */
+typedef struct td_train_part {
+    bool known; /* else an earlier version's, or ranks have died with what they knew */
+    uint64_t epoch, samples, marks;
+    double loss, weight, correct; /* before learning */
+} td_train_part;
+
 typedef struct td_train_state {
     uint64_t step;               /* done */
     uint64_t samples_seen;       /* rows of those steps */
@@ -21,6 +28,7 @@ typedef struct td_train_state {
     uint64_t best_step;
     double loss, accuracy; /* of the last evaluation, at step `scored` */
     uint64_t scored;
+    td_train_part part; /* of a run over tables, where its step is within an epoch */
 } td_train_state;
 
 /* TD_ERR_DIVERGED: "what ... no longer a number at step", and what to do. */

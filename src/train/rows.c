@@ -57,11 +57,13 @@ void td_rows_tell_interval(loop *l)
         td_warn("%s; the run goes on", td_last_error());
 }
 
-/* At all ranks, told or not: any may have to go on as rank 0. */
+/* At all ranks, told or not: any may have to go on as rank 0. A worker that shards are dealt to may
+ * make more steps of its own than there are to the next meeting. */
 static void end_interval(loop *l)
 {
+    uint64_t step = l->state.step, most = td_rows_goal(l);
     if (l->since && l->weight > 0) {
-        l->interval = (td_rows_interval){.step = l->state.step,
+        l->interval = (td_rows_interval){.step = step < most ? step : most,
                                          .steps = l->since,
                                          .samples = l->state.samples_seen - l->samples_then,
                                          .loss = l->loss,
@@ -175,7 +177,9 @@ static td_status begin_checkpoint(loop *l)
     TD_TRY(end_checkpoint(l));
     l->checkpointed_at = td_clock_ns();
     TD_TRY(td_checkpoint_path(l->job, l->state.step, path));
-    json_t *state = l->first ? td_checkpoint_state(l->job, &l->as_task, &l->state) : NULL;
+    td_train_state now = l->state;
+    TD_TRY(td_rows_epoch_so_far(l, &now.part));
+    json_t *state = l->first ? td_checkpoint_state(l->job, &l->as_task, &now) : NULL;
     td_rows_bundle b = {.folder = path,
                         .kind = "checkpoint",
                         .file = TD_CHECKPOINT_FILE,

@@ -239,6 +239,7 @@ static td_status restore(loop *l)
     l->state.data = here.data;
     if (status == TD_OK) status = td_train_check_length(l->job, &l->state, l->last);
     l->first_step = l->state.step;
+    td_rows_take_part(l);
     for (int k = 0; k < TD_ROWS_TABLES; k++)
         if (l->tables.sharded[k]) td_sharded_start_at(l->tables.sharded[k], l->state.step);
     if (td_rows_leases(l)) td_feed_start_at(l->feed, l->state.step);

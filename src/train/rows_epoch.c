@@ -76,64 +76,99 @@ static uint64_t left_out(const loop *l, uint64_t learnt, uint64_t gives)
     return skip && learnt < gives ? gives - learnt : 0;
 }
 
-/* All of the epoch has been learnt from in one go: what was learnt before a resumption, or is still
- * to come, is not among its counts. */
-static bool is_whole(const loop *l)
+/* What was learnt before a resumption within the epoch is known, if there has been one. */
+static bool begins_whole(const loop *l, uint64_t epoch)
 {
-    uint64_t step = l->state.step;
-    return step % l->per_epoch == 0 && step - l->per_epoch >= l->first_step;
+    const td_train_part *p = &l->state.part;
+    return epoch * l->per_epoch >= l->first_step || (p->known && p->epoch == epoch);
 }
 
-/* What all ranks have learnt from in the epoch; *known: false where some of it died with a rank. In
- * step all know it. */
-static td_status learnt(const loop *l, counted *out, bool *known)
+/* What all ranks have learnt from in the epoch since the run began; false: some of it died with a
+ * rank. In step all know it. */
+static td_status learnt(const loop *l, td_train_part *out)
 {
     uint64_t mine[3] = {l->epoch_samples, l->epoch_marks, l->recounted}, all[3];
+    double score[3] = {l->epoch_loss, l->epoch_weight, l->epoch_correct}, scores[3];
     uint64_t epoch = (l->state.step - 1) / l->per_epoch;
-    *out = (counted){l->epoch_samples, l->epoch_marks}, *known = true;
+    *out = (td_train_part){true, epoch, mine[0], mine[1], score[0], score[1], score[2]};
     if (l->exact) return TD_OK;
     TD_TRY(td_comm_allreduce(l->comm, mine, all, 3, TD_I64, TD_SUM));
-    *out = (counted){all[0], all[1]}, *known = all[2] == 0;
-    if (!td_rows_leases(l) || (!*known && l->job->strategy != TD_STRATEGY_PS)) return TD_OK;
-    return td_feed_learnt(l->feed, l->comm, epoch, &out->samples, &out->marks, known);
+    TD_TRY(td_comm_allreduce(l->comm, score, scores, 3, TD_F64, TD_SUM));
+    *out = (td_train_part){!all[2], epoch, all[0], all[1], scores[0], scores[1], scores[2]};
+    if (!td_rows_leases(l) || (!out->known && l->job->strategy != TD_STRATEGY_PS)) return TD_OK;
+    return td_feed_learnt(l->feed, l->comm, epoch, &out->samples, &out->marks, &out->known);
+}
+
+/* And before, as far as is known. */
+static td_status learnt_in_all(const loop *l, td_train_part *out)
+{
+    const td_train_part *before = &l->state.part;
+    TD_TRY(learnt(l, out));
+    if (!before->known || before->epoch != out->epoch || l->exact) return TD_OK;
+    out->samples += before->samples, out->marks += before->marks;
+    out->loss += before->loss, out->weight += before->weight, out->correct += before->correct;
+    return TD_OK;
+}
+
+td_status td_rows_epoch_so_far(loop *l, td_train_part *out)
+{
+    *out = (td_train_part){0};
+    if (l->state.step % l->per_epoch == 0) return TD_OK;
+    TD_TRY(learnt_in_all(l, out));
+    out->known = out->known && begins_whole(l, out->epoch);
+    return TD_OK;
+}
+
+/* Sums go on as they would have. */
+void td_rows_take_part(loop *l)
+{
+    const td_train_part *p = &l->state.part;
+    if (!l->exact || !p->known) return;
+    l->epoch_samples = p->samples, l->epoch_marks = p->marks;
+    l->epoch_loss = p->loss, l->epoch_weight = p->weight, l->epoch_correct = p->correct;
+}
+
+static void begin_epoch(loop *l)
+{
+    l->epoch_samples = l->epoch_marks = 0;
+    l->recounted = false;
+    l->epoch_loss = l->epoch_weight = l->epoch_correct = 0;
 }
 
 /* Progressive validation: over all workers. Counts outlive deaths in step, and where data servers
  * keep them and no worker moves a copy of its own, whose last steps would die with it or be made
  * twice. */
-td_status td_rows_tell_epoch(loop *l)
+td_status td_rows_tell_epoch(td_rows_loop *l)
 {
-    double mine[3] = {l->epoch_loss, l->epoch_weight, l->epoch_correct}, all[3];
-    counted is, want;
-    bool known, whole = is_whole(l);
+    td_train_part is;
+    counted want;
     char fields[400], accuracy[64] = "", left[64] = "";
-    memcpy(all, mine, sizeof all);
-    TD_TRY(learnt(l, &is, &known));
-    if (!l->exact) TD_TRY(td_comm_allreduce(l->comm, mine, all, 3, TD_F64, TD_SUM));
-    l->epoch_samples = l->epoch_marks = 0;
-    l->recounted = false;
-    l->epoch_loss = l->epoch_weight = l->epoch_correct = 0;
-    if (!l->progress || !(all[1] > 0)) return TD_OK;
-    TD_TRY(expect(l, (l->state.step - 1) / l->per_epoch, &want));
+    bool over = l->state.step % l->per_epoch == 0; /* else the run is, and may be gone on with */
+    TD_TRY(learnt_in_all(l, &is));
+    if (over) begin_epoch(l);
+    if (!l->progress || !(is.weight > 0)) return TD_OK;
+    TD_TRY(expect(l, is.epoch, &want));
+    bool known = is.known && over && begins_whole(l, is.epoch);
     bool once = is.samples == want.samples && is.marks == want.marks;
-    unsigned long long epoch = (l->state.step + l->per_epoch - 1) / l->per_epoch;
+    unsigned long long epoch = is.epoch + 1;
     if (l->task->classes)
-        snprintf(accuracy, sizeof accuracy, "\"progressive_accuracy\":%.9g,", all[2] / all[1]);
+        snprintf(accuracy, sizeof accuracy, "\"progressive_accuracy\":%.9g,",
+                 is.correct / is.weight);
     snprintf(fields, sizeof fields,
              "\"epoch\":%llu,\"progressive_loss\":%.9g,%s\"weight\":%.9g,\"samples\":%llu,"
              "\"checksum\":\"%016llx\",\"each_once\":%s",
-             epoch, all[0] / all[1], accuracy, all[1], (unsigned long long)is.samples,
+             epoch, is.loss / is.weight, accuracy, is.weight, (unsigned long long)is.samples,
              (unsigned long long)is.marks,
-             !known || !whole ? "null"
-             : once           ? "true"
-                              : "false");
+             !known ? "null"
+             : once ? "true"
+                    : "false");
     if (td_progress_event(l->progress, l->state.step, "epoch", fields) != TD_OK)
         td_warn("%s; the run goes on", td_last_error());
-    uint64_t skipped = known && whole ? left_out(l, is.samples, want.samples) : 0;
+    uint64_t skipped = known ? left_out(l, is.samples, want.samples) : 0;
     if (skipped)
         snprintf(left, sizeof left, "; %llu samples of slow workers were left out",
                  (unsigned long long)skipped);
-    td_progress_say(l->progress, "epoch %llu: progressive loss %.6f%s", epoch, all[0] / all[1],
+    td_progress_say(l->progress, "epoch %llu: progressive loss %.6f%s", epoch, is.loss / is.weight,
                     left);
     return TD_OK;
 }

@@ -28,7 +28,7 @@ typedef struct ask { /* note of a request */
 typedef struct told { /* note of an answer */
     uint64_t shard;   /* + 1; 0: none */
     uint64_t bytes;
-    uint64_t left;   /* shards of this server, below the limit, that are not done */
+    uint64_t left;   /* not 0: a shard of this server, below the limit, is not done */
     uint64_t clock;  /* owed: of the push that is to be made again, */
     uint64_t worker; /* + 1, and whose; 0: a step of the asker's own */
     uint64_t first;  /* no shard of this server below waits */
@@ -83,7 +83,7 @@ static void begin_epoch(td_feed *f, uint64_t epoch)
     memset(f->state, DONE, below(f, epoch, f->start));
     f->window = below(f, epoch, f->start) + window_of(f);
     memset(f->learnt, 0, f->ranks * sizeof *f->learnt);
-    f->epoch = epoch, f->first = 0, f->finished = 0, f->owed = f->shards;
+    f->epoch = epoch, f->first = f->settled = 0, f->finished = 0, f->owed = f->shards;
     f->unknown = false;
 }
 
@@ -154,12 +154,11 @@ static void newer(void *into, const void *from, size_t count, void *user)
             ((td_feed_tally *)into)[k] = ((const td_feed_tally *)from)[k];
 }
 
-static uint64_t not_done(const td_feed *f, uint64_t limit)
+static bool all_done(td_feed *f, uint64_t limit)
 {
-    uint64_t n = 0;
-    for (uint64_t k = (uint64_t)f->number; k < limit; k += (uint64_t)f->config.server_count)
-        n += f->state[k] != DONE;
-    return n;
+    while (f->settled < limit && (!is_mine(f, f->settled) || f->state[f->settled] == DONE))
+        f->settled++;
+    return f->settled >= limit;
 }
 
 static td_status serve(void *user, const td_keyed_request *q)
@@ -173,7 +172,7 @@ static td_status serve(void *user, const td_keyed_request *q)
     if (a->done) f->state[a->done - 1] = DONE;
     if (a->epoch == f->epoch) newer(&f->learnt[a->rank], &a->learnt, 1, NULL);
     uint64_t shard = a->want ? lease_wanted(f, a, t) : lease(f, a, t);
-    if (!a->want) t->left = shard == UINT64_MAX ? not_done(f, a->limit) : 1;
+    if (!a->want) t->left = shard != UINT64_MAX || !all_done(f, a->limit);
     t->first = f->first;
     if (shard == UINT64_MAX) return TD_OK;
     td_feed_part part = part_of(f, shard);
@@ -238,7 +237,7 @@ static td_status ask_all(td_feed *f, uint64_t limit, uint64_t clock, told *t)
     int servers = f->config.server_count, begin = f->next;
     uint64_t up_to, left, first;
     do {
-        up_to = f->window < limit ? f->window : limit;
+        up_to = f->window < limit && servers > 1 ? f->window : limit;
         left = 0, first = UINT64_MAX;
         for (int k = 0; k < servers; k++) {
             TD_TRY(ask_one(f, (begin + k) % servers, up_to, clock, 0, t));

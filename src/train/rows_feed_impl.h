@@ -30,6 +30,7 @@ struct td_feed {
     int32_t *holder;               /* [shards] rank in the run */
     uint64_t *name;        /* [shards] of the push, by name_of: of the lease, or that is owed */
     uint64_t first;        /* no shard below is free or owed */
+    uint64_t settled;      /* a server: all of its shards below are done */
     bool unknown;          /* what has been learnt from: who knew has died */
     td_feed_tally *learnt; /* [ranks] as far as this rank knows, by rank in the run */
     size_t ranks;

@@ -208,6 +208,10 @@ void td_rows_count_unit(const td_rows_batch *batch, const td_rows_unit *unit,
                         double totals[TD_ROWS_TOTALS]);
 void td_rows_count_samples(td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_tell_epoch(td_rows_loop *l);
+/* What the epoch under way has come to so far, in all runs of it; nothing at an epoch's end:
+ * collective. take_part: in step, goes on from what a checkpoint says of it. */
+TD_MUST_CHECK td_status td_rows_epoch_so_far(td_rows_loop *l, td_train_part *out);
+void td_rows_take_part(td_rows_loop *l);
 /* rows_ahead.c: reads the next batch and begins to fetch, if that may be; waits for it. */
 TD_MUST_CHECK td_status td_rows_ahead_begin(td_rows_loop *l);
 TD_MUST_CHECK td_status td_rows_ahead_end(td_rows_loop *l);

@@ -504,6 +504,9 @@ static td_status stop_dealing(loop *l)
     uint64_t reach = td_feed_reach(l->feed, (l->end - 1) / l->per_epoch), most;
     if (l->stop_at) return TD_OK; /* that is where they are */
     TD_TRY(td_comm_allreduce(l->comm, &reach, &most, 1, TD_I64, TD_MAX));
+    for (int k = 0; k < TD_ROWS_TABLES; k++) /* else nobody would wait for the slowest */
+        if (l->tables.sharded[k]) td_sharded_end_stop(l->tables.sharded[k]);
+    TD_TRY(td_comm_barrier(l->comm));
     l->stopping = true;
     l->stop_at = most + 1;
     if (l->tables.roles.number >= 0) TD_TRY(deal_out(l));
