@@ -101,14 +101,18 @@ fi
 
 if [ "$mpiexec" != - ]; then
     echo
+    echo "# how far apart two cores are, which change places meanwhile"
+    "$build/bench/cores_bench" || [ $? = 77 ]
+    echo
     echo "# collectives beside MPI's own"
     python3 bench/collectives.py "$build" "$mpiexec" "${ROUNDS:-5}"
     echo
     echo "# dense values and a sparse table over servers: threads, processes"
-    "$build/bench/ps_bench" 1 1
-    "$build/bench/ps_bench" 2 2
-    "$mpiexec" --map-by :OVERSUBSCRIBE --mca osc ^ucx -n 2 "$build/bench/ps_bench" 1 1
-    "$mpiexec" --map-by :OVERSUBSCRIBE --mca osc ^ucx -n 4 "$build/bench/ps_bench" 2 2
+    for n in 1 2; do
+        "$build/bench/cores_bench" 3 || [ $? = 77 ]
+        "$build/bench/ps_bench" $n $n
+        "$mpiexec" --map-by :OVERSUBSCRIBE --mca osc ^ucx -n $((2 * n)) "$build/bench/ps_bench" $n $n
+    done
     echo
     echo "# threads beside processes"
     python3 bench/transports.py "$build/tandem" "$mpiexec" "${ROUNDS:-3}"
