@@ -51,7 +51,7 @@ chaos:
 	@./setup.sh hosts
 	@$(MAKE) --no-print-directory build
 	@python3 tests/chaos/chaos.py $(BUILD) --kill 200 --shard 50 --lose 20 --stop 30 --cut 20 --fill 20 --rows 60 \
-	    --tables 100
+	    --fed 60 --tables 100
 
 format:
 	@./setup.sh lint

@@ -166,8 +166,9 @@ class Wrong(Exception):
     pass
 
 
-def finish(bed, job, promised):
-    """Waits for the job's end; returns "went on" or "resumed". promised: what it may end with."""
+def end(bed, job, promised):
+    """Waits for the job's end, resumed if need be; returns "went on" or "resumed", and what it said. promised: what it
+    may end with."""
     try:
         job.process.wait(PATIENCE_S)
     except subprocess.TimeoutExpired:
@@ -189,6 +190,12 @@ def finish(bed, job, promised):
             time.sleep(0.2)  # mpiexec does not wait for a process that it had to kill
         if done.returncode != 0:
             raise Wrong(f"wrong: resumed with exit {done.returncode}\n{done.stderr}\n{said}")
+    return how, said
+
+
+def finish(bed, job, promised):
+    """As end; what has come of it must be what comes of an undisturbed run."""
+    how, said = end(bed, job, promised)
     try:
         got = bed.outcome(job.run)
     except (OSError, ValueError) as e:

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 
-from jobs import CHECKPOINT_EVERY, EPOCHS, PATIENCE_S, STEPS_PER_EPOCH, Job, Wrong, finish, metrics
+from jobs import CHECKPOINT_EVERY, EPOCHS, PATIENCE_S, STEPS_PER_EPOCH, Job, Wrong, end, finish, metrics
 from processes import processes_of
 
 POINTS = ["backward", "reduce", "update", "evaluate", "checkpoint", "rename"]
@@ -96,6 +96,29 @@ def rows(bed, chance):
     servers = chance.choice([0, 2, 2])
     words = ["--strategy", "ps", "--replicas", "1", "--servers", str(servers)]
     return kill(bed, chance, words, ROWS_LOST, "fm")
+
+
+def fed(bed, chance):
+    clock, feeders, spares = ["asp", "ssp:2", "backup:2:apply", "bsp"][bed.number % 4], chance.choice([1, 2]), chance.choice([0, 2])
+    words = ["--strategy", "ps", "--replicas", "1", "--servers", "2", "--clock", clock, "--data-servers", str(feeders)]
+    n = 4 + feeders  # two workers, two servers, and those
+    each = [n, 0, 0, 0] if chance.random() < 0.4 else [(n + 3 - k) // 4 for k in range(4)]
+    victims = chance.sample(range(n), chance.choice([1, 1, 2]))
+    moments = sorted(chance.uniform(0, 0.9) for _ in victims)
+    job = Job(bed, each, words, spares, model="fm")
+    begin = time.monotonic()
+    for victim, moment in zip(victims, moments):
+        time.sleep(max(0, begin + moment - time.monotonic()))
+        job.send(victim, signal.SIGKILL)
+    promised = ROWS_LOST if len(victims) > 1 or victims[0] == n - 1 and feeders == 1 and not spares else None
+    how = finish(bed, job, promised) if clock == "bsp" else end(bed, job, promised)[0]
+    epochs = list({e["epoch"]: e for e in metrics(job.run) if e.get("event") == "epoch"}.values())  # resumed: the later
+    known = {True} if len(victims) == 1 else {True, None}  # who knew may have died
+    if [e["epoch"] for e in epochs] != list(range(1, EPOCHS + 1)) or not {e["each_once"] for e in epochs} <= known:
+        raise Wrong(f"wrong: {[(e['epoch'], e['samples'], e['each_once']) for e in epochs]}\n{job.text()}")
+    seconds = [e["seconds"] for e in metrics(job.run) if e.get("event") == "recovered"]
+    what = f"{'+'.join(str(n) for n in each if n)}+{spares} {clock} " + " ".join(f"{v}@{m:.2f}s" for v, m in zip(victims, moments))
+    return what, how, max(seconds) if seconds else None
 
 
 TRIES, ACKNOWLEDGED, GOES_ON = 1, 2, 3
@@ -280,4 +303,4 @@ def fill(bed, chance):
 
 
 KINDS = {"kill": kill, "shard": shard, "lose": lose, "stop": stop, "cut": cut, "fill": fill, "rows": rows,
-         "tables": tables}
+         "fed": fed, "tables": tables}
