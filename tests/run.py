@@ -52,6 +52,18 @@ def configure(folder, options, compiler, prefix):
     return run([*prefix, "meson", "setup", folder, "-Dmpicc=" + mpicc] + options, env)
 
 
+def programs(name):
+    """What that step's tests need, as ninja's targets; none: all there is."""
+    folder, suites, names = STEPS[name][0], *STEPS[name][3:]
+    if "cli" in suites:
+        return []
+    code, text = run(["meson", "introspect", "--tests", folder])
+    tests = [test for test in json.loads(text) if test["name"] in names or not names] if code == 0 else []
+    inside = os.path.join(ROOT, folder, "")
+    return sorted({test["cmd"][0].removeprefix(inside) for test in tests
+                   if test["cmd"][0].startswith(inside) and any(s.endswith(":" + suite) for s in test["suite"] for suite in suites)})
+
+
 class Builds(threading.Thread):
     """Of all steps, one after the other: a later one's goes on in what the tests of those before leave of
     the cores, as tests wait more than they compute."""
@@ -74,7 +86,7 @@ class Builds(threading.Thread):
     def build(self, name, prefix):
         folder, options, compiler = STEPS[name][:3]
         code, text = configure(folder, options, compiler, prefix)
-        return run([*prefix, "ninja", "-C", folder]) if code == 0 else (code, text)
+        return run([*prefix, "ninja", "-C", folder, *programs(name)]) if code == 0 else (code, text)
 
     def of(self, name):
         self.done[name].wait()
