@@ -6,7 +6,8 @@
  *
  * Two threads, on the first two cores that the process may use, take turns: with one cache line
  * alone; and one writes a buffer that the other copies, beside a copy by one of what it has written
- * itself. TSV: ns from line to line and back, GB/s of both copies. The copies must be right. */
+ * itself. TSV: ns from line to line and back, GB/s of both copies. The copies must be right. Each
+ * figure of a round is of 50 ms. */
 #include "base/clock.h"
 
 #include <pthread.h>
@@ -18,15 +19,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PASSES = 20000, MOST = 1 << 20, MOVED = 64 << 20, SIZES = 2 };
+enum { MOST = 1 << 20, EACH_NS = 50000000, SPINS = 10000, SIZES = 2, FIGURES = 1 + 2 * SIZES };
 static const size_t sizes[SIZES] = {64 << 10, 1 << 20};
 
+/* A turn of the other thread's says what it is to do; HERE: it has. */
+enum { HERE, PASS, WRITE, END = WRITE + SIZES };
+
 static struct {
-    _Alignas(64) atomic_int turn; /* of thread 0 or 1 */
+    _Alignas(64) atomic_int turn;
     _Alignas(64) char written[MOST];
     char copy[MOST];
 } shared;
-static int rounds = 9;
 
 static cpu_set_t cores; /* that the process may use */
 
@@ -39,41 +42,65 @@ static void go_to_core(int which)
     pthread_setaffinity_np(pthread_self(), sizeof one, &one);
 }
 
-static void await(int turn)
+/* The turn, when it is this thread's. */
+static int await(bool here)
 {
-    while (atomic_load_explicit(&shared.turn, memory_order_acquire) != turn) continue;
+    for (int k = 1;; k++) {
+        int turn = atomic_load_explicit(&shared.turn, memory_order_acquire);
+        if ((turn == HERE) == here) return turn;
+        if (k % SPINS == 0) sched_yield();
+    }
 }
 
-static void pass_to(int turn)
+static void give(int turn)
 {
     atomic_store_explicit(&shared.turn, turn, memory_order_release);
 }
 
-/* The other thread: in the first part of a round it passes the line back, then it writes. */
 static void *other(void *arg)
 {
     unsigned char value = 0;
     (void)arg;
     go_to_core(1);
-    for (int r = 0; r < rounds; r++) {
-        for (int k = 0; k < PASSES; k++) await(1), pass_to(0);
-        for (int s = 0; s < SIZES; s++)
-            for (size_t k = 0; k < MOVED / sizes[s]; k++) {
-                await(1);
-                memset(shared.written, ++value, sizes[s]);
-                pass_to(0);
-            }
-    }
+    for (int turn; (turn = await(false)) != END; give(HERE))
+        if (turn >= WRITE) memset(shared.written, ++value, sizes[turn - WRITE]);
     return NULL;
 }
 
-static void copy(size_t bytes, unsigned char value)
+/* ns, there and back */
+static double passed(void)
 {
-    memcpy(shared.copy, shared.written, bytes);
-    if ((unsigned char)shared.copy[0] == value && (unsigned char)shared.copy[bytes - 1] == value)
-        return;
+    int64_t began = td_clock_ns(), ns;
+    int n = 0;
+    do {
+        for (int k = 0; k < 100; k++, n++) give(PASS), await(true);
+    } while ((ns = td_clock_ns() - began) < EACH_NS);
+    return (double)ns / n;
+}
+
+static void must_be(size_t at, unsigned char value)
+{
+    if ((unsigned char)shared.copy[at] == value) return;
     fprintf(stderr, "cores_bench: a copy is not what was written\n");
     exit(1);
+}
+
+/* GB/s; handed: of what the other has written. */
+static double copied(int size, bool handed, unsigned char *value)
+{
+    int64_t began = td_clock_ns(), ns = 0, now = began;
+    double bytes = 0;
+    for (; now - began < EACH_NS; bytes += (double)sizes[size]) {
+        if (handed)
+            give(WRITE + size), await(true), ++*value;
+        else
+            memset(shared.written, *value, sizes[size]);
+        int64_t from = td_clock_ns();
+        memcpy(shared.copy, shared.written, sizes[size]);
+        ns += (now = td_clock_ns()) - from;
+        must_be(0, *value), must_be(sizes[size] - 1, *value);
+    }
+    return bytes / (double)ns;
 }
 
 static int ascending(const void *a, const void *b)
@@ -82,25 +109,17 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* GB/s */
-static double copied(size_t bytes, bool handed, unsigned char *value)
+static void print(const char *what, double *each, size_t rounds)
 {
-    int64_t ns = 0;
-    for (size_t k = 0; k < MOVED / bytes; k++) {
-        if (handed)
-            pass_to(1), await(0), ++*value;
-        else
-            memset(shared.written, *value, bytes);
-        int64_t began = td_clock_ns();
-        copy(bytes, *value);
-        ns += td_clock_ns() - began;
-    }
-    return (double)MOVED / (double)ns;
+    qsort(each, rounds, sizeof *each, ascending);
+    printf("%s\t%.1f\t%.1f\t%.1f\n", what, each[rounds / 2], each[0], each[rounds - 1]);
 }
 
 int main(int argc, char **argv)
 {
-    if (argc > 1) rounds = atoi(argv[1]);
+    int rounds = argc > 1 ? atoi(argv[1]) : 9;
+    unsigned char value = 0;
+    pthread_t thread;
     if (rounds < 1 || rounds > 1000) {
         fprintf(stderr, "cores_bench: ROUNDS must be 1 to 1000\n");
         return 2;
@@ -109,32 +128,22 @@ int main(int argc, char **argv)
         fprintf(stderr, "cores_bench: there is one core\n");
         return 77;
     }
-    double(*each)[1000] = calloc(1 + 2 * SIZES, sizeof *each);
-    pthread_t thread;
-    unsigned char value = 0;
+    double *each = calloc(FIGURES * (size_t)rounds, sizeof *each);
     go_to_core(0);
     if (!each || pthread_create(&thread, NULL, other, NULL) != 0) return 1;
     for (int r = 0; r < rounds; r++) {
-        int64_t began = td_clock_ns();
-        for (int k = 0; k < PASSES; k++) pass_to(1), await(0);
-        each[0][r] = (double)(td_clock_ns() - began) / PASSES;
-        for (int s = 0; s < SIZES; s++) {
-            each[1 + 2 * s][r] = copied(sizes[s], true, &value);
-            each[2 + 2 * s][r] = copied(sizes[s], false, &value);
-        }
+        each[r] = passed();
+        for (int k = 1; k < FIGURES; k++) each[k * rounds + r] = copied((k - 1) / 2, k % 2, &value);
     }
+    give(END);
     pthread_join(thread, NULL);
-    for (int k = 0; k < 1 + 2 * SIZES; k++)
-        qsort(each[k], (size_t)rounds, sizeof **each, ascending);
     printf("what\tmedian\tleast\tmost\n");
-    for (int k = 0; k < 1 + 2 * SIZES; k++) {
-        const char *kib = k > 2 ? "1024" : "64";
-        char what[80] = "a line there and back, ns";
-        if (k)
-            snprintf(what, sizeof what, "copy of %s KiB %s, GB/s", kib,
-                     k % 2 ? "from the other core" : "of its own");
-        printf("%s\t%.1f\t%.1f\t%.1f\n", what, each[k][rounds / 2], each[k][0],
-               each[k][rounds - 1]);
+    print("a line there and back, ns", each, (size_t)rounds);
+    for (int k = 1; k < FIGURES; k++) {
+        char what[80];
+        snprintf(what, sizeof what, "copy of %zu KiB %s, GB/s", sizes[(k - 1) / 2] >> 10,
+                 k % 2 ? "from the other core" : "of its own");
+        print(what, each + k * rounds, (size_t)rounds);
     }
     free(each);
     return 0;

@@ -261,10 +261,11 @@ class MakeTargets(unittest.TestCase):
             run(small(line))
 
     def test_parts_of_the_benchmark(self):
-        quick = {"read_bench": "1", "work_bench": "2 0.01", "table_bench": "0.2 4",
+        quick = {"read_bench": "1", "cores_bench": "1", "work_bench": "2 0.01", "table_bench": "0.2 4",
                  "ps_bench": "2 2 5000 500 4 1", "cold_bench": f"0.8 160 {TOP}/cold", "coll_bench": "all 4 1024", "onednn_bench": "1"}
         where = {name: os.path.exists(os.path.join(BUILD, "bench", name)) for name in ("onednn_bench", "cold_bench")}
         where["coll_bench"] = MPIEXEC
+        where["cores_bench"] = len(os.sched_getaffinity(0)) > 1
         text = read("bench/run.sh")
         self.assertEqual(set(re.findall(r"\$build/bench/(\w+)", text)), set(quick))
         for name, words in quick.items():
