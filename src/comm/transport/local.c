@@ -255,17 +255,29 @@ static void local_close(td_comm *comm)
 
 /* --- shared memory: plain memory, freed by whoever lets go last, or at the run's end --- */
 
+/* Zeros. A group's meeting place has room for long vectors that most groups never exchange: what is
+ * that short is memory that nobody has touched yet. */
+static bool make_memory(td_local_shared *s, size_t bytes)
+{
+    enum { LINED_UP = 4096, UNTOUCHED_MOST = 16 << 20 };
+    if (bytes > UNTOUCHED_MOST) {
+        s->data = s->memory = td_alloc_aligned(bytes);
+        if (s->data) memset(s->data, 0, bytes);
+        return s->data != NULL;
+    }
+    s->memory = td_calloc(1, bytes + LINED_UP);
+    uintptr_t at = (uintptr_t)s->memory;
+    s->data = (char *)s->memory + ((LINED_UP - at % LINED_UP) % LINED_UP);
+    return s->memory != NULL;
+}
+
 static td_local_shared *make_shared(td_local_run *run, size_t bytes, int users)
 {
     td_local_shared *s = td_calloc(1, sizeof *s);
-    void *data = td_alloc_aligned(bytes);
-    if (!s || !data) {
-        td_free(data);
+    if (!s || !make_memory(s, bytes)) {
         td_free(s);
         return NULL;
     }
-    memset(data, 0, bytes);
-    s->data = data;
     atomic_init(&s->users, users);
     pthread_mutex_lock(&run->lock);
     s->next = run->shared;
@@ -281,7 +293,7 @@ static void free_shared(td_local_run *run, td_local_shared *s)
     while (*at != s) at = &(*at)->next;
     *at = s->next;
     pthread_mutex_unlock(&run->lock);
-    td_free(s->data);
+    td_free(s->memory);
     td_free(s);
 }
 

@@ -23,7 +23,7 @@ typedef struct td_local_inbox {
 typedef struct td_local_shared {
     struct td_local_shared *next;
     atomic_int users;
-    void *data;
+    void *data, *memory; /* in that allocation */
 } td_local_shared;
 
 typedef struct td_local_rank { /* of the run; guarded by its lock */

@@ -14,7 +14,7 @@ void td_local_run_destroy(td_local_run *run)
     if (!run) return;
     for (td_local_shared *s = run->shared, *next; s; s = next) { /* some rank never took it */
         next = s->next;
-        td_free(s->data);
+        td_free(s->memory);
         td_free(s);
     }
     while (run->groups) td_local_group_destroy(run->groups);
