@@ -145,8 +145,10 @@ td_status td_rows_tell_epoch(td_rows_loop *l)
     char fields[400], accuracy[64] = "", left[64] = "";
     bool over = l->state.step % l->per_epoch == 0; /* else the run is, and may be gone on with */
     TD_TRY(learnt_in_all(l, &is));
+    bool told = l->told_at == l->state.step; /* what follows a meeting may be done again */
+    l->told_at = l->state.step;
     if (over) begin_epoch(l);
-    if (!l->progress || !(is.weight > 0)) return TD_OK;
+    if (told || !l->progress || !(is.weight > 0)) return TD_OK;
     TD_TRY(expect(l, is.epoch, &want));
     bool known = is.known && over && begins_whole(l, is.epoch);
     bool once = is.samples == want.samples && is.marks == want.marks;

@@ -94,6 +94,7 @@ typedef struct td_rows_loop {
     double loss, weight, correct; /* of the interval; of the epoch: */
     double epoch_loss, epoch_weight, epoch_correct;
     uint64_t epoch_samples, epoch_marks; /* learnt from, by this rank; exact: by all */
+    uint64_t told_at;                    /* the step of the last epoch's event; 0: none */
     bool recounted; /* ranks have died in this epoch, and perhaps their counts with them */
     bool told_hot;  /* of a hot server */
     td_rows_interval interval; /* the last */

@@ -213,6 +213,17 @@ class Within(unittest.TestCase):
             tandem("train", "--run", run, "--resume", "--quiet", "--steps", "0")
             self.assertEqual(each_once(run)[1:], [(self.ROWS - 5 * 64, None), (self.ROWS, True)])
 
+    def test_told_once(self):
+        """What follows a meeting is done again when a rank dies in it."""
+        for feed in ("0", "1"):
+            words = ps(3, "--data-servers", feed, "--holdout", "0.2", "--replicas", "1", servers=2, clock="asp")
+            run, data = new_run(), clicks(rows=self.ROWS)
+            tandem(*job(*words, "--steps", "5", data=data, run=run), env={"TANDEM_FAKE_DEATH": "1:5:evaluate"})
+            tandem("train", "--run", run, "--resume", "--quiet", "--steps", "0", env={"TANDEM_FAKE_DEATH": "1:13:evaluate"})
+            self.assertEqual(len(event(run, "recovered")), 2)
+            known = 800 if feed == "1" else 480  # else what was learnt before died with a rank, and nobody claims it
+            self.assertEqual([(e["epoch"], e["samples"]) for e in event(run, "epoch")], [(1, 320), (1, known), (2, 800)])
+
     def stopped(self, how, *words, prefix=(), status=None, rows=4000):
         """The run, asked to stop in its only epoch, and where it did."""
         run = new_run()
