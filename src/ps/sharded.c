@@ -124,11 +124,14 @@ static void wait_for_room(td_sharded *s)
     }
 }
 
-static td_status tell_of_copies(const td_sharded *s, td_told *told)
+static td_status tell_of_copies(td_sharded *s, td_told *told)
 {
     bool done = true;
     if (s->copies) TD_TRY(td_copies_look(s->copies, &done));
-    told->copying = !done, told->stops = s->store.stops;
+    told->copying = !done;
+    pthread_mutex_lock(&s->lock);
+    told->stops = s->store.stops;
+    pthread_mutex_unlock(&s->lock);
     return TD_OK;
 }
 
