@@ -188,21 +188,28 @@ static td_status check_rows(life *l, td_sharded *s)
     return TD_OK;
 }
 
+/* Its arrays are of the life. */
+static td_status describe(life *l, td_sharded_config *config)
+{
+    const losses *x = l->trial;
+    l->rank = td_comm_rank_in_run(l->comm, td_comm_rank(l->comm));
+    workers_of(l);
+    *config = (td_sharded_config){.table = {.width = WIDTH, .lr = 1},
+                                  .servers = servers_of(l),
+                                  .worker = l->worker,
+                                  .worker_count = RANKS,
+                                  .functions = functions,
+                                  .function_count = 1};
+    return td_clock_parse(x->clock, &config->clock);
+}
+
 static td_status live(td_comm *c, void *arg)
 {
-    losses *x = arg;
-    life l = {.trial = x, .world = c, .comm = c};
+    life l = {.trial = arg, .world = c, .comm = c};
     td_sharded *s = NULL;
-    l.rank = td_comm_rank_in_run(c, td_comm_rank(c));
-    td_sharded_config config = {.table = {.width = WIDTH, .lr = 1},
-                                .worker_count = RANKS,
-                                .functions = functions,
-                                .function_count = 1};
+    td_sharded_config config;
     bool joined = td_comm_joined(c, td_comm_rank(c));
-    workers_of(&l);
-    config.worker = l.worker;
-    TD_TRY(td_clock_parse(x->clock, &config.clock));
-    config.servers = servers_of(&l);
+    TD_TRY(describe(&l, &config));
     td_status status = joined ? td_sharded_join(&config, &s) : td_sharded_open(c, &config, &s);
     if (status == TD_OK && joined)
         status = move(&l, s, true);
@@ -262,18 +269,11 @@ static td_status without_memory(td_comm *c, td_sharded *s)
 
 static td_status live_without_memory(td_comm *c, void *arg)
 {
-    losses *x = arg;
+    const losses *x = arg;
     life l = {.trial = x, .world = c, .comm = c};
     td_sharded *s = NULL;
-    l.rank = td_comm_rank_in_run(c, td_comm_rank(c));
-    td_sharded_config config = {.table = {.width = WIDTH, .lr = 1},
-                                .worker_count = RANKS,
-                                .functions = functions,
-                                .function_count = 1};
-    workers_of(&l);
-    config.worker = l.worker;
-    TD_TRY(td_clock_parse(x->clock, &config.clock));
-    config.servers = servers_of(&l);
+    td_sharded_config config;
+    TD_TRY(describe(&l, &config));
     TD_TRY(td_sharded_open(c, &config, &s));
     td_status status = td_comm_agree(c, fill(s, td_comm_rank(c)));
     if (status == TD_OK && l.rank == x->first) {
