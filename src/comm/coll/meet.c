@@ -8,6 +8,7 @@
 #include "math/kernels.h"
 
 #include <sched.h>
+#include <sys/statvfs.h>
 
 /* Short blocks have slots of their own, TD_MEET_SHOWN of them in turn, whose heads nothing else is
  * ever written to; not a power of two long, as those would share one set of a cache. */
@@ -15,6 +16,7 @@ enum { SHORT = TD_MEET_SLOT + 128, LOOKS = 128, FAR_LOOKS = 50 };
 enum { NEAR_EVERY = 64, MOVE_NS = 1000000, ASIDE_NS = 200000 };
 enum { AHEAD = 3, CORE_EVERY = 16, NEAR_LOOKS = 64 };
 enum { CATCH_UP = 16, CATCH_UP_PAUSES = 16 };
+enum { PLENTY = 256 << 20 }; /* a container has 64 MiB if nobody asked for more */
 enum { TRIED_FROM = 16 << 10, TRIED_EVERY = 32, FIRST_TRY = 8 };
 
 /* Ahead of a short block. The round comes last: who sees it sees the block. The first bytes of the
@@ -26,12 +28,30 @@ typedef struct head {
 _Static_assert(sizeof(head) == 48 && sizeof(head) <= TD_MEET_HEAD,
                "a head goes ahead of what is staged");
 
+uint64_t td_meet_memory(const td_comm *comm)
+{
+    struct statvfs s;
+    bool known = !comm->ops->one_memory && statvfs("/dev/shm", &s) == 0 && s.f_blocks;
+    return known ? (uint64_t)s.f_blocks * s.f_frsize : UINT64_MAX;
+}
+
+/* Two ranks' rings are longer than a core's second cache: what a rank has read there has left it
+ * before it is written again, and a line that is still in another's cache takes several times as
+ * long to write. (With rings of 0.5 MiB an all-reduce of 64 KiB took 2.3 times as long; four ranks
+ * on two cores, which wait for each other's time, gain nothing.) */
+static size_t ring_of(const td_comm *comm)
+{
+    bool longer = comm->size == 2 && td_meet_memory(comm) >= PLENTY;
+    return longer ? TD_MEET_SLOTS_OF_TWO : TD_MEET_SLOTS;
+}
+
 void td_meet_destroy(td_comm *comm)
 {
     if (!comm->meet) return;
     td_comm_shared_destroy(comm, &comm->meet->region);
     td_meet_forget(comm->meet);
     td_free(comm->meet->draft);
+    td_free(comm->meet->used);
     td_free(comm->meet);
     comm->meet = NULL;
 }
@@ -47,15 +67,19 @@ td_status td_meet_of(td_comm *comm, td_meet **out)
     size_t shorts = (lines + TD_MEET_SLOT - 1) / TD_MEET_SLOT * TD_MEET_SLOT;
     size_t slots =
         (shorts + n * TD_MEET_SHOWN * SHORT + TD_MEET_SLOT - 1) / TD_MEET_SLOT * TD_MEET_SLOT;
+    size_t ring = ring_of(comm);
     td_meet *m = td_calloc(1, sizeof *m);
-    if (!m) return td_fail(TD_ERR_NOMEM, "no memory for a group's meeting place");
+    uint64_t *used = td_calloc(ring, sizeof *used);
     td_status status =
-        comm->ops->shared_create(comm, slots + n * TD_MEET_SLOTS * TD_MEET_SLOT, &m->region);
+        m && used ? comm->ops->shared_create(comm, slots + n * ring * TD_MEET_SLOT, &m->region)
+                  : td_fail(TD_ERR_NOMEM, "no memory for a group's meeting place");
     if (status != TD_OK) {
+        td_free(used);
         td_free(m);
         return status;
     }
     m->comm = comm;
+    m->ring = ring, m->used = used;
     m->lines = m->region.data;
     m->bell = (td_bell *)(void *)(m->lines + n);
     m->headers = (td_header *)(void *)((char *)m->region.data + headers);
@@ -77,7 +101,7 @@ static char *short_of(const td_meet *m, int rank, unsigned ahead)
 
 static head *head_of(const td_meet *m, int rank)
 {
-    char *slot = m->slots + ((size_t)rank * TD_MEET_SLOTS + m->first) * TD_MEET_SLOT;
+    char *slot = m->slots + ((size_t)rank * m->ring + m->first) * TD_MEET_SLOT;
     return (head *)(void *)(m->is_short ? short_of(m, rank, 0) : slot);
 }
 
@@ -338,7 +362,7 @@ td_status td_meet_round(td_meet *m, size_t bytes)
         m->short_bytes = sizeof(head) + bytes;
         slots = 0;
     }
-    m->first = m->next + slots > TD_MEET_SLOTS ? 0 : m->next;
+    m->first = m->next + slots > m->ring ? 0 : m->next;
     m->next = m->first + slots;
     for (size_t k = m->first; k < m->next; k++) {
         if (m->used[k] > last) last = m->used[k];

@@ -16,11 +16,15 @@ enum {
     TD_MEET_BLOCK = 256 << 10, /* most bytes that a rank stages in a round */
     TD_MEET_RANKS = 128,       /* each looks at all others */
     TD_MEET_FEW = 64,          /* more only where memory is plenty */
-    TD_MEET_BYTES = 800 << 10  /* of the memory for each, about */
+    TD_MEET_BYTES = 800 << 10, /* of the memory for each, about */
+    TD_MEET_RING = 2 << 20     /* two ranks' each, where memory is plenty */
 };
 
 typedef struct td_meet td_meet;
 
+/* Memory that processes of the host may share, all of it, not what is free now: ranks that ask at
+ * different times must be told the same. */
+uint64_t td_meet_memory(const td_comm *comm);
 /* The group's meeting place, made on first use (collective). */
 TD_MUST_CHECK td_status td_meet_of(td_comm *comm, td_meet **out);
 void td_meet_destroy(td_comm *comm);
@@ -76,6 +80,8 @@ TD_MUST_CHECK td_status td_meet_put(td_meet *meet, int rank, void *to, const voi
  * Behind td_meet_begin: this call's vectors that others would read, NULL: none. */
 void td_meet_open_up(td_meet *meet, const void *in, size_t in_bytes, const void *out,
                      size_t out_bytes);
+/* Others can read none of this call's vectors, wherever they lie. */
+void td_meet_keep_shut(td_meet *meet);
 /* Whether the last call of the pattern showed that they lie so. */
 bool td_meet_expects(const td_meet *meet, td_pattern pattern);
 /* Behind a call that has gone well, in which this rank has seen all whose vectors it might read. */

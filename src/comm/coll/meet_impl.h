@@ -10,7 +10,8 @@ enum { TD_MEET_ARRIVED, TD_MEET_REDUCED, TD_MEET_DONE, TD_MEET_STAGES };
 enum { TD_MEET_SLOT = 4096, TD_MEET_HEAD = 64, TD_MEET_SHOWN = 64 /* rounds that ranks show */ };
 enum {
     TD_MEET_MOST_SLOTS = TD_MEET_BLOCK / TD_MEET_SLOT + 1,
-    TD_MEET_SLOTS = 2 * TD_MEET_MOST_SLOTS + 2
+    TD_MEET_SLOTS = 2 * TD_MEET_MOST_SLOTS + 2, /* of a rank; of two ranks' each: */
+    TD_MEET_SLOTS_OF_TWO = TD_MEET_RING / TD_MEET_SLOT
 };
 enum { TD_MEET_CHECKED = TD_MEET_RANKS / 64 };
 enum { TD_MEET_READS = 1, TD_MEET_WRITES };
@@ -47,7 +48,8 @@ typedef struct td_meet_tries {
  * own, from when all have arrived, and shows what the second has gained with its next call, so that
  * all choose alike. */
 typedef struct td_meet_ways {
-    uint64_t calls;
+    uint64_t calls; /* of this turn: tries of the first way, of the second, and what came of it */
+    unsigned turns, warm;     /* warm: calls ahead of the second's tries, which do not count */
     bool second, timed, last; /* the call under way; last: of the tries of a turn */
     bool times;               /* this rank does */
     int64_t since;
@@ -80,11 +82,12 @@ struct td_meet {
     char *shorts, *slots;
     uint64_t round;
     uint64_t short_rounds;
-    size_t short_bytes;           /* of the last one's block */
-    bool is_short;                /* this round's block */
-    unsigned looks;               /* at heads of short blocks that were not there yet */
-    size_t first, next;           /* slots: of this round, behind it */
-    uint64_t used[TD_MEET_SLOTS]; /* the round that took a slot last */
+    size_t short_bytes; /* of the last one's block */
+    bool is_short;      /* this round's block */
+    unsigned looks;     /* at heads of short blocks that were not there yet */
+    size_t first, next; /* slots: of this round, behind it */
+    size_t ring;        /* slots of a rank */
+    uint64_t *used;     /* [ring] the round that took a slot last */
     uint64_t done_with; /* all are, with rounds up to this one, as far as this rank has looked */
     uint64_t checked[TD_MEET_CHECKED]; /* ranks whose operation has been compared, a bit each */
     int stage, only;                   /* waited for */

@@ -10,7 +10,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { WAYS_EVERY = 128, WAYS_FIRST = 32, WAYS_TRIES = 5 };
+enum { WAYS_EVERY = 128, WAYS_SHARE = 24, WAYS_FIRST = 4, WAYS_TRIES = 5 };
 enum { PUT_AT_ONCE = 1 << 20, GONE_NS = 10000000 };
 
 static td_status failed(const td_meet *m, int rank)
@@ -131,6 +131,13 @@ void td_meet_open_up(td_meet *m, const void *in, size_t in_bytes, const void *ou
     m->opens_up = true, m->told = false;
 }
 
+void td_meet_keep_shut(td_meet *m)
+{
+    m->open = (td_meet_open){.open = 0};
+    m->all_open = false, m->all_apart = false, m->all_gain = 0;
+    m->opens_up = true, m->told = false;
+}
+
 bool td_meet_expects(const td_meet *m, td_pattern pattern)
 {
     return m->comm->ops->one_memory || m->expects[pattern];
@@ -172,22 +179,32 @@ bool td_meet_apart(const td_meet *m)
 void td_meet_two_ways(td_meet *m, td_pattern pattern, size_t bytes, bool times)
 {
     int k = 63 - __builtin_clzll((unsigned long long)bytes | 1);
-    m->way = &m->ways[td_meet_expects(m, pattern)][pattern][k];
+    bool expects = td_meet_expects(m, pattern); /* else the second stages */
+    m->way = &m->ways[expects][pattern][k];
     m->way->times = times;
+    m->way->warm = expects ? 0 : (unsigned)((m->ring * TD_MEET_SLOT) >> k);
     m->open.gain = m->all_gain = times ? m->way->gain : 0;
 }
 
-/* The first try of each finds the caches as the other has left them: it does not count. Tries come
- * more often at first, when pages are made and merged. */
+/* How many calls a turn takes: more often at first, when pages are made and merged. */
+static uint64_t turn_of(const td_meet_ways *w)
+{
+    if (w->turns < WAYS_FIRST) return 3 * (2 * WAYS_TRIES + w->warm);
+    return WAYS_EVERY + (uint64_t)WAYS_SHARE * w->warm;
+}
+
+/* The first try of each finds the caches as the other has left them: it does not count. Nor do
+ * staged ones until they have gone round the ring once, whose lines would be found where calls that
+ * do not stage have left them. */
 td_status td_meet_second_way(td_meet *m, bool *out)
 {
     td_meet_ways *w = m->way;
-    uint64_t k = w->calls++;
-    int turn = (int)(k % (k < WAYS_EVERY ? WAYS_FIRST : WAYS_EVERY));
-    w->second = turn < 2 * WAYS_TRIES ? turn >= WAYS_TRIES : m->all_gain > 0;
-    w->timed = turn < 2 * WAYS_TRIES && turn % WAYS_TRIES > 0;
-    w->last = turn == 2 * WAYS_TRIES - 1;
-    if (turn == 0) memset(w->tries, 0, sizeof w->tries);
+    uint64_t k = w->calls++, from = WAYS_TRIES + w->warm, to = from + WAYS_TRIES;
+    if (k == 0) memset(w->tries, 0, sizeof w->tries);
+    w->second = k < to ? k >= WAYS_TRIES : m->all_gain > 0;
+    w->timed = k < WAYS_TRIES ? k > 0 : k > from && k < to;
+    w->last = k == to - 1;
+    if (w->calls == turn_of(w)) w->calls = 0, w->turns++;
     *out = w->second;
     if (!w->timed) return TD_OK;
     TD_TRY(td_meet_arrived(m, -1));

@@ -24,8 +24,6 @@
 #include "base/error.h"
 #include "comm/registered.h"
 
-#include <sys/statvfs.h>
-
 bool td_shared_fits(const td_comm *comm)
 {
     return comm->meets;
@@ -39,16 +37,9 @@ bool td_shared_suits(int ranks, uint64_t memory)
     return ranks > 1 && ranks <= (plenty ? TD_MEET_RANKS : TD_MEET_FEW);
 }
 
-/* All of it, not what is free now: ranks that ask at different times must be told the same. */
 bool td_shared_may_meet(const td_comm *comm)
 {
-    struct statvfs s;
-    uint64_t memory = UINT64_MAX;
-    if (comm->hosts != 1) return false;
-    if (!comm->ops->one_memory && comm->size > TD_MEET_FEW && statvfs("/dev/shm", &s) == 0 &&
-        s.f_blocks)
-        memory = (uint64_t)s.f_blocks * s.f_frsize;
-    return td_shared_suits(comm->size, memory);
+    return comm->hosts == 1 && td_shared_suits(comm->size, td_meet_memory(comm));
 }
 
 static td_status spread(td_place *p, const td_stream *s)

@@ -7,7 +7,7 @@
 enum {
     DIRECT_FROM = 16 << 10,
     FETCH_FROM = 32 << 10, /* by processes, up to TD_SHARED_THROUGH */
-    FETCH_OF_TWO_FROM = 8 << 10,
+    FETCH_OF_TWO_FROM = 16 << 10,
     OPEN_FROM = 16 << 10, /* by processes, what both have mapped */
     PAGE = 4 << 10,
     PIECE = 128 << 10,     /* fetched at a time, for a reduction */
@@ -129,6 +129,21 @@ static bool what_others_read(const td_place *p, size_t all, const void **in, siz
     }
 }
 
+/* Of the parts, or of the whole. */
+static size_t length_of(const td_place *p)
+{
+    td_pattern of = p->call->pattern;
+    bool parts = of == TD_ALLGATHER || of == TD_SCATTER || of == TD_GATHER;
+    return parts ? td_place_most_part(p) : p->call->bytes;
+}
+
+/* Two processes never read what one has mapped in such a call, but may fetch it, or stage. */
+static bool is_probed_shut(const td_place *p)
+{
+    td_pattern of = p->call->pattern;
+    return p->size == 2 && (of == TD_GATHER || of == TD_REDUCE) && length_of(p) >= HALVES_FROM;
+}
+
 td_status td_direct_opens(td_place *p, size_t all)
 {
     const td_call *c = p->call;
@@ -137,12 +152,14 @@ td_status td_direct_opens(td_place *p, size_t all)
     size_t in_bytes, out_bytes;
     bool two_ways = c->pattern == TD_ALLREDUCE && p->size == 2; /* else threads need not be seen */
     if (p->comm->ops->one_memory && !two_ways) return TD_OK;
-    if (!what_others_read(p, all, &in, &in_bytes, &out, &out_bytes)) return TD_OK;
-    td_meet_open_up(p->meet, in, in_bytes, out, out_bytes);
-    bool parts = c->pattern == TD_ALLGATHER || c->pattern == TD_SCATTER;
-    size_t length = parts ? td_place_most_part(p) : c->bytes;
+    bool opens = what_others_read(p, all, &in, &in_bytes, &out, &out_bytes);
+    if (!opens && !is_probed_shut(p)) return TD_OK;
+    if (opens)
+        td_meet_open_up(p->meet, in, in_bytes, out, out_bytes);
+    else
+        td_meet_keep_shut(p->meet);
     bool times = !td_root_gives(c) || p->rank == c->root;
-    td_meet_two_ways(p->meet, c->pattern, length, times);
+    td_meet_two_ways(p->meet, c->pattern, length_of(p), times);
     p->probes =
         p->size == 2 && !td_meet_expects(p->meet, c->pattern) && c->pattern != TD_REDUCE_SCATTER;
     int from = td_root_gives(c) ? c->root : -1;
@@ -169,7 +186,7 @@ td_status td_direct_spread(td_place *p, const td_stream *s)
 {
     bool one_takes = p->size == 2 && !p->open && p->call->pattern != TD_ALLGATHER;
     TD_TRY(show(p, s->in, s->out));
-    td_place_keep_own(p, s);
+    td_place_keep_own(p, s, 0, td_stream_bytes(s, p->rank));
     if (one_takes) return move_half(p, s);
     for (int k = 1; k < p->size && s->out; k++) {
         int r = td_place_after(p, k);

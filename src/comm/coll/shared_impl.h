@@ -110,11 +110,11 @@ static inline char *td_stream_to(const td_stream *s, int rank)
     return s->out + td_stream_at(s, rank);
 }
 
-static inline void td_place_keep_own(const td_place *p, const td_stream *s)
+/* Bytes [at, at + bytes) of it. */
+static inline void td_place_keep_own(const td_place *p, const td_stream *s, size_t at, size_t bytes)
 {
-    size_t own = td_stream_bytes(s, p->rank);
-    char *to = s->out && own ? td_stream_to(s, p->rank) : NULL;
-    if (to && to != s->in) td_place_keep(p, s->all, to, s->in, own);
+    char *to = s->out && bytes ? td_stream_to(s, p->rank) : NULL;
+    if (to && to != s->in) td_place_keep(p, s->all, to + at, s->in + at, bytes);
 }
 
 /* Slices end on cache lines, so that no two ranks write one. */

@@ -6,11 +6,11 @@
 enum {
     FOLD_ALL = 4 << 10,
     FOLD_TWO = 1 << 20,
-    TWO_WINDOW = 128 << 10 /* two ranks': all that they touch in a round stays in their caches */
+    TWO_WINDOW = 128 << 10 /* two ranks', of streams: one reads while the other stages the next */
 };
 
-/* Most bytes that a rank stages in a round: with more ranks the waits between rounds cost more than
- * the caches win. */
+/* Most bytes that a rank stages of streams in a round: with more ranks, as with whole vectors that
+ * all await, the waits between rounds cost more than the caches win. */
 static size_t window_of(const td_place *p)
 {
     return p->size == 2 ? TWO_WINDOW : TD_MEET_BLOCK;
@@ -31,6 +31,7 @@ static td_status spread_window(td_place *p, const td_stream *s, size_t at, size_
         td_meet_stage(p->meet, td_meet_block(p->meet, p->rank), s->in + at,
                       td_smaller(own - at, window));
     td_meet_arrive(p->meet, NULL, NULL);
+    if (at < own) td_place_keep_own(p, s, at, td_smaller(own - at, window));
     for (int k = 1; k < p->size && s->out; k++) {
         int r = td_place_after(p, k);
         size_t bytes = td_stream_bytes(s, r);
@@ -49,7 +50,6 @@ td_status td_staged_spread(td_place *p, const td_stream *s)
     size_t most = 0, window = window_of(p);
     for (int r = 0; r < p->size; r++)
         if (td_stream_bytes(s, r) > most) most = td_stream_bytes(s, r);
-    td_place_keep_own(p, s);
     for (size_t k = 0, n = rounds_of(most, window); k < n; k++)
         TD_TRY(spread_window(p, s, k * window, td_smaller(most - k * window, window)));
     return TD_OK;
@@ -79,14 +79,25 @@ static bool writes(const td_place *p, const deal *d, int rank)
     return d->all_write || rank == p->call->root;
 }
 
+/* Where that rank's block has what it gives to another: a block has nothing for its own rank. */
+static char *dealt(td_place *p, const deal *d, int from, int to)
+{
+    return td_meet_block(p->meet, from) + (size_t)(to < from ? to : to - 1) * d->window;
+}
+
+/* Bytes of a block. */
+static size_t dealt_bytes(const td_place *p, const deal *d)
+{
+    return d->window * (size_t)(p->size - 1);
+}
+
 /* Copies the streams' parts [at, at + window) into this rank's block, but its own. */
 static void stage_deal(td_place *p, const deal *d, size_t at)
 {
-    char *block = td_meet_block(p->meet, p->rank);
     size_t offset = 0;
     for (int r = 0; r < p->size; offset += given(p, r++))
         if (r != p->rank && at < given(p, r))
-            td_meet_stage(p->meet, block + (size_t)r * d->window, d->in + offset + at,
+            td_meet_stage(p->meet, dealt(p, d, p->rank, r), d->in + offset + at,
                           td_smaller(given(p, r) - at, d->window));
 }
 
@@ -99,8 +110,7 @@ static td_status take_copies(td_place *p, const deal *d, size_t at, size_t bytes
     char *to = p->call->out;
     for (int r = 0; r < p->size; to += taken(p, r++))
         if (writes(p, d, r) && r != p->rank && at < taken(p, r))
-            td_place_give(p, d->all, to + at,
-                          td_meet_block(p->meet, r) + (size_t)p->rank * d->window,
+            td_place_give(p, d->all, to + at, dealt(p, d, r, p->rank),
                           td_smaller(taken(p, r) - at, d->window));
     return TD_OK;
 }
@@ -108,8 +118,7 @@ static td_status take_copies(td_place *p, const deal *d, size_t at, size_t bytes
 static td_status take_from_root(td_place *p, const deal *d, size_t at, size_t bytes)
 {
     if (bytes && p->rank != p->call->root)
-        td_place_copy((char *)p->call->out + at,
-                      td_meet_block(p->meet, p->call->root) + (size_t)p->rank * d->window, bytes);
+        td_place_copy((char *)p->call->out + at, dealt(p, d, p->call->root, p->rank), bytes);
     return TD_OK;
 }
 
@@ -117,8 +126,7 @@ static td_status take_fold(td_place *p, const deal *d, size_t at, size_t bytes)
 {
     const void *part[TD_MEET_RANKS];
     for (int r = 0; r < p->size; r++)
-        part[r] = r == p->rank ? d->in + td_call_offset(p->call, r) + at
-                               : td_meet_block(p->meet, r) + (size_t)p->rank * d->window;
+        part[r] = r == p->rank ? d->in + td_call_offset(p->call, r) + at : dealt(p, d, r, p->rank);
     td_reduction_fold(&p->call->how, part, p->size, bytes / p->call->how.width,
                       (char *)p->call->out + at);
     return TD_OK;
@@ -129,14 +137,14 @@ static bool lie_close(td_place *p, deal *d, size_t most, size_t unit)
 {
     size_t align = unit % 16 ? 8 : 16;
     d->window = (most + align - 1) & ~(align - 1);
-    return most <= TD_SHARED_CLOSE && d->window * (size_t)p->size <= TD_SHARED_CLOSE;
+    return most <= TD_SHARED_CLOSE && dealt_bytes(p, d) <= TD_SHARED_CLOSE;
 }
 
 static td_status choose_window(td_place *p, deal *d, size_t most)
 {
     size_t unit = p->call->how.width ? p->call->how.width : 1;
     if (lie_close(p, d, most, unit)) return TD_OK;
-    d->window = (window_of(p) / (size_t)p->size) & ~(size_t)(TD_SHARED_LINE - 1);
+    d->window = (window_of(p) / (size_t)(p->size - 1)) & ~(size_t)(TD_SHARED_LINE - 1);
     d->window -= d->window % unit;
     if (d->window == 0)
         return td_fail(TD_ERR_ARG, "elements of %zu bytes are too wide for %d ranks", unit,
@@ -151,7 +159,7 @@ static td_status deal_out(td_place *p, deal *d, size_t most, take_fn *take)
     TD_TRY(choose_window(p, d, most));
     for (size_t k = 0, n = rounds_of(most, d->window); k < n; k++) {
         size_t at = k * d->window;
-        TD_TRY(td_meet_round(p->meet, d->window * (size_t)p->size));
+        TD_TRY(td_meet_round(p->meet, dealt_bytes(p, d)));
         if (writes(p, d, p->rank)) stage_deal(p, d, at);
         td_meet_arrive(p->meet, NULL, NULL);
         TD_TRY(td_meet_arrived(p->meet, d->all_write ? -1 : p->call->root));
@@ -282,7 +290,7 @@ static td_status reduce_window(td_place *p, size_t at, size_t count)
 td_status td_staged_reduce(td_place *p)
 {
     const td_call *c = p->call;
-    size_t most = window_of(p) / c->how.width;
+    size_t most = TD_MEET_BLOCK / c->how.width;
     bool folds_all = c->bytes <= FOLD_ALL || (p->size == 2 && c->bytes <= FOLD_TWO);
     for (size_t at = 0; at == 0 || at < c->count; at += most) {
         size_t count = td_smaller(c->count - at, most);
@@ -295,7 +303,7 @@ td_status td_staged_scan(td_place *p)
 {
     const td_call *c = p->call;
     const void *part[TD_MEET_RANKS];
-    size_t width = c->how.width, most = window_of(p) / width;
+    size_t width = c->how.width, most = TD_MEET_BLOCK / width;
     for (size_t at = 0; at == 0 || at < c->count; at += most) {
         size_t count = td_smaller(c->count - at, most);
         TD_TRY(td_meet_round(p->meet, count * width));

@@ -353,6 +353,62 @@ static void processes_reach_each_others_memory(void **state)
     skip();
 }
 
+/* What call k of the pattern leaves in element i of a rank's result, where rank r gives value(r, i)
+ * + k. */
+static float left_by(const td_collective *call, int k, size_t i)
+{
+    size_t n = call->count;
+    if (call->pattern == TD_REDUCE || call->pattern == TD_ALLREDUCE)
+        return value(0, i) + value(1, i) + 2 * (float)k;
+    return value((int)(i / n), i % n) + (float)k;
+}
+
+/* Two processes try to fetch, and to stage, in turn: each way moves the same. */
+static td_status goes_both_ways(td_comm *c, const td_collective *like, bool *allowed)
+{
+    enum { TURN = 100 };
+    td_collective call = *like;
+    size_t n = call.count, results = call.pattern >= TD_REDUCE ? n : 2 * n;
+    float *in = td_calloc(n, sizeof *in), *out = td_calloc(2 * n, sizeof *out);
+    bool has = call.root == td_comm_rank(c) || call.pattern == TD_ALLGATHER ||
+               call.pattern == TD_ALLREDUCE;
+    int fetched = 0;
+    call.in = in, call.out = has ? out : NULL, call.bytes = n * sizeof *in;
+    for (int k = 0; k < TURN; k++) {
+        uint64_t before = moved;
+        for (size_t i = 0; i < n; i++) in[i] = value(td_comm_rank(c), i) + (float)k;
+        TD_TRY(td_comm_run(c, &call));
+        fetched += moved > before;
+        for (size_t i = 0; i < results && has; i++) CHECK(out[i] == left_by(&call, k, i));
+    }
+    CHECK(!*allowed || (fetched > 0 && fetched < TURN));
+    td_free(in), td_free(out);
+    return TD_OK;
+}
+
+static td_status both_ways(td_comm *c, void *arg)
+{
+    enum { N = 50003 };
+    static const td_pattern patterns[] = {TD_GATHER, TD_ALLGATHER, TD_REDUCE, TD_ALLREDUCE};
+    td_comm *group;
+    TD_TRY(system_allows(c, arg));
+    TD_TRY(td_comm_split(c, 0, td_comm_rank(c), &group));
+    td_status status = TD_OK;
+    for (size_t k = 0; k < 2 * sizeof patterns / sizeof *patterns && status == TD_OK; k++) {
+        td_collective call = {.pattern = patterns[k / 2], .count = N, .root = (int)(k % 2)};
+        status = goes_both_ways(group, &call, arg);
+    }
+    td_comm_close(group);
+    return status;
+}
+
+static void two_processes_try_both_ways(void **state)
+{
+    (void)state;
+    if (!mpi_world || td_comm_size(mpi_world) != 2) skip();
+    assert_ok(td_comm_agree(mpi_world, both_ways(mpi_world, &(bool){true})));
+}
+
 /* Who waited in vain has its memory for itself: the other, which comes later, is told. */
 static td_status comes_late(td_comm *c, void *arg)
 {
@@ -441,6 +497,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(parts_that_differ_are_gathered_and_scattered),
         cmocka_unit_test(results_go_past_the_caches),
         cmocka_unit_test(processes_reach_each_others_memory),
+        cmocka_unit_test(two_processes_try_both_ways),
         cmocka_unit_test(who_comes_late_writes_nowhere),
         cmocka_unit_test(what_a_stopped_process_may_write_to_stays),
     };
