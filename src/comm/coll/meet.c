@@ -9,6 +9,7 @@
 
 #include <sched.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 /* Short blocks have slots of their own, TD_MEET_SHOWN of them in turn, whose heads nothing else is
  * ever written to; not a power of two long, as those would share one set of a cache. */
@@ -16,7 +17,9 @@ enum { SHORT = TD_MEET_SLOT + 128, LOOKS = 128, FAR_LOOKS = 50 };
 enum { NEAR_EVERY = 64, MOVE_NS = 1000000, ASIDE_NS = 200000 };
 enum { AHEAD = 3, CORE_EVERY = 16, NEAR_LOOKS = 64 };
 enum { CATCH_UP = 16, CATCH_UP_PAUSES = 16 };
-enum { PLENTY = 256 << 20 }; /* a container has 64 MiB if nobody asked for more */
+/* For rings of a group of two: a container has 64 MiB if nobody asked for more, and a run may have
+ * some hundred such groups. */
+enum { PLENTY = 1 << 30 };
 enum { TRIED_FROM = 16 << 10, TRIED_EVERY = 32, FIRST_TRY = 8 };
 
 /* Ahead of a short block. The round comes last: who sees it sees the block. The first bytes of the
@@ -35,13 +38,14 @@ uint64_t td_meet_memory(const td_comm *comm)
     return known ? (uint64_t)s.f_blocks * s.f_frsize : UINT64_MAX;
 }
 
-/* Two ranks' rings are longer than a core's second cache: what a rank has read there has left it
- * before it is written again, and a line that is still in another's cache takes several times as
- * long to write. (With rings of 0.5 MiB an all-reduce of 64 KiB took 2.3 times as long; four ranks
- * on two cores, which wait for each other's time, gain nothing.) */
+/* Two ranks' rings are together longer than a core's own cache: what a rank has read there has left
+ * it before it is written again, and a line that is still in another's cache takes several times as
+ * long to write. (With rings of 0.5 MiB an all-reduce of 64 KiB took 2.3 times as long. Of four
+ * ranks on two cores, which share these caches, none gained.) */
 static size_t ring_of(const td_comm *comm)
 {
-    bool longer = comm->size == 2 && td_meet_memory(comm) >= PLENTY;
+    bool apart = sysconf(_SC_NPROCESSORS_ONLN) >= comm->size;
+    bool longer = comm->size == 2 && apart && td_meet_memory(comm) >= PLENTY;
     return longer ? TD_MEET_SLOTS_OF_TWO : TD_MEET_SLOTS;
 }
 
@@ -207,8 +211,8 @@ void td_meet_stage(const td_meet *m, void *to, const void *from, size_t bytes)
 td_status td_meet_draft(td_meet *m, char *place, size_t bytes, char **out)
 {
     *out = place;
-    if (!m->trying.through || bytes > TD_MEET_BLOCK / 2) return TD_OK;
-    if (!m->draft) m->draft = td_alloc_aligned(TD_MEET_BLOCK / 2);
+    if (!m->trying.through || bytes > TD_MEET_BLOCK) return TD_OK;
+    if (!m->draft) m->draft = td_alloc_aligned(TD_MEET_BLOCK);
     *out = m->draft;
     return *out ? TD_OK : td_fail(TD_ERR_NOMEM, "no memory for a part of a reduction");
 }

@@ -16,14 +16,13 @@ enum {
     TD_MEET_BLOCK = 256 << 10, /* most bytes that a rank stages in a round */
     TD_MEET_RANKS = 128,       /* each looks at all others */
     TD_MEET_FEW = 64,          /* more only where memory is plenty */
-    TD_MEET_BYTES = 800 << 10, /* of the memory for each, about */
-    TD_MEET_RING = 2 << 20     /* two ranks' each, where memory is plenty */
+    TD_MEET_BYTES = 800 << 10  /* of the memory for each of more than two, about */
 };
 
 typedef struct td_meet td_meet;
 
-/* Memory that processes of the host may share, all of it, not what is free now: ranks that ask at
- * different times must be told the same. */
+/* Bytes of memory that processes of the host may share, all of it, not what is free now: ranks that
+ * ask at different times must be told the same. UINT64_MAX: ranks are threads, or it is unknown. */
 uint64_t td_meet_memory(const td_comm *comm);
 /* The group's meeting place, made on first use (collective). */
 TD_MUST_CHECK td_status td_meet_of(td_comm *comm, td_meet **out);
@@ -42,7 +41,7 @@ char *td_meet_block(td_meet *meet, int rank);
  * by td_meet_leave find out now and then. */
 void td_meet_stage(const td_meet *meet, void *to, const void *from, size_t bytes);
 /* Where to make what is to be staged at that place of the block: there, or in memory of this rank's
- * own (TD_MEET_BLOCK / 2 at most) that td_meet_stage then copies; compare the two. */
+ * own (TD_MEET_BLOCK at most) that td_meet_stage then copies; compare the two. */
 TD_MUST_CHECK td_status td_meet_draft(td_meet *meet, char *place, size_t bytes, char **out);
 /* This rank has staged, or shows its own memory to the threads of its process. */
 void td_meet_arrive(td_meet *meet, const void *in, void *out);
@@ -80,7 +79,7 @@ TD_MUST_CHECK td_status td_meet_put(td_meet *meet, int rank, void *to, const voi
  * Behind td_meet_begin: this call's vectors that others would read, NULL: none. */
 void td_meet_open_up(td_meet *meet, const void *in, size_t in_bytes, const void *out,
                      size_t out_bytes);
-/* Others can read none of this call's vectors, wherever they lie. */
+/* The same of a call whose vectors others never map, wherever they lie. */
 void td_meet_keep_shut(td_meet *meet);
 /* Whether the last call of the pattern showed that they lie so. */
 bool td_meet_expects(const td_meet *meet, td_pattern pattern);
@@ -94,7 +93,7 @@ TD_MUST_CHECK td_status td_meet_see(td_meet *meet, td_pattern pattern, int from,
  */
 bool td_meet_apart(const td_meet *meet);
 /* Such a call may be made in either of two ways. Which takes less time, calls of its kind and about
- * its length find out as they go on, all ranks alike: behind td_meet_open_up, who times calls of
+ * its length find out as they go on, all ranks alike: behind the above, who times calls of
  * `bytes`; when all those whose word counts have arrived, whether this one goes the second way; and
  * its end. */
 void td_meet_two_ways(td_meet *meet, td_pattern pattern, size_t bytes, bool times);

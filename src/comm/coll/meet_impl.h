@@ -10,8 +10,8 @@ enum { TD_MEET_ARRIVED, TD_MEET_REDUCED, TD_MEET_DONE, TD_MEET_STAGES };
 enum { TD_MEET_SLOT = 4096, TD_MEET_HEAD = 64, TD_MEET_SHOWN = 64 /* rounds that ranks show */ };
 enum {
     TD_MEET_MOST_SLOTS = TD_MEET_BLOCK / TD_MEET_SLOT + 1,
-    TD_MEET_SLOTS = 2 * TD_MEET_MOST_SLOTS + 2, /* of a rank; of two ranks' each: */
-    TD_MEET_SLOTS_OF_TWO = TD_MEET_RING / TD_MEET_SLOT
+    TD_MEET_SLOTS = 2 * TD_MEET_MOST_SLOTS + 2, /* a rank's ring */
+    TD_MEET_SLOTS_OF_TWO = 512                  /* one of two ranks': see ring_of */
 };
 enum { TD_MEET_CHECKED = TD_MEET_RANKS / 64 };
 enum { TD_MEET_READS = 1, TD_MEET_WRITES };
@@ -48,8 +48,10 @@ typedef struct td_meet_tries {
  * own, from when all have arrived, and shows what the second has gained with its next call, so that
  * all choose alike. */
 typedef struct td_meet_ways {
-    uint64_t calls; /* of this turn: tries of the first way, of the second, and what came of it */
-    unsigned turns, warm;     /* warm: calls ahead of the second's tries, which do not count */
+    /* A turn is tries of the first way, calls that go the second way and do not count, tries of
+     * that one, and then what has come of them. */
+    uint64_t calls;           /* of this turn */
+    unsigned turns, warm;     /* turns so far; calls that do not count */
     bool second, timed, last; /* the call under way; last: of the tries of a turn */
     bool times;               /* this rank does */
     int64_t since;
@@ -73,7 +75,7 @@ typedef struct td_meet_trying {
 struct td_meet {
     td_comm *comm;
     /* lines | bell | headers [size][SHOWN] | opens [size][SHOWN] | shorts [size][SHOWN] |
-     * slots [size][SLOTS]; a block is head | what is staged */
+     * slots [size][ring]; a block is head | what is staged */
     td_region region;
     td_meet_line *lines;
     td_bell *bell;
@@ -95,7 +97,7 @@ struct td_meet {
     int64_t moved_at;                  /* to another core */
     uint64_t wanted;
     td_meet_trying trying;
-    char *draft; /* [TD_MEET_BLOCK / 2] or NULL */
+    char *draft; /* [TD_MEET_BLOCK] or NULL */
     char *scratch;
     size_t scratch_bytes;
     /* What this rank gives others to read in this call, and whether all do: kept for each pattern,

@@ -186,7 +186,8 @@ void td_meet_two_ways(td_meet *m, td_pattern pattern, size_t bytes, bool times)
     m->open.gain = m->all_gain = times ? m->way->gain : 0;
 }
 
-/* How many calls a turn takes: more often at first, when pages are made and merged. */
+/* How many calls a turn takes: three times those that it tries at first, when pages are made and
+ * merged; then so many that few are tries. */
 static uint64_t turn_of(const td_meet_ways *w)
 {
     if (w->turns < WAYS_FIRST) return 3 * (2 * WAYS_TRIES + w->warm);

@@ -44,11 +44,7 @@ bool td_shared_may_meet(const td_comm *comm)
 
 static td_status spread(td_place *p, const td_stream *s)
 {
-    size_t most = 0;
-    for (int r = 0; r < p->size; r++) /* a root of two ranks keeps its own */
-        if (td_stream_bytes(s, r) > most &&
-            !(p->size == 2 && p->call->pattern == TD_GATHER && r == p->call->root))
-            most = td_stream_bytes(s, r);
+    size_t most = s->writer >= 0 ? p->call->bytes : td_place_most_moved(p);
     bool directly;
     TD_TRY(td_direct_chosen(p, most, s->all, &directly));
     return directly ? td_direct_spread(p, s) : td_staged_spread(p, s);
@@ -56,11 +52,8 @@ static td_status spread(td_place *p, const td_stream *s)
 
 static td_status scatter(td_place *p, size_t all)
 {
-    size_t most = 0;
-    for (int r = 0; r < p->size; r++)
-        if (r != p->call->root && td_call_part(p->call, r) > most) most = td_call_part(p->call, r);
     bool directly;
-    TD_TRY(td_direct_chosen(p, most, all, &directly));
+    TD_TRY(td_direct_chosen(p, td_place_most_moved(p), all, &directly));
     return directly ? td_direct_scatter(p) : td_staged_scatter(p);
 }
 

@@ -129,15 +129,15 @@ static bool what_others_read(const td_place *p, size_t all, const void **in, siz
     }
 }
 
-/* Of the parts, or of the whole. */
+/* The length that tries go by. */
 static size_t length_of(const td_place *p)
 {
     td_pattern of = p->call->pattern;
     bool parts = of == TD_ALLGATHER || of == TD_SCATTER || of == TD_GATHER;
-    return parts ? td_place_most_part(p) : p->call->bytes;
+    return parts ? td_place_most_moved(p) : p->call->bytes;
 }
 
-/* Two processes never read what one has mapped in such a call, but may fetch it, or stage. */
+/* Two processes never map each other's vectors for such a call, but may fetch them, or stage. */
 static bool is_probed_shut(const td_place *p)
 {
     td_pattern of = p->call->pattern;

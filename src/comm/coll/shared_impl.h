@@ -110,7 +110,7 @@ static inline char *td_stream_to(const td_stream *s, int rank)
     return s->out + td_stream_at(s, rank);
 }
 
-/* Bytes [at, at + bytes) of it. */
+/* Bytes [at, at + bytes) of this rank's own part, to its place in the result. */
 static inline void td_place_keep_own(const td_place *p, const td_stream *s, size_t at, size_t bytes)
 {
     char *to = s->out && bytes ? td_stream_to(s, p->rank) : NULL;
@@ -123,6 +123,18 @@ static inline size_t td_place_slice(const td_place *p, size_t count, int rank)
     size_t width = p->call->how.width, unit = width < TD_SHARED_LINE ? TD_SHARED_LINE / width : 1;
     size_t units = (count + unit - 1) / unit;
     return td_smaller(units * (size_t)rank / (size_t)p->size * unit, count);
+}
+
+/* The longest part that goes from one rank to another: a root that gathers or scatters has its own.
+ */
+static inline size_t td_place_most_moved(const td_place *p)
+{
+    bool rooted = p->call->pattern == TD_GATHER || p->call->pattern == TD_SCATTER;
+    size_t most = 0;
+    for (int r = 0; r < p->size; r++)
+        if (td_call_part(p->call, r) > most && !(rooted && r == p->call->root))
+            most = td_call_part(p->call, r);
+    return most;
 }
 
 /* The longest part that a rank gives this one or another. */
@@ -149,7 +161,8 @@ TD_MUST_CHECK td_status td_direct_serves(td_place *p, size_t bytes, size_t all, 
 /* The same where two processes find out which takes less time; and the end of the call. */
 TD_MUST_CHECK td_status td_direct_chosen(td_place *p, size_t bytes, size_t all, bool *out);
 TD_MUST_CHECK td_status td_direct_choice_ends(td_place *p);
-/* Finds out p->open: where processes read what both have mapped. `all`: bytes of all parts. */
+/* Finds out p->open: where processes read what both have mapped; and p->probes: where two of them
+ * try two ways. `all`: bytes of all parts. */
 TD_MUST_CHECK td_status td_direct_opens(td_place *p, size_t all);
 TD_MUST_CHECK td_status td_direct_spread(td_place *p, const td_stream *s);
 TD_MUST_CHECK td_status td_direct_scatter(td_place *p);

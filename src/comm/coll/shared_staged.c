@@ -9,8 +9,8 @@ enum {
     TWO_WINDOW = 128 << 10 /* two ranks', of streams: one reads while the other stages the next */
 };
 
-/* Most bytes that a rank stages of streams in a round: with more ranks, as with whole vectors that
- * all await, the waits between rounds cost more than the caches win. */
+/* Most bytes that a rank stages of streams in a round. With more ranks, as with whole vectors, the
+ * waits between rounds cost more than the caches win. */
 static size_t window_of(const td_place *p)
 {
     return p->size == 2 ? TWO_WINDOW : TD_MEET_BLOCK;
@@ -23,9 +23,15 @@ static size_t rounds_of(size_t bytes, size_t window)
 
 /* --- one stream from each writer to all readers: broadcast, gather, all-gather --- */
 
+/* Nobody else reads what the root of a gather gives. */
+static bool has_readers(const td_place *p)
+{
+    return p->call->pattern != TD_GATHER || p->rank != p->call->root;
+}
+
 static td_status spread_window(td_place *p, const td_stream *s, size_t at, size_t window)
 {
-    size_t own = td_stream_bytes(s, p->rank);
+    size_t own = has_readers(p) ? td_stream_bytes(s, p->rank) : 0;
     TD_TRY(td_meet_round(p->meet, window));
     if (at < own)
         td_meet_stage(p->meet, td_meet_block(p->meet, p->rank), s->in + at,
@@ -47,9 +53,8 @@ static td_status spread_window(td_place *p, const td_stream *s, size_t at, size_
 
 td_status td_staged_spread(td_place *p, const td_stream *s)
 {
-    size_t most = 0, window = window_of(p);
-    for (int r = 0; r < p->size; r++)
-        if (td_stream_bytes(s, r) > most) most = td_stream_bytes(s, r);
+    size_t most = s->writer >= 0 ? p->call->bytes : td_place_most_moved(p), window = window_of(p);
+    if (!has_readers(p)) td_place_keep_own(p, s, 0, td_stream_bytes(s, p->rank));
     for (size_t k = 0, n = rounds_of(most, window); k < n; k++)
         TD_TRY(spread_window(p, s, k * window, td_smaller(most - k * window, window)));
     return TD_OK;
@@ -236,8 +241,9 @@ static td_status fold_window(td_place *p, size_t at, size_t count)
     size_t width = c->how.width, bytes = count * width;
     const char *in = bytes ? (const char *)c->in + at * width : NULL;
     bool reads = c->pattern == TD_ALLREDUCE || p->rank == c->root;
+    bool is_read = c->pattern == TD_ALLREDUCE || p->rank != c->root;
     TD_TRY(td_meet_round(p->meet, bytes));
-    if (bytes) td_meet_stage(p->meet, td_meet_block(p->meet, p->rank), in, bytes);
+    if (bytes && is_read) td_meet_stage(p->meet, td_meet_block(p->meet, p->rank), in, bytes);
     td_meet_arrive(p->meet, NULL, NULL);
     if (reads) {
         TD_TRY(td_meet_arrived(p->meet, -1));

@@ -8,7 +8,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { CALLS = 12 /* of a pattern and length: the first ones try both ways */ };
+enum { CALLS = 12 /* of a pattern and length: the first ones go one way, then the other */ };
 
 static void on_few(td_rank_fn *fn, void *arg)
 {

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -161,6 +162,12 @@ static td_status map_shared(const char *name, bool create, size_t bytes, td_regi
                                       "%zu bytes of shared memory cannot be had in "
                                       "/dev/shm",
                                       bytes);
+    struct stat s;
+    if (!create && (fstat(fd, &s) != 0 || (size_t)s.st_size != bytes))
+        status = td_mpi_library->fail(TD_ERR_IO,
+                                      "shared memory %s has not the %zu bytes that this rank looks "
+                                      "for",
+                                      name, bytes);
     if (status == TD_OK) at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (status == TD_OK && at == MAP_FAILED)
         status =
