@@ -68,7 +68,7 @@ class Resizes(unittest.TestCase):
 
 class Threads(Resizes):
     def test_in_step(self):
-        for model in ("fm", "dlrm"):
+        for model in ("fm",) if SHORT else ("fm", "dlrm"):
             want = train(epochs=60, model=model)
             run = threads(2, "--replicas", "1", servers=2, spares=3, epochs=60, model=model)
             self.ask(run, "--servers 4", (2, 4, 0))
