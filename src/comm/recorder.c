@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -269,6 +270,16 @@ static uint64_t next_number(td_recorder *r)
     return number;
 }
 
+/* From `parts` on an entry is laid out as a header is; what an operation is within is 0 in those
+ * that are recorded, as the state is of an entry that is being written. */
+enum { LIKE_A_HEADER = sizeof(td_header) - offsetof(td_header, parts) };
+_Static_assert(offsetof(td_record, parts) + LIKE_A_HEADER == sizeof(td_record) &&
+                   offsetof(td_record, state) - offsetof(td_record, parts) ==
+                       offsetof(td_header, within) - offsetof(td_header, parts) &&
+                   offsetof(td_record, algorithm) - offsetof(td_record, parts) ==
+                       offsetof(td_header, algorithm) - offsetof(td_header, parts),
+               "an entry ends as a header does");
+
 /* As the operation's header is now; begin_ns is set. */
 static void write_entry(td_comm *comm, td_record *e, bool alone, uint64_t sequence)
 {
@@ -280,14 +291,9 @@ static void write_entry(td_comm *comm, td_record *e, bool alone, uint64_t sequen
     e->bytes = h->bytes;
     e->end_ns = e->waited_ns = 0;
     e->number = (uint32_t)next_number(comm->recorder);
-    e->parts = h->parts;
-    e->root = h->root < 0 ? -1 : comm->world[h->root];
     e->missing = -1;
-    e->width = h->width;
-    e->algorithm = h->algorithm;
-    e->does = h->does;
-    e->type = h->type;
-    e->op = h->op;
+    memcpy(&e->parts, &h->parts, LIKE_A_HEADER);
+    if (h->root >= 0) e->root = comm->world[h->root];
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
     e->state = TD_RECORD_BEGUN;
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -321,6 +327,9 @@ td_record *td_comm_begin(td_comm *comm, const td_note *note)
     comm->due = NULL;
     if (note->does < TD_PATTERNS && note->bytes <= TD_RECORD_PUT_OFF && !timed) {
         comm->record = NULL;
+        __builtin_prefetch(e, 1); /* what write_entry writes to: others may have run here since */
+        __builtin_prefetch(&g->collectives, 1);
+        __builtin_prefetch(&r->head->next, 1);
         return comm->due = e;
     }
     comm->record = e;
@@ -338,10 +347,21 @@ void td_comm_write_due(td_comm *comm)
     write_entry(comm, e, false, comm->sequence);
 }
 
+/* Of a short operation that was long only because it waited (its time is taken from there on), the
+ * waits are all that can be told from the clock. */
+static bool only_waited(const td_record *record)
+{
+    return record->waited_ns && record->bytes <= TD_RECORD_PUT_OFF &&
+           record->sequence % TD_RECORDS_TIMED != 0;
+}
+
 td_status td_comm_end(td_record *record, td_status status)
 {
     if (!record) return status;
-    if (record->begin_ns || status != TD_OK) record->end_ns = td_clock_ns();
+    if (status == TD_OK && only_waited(record))
+        record->end_ns = record->begin_ns + record->waited_ns;
+    else if (record->begin_ns || status != TD_OK)
+        record->end_ns = td_clock_ns();
     record->state = status == TD_OK ? TD_RECORD_DONE : TD_RECORD_FAILED;
     return status;
 }

@@ -9,7 +9,8 @@
  * Times cost more than all else in an entry; so they are taken of every 32nd operation of a group,
  * the same ones at all its ranks, and of each that has to wait longer than a moment (which reads
  * the clock anyway): the one in which a rank hangs always has one. How far apart ranks came to an
- * operation, and how long each waited inside, is told from the entries of all.
+ * operation, and how long each waited inside, is told from the entries of all. A short operation
+ * that waited and is none of the 32nd ends, as its entry has it, with the last of its waits.
  *
  * Layout of the file, native byte order: td_recorder_head (4,096 bytes), td_recorder_group
  * [TD_RECORDER_GROUPS]; the entry of collective i of a group at i % TD_RECORDS. */
@@ -22,7 +23,7 @@
 #include <pthread.h>
 
 enum { TD_RECORDS = 128, TD_RECORDS_ALONE = 16, TD_RECORDER_GROUPS = 32 };
-enum { TD_RECORDS_TIMED = 32, TD_RECORDER_VERSION = 4 };
+enum { TD_RECORDS_TIMED = 32, TD_RECORDER_VERSION = 5 };
 enum { TD_RECORD_PUT_OFF = 16 << 10 }; /* most bytes of an operation whose entry may wait */
 enum { TD_RECORDER_HEAD_BYTES = 4096 };
 #define TD_RECORDER_MAGIC "tandemR"
@@ -36,12 +37,12 @@ typedef struct td_record {
     int64_t end_ns;    /* 0: not taken; of one under way: since when it waits, 0: it does not */
     int64_t waited_ns; /* for other ranks, where it was long; of one that failed: until then */
     uint32_t number;   /* among all operations of the rank, modulo 2^32 */
+    int32_t missing;   /* the rank of the run that it waits for, -1: unknown or nobody */
     uint32_t parts;    /* as in a header: a hash of the sizes of its parts; a message's tag */
     int32_t root;      /* root or peer (rank of the run), -1: none */
-    int32_t missing;   /* the rank of the run that it waits for, -1: unknown or nobody */
     uint16_t width;    /* of elements that are the user's, else 0 */
+    uint8_t does, state, unused, type, op;
     uint8_t algorithm; /* of coll.c's table, + 1; 0: it has none */
-    uint8_t does, type, op, state, unused;
 } td_record;
 _Static_assert(sizeof(td_record) == 64, "a cache line");
 

@@ -43,6 +43,7 @@ typedef struct waiting {
     td_wait_blame *blame;
     void *arg;
     int64_t begin, checked;     /* 0: it is no long wait yet */
+    int64_t ended;              /* the last yield did; 0: something else came last */
     int64_t ask_at, ask_period; /* 0: not asked yet */
 } waiting;
 
@@ -150,11 +151,12 @@ static void nap(int64_t waited)
 /* Where others want the core as well, of this job or not, a yield may last for as many of their
  * slices as there are, and systems count it as if this thread had run: who yields in every wait
  * gets next to nothing of a busy machine. Who sleeps is woken soon. */
-static void give_way(td_comm *comm, int64_t now)
+static void give_way(waiting *w, int64_t now)
 {
     sched_yield();
-    int64_t after = td_clock_ns();
-    if (after - now > LONG_YIELD_NS) comm->yields_from = after + YIELD_PAUSE * (after - now);
+    w->ended = td_clock_ns();
+    int64_t took = w->ended - now;
+    if (took > LONG_YIELD_NS) w->comm->yields_from = w->ended + YIELD_PAUSE * took;
 }
 
 /* One sleep: until the bell rings, but not for long, because a rank that dies rings nothing. */
@@ -225,9 +227,11 @@ static td_status wait_for(waiting *w)
         }
         int64_t most = comm->crowded || comm->beside ? YIELD_CROWDED_NS : YIELD_NS;
         if (now - w->begin < most && now >= comm->yields_from)
-            give_way(comm, now);
-        else
+            give_way(w, now);
+        else {
+            w->ended = 0;
             TD_TRY(doze(w->bell, now - w->begin, w->test, w->arg, &done));
+        }
         if (done) return TD_OK;
     }
 }
@@ -241,7 +245,7 @@ td_status td_comm_wait(td_comm *comm, int peer, td_bell *bell, td_wait_test *tes
     td_status status = wait_for(&w);
     td_record *record = under_way(comm);
     if (w.begin && record) {
-        record->waited_ns += td_clock_ns() - w.begin;
+        record->waited_ns += (w.ended ? w.ended : td_clock_ns()) - w.begin;
         record->end_ns = 0;
         if (status == TD_OK) record->missing = -1;
     }
