@@ -79,7 +79,8 @@ td_status td_comm_set_hosts(td_comm *comm, const int *host, const int *world)
         comm->local_rank += r < comm->rank;
         comm->local_size++;
     }
-    comm->crowded = sysconf(_SC_NPROCESSORS_ONLN) < comm->local_size;
+    comm->cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    comm->crowded = comm->cores < comm->local_size;
     comm->meets = td_shared_may_meet(comm);
     comm->card = (td_card){.group = 1, .ranks = comm->size, .missing = -1};
     return TD_OK;
@@ -89,9 +90,8 @@ void td_comm_spread_out(const td_comm *comm)
 {
 #if defined(__linux__)
     cpu_set_t allowed, one;
-    int cpu = 0, left = comm->seat ? comm->seat->place : 0;
     if (!comm->seat || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-    if (CPU_COUNT(&allowed) < comm->seat->places) return;
+    int cpu = 0, left = comm->seat->place % CPU_COUNT(&allowed);
     for (; cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET(cpu, &allowed) && left-- == 0) break;
     CPU_ZERO(&one);

@@ -1,9 +1,10 @@
-/* Messages, groups, failures: see ranks_test.h. */
+/* Messages, groups, cores, failures: see ranks_test.h. */
 #include "comm/ranks_test.h"
 
 #include "comm/recover.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/time.h>
 
@@ -36,6 +37,52 @@ static td_status splits(td_comm *c, void *arg)
     td_comm_close(half);
     return TD_OK;
 }
+
+/* --- cores --- */
+
+#if defined(__linux__)
+/* Ranks are dealt out over the cores they may run on, more ranks than cores as well, and may run on
+ * all of them still. The system may move a thread right behind it, hence the tries. */
+static td_status comes_to_its_core(td_comm *c, void *arg)
+{
+    (void)arg;
+    cpu_set_t before, after;
+    int core = -1, tries = 0;
+    CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
+    int left = c->seat->place % CPU_COUNT(&before);
+    while (left >= 0) left -= CPU_ISSET(++core, &before) != 0;
+    do td_comm_spread_out(c);
+    while (sched_getcpu() != core && ++tries < 1000);
+    CHECK(tries < 1000);
+    CHECK(sched_getaffinity(0, sizeof after, &after) == 0 && CPU_EQUAL(&before, &after));
+    return td_comm_barrier(c);
+}
+
+static void ranks_are_dealt_out_over_cores(void **state)
+{
+    (void)state;
+    on_all_sizes(comes_to_its_core, NULL);
+}
+
+/* Enough short rounds for those that outnumber the cores to look around, and go on as they were. */
+static td_status makes_many_rounds(td_comm *c, void *arg)
+{
+    (void)arg;
+    int32_t n = td_comm_size(c), sum = 0;
+    for (int32_t k = 0; k < 2000; k++) {
+        int32_t x = k + td_comm_rank(c);
+        TD_TRY(td_comm_allreduce(c, &x, &sum, 1, TD_I32, TD_SUM));
+        CHECK(sum == n * k + n * (n - 1) / 2);
+    }
+    return TD_OK;
+}
+
+static void many_rounds_sum_alike(void **state)
+{
+    (void)state;
+    on_all_sizes(makes_many_rounds, NULL);
+}
+#endif
 
 /* --- failures --- */
 
@@ -425,17 +472,21 @@ static void deadlines_have_bounds(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(splits_make_working_groups),
-        cmocka_unit_test(threads_of_a_rank_may_split_at_once),
-        cmocka_unit_test(wrong_arguments_are_refused),
-        cmocka_unit_test(failures_name_the_rank),
-        cmocka_unit_test(a_rank_may_announce_its_failure),
-        cmocka_unit_test(a_rank_alone_is_a_group),
-        cmocka_unit_test(closed_groups_are_refused),
-        cmocka_unit_test(the_last_groups_may_close_at_once),
-        cmocka_unit_test(what_is_not_given_is_named),
-        cmocka_unit_test(deadlines_have_bounds),
+    const struct CMUnitTest tests[] =
+    { cmocka_unit_test(splits_make_working_groups),
+#if defined(__linux__)
+      cmocka_unit_test(ranks_are_dealt_out_over_cores),
+      cmocka_unit_test(many_rounds_sum_alike),
+#endif
+      cmocka_unit_test(threads_of_a_rank_may_split_at_once),
+      cmocka_unit_test(wrong_arguments_are_refused),
+      cmocka_unit_test(failures_name_the_rank),
+      cmocka_unit_test(a_rank_may_announce_its_failure),
+      cmocka_unit_test(a_rank_alone_is_a_group),
+      cmocka_unit_test(closed_groups_are_refused),
+      cmocka_unit_test(the_last_groups_may_close_at_once),
+      cmocka_unit_test(what_is_not_given_is_named),
+      cmocka_unit_test(deadlines_have_bounds),
     };
     td_comm_config quick = {.deadline_ms = 200};
     td_status status = TD_OK;

@@ -7,7 +7,6 @@
 #include "comm/recorder.h"
 
 #include <string.h>
-#include <unistd.h>
 
 /* --- desks --- */
 
@@ -226,8 +225,8 @@ static td_status begin(td_keyed *k)
     c->beside = true;
     /* Where some ranks serve, they ask little; where all do, each has two threads that work. */
     int each = k->config.server_count < c->size ? 1 : 2;
-    c->crowded = sysconf(_SC_NPROCESSORS_ONLN) < each * c->local_size;
-    k->ranks_crowd = sysconf(_SC_NPROCESSORS_ONLN) < c->local_size;
+    c->crowded = c->cores < each * c->local_size;
+    k->ranks_crowd = c->cores < c->local_size;
     TD_TRY(open_desks(k));
     TD_TRY(td_keyed_rooms_open(k));
     td_status status = TD_OK;

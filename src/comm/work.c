@@ -13,7 +13,6 @@
 
 #include <pthread.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { SENTENCE = 512, FUSE_EACH = 32 << 10, FUSE_ALL = 1 << 20 };
 enum { IDLE, UNDER_WAY, ENDED };
@@ -162,7 +161,7 @@ static td_status worker_of(td_comm *comm, td_worker **out)
     w->comm->beside = true;
     td_tuning_free(w->comm->tuning); /* each work has its own */
     w->comm->tuning = NULL;
-    w->comm->crowded = sysconf(_SC_NPROCESSORS_ONLN) < 2 * comm->local_size;
+    w->comm->crowded = comm->cores < 2 * comm->local_size;
     w->last = &w->first;
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->wanted, NULL);
