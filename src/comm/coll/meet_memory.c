@@ -118,24 +118,28 @@ void td_meet_forget(td_meet *m)
 
 /* --- memory that all map --- */
 
+/* What this rank is to tell in the call's first round; until it hears of others, all are alike. */
+static void show(td_meet *m, td_meet_open own)
+{
+    m->open = own;
+    m->all_open = own.open, m->all_apart = own.apart, m->all_gain = 0;
+    m->opens_up = true, m->told = false;
+}
+
 void td_meet_open_up(td_meet *m, const void *in, size_t in_bytes, const void *out, size_t out_bytes)
 {
-    td_meet_open *own = &m->open;
-    *own = (td_meet_open){.open = 1, .apart = in != out};
+    td_meet_open own = {.open = 1, .apart = in != out};
     if (!m->comm->ops->one_memory) {
-        if (in) own->in = td_registered_find(in, in_bytes);
-        if (out) own->out = td_registered_find(out, out_bytes);
-        own->open = (!in || own->in.number) && (!out || own->out.number);
+        if (in) own.in = td_registered_find(in, in_bytes);
+        if (out) own.out = td_registered_find(out, out_bytes);
+        own.open = (!in || own.in.number) && (!out || own.out.number);
     }
-    m->all_open = own->open, m->all_apart = own->apart, m->all_gain = 0;
-    m->opens_up = true, m->told = false;
+    show(m, own);
 }
 
 void td_meet_keep_shut(td_meet *m)
 {
-    m->open = (td_meet_open){.open = 0};
-    m->all_open = false, m->all_apart = false, m->all_gain = 0;
-    m->opens_up = true, m->told = false;
+    show(m, (td_meet_open){.open = 0});
 }
 
 bool td_meet_expects(const td_meet *m, td_pattern pattern)

@@ -21,13 +21,14 @@ static size_t rounds_of(size_t bytes, size_t window)
     return bytes > window ? (bytes + window - 1) / window : 1; /* at least one: ranks still meet */
 }
 
-/* --- one stream from each writer to all readers: broadcast, gather, all-gather --- */
-
-/* Nobody else reads what the root of a gather gives. */
+/* Nobody else reads what the root of a gather or a reduce gives. */
 static bool has_readers(const td_place *p)
 {
-    return p->call->pattern != TD_GATHER || p->rank != p->call->root;
+    bool for_root = p->call->pattern == TD_GATHER || p->call->pattern == TD_REDUCE;
+    return !for_root || p->rank != p->call->root;
 }
+
+/* --- one stream from each writer to all readers: broadcast, gather, all-gather --- */
 
 static td_status spread_window(td_place *p, const td_stream *s, size_t at, size_t window)
 {
@@ -241,9 +242,8 @@ static td_status fold_window(td_place *p, size_t at, size_t count)
     size_t width = c->how.width, bytes = count * width;
     const char *in = bytes ? (const char *)c->in + at * width : NULL;
     bool reads = c->pattern == TD_ALLREDUCE || p->rank == c->root;
-    bool is_read = c->pattern == TD_ALLREDUCE || p->rank != c->root;
     TD_TRY(td_meet_round(p->meet, bytes));
-    if (bytes && is_read) td_meet_stage(p->meet, td_meet_block(p->meet, p->rank), in, bytes);
+    if (bytes && has_readers(p)) td_meet_stage(p->meet, td_meet_block(p->meet, p->rank), in, bytes);
     td_meet_arrive(p->meet, NULL, NULL);
     if (reads) {
         TD_TRY(td_meet_arrived(p->meet, -1));
