@@ -353,14 +353,32 @@ static void processes_reach_each_others_memory(void **state)
     skip();
 }
 
-/* What call k of the pattern leaves in element i of a rank's result, where rank r gives value(r, i)
- * + k. */
-static float left_by(const td_collective *call, int k, size_t i)
+/* What call k of the pattern leaves in element i of this rank's result, where element i of what
+ * rank r gives is value(r, i) + k. */
+static float left_by(const td_collective *call, int me, int k, size_t i)
 {
     size_t n = call->count;
-    if (call->pattern == TD_REDUCE || call->pattern == TD_ALLREDUCE)
-        return value(0, i) + value(1, i) + 2 * (float)k;
-    return value((int)(i / n), i % n) + (float)k;
+    switch (call->pattern) {
+    case TD_REDUCE:
+    case TD_ALLREDUCE: return value(0, i) + value(1, i) + 2 * (float)k;
+    case TD_BROADCAST: return value(call->root, i) + (float)k;
+    case TD_SCATTER: return value(call->root, (size_t)me * n + i) + (float)k;
+    case TD_ALLTOALL: return value((int)(i / n), (size_t)me * n + i % n) + (float)k;
+    default: return value((int)(i / n), i % n) + (float)k;
+    }
+}
+
+/* Elements of the result, where this rank has one. */
+static size_t results_of(const td_collective *call, int me)
+{
+    switch (call->pattern) {
+    case TD_BROADCAST: return me == call->root ? 0 : call->count;
+    case TD_GATHER: return me == call->root ? 2 * call->count : 0;
+    case TD_REDUCE: return me == call->root ? call->count : 0;
+    case TD_ALLGATHER:
+    case TD_ALLTOALL: return 2 * call->count;
+    default: return call->count;
+    }
 }
 
 /* Two processes try to fetch, and to stage, in turn: each way moves the same. */
@@ -368,18 +386,18 @@ static td_status goes_both_ways(td_comm *c, const td_collective *like, bool *all
 {
     enum { TURN = 100 };
     td_collective call = *like;
-    size_t n = call.count, results = call.pattern >= TD_REDUCE ? n : 2 * n;
-    float *in = td_calloc(n, sizeof *in), *out = td_calloc(2 * n, sizeof *out);
-    bool has = call.root == td_comm_rank(c) || call.pattern == TD_ALLGATHER ||
-               call.pattern == TD_ALLREDUCE;
+    int me = td_comm_rank(c);
+    size_t n = call.count, results = results_of(&call, me);
+    float *in = td_calloc(2 * n, sizeof *in), *out = td_calloc(2 * n, sizeof *out);
+    bool gives = me == call.root || (call.pattern != TD_BROADCAST && call.pattern != TD_SCATTER);
     int fetched = 0;
-    call.in = in, call.out = has ? out : NULL, call.bytes = n * sizeof *in;
+    call.in = gives ? in : NULL, call.out = results ? out : NULL, call.bytes = n * sizeof *in;
     for (int k = 0; k < TURN; k++) {
         uint64_t before = moved;
-        for (size_t i = 0; i < n; i++) in[i] = value(td_comm_rank(c), i) + (float)k;
+        for (size_t i = 0; i < 2 * n; i++) in[i] = value(me, i) + (float)k;
         TD_TRY(td_comm_run(c, &call));
         fetched += moved > before;
-        for (size_t i = 0; i < results && has; i++) CHECK(out[i] == left_by(&call, k, i));
+        for (size_t i = 0; i < results; i++) CHECK(out[i] == left_by(&call, me, k, i));
     }
     CHECK(!*allowed || (fetched > 0 && fetched < TURN));
     td_free(in), td_free(out);
@@ -389,7 +407,8 @@ static td_status goes_both_ways(td_comm *c, const td_collective *like, bool *all
 static td_status both_ways(td_comm *c, void *arg)
 {
     enum { N = 50003 };
-    static const td_pattern patterns[] = {TD_GATHER, TD_ALLGATHER, TD_REDUCE, TD_ALLREDUCE};
+    static const td_pattern patterns[] = {TD_BROADCAST, TD_SCATTER, TD_GATHER,   TD_ALLGATHER,
+                                          TD_ALLTOALL,  TD_REDUCE,  TD_ALLREDUCE};
     td_comm *group;
     TD_TRY(system_allows(c, arg));
     TD_TRY(td_comm_split(c, 0, td_comm_rank(c), &group));
