@@ -61,7 +61,7 @@ static td_status grow(td_part *p)
                        2 * (p->mask + 1));
     for (size_t k = 0; k <= p->mask; k++) {
         if (p->entries[k].row == TD_TABLE_NONE) continue;
-        size_t at = td_table_mixed(p->entries[k].key) & larger.mask;
+        size_t at = td_table_home(&larger, td_table_mixed(p->entries[k].key));
         while (larger.entries[at].row != TD_TABLE_NONE) at = (at + 1) & larger.mask;
         larger.entries[at] = p->entries[k];
     }
@@ -88,7 +88,7 @@ void td_table_take_out(td_table *t, td_part *p, size_t hole)
     if (row < TD_TABLE_SIGHTED) t->spare[t->spare_count++] = row, t->rows--;
     for (size_t at = (hole + 1) & p->mask; p->entries[at].row != TD_TABLE_NONE;
          at = (at + 1) & p->mask) {
-        size_t home = td_table_mixed(p->entries[at].key) & p->mask;
+        size_t home = td_table_home(p, td_table_mixed(p->entries[at].key));
         if (((at - home) & p->mask) < ((at - hole) & p->mask)) continue;
         p->entries[hole] = p->entries[at];
         hole = at;

@@ -90,20 +90,30 @@ static inline size_t td_table_part(uint64_t hash)
     return hash >> 58;
 }
 
-/* The key's entry, or the free one where it goes: linear probing (Knuth, vol. 3, 6.4 L). */
+/* Where a key would like to be: at the head of a cache line of entries. */
+static inline size_t td_table_home(const td_part *p, uint64_t hash)
+{
+    return hash & p->mask & ~(size_t)3;
+}
+
+/* The key's entry, or the free one where it goes: linear probing (Knuth, vol. 3, 6.4 L). A line is
+ * looked through without branches, as half of the keys are not at its head. */
 static inline td_entry *td_table_probe(const td_table *t, uint64_t key, uint64_t hash)
 {
     const td_part *p = &t->parts[td_table_part(hash)];
-    size_t at = hash & p->mask;
-    while (p->entries[at].row != TD_TABLE_NONE && p->entries[at].key != key)
-        at = (at + 1) & p->mask;
-    return &p->entries[at];
+    for (size_t at = td_table_home(p, hash);; at = (at + 4) & p->mask) {
+        td_entry *e = &p->entries[at];
+        unsigned ends = 0; /* the search, a bit an entry */
+        for (unsigned j = 0; j < 4; j++)
+            ends |= (unsigned)((e[j].row == TD_TABLE_NONE) | (e[j].key == key)) << j;
+        if (ends) return &e[__builtin_ctz(ends)];
+    }
 }
 
 static inline void td_table_prefetch(const td_table *t, uint64_t hash)
 {
     const td_part *p = &t->parts[td_table_part(hash)];
-    __builtin_prefetch(&p->entries[hash & p->mask]);
+    __builtin_prefetch(&p->entries[td_table_home(p, hash)]);
 }
 
 static inline float *td_table_row(const td_table *t, uint32_t row)
