@@ -38,11 +38,13 @@ typedef struct td_keyed_request {
     size_t count;
     const size_t *sizes; /* [count] bytes of each part; NULL: all of the channel's width */
     const void *in;      /* pushed parts, one behind the other; 64-byte aligned unless its own */
-    void *out;        /* room for pulled parts, laid out alike: to be filled; 0 after a failure */
-    size_t bytes;     /* of either, 0 where it is not asked for */
-    const void *note; /* [TD_KEYED_NOTE] of the asker, 8-byte aligned */
-    void *answer;     /* [TD_KEYED_NOTE] for the asker, zeroed */
-    void *progress;   /* of td_keyed_wrote */
+    void *out; /* room for pulled parts, laid out alike: to be filled; 0 after a failure */
+    const uint32_t *places; /* NULL, or [count]: parts are not one behind the other, but part i
+                             * begins places[i] parts behind in, out; see td_parts.in_place */
+    size_t bytes;           /* of either, 0 where it is not asked for */
+    const void *note;       /* [TD_KEYED_NOTE] of the asker, 8-byte aligned */
+    void *answer;           /* [TD_KEYED_NOTE] for the asker, zeroed */
+    void *progress;         /* of td_keyed_wrote */
 } td_keyed_request;
 
 /* From within the function that serves: the first `bytes` of out are what they will be, so that who
@@ -88,6 +90,8 @@ typedef struct td_parts {
     const int *owner;    /* [count] which server has each, instead of the channel's function */
     bool everywhere;     /* servers without any of the keys are asked, too, */
     int only;            /* or of those this one alone, number + 1; 0: all */
+    bool in_place;       /* the servers' function looks at its request's places: parts that do not
+                          * lie together may be left where they are (not where sizes are given) */
     const void *note;    /* [TD_KEYED_NOTE], read by the start; NULL: zeros */
     void *answers; /* [servers][TD_KEYED_NOTE] of those asked, by the wait; NULL: not wanted */
 } td_parts;
@@ -96,8 +100,8 @@ typedef struct td_parts {
  * until it has been waited for. Values that lie together for a server, 16 KiB and more, from
  * a multiple of 64 bytes on in memory of td_comm_alloc (tandem/comm.h) are read and written there
  * by a server of this host, until the wait ends; where it fails behind a server that stays silent
- * for two seconds more, perhaps longer. At most 1 GiB of values to a server. TD_ERR_ARG,
- * TD_ERR_NOMEM. */
+ * for two seconds more, perhaps longer. In-place parts need not lie together for that, but begin
+ * so. At most 1 GiB of values to a server. TD_ERR_ARG, TD_ERR_NOMEM. */
 TD_API TD_MUST_CHECK td_status td_keyed_start(td_keyed *keyed, td_keyed_does does,
                                               const td_parts *parts, uint64_t *ticket);
 /* Whether its wait would return at once. */

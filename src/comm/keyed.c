@@ -42,20 +42,9 @@ static td_status send_share(td_keyed *k, const td_ticket *t, td_share *h)
 /* At the desk of a rank at hand. */
 static td_keyed_turn go_to_desk(td_keyed *k, const td_ticket *t, td_share *h, bool waits)
 {
-    const uint64_t *keys = (const uint64_t *)(const void *)h->body;
     const char *user = (const char *)t->parts.in + (t->parts.in ? h->offset : 0);
-    bool push = t->does & TD_PUSH, pull = t->does & TD_PULL;
-    td_keyed_request request = {
-        .from = k->comm->rank,
-        .note = h->head.note,
-        .does = t->does,
-        .keys = keys,
-        .count = h->head.count,
-        .sizes = h->head.sized ? (const size_t *)(keys + h->head.count) : NULL,
-        .in = push ? (td_share_copies_in(h) ? h->values : user) : NULL,
-        .out = pull ? h->out : NULL,
-        .bytes = push ? h->head.in_bytes : h->head.out_bytes,
-    };
+    const char *in = td_share_copies_in(h) ? h->values : user;
+    td_keyed_request request = td_keyed_request_of(&h->head, k->comm->rank, h->body, in, h->out);
     return td_keyed_call(k->desk_of[h->server], waits, &request, &h->answer);
 }
 
@@ -74,12 +63,21 @@ static void take_written(const td_ticket *t, td_share *h)
         take_values(t, h, atomic_load_explicit(&h->slot->written, memory_order_acquire));
 }
 
+/* Nothing has been pulled to where the server was to write. */
+static void clear(const td_ticket *t, const td_share *h)
+{
+    size_t width = h->head.count ? h->head.out_bytes / h->head.count : 0; /* in-place: of a part */
+    char *out = (char *)t->parts.out + h->offset;
+    if (!h->head.placed) memset(out, 0, h->head.out_bytes);
+    for (size_t i = 0; i < t->parts.count && h->head.placed; i++)
+        if (&t->shares[t->owner[i]] == h) memset(out + i * width, 0, width);
+}
+
 static void collect(const td_ticket *t, td_share *h)
 {
     h->answer = h->slot->answer;
     if (h->answer.status != TD_OK) h->taken = 0; /* all are 0 */
-    if (h->answer.status != TD_OK && h->to.number)
-        memset((char *)t->parts.out + h->offset, 0, h->head.out_bytes);
+    if (h->answer.status != TD_OK && h->to.number) clear(t, h);
     take_values(t, h, h->head.out_bytes);
 }
 
@@ -90,7 +88,7 @@ static bool clear_a_slot(td_keyed *k, const td_keyed_pair *pair)
         for (int s = 0; s < t->share_count; s++) {
             td_share *h = &t->shares[s];
             if (h->pair != pair || !h->slot || !td_keyed_answered(h->slot)) continue;
-            size_t bytes = h->head.out_bytes && !h->together ? h->head.out_bytes : 0;
+            size_t bytes = td_share_scatters(h) ? h->head.out_bytes : 0;
             char *out = bytes ? td_alloc_aligned(bytes) : NULL;
             if (bytes && !out) continue;
             if (bytes) memcpy(out, h->out, bytes);
@@ -111,7 +109,7 @@ static bool go_to_room(td_keyed *k, td_share *h)
     if (!h->slot && clear_a_slot(k, h->pair)) h->slot = td_keyed_take(h->pair);
     if (!h->slot) return false;
     td_share_lie_in_slot(h);
-    memcpy(h->body, body, td_share_key_bytes(h));
+    memcpy(h->body, body, td_keyed_key_bytes(&h->head));
     if (td_share_copies_in(h)) memcpy(h->values, values, h->head.in_bytes);
     td_free(body);
     h->own_body = false;
@@ -320,18 +318,18 @@ static int missing_server(void *arg)
 static void scatter(const td_keyed *k, td_ticket *t)
 {
     char *out = t->parts.out;
-    bool together = true;
+    bool scatters = false;
     for (int s = 0; s < t->share_count; s++) {
         td_share *h = &t->shares[s];
         h->filled = 0;
-        together = together && h->together;
+        scatters = scatters || td_share_scatters(h);
         if (h->together && h->own_out) memcpy(out + h->offset, h->out, h->head.out_bytes);
     }
-    if (together) return;
+    if (!scatters) return;
     for (size_t i = 0, at = 0; i < t->parts.count; i++) {
         td_share *h = &t->shares[t->owner[i]];
         size_t bytes = td_ticket_size_of(k, t, i);
-        if (!h->together && bytes) memcpy(out + at, h->out + h->filled, bytes);
+        if (td_share_scatters(h) && bytes) memcpy(out + at, h->out + h->filled, bytes);
         h->filled += bytes;
         at += bytes;
     }

@@ -30,7 +30,10 @@ typedef struct td_keyed_head {
     uint64_t count, in_bytes, out_bytes;
     uint64_t note[TD_KEYED_NOTE / 8];
     uint32_t does;
-    uint8_t sized, apart, pad[2]; /* values are a message of their own */
+    uint8_t sized;
+    uint8_t apart;  /* values are a message of their own */
+    uint8_t placed; /* behind the keys are their places [count] u32; never in a message */
+    uint8_t pad;
 } td_keyed_head;
 
 typedef struct td_keyed_answer {
@@ -71,9 +74,35 @@ struct td_keyed {
     bool ranks_crowd; /* there are more ranks than cores, threads that serve aside */
 };
 
+/* Bytes of keys, and sizes or places. */
+static inline size_t td_keyed_key_bytes(const td_keyed_head *head)
+{
+    return head->count * (head->sized ? 16 : 8) + (head->placed ? (head->count + 1) / 2 * 8 : 0);
+}
+
 static inline size_t td_keyed_body(const td_keyed_head *head)
 {
-    return head->count * (head->sized ? 16 : 8) + (head->apart ? 0 : head->in_bytes);
+    return td_keyed_key_bytes(head) + (head->apart ? 0 : head->in_bytes);
+}
+
+/* Of a request: its keys, with what lies behind them, and where its values lie. */
+static inline td_keyed_request td_keyed_request_of(const td_keyed_head *h, int from,
+                                                   const void *keys, const void *in, void *out)
+{
+    const uint64_t *k = (const uint64_t *)keys;
+    _Static_assert(sizeof(size_t) == sizeof(uint64_t), "sizes travel as they lie in memory");
+    return (td_keyed_request){
+        .from = from,
+        .note = h->note,
+        .does = (td_keyed_does)h->does,
+        .keys = k,
+        .count = h->count,
+        .sizes = h->sized ? (const size_t *)(k + h->count) : NULL,
+        .places = h->placed ? (const uint32_t *)(const void *)(k + h->count) : NULL,
+        .in = h->does & TD_PUSH ? in : NULL,
+        .out = h->does & TD_PULL ? out : NULL,
+        .bytes = h->does & TD_PUSH ? h->in_bytes : h->out_bytes,
+    };
 }
 
 typedef enum td_keyed_turn {

@@ -15,7 +15,7 @@
 
 enum { PAGE = 4096, LINE = 64 };
 enum { LOOK_NS = 100000 }; /* at a request that is given up */
-/* The most that a request has (keyed.c): keys and sizes, values, pulled values. */
+/* The most that a request has (keyed.c): keys and sizes or places, values, pulled values. */
 #define AREA (((size_t)3 << 30) + PAGE)
 #define PAIR (PAGE + TD_KEYED_SLOTS * AREA)
 _Static_assert(sizeof(td_keyed_pair) <= PAGE, "a pair's head is a page");
@@ -318,7 +318,7 @@ char *td_keyed_keys_in(td_keyed_pair *pair, const td_keyed_slot *slot)
 
 char *td_keyed_values_in(td_keyed_pair *pair, const td_keyed_slot *slot)
 {
-    return td_keyed_keys_in(pair, slot) + lined_up(slot->head.count * (slot->head.sized ? 16 : 8));
+    return td_keyed_keys_in(pair, slot) + lined_up(td_keyed_key_bytes(&slot->head));
 }
 
 char *td_keyed_out_in(td_keyed_pair *pair, const td_keyed_slot *slot)

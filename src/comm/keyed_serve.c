@@ -105,21 +105,10 @@ static td_status await_body(td_keyed_service *s, client *c)
 static td_status answer(td_keyed_service *s, client *c, bool *served)
 {
     const td_keyed_head *h = &c->head;
-    const uint64_t *keys = (const uint64_t *)(const void *)c->body.data;
-    _Static_assert(sizeof(size_t) == sizeof(uint64_t), "sizes travel as they lie in memory");
     if (h->in_bytes && !h->apart) /* behind the keys: to where it is aligned */
         memcpy(c->in.data, c->body.data + td_keyed_body(h) - h->in_bytes, h->in_bytes);
-    td_keyed_request request = {
-        .from = c->rank,
-        .note = h->note,
-        .does = (td_keyed_does)h->does,
-        .keys = keys,
-        .count = h->count,
-        .sizes = h->sized ? (const size_t *)(keys + h->count) : NULL,
-        .in = h->does & TD_PUSH ? c->in.data : NULL,
-        .out = h->does & TD_PULL ? c->out.data : NULL,
-        .bytes = h->does & TD_PUSH ? h->in_bytes : h->out_bytes,
-    };
+    td_keyed_request request =
+        td_keyed_request_of(h, c->rank, c->body.data, c->in.data, c->out.data);
     c->requests = 0;
     *served = td_keyed_call(s->keyed->own, true, &request, &c->answer) == TD_KEYED_SERVED;
     c->state = *served ? ANSWERING : PUT_OFF;
@@ -161,21 +150,11 @@ static void answer_in_room(td_keyed_service *s, client *c)
         if (gone) c->state = GONE, s->moved = true;
         return;
     }
-    const td_keyed_head *h = &slot->head;
-    const uint64_t *keys = (const uint64_t *)(const void *)td_keyed_keys_in(c->pair, slot);
     td_keyed_progress progress = {s->keyed, c->rank, slot};
-    td_keyed_request request = {
-        .progress = &progress,
-        .from = c->rank,
-        .note = h->note,
-        .does = (td_keyed_does)h->does,
-        .keys = keys,
-        .count = h->count,
-        .sizes = h->sized ? (const size_t *)(keys + h->count) : NULL,
-        .in = h->does & TD_PUSH ? td_keyed_values_in(c->pair, slot) : NULL,
-        .out = h->does & TD_PULL ? td_keyed_out_in(c->pair, slot) : NULL,
-        .bytes = h->does & TD_PUSH ? h->in_bytes : h->out_bytes,
-    };
+    td_keyed_request request =
+        td_keyed_request_of(&slot->head, c->rank, td_keyed_keys_in(c->pair, slot),
+                            td_keyed_values_in(c->pair, slot), td_keyed_out_in(c->pair, slot));
+    request.progress = &progress;
     td_status found = find_values(s, slot, &request);
     if (found != TD_OK) {
         fail_in_room(slot, found);

@@ -8,6 +8,7 @@
 
 /* Bytes. SHORT: what threads' own caches of freed memory hold, which aligned memory passes by. */
 enum { REGISTERED_FROM = 16 << 10, LINE = 64, SHORT = 1024 };
+enum { PLACED_FROM = 16 /* a part: with less a place costs about what a copy does */ };
 
 void td_ticket_free(td_ticket *t)
 {
@@ -100,22 +101,42 @@ static td_registered find_lined_up(const void *base, size_t offset, size_t bytes
 }
 
 /* What the server may read and write where it lies, lined up as a slot's values are: not through
- * one place, as it would see what it has written. */
+ * one place, as it would see what it has written. Of in-place parts all of the request's. */
 static void find_registered(const td_ticket *t, td_share *h)
 {
-    if (!h->pair || !h->together) return;
-    if (h->head.in_bytes) h->from = find_lined_up(t->parts.in, h->offset, h->head.in_bytes);
-    if (h->head.out_bytes && !h->from.number)
-        h->to = find_lined_up(t->parts.out, h->offset, h->head.out_bytes);
+    size_t in = h->head.in_bytes, out = h->head.out_bytes;
+    if (!h->together) in = in ? t->bytes : 0, out = out ? t->bytes : 0;
+    if (in) h->from = find_lined_up(t->parts.in, h->offset, in);
+    if (out && !h->from.number) h->to = find_lined_up(t->parts.out, h->offset, out);
+}
+
+/* Whether the share's parts, which do not lie together, may be left where they are. */
+static bool may_stay(const td_keyed *k, const td_ticket *t, const td_share *h)
+{
+    bool told = t->parts.in_place && !t->sizes && k->config.width >= PLACED_FROM;
+    if (!told || h->together || !h->head.count || t->parts.count > UINT32_MAX) return false;
+    return k->desk_of[h->server] || (h->pair && t->does != TD_PUSH_PULL);
+}
+
+/* Which of its values are not copied. */
+static void leave_in_place(const td_keyed *k, const td_ticket *t, td_share *h)
+{
+    size_t offset = h->offset;
+    bool stays = may_stay(k, t, h);
+    if (stays) h->offset = 0;
+    if (h->pair && (h->together || stays)) find_registered(t, h);
+    h->head.placed = stays && (!h->pair || h->from.number || h->to.number);
+    if (!h->head.placed) h->offset = offset;
 }
 
 /* Where the share's parts lie until they are sent or fetched, and where pulled ones arrive: a
  * message that comes when the request has been given up must not find memory of the caller's. */
 static bool make_places(td_keyed *k, const td_ticket *t, td_share *h)
 {
-    size_t keys = td_share_key_bytes(h), bytes = h->head.in_bytes + h->head.out_bytes;
+    size_t bytes = h->head.in_bytes + h->head.out_bytes;
     h->pair = td_keyed_pair_with(k, h->server);
-    find_registered(t, h);
+    leave_in_place(k, t, h);
+    size_t keys = td_keyed_key_bytes(&h->head);
     if (h->pair && !td_ticket_is_behind(k, NULL, h->server)) h->slot = td_keyed_take(h->pair);
     if (h->slot) {
         td_share_lie_in_slot(h);
@@ -126,7 +147,7 @@ static bool make_places(td_keyed *k, const td_ticket *t, td_share *h)
     h->own_body = true;
     h->values = h->body ? h->body + keys : NULL;
     if (!h->head.out_bytes || h->pair) return h->body != NULL;
-    h->own_out = !h->together || !k->desk_of[h->server];
+    h->own_out = td_share_scatters(h) || !k->desk_of[h->server];
     h->out = !h->own_out ? (char *)t->parts.out + h->offset : td_alloc_aligned(bytes);
     return h->body && h->out;
 }
@@ -170,6 +191,7 @@ static void fill(td_keyed *k, td_ticket *t)
         uint64_t *keys = (uint64_t *)(void *)h->body;
         keys[h->put] = t->parts.keys[i];
         if (h->head.sized) keys[h->head.count + h->put] = bytes;
+        if (h->head.placed) ((uint32_t *)(keys + h->head.count))[h->put] = (uint32_t)i;
         if (td_share_copies_in(h) && !h->together) memcpy(h->values + h->filled, in + at, bytes);
         h->put++;
         h->filled += bytes;

@@ -8,13 +8,13 @@
 /* A request's part at one server. Values that lie together in the user's memory are sent from
  * there, others from a copy; what comes by message comes into memory of the request, and a desk of
  * this process writes to the user's. In a room all are copied there and from there, but those of
- * some length that the server can map. */
+ * some length that the server can map. In-place ones stay in the user's memory in both. */
 typedef struct td_share {
     int server;
     size_t first, last; /* of its keys in the request */
     size_t offset;      /* of its first part in the user's memory */
     bool together;
-    td_keyed_head head;
+    td_keyed_head head; /* placed: they are left in the user's memory, offset is 0 */
     td_keyed_answer answer;
     td_keyed_pair *pair;    /* NULL: no room */
     td_keyed_slot *slot;    /* of the pair, while it has one */
@@ -62,12 +62,13 @@ static inline const char *td_keyed_name(td_keyed_does does)
 static inline bool td_share_copies_in(const td_share *h)
 {
     if (h->pair) return h->head.in_bytes && !h->from.number;
-    return h->head.in_bytes && !(h->together && h->head.apart);
+    return h->head.in_bytes && !h->head.placed && !(h->together && h->head.apart);
 }
 
-static inline size_t td_share_key_bytes(const td_share *h)
+/* Whether pulled values have to be picked from h->out for their places. */
+static inline bool td_share_scatters(const td_share *h)
 {
-    return h->head.count * (h->head.sized ? 16 : 8);
+    return h->head.out_bytes && !h->together && !h->head.placed;
 }
 
 /* Bytes of the part of a key. */

@@ -51,18 +51,19 @@ static td_status serve_other(td_sharded *s, const td_keyed_request *q)
 
 /* In pieces that its worker takes while others are made. Rows that a push brings back, to be kept,
  * have not been read. */
-static td_status serve_pull(td_sharded *s, const td_keyed_request *q)
+static td_status serve_pull(td_sharded *s, const td_ask *ask, const td_keyed_request *q)
 {
     enum { PIECE_BYTES = 256 << 10 };
-    const td_ask *ask = q->note;
-    size_t piece =
-        q->progress && s->row_bytes < PIECE_BYTES ? PIECE_BYTES / s->row_bytes : q->count;
+    bool cut = q->progress && s->row_bytes < PIECE_BYTES;
+    size_t piece = cut ? PIECE_BYTES / s->row_bytes : q->count;
     for (size_t at = 0; at < q->count; at += piece) {
         size_t n = q->count - at < piece ? q->count - at : piece;
-        float *out = (float *)q->out + at * s->width;
+        const uint64_t *k = q->keys + at;
+        const uint32_t *places = q->places ? q->places + at : NULL;
+        float *out = (float *)q->out + (places ? 0 : at * s->width);
         TD_TRY(q->does == TD_PULL
-                   ? td_store_pull(&s->store, &s->place.slices, ask->clock, q->keys + at, n, out)
-                   : td_table_peek(s->store.table, q->keys + at, n, out));
+                   ? td_store_pull(&s->store, &s->place.slices, ask->clock, k, places, n, out)
+                   : td_table_peek_at(s->store.table, k, places, n, out));
         if (at + n < q->count) td_keyed_wrote(q, (at + n) * s->row_bytes);
     }
     return TD_OK;
@@ -86,16 +87,17 @@ static td_status serve_parts(td_sharded *s, const td_keyed_request *q)
                               .decay = ask->decay,
                               .keys = q->keys,
                               .count = q->count,
-                              .values = q->in};
+                              .values = q->in,
+                              .places = q->places};
         td_store_taken taken;
         TD_TRY(td_store_take_push(&s->store, &s->place.slices, &push, &taken));
         told->applied = taken.applied, told->factor = taken.factor;
     }
     if (q->does & TD_PULL && ask->worker < 0)
-        TD_TRY(td_table_read(s->store.table, q->keys, q->count, q->out));
+        TD_TRY(td_table_read_at(s->store.table, q->keys, q->places, q->count, q->out));
     else if (q->does == TD_PULL)
         s->store.clocks.gone[ask->worker] = false;
-    return q->does & TD_PULL && ask->worker >= 0 ? serve_pull(s, q) : TD_OK;
+    return q->does & TD_PULL && ask->worker >= 0 ? serve_pull(s, ask, q) : TD_OK;
 }
 
 static td_status serve(td_sharded *s, const td_keyed_request *q)
@@ -233,7 +235,7 @@ td_status td_sharded_fetch(td_sharded *s, const uint64_t *keys, size_t count, in
     a->out = out, a->count = count;
     a->kept = 0, a->kept_others = 0;
     a->ask = ask_of(s, clock, TD_AS_PRIMARY);
-    td_parts parts = {.keys = keys, .count = count, .out = out};
+    td_parts parts = {.keys = keys, .count = count, .out = out, .in_place = true};
     if (s->cache.rows) {
         a->count = 0;
         TD_TRY(read_kept(s, keys, count, clock, out));
@@ -283,9 +285,9 @@ td_status td_sharded_look(td_sharded *s, const uint64_t *keys, size_t count, flo
     ask.worker = -1;
     TD_TRY(td_unique_fill(&s->batch, keys, count));
     TD_TRY(reserve((void **)&s->unique, &s->unique_room, s->batch.count, s->row_bytes));
-    td_parts parts = {.keys = s->batch.keys, .count = s->batch.count, .out = s->unique};
+    td_parts parts = {.keys = s->batch.keys, .count = s->batch.count, .in_place = true};
     TD_TRY(find_owners(s, a, TD_AS_PRIMARY, parts.keys, parts.count, &parts.owner));
-    parts.note = &ask;
+    parts.out = s->unique, parts.note = &ask;
     TD_TRY(td_keyed_start(s->keyed, TD_PULL, &parts, &ticket));
     TD_TRY(td_keyed_wait(s->keyed, ticket));
     td_unique_spread(&s->batch, s->width, s->unique, out);
@@ -351,7 +353,7 @@ static td_status send(td_sharded *s, const uint64_t *keys, size_t count, const s
     td_asked *first = &s->push, *second = &s->copy;
     td_keyed_does does = s->cache.rows ? TD_PUSH_PULL : TD_PUSH;
     uint64_t tickets[2] = {0};
-    td_parts parts = {.keys = keys, .count = count, .sizes = sizes, .in = in};
+    td_parts parts = {.keys = keys, .count = count, .sizes = sizes, .in = in, .in_place = true};
     const int *backups = NULL;
     TD_TRY(find_owners(s, first, TD_AS_PRIMARY, keys, count, &parts.owner));
     if (s->replicas) TD_TRY(find_owners(s, second, TD_AS_BACKUP, keys, count, &backups));

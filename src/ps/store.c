@@ -36,12 +36,12 @@ bool td_store_may_pull(const td_store *s, int worker, uint64_t clock)
 }
 
 td_status td_store_pull(td_store *s, const td_slices *slices, uint64_t clock, const uint64_t *keys,
-                        size_t count, float *out)
+                        const uint32_t *places, size_t count, float *out)
 {
     td_staleness_add(&s->reads, td_clocks_staleness(&s->clocks, clock), count);
     for (size_t i = s->turn++ % 8; i < count; i += 8) /* another eighth of the keys each time */
         s->load[td_slice_of(slices, keys[i])]++;
-    return td_table_pull(s->table, keys, count, out);
+    return td_table_pull_at(s->table, keys, places, count, out);
 }
 
 /* --- pushes --- */
@@ -100,13 +100,14 @@ static bool is_done_with(const td_store *s, int slice, const td_store_push *p)
 
 /* The keys and values that are left, to the front of scratch. */
 static size_t pick_missing(td_store *s, const td_slices *slices, const td_store_push *p,
-                           const float *values, size_t width)
+                           const float *values, const uint32_t *places, size_t width)
 {
     size_t n = 0;
     for (size_t i = 0; i < p->count; i++) {
         if (is_done_with(s, td_slice_of(slices, p->keys[i]), p)) continue;
+        const float *from = values + td_table_place(places, i) * width;
         s->some_keys[n] = p->keys[i];
-        memmove(s->scratch + n++ * width, values + i * width, width * sizeof *values);
+        memmove(s->scratch + n++ * width, from, width * sizeof *values);
     }
     return n;
 }
@@ -133,23 +134,24 @@ static td_status apply(td_store *s, const td_slices *slices, const td_store_push
     size_t width = s->config.width, count = p->count;
     const uint64_t *keys = p->keys;
     const float *values = p->values;
+    const uint32_t *places = p->places;
     bool compensated = s->config.compensation > 0, repeated = false;
     for (int k = 0; k < touched->count && !repeated; k++)
         repeated = is_done_with(s, touched->at[k], p);
     if (compensated || repeated) TD_TRY(make_room(s, count * width, count));
     if (compensated) {
         TD_TRY(compensate(s, p, width));
-        values = s->scratch;
+        values = s->scratch, places = NULL;
     }
     if (repeated) {
-        count = pick_missing(s, slices, p, values, width);
-        keys = s->some_keys, values = s->scratch;
+        count = pick_missing(s, slices, p, values, places, width);
+        keys = s->some_keys, values = s->scratch, places = NULL;
     }
     td_table_step step = {.step = p->clock,
                           .scale = compensated ? 1 : p->scale,
                           .rate_factor = p->rate * rate,
                           .decay = p->decay};
-    return td_table_push(s->table, keys, count, values, step);
+    return td_table_push_at(s->table, keys, places, count, values, step);
 }
 
 /* By the mean of the workers' clocks, which resumptions and moves keep. */
@@ -227,7 +229,7 @@ static td_status begin_aside(td_store *s, int slice, const td_store_push *p, flo
     *a = (td_aside){.push = *p, .rate = rate, .bytes = bytes};
     size_t values = count * floats_of(s), pad = values % 2; /* keys are 8 bytes */
     a->push.keys = (const uint64_t *)(const void *)(a->values + values + pad);
-    a->push.values = a->values, a->push.count = 0;
+    a->push.values = a->values, a->push.places = NULL, a->push.count = 0;
     if (s->aside_last[slice])
         s->aside_last[slice]->next = a;
     else
@@ -250,7 +252,8 @@ static td_status set_aside(td_store *s, const td_slices *slices, const td_store_
         td_aside *a = s->aside_last[slice];
         size_t at = a->push.count++;
         memcpy((uint64_t *)(uintptr_t)a->push.keys + at, &p->keys[i], sizeof *p->keys);
-        memcpy(a->values + at * each, p->values + i * each, each * sizeof *a->values);
+        const float *from = p->values + td_table_place(p->places, i) * each;
+        memcpy(a->values + at * each, from, each * sizeof *a->values);
     }
     return TD_OK;
 }

@@ -59,8 +59,10 @@ TD_MUST_CHECK td_status td_store_init(td_store *store, const td_store_config *co
 void td_store_fini(td_store *store); /* zeroed is fine */
 
 bool td_store_may_pull(const td_store *store, int worker, uint64_t clock);
+/* places: as td_table_pull_at has them. */
 TD_MUST_CHECK td_status td_store_pull(td_store *store, const td_slices *slices, uint64_t clock,
-                                      const uint64_t *keys, size_t count, float *out);
+                                      const uint64_t *keys, const uint32_t *places, size_t count,
+                                      float *out);
 
 typedef struct td_store_push {
     int worker;
@@ -69,10 +71,11 @@ typedef struct td_store_push {
     float scale, rate, decay;
     const uint64_t *keys;
     size_t count;
-    const float *values; /* [count][width] gradients; compensated: [count][2][width] with rows */
-    bool again;          /* sent before: clocks may count it already, so it is not late */
-    uint64_t read;       /* td_clocks_others of its rows, in the mean; TD_STORE_UNREAD: none */
-    double seconds;      /* it took, as td_clocks_push has it */
+    const float *values;    /* [count][width] gradients; compensated: [count][2][width] with rows */
+    const uint32_t *places; /* as td_table_push_at has them; compensated: NULL */
+    bool again;             /* sent before: clocks may count it already, so it is not late */
+    uint64_t read;          /* td_clocks_others of its rows, in the mean; TD_STORE_UNREAD: none */
+    double seconds;         /* it took, as td_clocks_push has it */
     float factor; /* of the rate, by_staleness, as another server has chosen it; 0: to be chosen */
 } td_store_push;
 #define TD_STORE_UNREAD UINT64_MAX

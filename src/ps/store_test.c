@@ -61,13 +61,21 @@ static void compare(const bed *b)
     }
 }
 
+/* Of each odd step the gradients are every third of a longer batch's, the last first. */
 static void push(bed *b, int worker, uint64_t step)
 {
     uint64_t keys[MOST];
-    float g[MOST * WIDTH];
+    float g[MOST * WIDTH], longer[3 * MOST * WIDTH];
+    uint32_t places[MOST];
     size_t n = make_push(worker, step, keys, g);
     td_store_taken taken;
+    for (size_t i = 0; i < 3 * MOST * WIDTH; i++) longer[i] = -1000;
+    for (size_t i = 0; i < n; i++) {
+        places[i] = (uint32_t)(3 * (n - i) - 1);
+        memcpy(longer + places[i] * WIDTH, g + i * WIDTH, WIDTH * sizeof *g);
+    }
     td_store_push p = {worker, step, true, 1, 1, 1, keys, n, g};
+    if (step % 2) p.values = longer, p.places = places;
     assert_ok(td_store_take_push(&b->store, &b->slices, &p, &taken));
     assert_true(taken.applied);
 }
@@ -233,7 +241,7 @@ static void read_one(remembered *r, uint64_t k)
 {
     const uint64_t key = seen_key(k);
     float got[WIDTH], want[WIDTH];
-    assert_ok(td_store_pull(&r->b.store, &r->b.slices, 0, &key, 1, got));
+    assert_ok(td_store_pull(&r->b.store, &r->b.slices, 0, &key, NULL, 1, got));
     assert_ok(td_table_pull(r->b.oracle, &key, 1, want));
     assert_memory_equal(got, want, sizeof got);
     if (!r->there[k]) r->moved[k] = r->pushes + 1;

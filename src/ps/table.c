@@ -124,23 +124,30 @@ static void fetch_ahead(const td_table *t, size_t i, size_t count, size_t bytes)
     for (size_t at = 64; row && at < bytes; at += 64) __builtin_prefetch(row + at, 1);
 }
 
-td_status td_table_pull(td_table *t, const uint64_t *keys, size_t count, float *out)
+td_status td_table_pull_at(td_table *t, const uint64_t *keys, const uint32_t *places, size_t count,
+                           float *out)
 {
     size_t width = t->config.width, bytes = width * sizeof *out;
     TD_TRY(find(t, keys, count, false));
     for (size_t i = 0; i < count; i++) {
+        float *to = out + td_table_place(places, i) * width;
         fetch_ahead(t, i, count, bytes);
         if (t->found[i])
-            memcpy(out + i * width, t->found[i], bytes);
+            memcpy(to, t->found[i], bytes);
         else
-            td_rule_first_weights(&t->config, keys[i], out + i * width);
+            td_rule_first_weights(&t->config, keys[i], to);
     }
     return TD_OK;
 }
 
+td_status td_table_pull(td_table *t, const uint64_t *keys, size_t count, float *out)
+{
+    return td_table_pull_at(t, keys, NULL, count, out);
+}
+
 /* *hot: how many were in memory. */
-static td_status look(const td_table *t, const uint64_t *keys, size_t count, float *out,
-                      size_t *hot)
+static td_status look(const td_table *t, const uint64_t *keys, const uint32_t *places, size_t count,
+                      float *out, size_t *hot)
 {
     size_t width = t->config.width;
     uint64_t hash[AHEAD];
@@ -148,10 +155,11 @@ static td_status look(const td_table *t, const uint64_t *keys, size_t count, flo
     for (size_t i = 0; i < count + 2 * AHEAD; i++) {
         if (i >= 2 * AHEAD) {
             size_t k = i - 2 * AHEAD;
+            float *to = out + td_table_place(places, k) * width;
             if (row[k % AHEAD])
-                memcpy(out + k * width, row[k % AHEAD], width * sizeof *out);
+                memcpy(to, row[k % AHEAD], width * sizeof *out);
             else
-                td_rule_first_weights(&t->config, keys[k], out + k * width);
+                td_rule_first_weights(&t->config, keys[k], to);
         }
         if (i >= AHEAD && i - AHEAD < count) {
             size_t k = i - AHEAD;
@@ -165,34 +173,53 @@ static td_status look(const td_table *t, const uint64_t *keys, size_t count, flo
         hash[i % AHEAD] = td_table_mixed(keys[i]);
         td_table_prefetch(t, hash[i % AHEAD]);
     }
-    return td_tier_peek(t, keys, count, out);
+    return td_tier_peek(t, keys, places, count, out);
+}
+
+td_status td_table_peek_at(const td_table *t, const uint64_t *keys, const uint32_t *places,
+                           size_t count, float *out)
+{
+    size_t hot = 0;
+    return look(t, keys, places, count, out, &hot);
 }
 
 td_status td_table_peek(const td_table *t, const uint64_t *keys, size_t count, float *out)
 {
-    size_t hot = 0;
-    return look(t, keys, count, out, &hot);
+    return td_table_peek_at(t, keys, NULL, count, out);
 }
 
-td_status td_table_read(td_table *t, const uint64_t *keys, size_t count, float *out)
+td_status td_table_read_at(td_table *t, const uint64_t *keys, const uint32_t *places, size_t count,
+                           float *out)
 {
     size_t hot = 0;
-    td_status status = look(t, keys, count, out, &hot);
+    td_status status = look(t, keys, places, count, out, &hot);
     t->read += count, t->missed += count - hot;
     return status;
 }
 
-td_status td_table_push(td_table *t, const uint64_t *keys, size_t count, const float *gradients,
-                        td_table_step step)
+td_status td_table_read(td_table *t, const uint64_t *keys, size_t count, float *out)
+{
+    return td_table_read_at(t, keys, NULL, count, out);
+}
+
+td_status td_table_push_at(td_table *t, const uint64_t *keys, const uint32_t *places, size_t count,
+                           const float *gradients, td_table_step step)
 {
     size_t width = t->config.width, bytes = td_table_row_floats(t) * sizeof(float);
     td_mover mover = td_rule_mover(t->rule, &t->config, step);
     TD_TRY(find(t, keys, count, true));
     for (size_t i = 0; i < count; i++) {
         fetch_ahead(t, i, count, bytes);
-        if (t->found[i]) td_rule_move(&mover, keys[i], t->found[i], gradients + i * width);
+        const float *gradient = gradients + td_table_place(places, i) * width;
+        if (t->found[i]) td_rule_move(&mover, keys[i], t->found[i], gradient);
     }
     return TD_OK;
+}
+
+td_status td_table_push(td_table *t, const uint64_t *keys, size_t count, const float *gradients,
+                        td_table_step step)
+{
+    return td_table_push_at(t, keys, NULL, count, gradients, step);
 }
 
 td_status td_table_apply(td_table *t, const uint64_t *keys, size_t count, td_table_apply_fn *fn,

@@ -78,6 +78,19 @@ td_status td_table_peek(const td_table *table, const uint64_t *keys, size_t coun
 /* And counts as a read. */
 td_status td_table_read(td_table *table, const uint64_t *keys, size_t count, float *out);
 
+/* The same three where the keys are some of a longer batch's, whose rows `out` has: keys[i] is its
+ * key number places[i]. */
+static inline size_t td_table_place(const uint32_t *places, size_t i) /* NULL: all of the batch's */
+{
+    return places ? places[i] : i;
+}
+TD_MUST_CHECK td_status td_table_pull_at(td_table *table, const uint64_t *keys,
+                                         const uint32_t *places, size_t count, float *out);
+td_status td_table_peek_at(const td_table *table, const uint64_t *keys, const uint32_t *places,
+                           size_t count, float *out);
+td_status td_table_read_at(td_table *table, const uint64_t *keys, const uint32_t *places,
+                           size_t count, float *out);
+
 /* What a push does to its rows: the rule's step number `step` (from 0; Adam's correction) with
  * gradient * scale, at the table's rate times rate_factor and its weight decay times `decay`: 1, or
  * less where several pushes make a step. */
@@ -90,6 +103,11 @@ typedef struct td_table_step {
  * Rows that are not admitted stay as they are. TD_ERR_NOMEM: no row has moved. */
 TD_MUST_CHECK td_status td_table_push(td_table *table, const uint64_t *keys, size_t count,
                                       const float *gradients, td_table_step step);
+
+/* The same, of a longer batch's gradients, as td_table_pull_at has them. */
+TD_MUST_CHECK td_status td_table_push_at(td_table *table, const uint64_t *keys,
+                                         const uint32_t *places, size_t count,
+                                         const float *gradients, td_table_step step);
 
 /* Calls fn with the rows [td_table_row_floats] themselves, to be changed, in turn; they are made as
  * by a push, and those that are not admitted left out. Ends with what fn fails with. */

@@ -166,8 +166,8 @@ void td_tier_close(td_table *t);
  * does not fit; TD_ERR_NOMEM; what the cold rows fail with. No row is lost then. */
 TD_MUST_CHECK td_status td_tier_warm(td_table *t, const uint64_t *keys, size_t count);
 /* The weights of those of the keys that are cold. */
-TD_MUST_CHECK td_status td_tier_peek(const td_table *t, const uint64_t *keys, size_t count,
-                                     float *out);
+TD_MUST_CHECK td_status td_tier_peek(const td_table *t, const uint64_t *keys,
+                                     const uint32_t *places, size_t count, float *out);
 /* Takes out all copies used before `least`; *gone grows by rows that were only cold. */
 TD_MUST_CHECK td_status td_tier_evict(td_table *t, uint32_t least, size_t *gone);
 

@@ -76,6 +76,43 @@ static void rows_that_are_there_are_found(void **state)
     td_table_destroy(t);
 }
 
+/* Every third row of a longer batch: the others stay as they are. */
+static void some_of_a_batch_have_their_places(void **state)
+{
+    (void)state;
+    enum { N = 1003, W = 5, ALL = 3 * N };
+    td_table_config c = {.width = W, .init = TD_TABLE_UNIFORM, .scale = 1, .rule = "adagrad"};
+    td_table *a = make(c), *b = make(c);
+    uint64_t *key = malloc(N * sizeof *key);
+    uint32_t *place = malloc(N * sizeof *place);
+    float *x = malloc(N * W * sizeof *x), *y = malloc(ALL * W * sizeof *y);
+    for (uint32_t i = 0; i < N; i++) key[i] = i * 0x9e3779b97f4a7c15, place[i] = 3 * i + i % 3;
+    for (int turn = 0; turn < 6; turn++) {
+        for (size_t k = 0; k < ALL * W; k++) y[k] = 1000;
+        for (size_t i = 0; i < N * W; i++)
+            x[i] = y[place[i / W] * W + i % W] = (float)((i * 7 + (size_t)turn) % 11) - 5;
+        if (turn % 3 == 0) { /* rows that are not there, and rows that are */
+            assert_ok(td_table_push(a, key, N, x, plain));
+            assert_ok(td_table_push_at(b, key, place, N, y, plain));
+        }
+        assert_ok(turn % 3 == 1 ? td_table_peek(a, key, N, x) : td_table_pull(a, key, N, x));
+        td_status status = turn % 3 == 0   ? td_table_pull_at(b, key, place, N, y)
+                           : turn % 3 == 1 ? td_table_peek_at(b, key, place, N, y)
+                                           : td_table_read_at(b, key, place, N, y);
+        assert_ok(status);
+        size_t same = 0;
+        for (size_t k = 0; k < ALL; k++) {
+            bool its = place[k / 3] == k;
+            for (size_t w = 0; w < W && !its; w++) assert_true(y[k * W + w] == 1000);
+            if (its) assert_memory_equal(x + k / 3 * W, y + k * W, W * sizeof *x);
+            same += its;
+        }
+        assert_int_equal(same, N);
+    }
+    td_table_destroy(a), td_table_destroy(b);
+    free(key), free(place), free(x), free(y);
+}
+
 static void reads_alone_are_hits_or_misses(void **state)
 {
     (void)state;
@@ -347,6 +384,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_begin_alike_wherever_they_are_made),
         cmocka_unit_test(rows_that_are_there_are_found),
+        cmocka_unit_test(some_of_a_batch_have_their_places),
         cmocka_unit_test(reads_alone_are_hits_or_misses),
         cmocka_unit_test(rules_are_their_formulas),
         cmocka_unit_test(keys_that_are_alike_are_moved_in_turn),

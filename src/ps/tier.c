@@ -331,7 +331,8 @@ static td_status copy_out(void *arg, size_t i, uint32_t used, const void *row)
     return TD_OK;
 }
 
-td_status td_tier_peek(const td_table *t, const uint64_t *keys, size_t count, float *out)
+td_status td_tier_peek(const td_table *t, const uint64_t *keys, const uint32_t *places,
+                       size_t count, float *out)
 {
     if (!t->tier.rows) return TD_OK;
     wanted *of = td_reallocarray(NULL, count, sizeof *of);
@@ -345,7 +346,7 @@ td_status td_tier_peek(const td_table *t, const uint64_t *keys, size_t count, fl
     }
     for (size_t i = 0; i < count; i++)
         if (td_table_probe(t, keys[i], td_table_mixed(keys[i]))->row == TD_TABLE_NONE)
-            of[p.count++] = (wanted){keys[i], i};
+            of[p.count++] = (wanted){keys[i], td_table_place(places, i)};
     if (p.count) qsort(of, p.count, sizeof *of, ascending);
     for (size_t i = 0; i < p.count; i++)
         if (!i || of[i].key != of[i - 1].key) distinct[n++] = of[i].key;

@@ -1,0 +1,164 @@
+/* In-place parts, which servers read and write where they lie in the asker's memory: see
+ * ranks_test.h. The oracle is what each rank has pushed, of keys that are its own. */
+#include "comm/ranks_test.h"
+
+#include "tandem/keyed.h"
+
+enum { PARTS = 2003, MOST_WIDTH = 40, MOST_RANKS = 16, ROOM = PARTS * MOST_WIDTH };
+static const uint64_t bad = 1u << 20; /* no server has it, nor any key above */
+
+typedef struct table {
+    int self;
+    size_t width;
+    unsigned char *part; /* [MOST_RANKS * PARTS][width] sums modulo 256 */
+    int placed, placed_of_others;
+} table;
+
+static td_status serve(void *user, const td_keyed_request *q)
+{
+    table *t = user;
+    t->placed += q->places != NULL;
+    t->placed_of_others += q->places && q->from != t->self;
+    for (size_t i = 0; i < q->count; i++) {
+        size_t at = (q->places ? q->places[i] : i) * t->width;
+        if (q->keys[i] >= bad) return td_fail(TD_ERR_DATA, "no such key");
+        unsigned char *part = t->part + q->keys[i] * t->width;
+        for (size_t b = 0; b < t->width; b++) {
+            if (q->does & TD_PUSH) part[b] += ((const unsigned char *)q->in)[at + b];
+            if (q->does & TD_PULL) ((unsigned char *)q->out)[at + b] = part[b];
+        }
+    }
+    return TD_OK;
+}
+
+typedef struct setting {
+    size_t width;
+    bool registered, sized;
+} setting;
+
+typedef struct batch {
+    uint64_t keys[PARTS];
+    size_t sizes[PARTS];
+    unsigned char *in, *out; /* [ROOM + 1] */
+    td_parts parts;
+} batch;
+
+/* This rank's keys, and other values each time. */
+static void fill(batch *b, const setting *s, int rank, int round)
+{
+    for (uint64_t i = 0; i < PARTS; i++) b->keys[i] = (uint64_t)rank * PARTS + (i * 7) % PARTS;
+    for (size_t i = 0; i < PARTS; i++) b->sizes[i] = s->width;
+    for (size_t k = 0; k < ROOM; k++) b->in[k] = (unsigned char)(k * 11 + (size_t)(round + rank));
+    memset(b->out, 0xa5, ROOM + 1);
+    b->parts =
+        (td_parts){.keys = b->keys, .count = PARTS, .in = b->in, .out = b->out, .in_place = true};
+    if (s->sized) b->parts.sizes = b->sizes;
+}
+
+/* Two pushes and two pulls that bring values back while they push, all under way at once: more than
+ * a server of this host has places for. */
+static td_status comes_back(td_comm *c, td_keyed *keyed, const setting *s, batch b[2])
+{
+    uint64_t push[2], both[2];
+    for (int k = 0; k < 2; k++) {
+        fill(&b[k], s, td_comm_rank(c), k);
+        TD_TRY(td_keyed_start(keyed, TD_PUSH, &b[k].parts, &push[k]));
+    }
+    for (int k = 0; k < 2; k++) {
+        td_parts parts = b[k].parts;
+        TD_TRY(td_keyed_start(keyed, k ? TD_PULL : TD_PUSH_PULL, &parts, &both[k]));
+    }
+    for (int k = 2; k-- > 0;) TD_TRY(td_keyed_wait(keyed, both[k]));
+    for (int k = 0; k < 2; k++) TD_TRY(td_keyed_wait(keyed, push[k]));
+    for (size_t i = 0; i < PARTS * s->width; i++) {
+        CHECK(b[0].out[i] == (unsigned char)(2 * b[0].in[i] + b[1].in[i]));
+        CHECK(b[1].out[i] == b[0].out[i]);
+    }
+    CHECK(b[0].out[PARTS * s->width] == 0xa5);
+    return TD_OK;
+}
+
+/* The server that finds a wrong key gives none of its parts, the others all of theirs. */
+static td_status fails_in_part(td_comm *c, td_keyed *keyed, const setting *s, batch *b)
+{
+    int size = td_comm_size(c);
+    uint64_t ticket;
+    fill(b, s, td_comm_rank(c), 0);
+    unsigned char *want = td_malloc(ROOM);
+    b->parts.in = NULL;
+    TD_TRY(td_keyed_start(keyed, TD_PULL, &b->parts, &ticket));
+    TD_TRY(td_keyed_wait(keyed, ticket));
+    memcpy(want, b->out, ROOM);
+    memset(b->out, 0xa5, ROOM);
+    b->keys[PARTS / 2] = bad + 1;
+    int wrong = td_keyed_owner(bad + 1, size);
+    TD_TRY(td_keyed_start(keyed, TD_PULL, &b->parts, &ticket));
+    CHECK(td_keyed_wait(keyed, ticket) == TD_ERR_DATA);
+    for (size_t i = 0; i < PARTS; i++) {
+        bool none = td_keyed_owner(b->keys[i], size) == wrong;
+        for (size_t k = i * s->width; k < (i + 1) * s->width; k++)
+            CHECK(b->out[k] == (none ? 0 : want[k]));
+    }
+    td_free(want);
+    return TD_OK;
+}
+
+static td_status works(td_comm *c, const setting *s, batch b[2])
+{
+    int size = td_comm_size(c), all, others;
+    table t = {.self = td_comm_rank(c), .width = s->width};
+    td_keyed_config config = {.width = s->width, .serve = serve, .user = &t};
+    td_keyed *keyed;
+    t.part = td_calloc((size_t)MOST_RANKS * PARTS, s->width);
+    TD_TRY(td_keyed_open(c, &config, &keyed));
+    TD_TRY(comes_back(c, keyed, s, b));
+    TD_TRY(fails_in_part(c, keyed, s, &b[0]));
+    TD_TRY(td_keyed_finish(keyed));
+    td_keyed_destroy(keyed);
+    td_free(t.part);
+    TD_TRY(td_comm_allreduce(c, &t.placed, &all, 1, TD_I32, TD_SUM));
+    TD_TRY(td_comm_allreduce(c, &t.placed_of_others, &others, 1, TD_I32, TD_SUM));
+    bool may = size > 1 && s->width >= 16 && !s->sized;
+    CHECK(may ? all > 0 : all == 0);
+    bool seen =
+        td_comm_hosts(c) < size && (s->registered || !strcmp(td_comm_transport(c), "local"));
+    CHECK((may && seen) == (others > 0));
+    return TD_OK;
+}
+
+static td_status parts_stay(td_comm *c, void *arg)
+{
+    (void)arg;
+    static const setting settings[] = {{16, true, false},  {40, true, false}, {40, false, false},
+                                       {16, false, false}, {8, true, false},  {16, true, true}};
+    batch *b = td_calloc(2, sizeof *b);
+    td_status status = TD_OK;
+    for (size_t k = 0; k < sizeof settings / sizeof *settings && status == TD_OK; k++) {
+        const setting *s = &settings[k];
+        void *at[4];
+        for (int m = 0; m < 4; m++) {
+            if (s->registered) TD_TRY(td_comm_alloc(ROOM + 1, &at[m]));
+            if (!s->registered) at[m] = td_malloc(ROOM + 1);
+        }
+        b[0].in = at[0], b[0].out = at[1], b[1].in = at[2], b[1].out = at[3];
+        status = works(c, s, b);
+        for (int m = 0; m < 4; m++) {
+            if (s->registered) TD_TRY(td_comm_free(at[m]));
+            if (!s->registered) td_free(at[m]);
+        }
+    }
+    td_free(b);
+    return status;
+}
+
+static void parts_stay_where_they_are(void **state)
+{
+    (void)state;
+    on_all_sizes(parts_stay, NULL);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(parts_stay_where_they_are)};
+    return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
+}
