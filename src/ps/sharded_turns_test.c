@@ -319,9 +319,46 @@ static void a_batch_asks_each_server_once(void **state)
     on_all_sizes(asked_once, NULL);
 }
 
+/* While a stop is on, a worker runs ahead of the clock; behind it, it waits for the others again,
+ * and sees all of their pushes. */
+static td_status stops_for_a_while(td_comm *c, void *arg)
+{
+    enum { STEPS = 3, NAP_NS = 5000000 };
+    uint64_t keys[KEYS];
+    float ones[KEYS], got[KEYS];
+    td_sharded *s;
+    int size = td_comm_size(c), me = td_comm_rank(c);
+    TD_TRY(open_sums(c, arg, 0, &s));
+    for (uint64_t k = 0; k < KEYS; k++) keys[k] = k * 0x9e3779b97f4a7c15, ones[k] = 1;
+    if (me == 0) TD_TRY(td_sharded_stop(s));
+    for (int step = 0; step < STEPS && me == 0; step++) {
+        TD_TRY(td_sharded_pull(s, keys, KEYS, got));
+        for (int k = 0; k < KEYS; k++) CHECK(got[k] == (float)-step);
+        TD_TRY(td_sharded_push_all(s, keys, KEYS, ones));
+        CHECK(td_sharded_stops(s));
+    }
+    TD_TRY(td_sharded_meet(s));
+    td_sharded_end_stop(s);
+    TD_TRY(td_sharded_meet(s));
+    if (me) nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL);
+    for (int step = 0; step < STEPS && me; step++) TD_TRY(td_sharded_push_all(s, keys, KEYS, ones));
+    TD_TRY(td_sharded_pull(s, keys, KEYS, got));
+    for (int k = 0; k < KEYS; k++) CHECK(got[k] == (float)(-STEPS * size));
+    CHECK(!td_sharded_stops(s));
+    return close_table(s);
+}
+
+static void behind_a_stop_the_clock_goes_on(void **state)
+{
+    (void)state;
+    on_all_sizes(stops_for_a_while, "bsp");
+    on_all_sizes(stops_for_a_while, "ssp:0");
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(a_batch_asks_each_server_once),
+                                       cmocka_unit_test(behind_a_stop_the_clock_goes_on),
                                        cmocka_unit_test(what_is_read_is_as_stale_as_told),
                                        cmocka_unit_test(groups_wait_for_each_other_less)};
     return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
