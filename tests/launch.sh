@@ -8,11 +8,12 @@
 if [ -n "$TEST_SHM" ]; then
     size=$TEST_SHM
     unset TEST_SHM
-    if ! unshare --mount true 2>/dev/null; then
+    mount="mount -t tmpfs -o size=$size tmpfs /dev/shm"
+    if ! unshare --mount sh -ec "$mount" 2>/dev/null; then
         echo "launch.sh: a /dev/shm of $size cannot be made here" >&2
         exit 77
     fi
-    exec unshare --mount sh -ec "mount -t tmpfs -o size=$size tmpfs /dev/shm; exec \"\$@\"" sh "$0" "$@"
+    exec unshare --mount sh -ec "$mount; exec \"\$@\"" sh "$0" "$@"
 fi
 own=$(mktemp -d) || exit 1
 export TMPDIR="$own"

@@ -37,10 +37,12 @@ typedef struct td_keyed_request {
     const uint64_t *keys; /* [count] */
     size_t count;
     const size_t *sizes; /* [count] bytes of each part; NULL: all of the channel's width */
-    const void *in;      /* pushed parts, one behind the other; 64-byte aligned unless its own */
-    void *out; /* room for pulled parts, laid out alike: to be filled; 0 after a failure */
-    const uint32_t *places; /* NULL, or [count]: parts are not one behind the other, but part i
-                             * begins places[i] parts behind in, out; see td_parts.in_place */
+    const void *in; /* pushed parts, one behind the other; 64-byte aligned unless of a rank in this
+                     * process */
+    void *out;      /* room for pulled parts, laid out alike: to be filled; 0 after a failure */
+    const uint32_t *places; /* NULL, or [count], of a request with td_parts.in_place: in and out are
+                             * a longer row of parts, all of one width, and key i's is number
+                             * places[i] there; the others are not to be touched */
     size_t bytes;           /* of either, 0 where it is not asked for */
     const void *note;       /* [TD_KEYED_NOTE] of the asker, 8-byte aligned */
     void *answer;           /* [TD_KEYED_NOTE] for the asker, zeroed */
@@ -100,8 +102,9 @@ typedef struct td_parts {
  * until it has been waited for. Values that lie together for a server, 16 KiB and more, from
  * a multiple of 64 bytes on in memory of td_comm_alloc (tandem/comm.h) are read and written there
  * by a server of this host, until the wait ends; where it fails behind a server that stays silent
- * for two seconds more, perhaps longer. In-place parts need not lie together for that, but begin
- * so. At most 1 GiB of values to a server. TD_ERR_ARG, TD_ERR_NOMEM. */
+ * for two seconds more, perhaps longer. In-place parts need not lie together for that: all of the
+ * request's are so long, and begin so. At most 1 GiB of values to a server. TD_ERR_ARG,
+ * TD_ERR_NOMEM. */
 TD_API TD_MUST_CHECK td_status td_keyed_start(td_keyed *keyed, td_keyed_does does,
                                               const td_parts *parts, uint64_t *ticket);
 /* Whether its wait would return at once. */

@@ -62,6 +62,18 @@ int td_comm_local_size(const td_comm *comm)
     return comm ? comm->local_size : 0;
 }
 
+/* Threads have those that their process may run on; of processes each may have others. */
+static int cores_of(const td_comm *comm)
+{
+    int online = (int)sysconf(_SC_NPROCESSORS_ONLN);
+#if defined(__linux__)
+    cpu_set_t allowed;
+    bool all = comm->ops->one_memory && sched_getaffinity(0, sizeof allowed, &allowed) == 0;
+    if (all && CPU_COUNT(&allowed) < online) return CPU_COUNT(&allowed);
+#endif
+    return online;
+}
+
 td_status td_comm_set_hosts(td_comm *comm, const int *host, const int *world)
 {
     comm->host = td_calloc((size_t)comm->size * 2, sizeof *comm->host);
@@ -79,11 +91,18 @@ td_status td_comm_set_hosts(td_comm *comm, const int *host, const int *world)
         comm->local_rank += r < comm->rank;
         comm->local_size++;
     }
-    comm->cores = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    comm->cores = cores_of(comm);
     comm->crowded = comm->cores < comm->local_size;
     comm->meets = td_shared_may_meet(comm);
     comm->card = (td_card){.group = 1, .ranks = comm->size, .missing = -1};
     return TD_OK;
+}
+
+static int first_here(const td_comm *comm)
+{
+    int first = 0;
+    while (comm->host[first] != comm->host[comm->rank]) first++;
+    return first;
 }
 
 void td_comm_spread_out(const td_comm *comm)
@@ -91,7 +110,10 @@ void td_comm_spread_out(const td_comm *comm)
 #if defined(__linux__)
     cpu_set_t allowed, one;
     if (!comm->seat || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-    int cpu = 0, left = comm->seat->place % CPU_COUNT(&allowed);
+    int cpu = 0, left = comm->seat->place, count = CPU_COUNT(&allowed);
+    if (count < comm->seat->places && count < comm->cores) return;
+    if (count < comm->seat->places)
+        left = (comm->world[first_here(comm)] + comm->local_rank) % count;
     for (; cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET(cpu, &allowed) && left-- == 0) break;
     CPU_ZERO(&one);

@@ -64,7 +64,7 @@ static void take_written(const td_ticket *t, td_share *h)
 }
 
 /* Nothing has been pulled to where the server was to write. */
-static void clear(const td_ticket *t, const td_share *h)
+static void clear_pulled(const td_ticket *t, const td_share *h)
 {
     size_t width = h->head.count ? h->head.out_bytes / h->head.count : 0; /* in-place: of a part */
     char *out = (char *)t->parts.out + h->offset;
@@ -77,7 +77,7 @@ static void collect(const td_ticket *t, td_share *h)
 {
     h->answer = h->slot->answer;
     if (h->answer.status != TD_OK) h->taken = 0; /* all are 0 */
-    if (h->answer.status != TD_OK && h->to.number) clear(t, h);
+    if (h->answer.status != TD_OK && h->to.number) clear_pulled(t, h);
     take_values(t, h, h->head.out_bytes);
 }
 

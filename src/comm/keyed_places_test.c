@@ -4,7 +4,7 @@
 
 #include "tandem/keyed.h"
 
-enum { PARTS = 2003, MOST_WIDTH = 40, MOST_RANKS = 16, ROOM = PARTS * MOST_WIDTH };
+enum { PARTS = 2003, MOST_WIDTH = 40, MOST_RANKS = 16, BATCHES = 3, ROOM = PARTS * MOST_WIDTH };
 static const uint64_t bad = 1u << 20; /* no server has it, nor any key above */
 
 typedef struct table {
@@ -55,24 +55,22 @@ static void fill(batch *b, const setting *s, int rank, int round)
     if (s->sized) b->parts.sizes = b->sizes;
 }
 
-/* Two pushes and two pulls that bring values back while they push, all under way at once: more than
- * a server of this host has places for. */
-static td_status comes_back(td_comm *c, td_keyed *keyed, const setting *s, batch b[2])
+/* Three pushes, one that brings values back, and two pulls, all under way at once: more than a
+ * server's process has slots for. */
+static td_status comes_back(td_comm *c, td_keyed *keyed, const setting *s, batch b[BATCHES])
 {
-    uint64_t push[2], both[2];
-    for (int k = 0; k < 2; k++) {
+    uint64_t push[BATCHES], back[BATCHES];
+    for (int k = 0; k < BATCHES; k++) {
         fill(&b[k], s, td_comm_rank(c), k);
         TD_TRY(td_keyed_start(keyed, TD_PUSH, &b[k].parts, &push[k]));
     }
-    for (int k = 0; k < 2; k++) {
-        td_parts parts = b[k].parts;
-        TD_TRY(td_keyed_start(keyed, k ? TD_PULL : TD_PUSH_PULL, &parts, &both[k]));
-    }
-    for (int k = 2; k-- > 0;) TD_TRY(td_keyed_wait(keyed, both[k]));
-    for (int k = 0; k < 2; k++) TD_TRY(td_keyed_wait(keyed, push[k]));
+    for (int k = 0; k < BATCHES; k++)
+        TD_TRY(td_keyed_start(keyed, k ? TD_PULL : TD_PUSH_PULL, &b[k].parts, &back[k]));
+    for (int k = BATCHES; k-- > 0;) TD_TRY(td_keyed_wait(keyed, back[k]));
+    for (int k = 0; k < BATCHES; k++) TD_TRY(td_keyed_wait(keyed, push[k]));
     for (size_t i = 0; i < PARTS * s->width; i++) {
-        CHECK(b[0].out[i] == (unsigned char)(2 * b[0].in[i] + b[1].in[i]));
-        CHECK(b[1].out[i] == b[0].out[i]);
+        CHECK(b[0].out[i] == (unsigned char)(2 * b[0].in[i] + b[1].in[i] + b[2].in[i]));
+        for (int k = 1; k < BATCHES; k++) CHECK(b[k].out[i] == b[0].out[i]);
     }
     CHECK(b[0].out[PARTS * s->width] == 0xa5);
     return TD_OK;
@@ -103,7 +101,7 @@ static td_status fails_in_part(td_comm *c, td_keyed *keyed, const setting *s, ba
     return TD_OK;
 }
 
-static td_status works(td_comm *c, const setting *s, batch b[2])
+static td_status works(td_comm *c, const setting *s, batch b[BATCHES])
 {
     int size = td_comm_size(c), all, others;
     table t = {.self = td_comm_rank(c), .width = s->width};
@@ -131,18 +129,18 @@ static td_status parts_stay(td_comm *c, void *arg)
     (void)arg;
     static const setting settings[] = {{16, true, false},  {40, true, false}, {40, false, false},
                                        {16, false, false}, {8, true, false},  {16, true, true}};
-    batch *b = td_calloc(2, sizeof *b);
+    batch *b = td_calloc(BATCHES, sizeof *b);
     td_status status = TD_OK;
     for (size_t k = 0; k < sizeof settings / sizeof *settings && status == TD_OK; k++) {
         const setting *s = &settings[k];
-        void *at[4];
-        for (int m = 0; m < 4; m++) {
+        void *at[2 * BATCHES];
+        for (int m = 0; m < 2 * BATCHES; m++) {
             if (s->registered) TD_TRY(td_comm_alloc(ROOM + 1, &at[m]));
             if (!s->registered) at[m] = td_malloc(ROOM + 1);
         }
-        b[0].in = at[0], b[0].out = at[1], b[1].in = at[2], b[1].out = at[3];
+        for (int m = 0; m < BATCHES; m++) b[m].in = at[2 * m], b[m].out = at[2 * m + 1];
         status = works(c, s, b);
-        for (int m = 0; m < 4; m++) {
+        for (int m = 0; m < 2 * BATCHES; m++) {
             if (s->registered) TD_TRY(td_comm_free(at[m]));
             if (!s->registered) td_free(at[m]);
         }

@@ -9,7 +9,8 @@
  * service is asked by. Where ranks outnumber cores a server's rank answers others itself while it
  * waits for what it has asked, so that no core changes hands: then it is asked by the first, too.
  *
- * Values that lie together in memory of td_comm_alloc are read, and written, where they lie.
+ * Values that lie together in memory of td_comm_alloc, and in-place ones, are read, and written,
+ * where they lie.
  *
  * Where one cannot open another's file (process numbers of another container, say) its host's ranks
  * send messages instead. */
@@ -94,7 +95,7 @@ typedef struct td_keyed_progress {
     td_keyed_slot *slot;
 } td_keyed_progress;
 
-/* --- what lies in a slot: keys, sizes if there are any | values | pulled values --- */
+/* --- what lies in a slot: keys, sizes or places if there are any | values | pulled values --- */
 
 char *td_keyed_keys_in(td_keyed_pair *pair, const td_keyed_slot *slot);
 char *td_keyed_values_in(td_keyed_pair *pair, const td_keyed_slot *slot);

@@ -179,7 +179,7 @@ static td_status seal(td_keyed *k, td_ticket *t)
     return TD_OK;
 }
 
-/* Keys, sizes and values to where they are sent from. */
+/* Keys, sizes or places, and values to where they are sent from. */
 static void fill(td_keyed *k, td_ticket *t)
 {
     const char *in = t->parts.in;

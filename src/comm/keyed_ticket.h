@@ -19,7 +19,7 @@ typedef struct td_share {
     td_keyed_pair *pair;    /* NULL: no room */
     td_keyed_slot *slot;    /* of the pair, while it has one */
     td_registered from, to; /* number 0: values to push, pulled ones go through the slot */
-    char *body;             /* keys, sizes, and values that go with them or do not lie together */
+    char *body;             /* keys, sizes or places, and values that are copied behind them */
     char *values;           /* those that are copied */
     char *out;              /* where pulled values arrive */
     bool own_body, own_out;

@@ -270,8 +270,8 @@ static uint64_t next_number(td_recorder *r)
     return number;
 }
 
-/* From `parts` on an entry is laid out as a header is; what an operation is within is 0 in those
- * that are recorded, as the state is of an entry that is being written. */
+/* From `parts` on an entry is laid out as a header is; what an operation is within, and its step
+ * there, are 0 in those that are recorded, as the state is of an entry that is being written. */
 enum { LIKE_A_HEADER = sizeof(td_header) - offsetof(td_header, parts) };
 _Static_assert(offsetof(td_record, parts) + LIKE_A_HEADER == sizeof(td_record) &&
                    offsetof(td_record, state) - offsetof(td_record, parts) ==
@@ -345,20 +345,13 @@ void td_comm_write_due(td_comm *comm)
     comm->record = e;
     e->begin_ns = 0;
     write_entry(comm, e, false, comm->sequence);
-}
-
-/* Of a short operation that was long only because it waited (its time is taken from there on), the
- * waits are all that can be told from the clock. */
-static bool only_waited(const td_record *record)
-{
-    return record->waited_ns && record->bytes <= TD_RECORD_PUT_OFF &&
-           record->sequence % TD_RECORDS_TIMED != 0;
+    e->put_off = true;
 }
 
 td_status td_comm_end(td_record *record, td_status status)
 {
     if (!record) return status;
-    if (status == TD_OK && only_waited(record))
+    if (status == TD_OK && record->put_off && record->waited_ns) /* all that took it long */
         record->end_ns = record->begin_ns + record->waited_ns;
     else if (record->begin_ns || status != TD_OK)
         record->end_ns = td_clock_ns();

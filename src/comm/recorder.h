@@ -10,7 +10,8 @@
  * the same ones at all its ranks, and of each that has to wait longer than a moment (which reads
  * the clock anyway): the one in which a rank hangs always has one. How far apart ranks came to an
  * operation, and how long each waited inside, is told from the entries of all. A short operation
- * that waited and is none of the 32nd ends, as its entry has it, with the last of its waits.
+ * that waited and is none of these ends, in its entry, as long behind its first wait as all its
+ * waits took.
  *
  * Layout of the file, native byte order: td_recorder_head (4,096 bytes), td_recorder_group
  * [TD_RECORDER_GROUPS]; the entry of collective i of a group at i % TD_RECORDS. */
@@ -41,7 +42,9 @@ typedef struct td_record {
     uint32_t parts;    /* as in a header: a hash of the sizes of its parts; a message's tag */
     int32_t root;      /* root or peer (rank of the run), -1: none */
     uint16_t width;    /* of elements that are the user's, else 0 */
-    uint8_t does, state, unused, type, op;
+    uint8_t does, state;
+    uint8_t put_off; /* it is short, and was written when it had begun */
+    uint8_t type, op;
     uint8_t algorithm; /* of coll.c's table, + 1; 0: it has none */
 } td_record;
 _Static_assert(sizeof(td_record) == 64, "a cache line");

@@ -95,7 +95,7 @@ struct td_comm {
     int rank, size;
     int64_t deadline_ms;
     bool one_thread;     /* the transport is not to be called by two threads at once */
-    int cores;           /* of this host */
+    int cores;           /* of this host; of threads, that they may run on */
     bool crowded;        /* more ranks than cores on this host: do not spin */
     bool beside;         /* its threads serve ranks that compute: leave them the cores */
     bool meets;          /* its ranks meet in memory of their host */
@@ -162,7 +162,9 @@ TD_MUST_CHECK td_status td_comm_set_hosts(td_comm *comm, const int *host, const 
 /* Moves this thread to the core of its rank's place on the machine, and leaves it free again: a
  * thread begins on the core of the one that made it, a process where there was room just then, and
  * two that take turns on one core may do so for a long while. Where there are fewer cores than
- * ranks of the run, these are dealt out over them. */
+ * ranks of the run, those of the group are dealt out over them, from another one on for each group;
+ * but none where the thread may not run on all, as nobody knows then who shares those that it may.
+ */
 void td_comm_spread_out(const td_comm *comm);
 /* For tests: TANDEM_FAKE_HOSTS="0,0,1,1" puts ranks on pretended hosts. The last one repeats. */
 void td_comm_fake_hosts(int *host, int size);

@@ -90,6 +90,8 @@ static inline size_t td_table_part(uint64_t hash)
     return hash >> 58;
 }
 
+_Static_assert(sizeof(td_entry) == 16, "four are a cache line, which a part begins with");
+
 /* Where a key would like to be: at the head of a cache line of entries. */
 static inline size_t td_table_home(const td_part *p, uint64_t hash)
 {

@@ -396,8 +396,8 @@ static void own_next(const td_meet *m, unsigned ahead)
 
 /* Where ranks outnumber cores, a system may leave nearly all of them on one core for a second and
  * more. (Of four on two cores it had three or four there; a short all-gather took 5.8 us, and 2.1
- * with two on each.) Who is one too many goes to the core of its place on the machine. Seldom: a
- * thread that is moved is late, and all wait for it. */
+ * with two on each.) Who is one too many goes to the core that it is dealt. Seldom: a thread that
+ * is moved is late, and all wait for it. */
 static void even_out(td_meet *m)
 {
     td_comm *c = m->comm;
@@ -411,7 +411,8 @@ static void even_out(td_meet *m)
 void td_meet_arrive(td_meet *m, const void *in, void *out)
 {
     td_meet_line *own = &m->lines[m->comm->rank];
-    if (m->comm->crowded && m->round % EVEN_EVERY == 0) even_out(m);
+    bool looks = m->comm->crowded && !m->comm->beside && m->round % EVEN_EVERY == 0;
+    if (looks) even_out(m);
     own->in = in, own->out = out;
     if (m->opens_up && !m->told) {
         *td_meet_open_of(m, m->comm->rank, m->round) = m->open;
