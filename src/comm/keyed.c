@@ -66,11 +66,9 @@ static void take_written(const td_ticket *t, td_share *h)
 /* Nothing has been pulled to where the server was to write. */
 static void clear_pulled(const td_ticket *t, const td_share *h)
 {
-    size_t width = h->head.count ? h->head.out_bytes / h->head.count : 0; /* in-place: of a part */
     char *out = (char *)t->parts.out + h->offset;
-    if (!h->head.placed) memset(out, 0, h->head.out_bytes);
-    for (size_t i = 0; i < t->parts.count && h->head.placed; i++)
-        if (&t->shares[t->owner[i]] == h) memset(out + i * width, 0, width);
+    td_keyed_request request = td_keyed_request_of(&h->head, -1, h->body, NULL, out);
+    td_keyed_clear(&request);
 }
 
 static void collect(const td_ticket *t, td_share *h)

@@ -4,6 +4,8 @@
 
 #include "tandem/keyed.h"
 
+#include <stdatomic.h>
+
 enum { PARTS = 2003, MOST_WIDTH = 40, MOST_RANKS = 16, BATCHES = 3, ROOM = PARTS * MOST_WIDTH };
 static const uint64_t bad = 1u << 20; /* no server has it, nor any key above */
 
@@ -12,12 +14,23 @@ typedef struct table {
     size_t width;
     unsigned char *part; /* [MOST_RANKS * PARTS][width] sums modulo 256 */
     int placed, placed_of_others;
+    int pushes, pushes_due; /* pulls wait for so many */
+    atomic_int put_off;
 } table;
+
+static bool is_due(void *user, const td_keyed_request *q)
+{
+    table *t = user;
+    bool due = q->does != TD_PULL || t->pushes >= t->pushes_due;
+    atomic_fetch_add(&t->put_off, !due);
+    return due;
+}
 
 static td_status serve(void *user, const td_keyed_request *q)
 {
     table *t = user;
     t->placed += q->places != NULL;
+    t->pushes += q->does == TD_PUSH;
     t->placed_of_others += q->places && q->from != t->self;
     for (size_t i = 0; i < q->count; i++) {
         size_t at = (q->places ? q->places[i] : i) * t->width;
@@ -101,6 +114,62 @@ static td_status fails_in_part(td_comm *c, td_keyed *keyed, const setting *s, ba
     return TD_OK;
 }
 
+/* Started time and again, with other values each time, also when what it was made of has gone. */
+static td_status plans_come_back(td_comm *c, td_keyed *keyed, const setting *s, batch *b)
+{
+    enum { ROUNDS = 3 };
+    td_keyed_plan *push, *pull;
+    uint64_t ticket;
+    unsigned char *want = td_malloc(ROOM);
+    fill(b, s, td_comm_rank(c), 0);
+    TD_TRY(td_keyed_plan_create(keyed, TD_PUSH, &b->parts, &push));
+    TD_TRY(td_keyed_plan_create(keyed, TD_PULL, &b->parts, &pull));
+    memset(b->keys, 0xff, sizeof b->keys), memset(b->sizes, 0xff, sizeof b->sizes);
+    TD_TRY(td_keyed_plan_start(pull, &ticket));
+    TD_TRY(td_keyed_wait(keyed, ticket));
+    memcpy(want, b->out, ROOM);
+    for (int r = 0; r < ROUNDS; r++) {
+        for (size_t k = 0; k < PARTS * s->width; k++)
+            want[k] += b->in[k] = (unsigned char)(k * 5 + (size_t)r);
+        TD_TRY(td_keyed_plan_start(push, &ticket));
+        TD_TRY(td_keyed_wait(keyed, ticket));
+        memset(b->out, 0xa5, ROOM);
+        TD_TRY(td_keyed_plan_start(pull, &ticket));
+        TD_TRY(td_keyed_wait(keyed, ticket));
+        CHECK(!memcmp(b->out, want, PARTS * s->width) && b->out[PARTS * s->width] == 0xa5);
+    }
+    td_keyed_plan_destroy(push), td_keyed_plan_destroy(pull);
+    td_free(want);
+    return TD_OK;
+}
+
+/* All push to the same parts, and pull them when all have: rank 0 does when another's pull waits.
+ */
+static td_status pulls_wait(td_comm *c, const setting *s, batch *b)
+{
+    int size = td_comm_size(c);
+    table t = {.self = td_comm_rank(c), .width = s->width, .pushes_due = size};
+    td_keyed_config config = {.width = s->width, .serve = serve, .ready = is_due, .user = &t};
+    td_keyed *keyed;
+    uint64_t push, pull;
+    t.part = td_calloc(PARTS, s->width);
+    TD_TRY(td_keyed_open(c, &config, &keyed));
+    fill(b, s, 0, td_comm_rank(c));
+    while (td_comm_rank(c) == 0 && size > 1 && !atomic_load(&t.put_off))
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    TD_TRY(td_keyed_start(keyed, TD_PUSH, &b->parts, &push));
+    TD_TRY(td_keyed_wait(keyed, push));
+    TD_TRY(td_keyed_start(keyed, TD_PULL, &b->parts, &pull));
+    TD_TRY(td_keyed_wait(keyed, pull));
+    for (size_t k = 0; k < PARTS * s->width; k++)
+        CHECK(b->out[k] == (unsigned char)(size * (int)(k * 11) + size * (size - 1) / 2));
+    CHECK(b->out[PARTS * s->width] == 0xa5);
+    TD_TRY(td_keyed_finish(keyed));
+    td_keyed_destroy(keyed);
+    td_free(t.part);
+    return TD_OK;
+}
+
 static td_status works(td_comm *c, const setting *s, batch b[BATCHES])
 {
     int size = td_comm_size(c), all, others;
@@ -110,6 +179,7 @@ static td_status works(td_comm *c, const setting *s, batch b[BATCHES])
     t.part = td_calloc((size_t)MOST_RANKS * PARTS, s->width);
     TD_TRY(td_keyed_open(c, &config, &keyed));
     TD_TRY(comes_back(c, keyed, s, b));
+    TD_TRY(plans_come_back(c, keyed, s, &b[0]));
     TD_TRY(fails_in_part(c, keyed, s, &b[0]));
     TD_TRY(td_keyed_finish(keyed));
     td_keyed_destroy(keyed);
@@ -121,7 +191,7 @@ static td_status works(td_comm *c, const setting *s, batch b[BATCHES])
     bool seen =
         td_comm_hosts(c) < size && (s->registered || !strcmp(td_comm_transport(c), "local"));
     CHECK((may && seen) == (others > 0));
-    return TD_OK;
+    return pulls_wait(c, s, b);
 }
 
 static td_status parts_stay(td_comm *c, void *arg)

@@ -265,6 +265,50 @@ static td_status in_pushes(td_comm *c, int victim)
     return status;
 }
 
+/* Each part is a byte of the asker's memory, time and again. */
+static td_status serve_or_die(void *user, const td_keyed_request *q)
+{
+    bomb *b = user;
+    unsigned char *out = q->out;
+    size_t width = q->count ? q->bytes / q->count : 0;
+    bool now = b->fuse && --b->fuse == 0;
+    for (size_t i = 0; i < q->count; i++) {
+        if (now && i == q->count / 2) lose(b->comm);
+        memset(out + (q->places ? q->places[i] : i) * width, 1, width);
+    }
+    return TD_OK;
+}
+
+/* All serve; a process is lost with a request in hand. Who asked has its memory back. */
+static td_status amid_in_place_pulls(td_comm *c, int victim)
+{
+    enum { COUNT = 256, WIDTH = 256, ROUNDS = 20 };
+    bool process = !strcmp(td_comm_transport(c), "mpi");
+    bomb b = {c, process && is(c, victim) ? 2 * td_comm_size(c) + 1 : 0};
+    td_keyed_config config = {.width = WIDTH, .serve = serve_or_die, .user = &b};
+    td_keyed *k = NULL;
+    uint64_t keys[COUNT];
+    void *memory;
+    for (uint64_t i = 0; i < COUNT; i++) keys[i] = i;
+    if (td_comm_alloc(COUNT * WIDTH, &memory) != TD_OK) abort();
+    unsigned char *out = memory;
+    td_status status = td_keyed_open(c, &config, &k);
+    for (int r = 0; r < ROUNDS && status == TD_OK; r++) {
+        td_parts parts = {.keys = keys, .count = COUNT, .out = out, .in_place = true};
+        if (r == 2 && !process && is(c, victim)) lose(c);
+        memset(out, 0xa5, COUNT * WIDTH);
+        status = td_keyed_pull(k, &parts);
+        for (size_t i = 0; i < COUNT * WIDTH && status == TD_OK; i++) CHECK(out[i] == 1);
+    }
+    if (status == TD_OK) status = td_comm_barrier(c);
+    td_keyed_destroy(k);
+    memset(out, 0xee, COUNT * WIDTH);
+    nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    for (size_t i = 0; i < COUNT * WIDTH; i++) CHECK(out[i] == 0xee);
+    if (td_comm_free(memory) != TD_OK) abort();
+    return status;
+}
+
 /* --- with another failure --- */
 
 typedef struct second {
@@ -309,6 +353,7 @@ static const kind kinds[] = {
     {"amid an all-reduce", amid_allreduce, -1, 1},
     {"amid a registered all-reduce", amid_a_registered_one, -1, 1},
     {"amid a registered all-reduce of new memory", amid_a_new_registered_one, -1, 1},
+    {"amid in-place pulls", amid_in_place_pulls, -1, 1},
     {"broadcast of the root", in_broadcast, -1, 1},
     {"broadcast of another", in_broadcast_of_another, -1, 1},
     {"barrier", in_barrier, -1, 1},

@@ -104,7 +104,7 @@ static void spares_replace_the_lost(void **state)
 {
     static const int sizes[] = {2, 3, 5, 8};
     (void)state;
-    for (int k = 0; k < 4; k++) run_chain(sizes[k], 30, k, sizes[k] > 2 ? 24 : 16);
+    for (int k = 0; k < 4; k++) run_chain(sizes[k], 30, k, sizes[k] > 2 ? 25 : 17);
 }
 
 static void groups_shrink_without_spares(void **state)
