@@ -5,22 +5,30 @@
  * its fraction. Scores of one bin count as ties: in [1/2, 1] bins are 1/1024 wide, closer to 0
  * finer. Counts are whole numbers, of weights in units of 2^-20, so those of several ranks may be
  * added in any order, and the area is to the bit the same. Exact where no bin holds two different
- * scores. */
+ * scores.
+ *
+ * Bins come in blocks, one a sign and exponent, of which scores use few: others' counts are neither
+ * looked at nor sent. */
 #ifndef TD_MATH_AUC_H
 #define TD_MATH_AUC_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-enum { TD_AUC_BINS = 1 << 18 };
+enum { TD_AUC_BLOCKS = 1 << 9, TD_AUC_BLOCK = 1 << 9 };
 
 typedef struct td_auc {
-    uint64_t counts[2][TD_AUC_BINS]; /* negatives, positives */
+    uint64_t counts[TD_AUC_BLOCKS][2][TD_AUC_BLOCK]; /* negatives, positives */
+    uint8_t used[TD_AUC_BLOCKS];                     /* 1: there are scores */
 } td_auc;
 
 /* Begins as zeros. NaN counts as the lowest score. weight: 0 or more; of all together below 2^43.
  */
 void td_auc_add(td_auc *auc, float score, int positive, float weight);
+/* Ahead of a sum over ranks, when `used` is the largest of all ranks': brings the counts of used
+ * blocks together at the front, where they are summed, and returns how many numbers they are.
+ * Nothing may be added behind it. */
+size_t td_auc_pack(td_auc *auc);
 /* NaN where there are no positives, or no negatives. */
 double td_auc_value(const td_auc *auc);
 

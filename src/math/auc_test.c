@@ -54,6 +54,32 @@ static void weights_are_so_many_samples(void **state)
     assert_true(td_auc_value(&auc) == td_auc_value(&halves));
 }
 
+/* Ranks that have different blocks: their packed counts add up to those of all. */
+static void parts_add_up(void **state)
+{
+    enum { PARTS = 3 };
+    static td_auc part[PARTS];
+    size_t numbers[PARTS];
+    td_rng rng;
+    (void)state;
+    td_rng_init(&rng, 5, TD_RNG_TEST, 0, 0);
+    memset(&auc, 0, sizeof auc), memset(part, 0, sizeof part);
+    for (int i = 0; i < 3 * N; i++) { /* part 0 has none */
+        float score = ldexpf((float)td_rng_unit(&rng) - 0.5f, (int)td_rng_below(&rng, 40) - 30);
+        int positive = (int)td_rng_below(&rng, 2);
+        td_auc_add(&auc, score, positive, 1);
+        td_auc_add(&part[score < 0.01f ? 1 : 2], score, positive, 1);
+    }
+    for (int k = 0; k < PARTS; k++) memcpy(part[k].used, auc.used, sizeof auc.used);
+    for (int k = 0; k < PARTS; k++) numbers[k] = td_auc_pack(&part[k]);
+    assert_true(numbers[0] == numbers[1] && numbers[1] == numbers[2]);
+    assert_true(numbers[0] < sizeof auc.counts / sizeof(uint64_t) / 2);
+    for (int k = 1; k < PARTS; k++)
+        for (size_t i = 0; i < numbers[0]; i++)
+            (&part[0].counts[0][0][0])[i] += (&part[k].counts[0][0][0])[i];
+    assert_true(td_auc_value(&part[0]) == td_auc_value(&auc));
+}
+
 static void limits(void **state)
 {
     (void)state;
@@ -73,6 +99,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_area_is_that_of_all_pairs),
         cmocka_unit_test(weights_are_so_many_samples),
+        cmocka_unit_test(parts_add_up),
         cmocka_unit_test(limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

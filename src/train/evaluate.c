@@ -58,8 +58,11 @@ static td_status curve_end(curve *c, td_comm *comm, double *out)
 {
     *out = NAN;
     if (!c->auc) return TD_OK;
-    TD_TRY(
-        td_comm_allreduce(comm, c->auc->counts, c->auc->counts, 2 * TD_AUC_BINS, TD_I64, TD_SUM));
+    uint8_t *used = c->auc->used;
+    TD_TRY(td_comm_allreduce(comm, used, used, TD_AUC_BLOCKS, TD_U8, TD_MAX));
+    size_t numbers = td_auc_pack(c->auc);
+    uint64_t(*counts)[2][TD_AUC_BLOCK] = c->auc->counts;
+    TD_TRY(td_comm_allreduce(comm, counts, counts, numbers, TD_I64, TD_SUM));
     *out = td_auc_value(c->auc);
     return TD_OK;
 }
