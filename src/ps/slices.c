@@ -160,9 +160,12 @@ double td_slices_hottest(const td_slices *s, const double load[TD_SLICES], int *
     int which = s->primary[0];
     for (int k = 0; k < TD_SLICES; k++) {
         double has = 0;
-        for (int j = 0; j < TD_SLICES; j++) has += s->primary[j] == s->primary[k] ? load[j] : 0;
-        if (has > most) most = has, which = s->primary[k];
+        bool seen = false; /* its server has been looked at; neighbours are mostly of one */
+        for (int j = k - 1; j >= 0 && !seen; j--) seen = s->primary[j] == s->primary[k];
         all += load[k];
+        for (int j = k; j < TD_SLICES && !seen; j++)
+            has += s->primary[j] == s->primary[k] ? load[j] : 0;
+        if (has > most) most = has, which = s->primary[k];
     }
     if (out_which) *out_which = which;
     return all > 0 ? most / all : 0;
