@@ -62,10 +62,11 @@ int td_comm_local_size(const td_comm *comm)
     return comm ? comm->local_size : 0;
 }
 
-/* Threads have those that their process may run on; of processes each may have others. */
+/* Threads have those that their process may run on; processes have told each other theirs. */
 static int cores_of(const td_comm *comm)
 {
     int online = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    if (comm->seat && comm->seat->cores) return comm->seat->cores;
 #if defined(__linux__)
     cpu_set_t allowed;
     bool all = comm->ops->one_memory && sched_getaffinity(0, sizeof allowed, &allowed) == 0;

@@ -57,6 +57,7 @@ typedef struct td_seat {
     int rank, ranks;     /* in the run */
     int *host;           /* [ranks] */
     int place, places;   /* among the run's ranks on this machine */
+    int cores;           /* of it that these may run on, together; 0: unknown */
     bool idle;           /* was sent back to the spares */
     bool waited_in_vain; /* its last wait there failed */
     /* For tests: called by this rank before it says that it recovers (step 0), when all have agreed

@@ -95,7 +95,7 @@ struct td_comm {
     int rank, size;
     int64_t deadline_ms;
     bool one_thread;     /* the transport is not to be called by two threads at once */
-    int cores;           /* of this host; of threads, that they may run on */
+    int cores;           /* of this host, that its ranks may run on */
     bool crowded;        /* more ranks than cores on this host: do not spin */
     bool beside;         /* its threads serve ranks that compute: leave them the cores */
     bool meets;          /* its ranks meet in memory of their host */
@@ -288,6 +288,8 @@ enum {
 /* --- the MPI module, loaded at run time --- */
 
 /* What the module may use of the library (which it is not linked to). */
+enum { TD_MPI_ABI = 16, TD_HOST_NAME = 96 };
+
 typedef struct td_mpi_services {
     td_status (*fail)(td_status status, const char *format, ...) TD_PRINTF(2, 3);
     void (*log)(td_log_level level, const char *format, ...) TD_PRINTF(2, 3);
@@ -299,16 +301,20 @@ typedef struct td_mpi_services {
     void (*adrift)(const void *at, size_t bytes); /* td_registered_adrift */
 } td_mpi_services;
 
+typedef struct td_mpi_host { /* what a rank tells of its machine */
+    char name[TD_HOST_NAME];
+    uint8_t cores[128]; /* a bit for each that it may run on, in its system's order; 0: unknown */
+} td_mpi_host;
+
 typedef struct td_mpi_module {
     int abi; /* TD_MPI_ABI */
     const td_transport_ops *ops;
     bool has_ulfm;
     void (*version)(char text[256]);
-    /* Initialises MPI; fills impl, rank, size; *host_names: [size][TD_HOST_NAME], to free with
-     * `release`. The world's close ends MPI; where a rank has failed, without waiting for ranks
-     * that may be gone. */
+    /* Initialises MPI; fills impl, rank, size; *hosts: [size], to free with `release`. The world's
+     * close ends MPI; where a rank has failed, without waiting for ranks that may be gone. */
     td_status (*open)(const td_mpi_services *services, const td_comm_config *config, td_comm *world,
-                      char **host_names);
+                      td_mpi_host **hosts);
     void (*release)(void *memory);
     /* The mpiexec of this MPI. */
     void (*launcher)(char path[512]);
@@ -316,7 +322,6 @@ typedef struct td_mpi_module {
      * when that worked. Ends no MPI. */
     bool (*lose_a_rank)(void);
 } td_mpi_module;
-enum { TD_MPI_ABI = 15, TD_HOST_NAME = 96 };
 
 TD_MUST_CHECK td_status td_mpi_load(const td_mpi_module **out);
 

@@ -125,7 +125,7 @@ void td_mpi_close(td_comm *comm);
 /* A group of ranks of the world, by their numbers there; NULL: no memory. */
 td_mpi_group *td_mpi_group_create(td_mpi_group *world, int number, const int *member, int size);
 td_status td_mpi_open(const td_mpi_services *given, const td_comm_config *config, td_comm *world,
-                      char **host_names);
+                      td_mpi_host **hosts);
 
 /* As in td_transport_ops; mpi_muster.c. */
 td_status td_mpi_bring_together(td_comm *comm, const td_muster *mine, td_plan *plan);

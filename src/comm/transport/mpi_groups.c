@@ -1,6 +1,7 @@
 /* Groups of an MPI job, its beginning and its end. */
 #include "comm/transport/mpi_group.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,35 +107,39 @@ static void close_group(td_comm *comm)
 /* --- beginning and end --- */
 
 /* Hosts are told apart by name and by space of process ids (containers may share a name). */
-static void name_host(char name[TD_HOST_NAME])
+static void describe_host(td_mpi_host *own)
 {
     char host[NAME] = "", space[24] = "";
     gethostname(host, NAME - 1);
     if (readlink("/proc/self/ns/pid", space, sizeof space - 1) < 0) space[0] = 0;
-    snprintf(name, TD_HOST_NAME, "%s %s", host, space);
+    snprintf(own->name, TD_HOST_NAME, "%s %s", host, space);
+#if defined(__linux__)
+    cpu_set_t allowed;
+    _Static_assert(sizeof allowed <= sizeof own->cores, "a mask fits");
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
+        memcpy(own->cores, &allowed, sizeof allowed);
+#endif
 }
 
-static td_status exchange_names(td_mpi_group *g, td_comm *world, char **host_names)
+static td_status exchange_hosts(td_mpi_group *g, td_comm *world, td_mpi_host **hosts)
 {
     struct card {
-        char host[TD_HOST_NAME];
+        td_mpi_host host;
         long pid;
     } own = {.pid = (long)getpid()}, *all = calloc((size_t)world->size, sizeof *all);
-    char *names = calloc((size_t)world->size, TD_HOST_NAME);
+    *hosts = calloc((size_t)world->size, sizeof **hosts);
     g->pid = calloc((size_t)world->size, sizeof *g->pid);
-    if (!all || !names || !g->pid) {
+    if (!all || !*hosts || !g->pid) {
         free(all);
-        free(names);
         return td_mpi_library->fail(TD_ERR_NOMEM, "no memory for %d ranks", world->size);
     }
-    name_host(own.host);
+    describe_host(&own.host);
     int code = MPI_Allgather(&own, sizeof own, MPI_BYTE, all, sizeof own, MPI_BYTE, g->comm);
     for (int r = 0; r < world->size; r++) {
-        memcpy(names + r * TD_HOST_NAME, all[r].host, TD_HOST_NAME);
-        if (!strcmp(all[r].host, own.host)) g->pid[r] = all[r].pid;
+        (*hosts)[r] = all[r].host;
+        if (!strcmp(all[r].host.name, own.host.name)) g->pid[r] = all[r].pid;
     }
     free(all);
-    *host_names = names;
     return code == MPI_SUCCESS ? TD_OK : td_mpi_error(code, world, -1);
 }
 
@@ -180,7 +185,7 @@ static void survive_broken_pipes(void)
 }
 
 td_status td_mpi_open(const td_mpi_services *given, const td_comm_config *config, td_comm *world,
-                      char **host_names)
+                      td_mpi_host **hosts)
 {
     int provided = 0, begun = 0;
     td_mpi_library = given;
@@ -217,7 +222,7 @@ td_status td_mpi_open(const td_mpi_services *given, const td_comm_config *config
                                    "the first")
         : !memory ? td_mpi_library->fail(TD_ERR_NOMEM, "no memory for %d ranks", g->size)
                   : check_tags(g, spares);
-    return status == TD_OK ? exchange_names(g, world, host_names) : status;
+    return status == TD_OK ? exchange_hosts(g, world, hosts) : status;
 }
 
 void td_mpi_close(td_comm *comm)

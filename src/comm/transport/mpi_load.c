@@ -94,19 +94,22 @@ td_status td_comm_mpi_version(char text[256], bool *has_ulfm)
 
 /* --- the job --- */
 
-/* Numbers for host names, the same at all ranks. */
-static td_status number_hosts(const char *names, td_seat *seat)
+/* Numbers for host names, the same at all ranks; and this machine's ranks, and the cores that they
+ * may run on. A rank may be bound to one core, and a job to some of the machine's. */
+static td_status number_hosts(const td_mpi_host *hosts, td_seat *seat)
 {
+    uint8_t cores[sizeof hosts->cores] = {0};
     seat->host = td_calloc((size_t)seat->ranks, sizeof *seat->host);
     if (!seat->host) return td_fail(TD_ERR_NOMEM, "no memory for %d ranks", seat->ranks);
     for (int r = 0; r < seat->ranks; r++)
-        while (strcmp(names + TD_HOST_NAME * seat->host[r], names + TD_HOST_NAME * r) != 0)
-            seat->host[r]++;
+        while (strcmp(hosts[seat->host[r]].name, hosts[r].name) != 0) seat->host[r]++;
     for (int r = 0; r < seat->ranks; r++) {
         bool here = seat->host[r] == seat->host[seat->rank];
         seat->place += here && r < seat->rank;
         seat->places += here;
+        for (size_t k = 0; k < sizeof cores && here; k++) cores[k] |= hosts[r].cores[k];
     }
+    for (size_t k = 0; k < sizeof cores; k++) seat->cores += __builtin_popcount(cores[k]);
     td_comm_fake_hosts(seat->host, seat->ranks);
     return TD_OK;
 }
@@ -120,7 +123,7 @@ static td_status open_world(const td_comm_config *config, td_comm **out, bool *s
     const td_mpi_module *module = NULL;
     TD_TRY(td_comm_check_config(config));
     TD_TRY(td_mpi_load(&module));
-    char *names = NULL;
+    td_mpi_host *hosts = NULL;
     int spares = config ? config->spares : 0;
     td_comm *world = td_calloc(1, sizeof *world);
     td_seat *seat = td_calloc(1, sizeof *seat);
@@ -132,16 +135,16 @@ static td_status open_world(const td_comm_config *config, td_comm **out, bool *s
     world->deadline_ms = td_comm_deadline(config);
     td_start start;
     td_start_begin(&start, world->deadline_ms);
-    td_status status = module->open(&services, config, world, &names);
+    td_status status = module->open(&services, config, world, &hosts);
     td_start_end(&start);
     *seat = (td_seat){.rank = world->rank, .ranks = world->size};
     if (status == TD_OK) status = td_comm_check_ranks(seat->ranks, spares);
-    if (status == TD_OK) status = number_hosts(names, seat);
+    if (status == TD_OK) status = number_hosts(hosts, seat);
     *spare = status == TD_OK && seat->rank >= seat->ranks - spares;
     if (status == TD_OK && !*spare) world->size -= spares;
-    if (status == TD_OK) status = td_comm_set_hosts(world, seat->host, NULL);
-    module->release(names);
     world->seat = seat;
+    if (status == TD_OK) status = td_comm_set_hosts(world, seat->host, NULL);
+    module->release(hosts);
     if (status == TD_OK) td_comm_spread_out(world);
     world->owns_seat = true;
     if (status == TD_OK) {
