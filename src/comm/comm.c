@@ -62,11 +62,26 @@ int td_comm_local_size(const td_comm *comm)
     return comm ? comm->local_size : 0;
 }
 
-/* Threads have those that their process may run on; processes have told each other theirs. */
+/* What processes of this host have told each other; 0: nothing. */
+static int cores_told(const td_comm *comm)
+{
+    int count = 0;
+    for (size_t k = 0; k < sizeof *comm->seat->cores; k++) {
+        unsigned any = 0;
+        for (int r = 0; r < comm->size; r++)
+            if (comm->host[r] == comm->host[comm->rank])
+                any |= comm->seat->cores[comm->world[r]][k];
+        count += __builtin_popcount(any);
+    }
+    return count;
+}
+
+/* Threads have those that their process may run on. */
 static int cores_of(const td_comm *comm)
 {
+    int told = comm->seat && comm->seat->cores ? cores_told(comm) : 0;
+    if (told) return told;
     int online = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    if (comm->seat && comm->seat->cores) return comm->seat->cores;
 #if defined(__linux__)
     cpu_set_t allowed;
     bool all = comm->ops->one_memory && sched_getaffinity(0, sizeof allowed, &allowed) == 0;
@@ -344,7 +359,7 @@ void td_comm_close(td_comm *comm)
     comm->ops->close(comm);
     td_recorder_close(comm);
     td_free(comm->reborn);
-    if (comm->owns_seat) td_free(comm->seat->host), td_free(comm->seat);
+    if (comm->owns_seat) td_free(comm->seat->host), td_free(comm->seat->cores), td_free(comm->seat);
     td_free(comm->host);
     comm->closed = true;
     td_comm_retire(comm);

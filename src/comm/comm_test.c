@@ -68,34 +68,46 @@ static void ranks_are_dealt_out_over_cores(void **state)
     on_all_sizes(comes_to_its_core, NULL);
 }
 
-/* Each process may run on one of the first `arg` cores of those that it began with, as far as they
- * go: the group's are those of all. */
-static td_status shares_cores(td_comm *c, void *arg)
+/* The cores of a group are those of its ranks on this host, of whom each may run on one. */
+static td_status has_cores_of_all(td_comm *c)
 {
     enum { MOST = 8 };
     cpu_set_t own, all[MOST], together;
-    (void)arg;
     CHECK(td_comm_size(c) <= MOST && sched_getaffinity(0, sizeof own, &own) == 0);
     CHECK(CPU_COUNT(&own) == 1);
     TD_TRY(td_comm_allgather(c, &own, sizeof own, all));
     CPU_ZERO(&together);
-    for (int r = 0; r < td_comm_size(c); r++) CPU_OR(&together, &together, &all[r]);
+    for (int r = 0; r < td_comm_size(c); r++)
+        if (td_comm_host_of(c, r) == td_comm_host_of(c, td_comm_rank(c)))
+            CPU_OR(&together, &together, &all[r]);
     CHECK(c->cores == CPU_COUNT(&together));
-    CHECK(c->crowded == (CPU_COUNT(&together) < td_comm_local_size(c)));
-    td_comm *pair;
-    TD_TRY(td_comm_split(c, td_comm_rank(c) / 2, 0, &pair));
-    CHECK(pair->cores == c->cores);
-    td_comm_close(pair);
-    return td_comm_barrier(c);
+    CHECK(c->crowded == (c->cores < td_comm_local_size(c)));
+    return TD_OK;
 }
 
-static void take_one_core(int of)
+/* arg: on how many cores, by turns. */
+static td_status shares_cores(td_comm *c, void *arg)
 {
+    td_comm *half;
+    int of = *(const int *)arg, all = td_comm_hosts(c) == 1 ? td_comm_size(c) : of;
+    TD_TRY(has_cores_of_all(c));
+    CHECK(td_comm_hosts(c) > 1 || c->cores == (of < all ? of : all));
+    TD_TRY(td_comm_split(c, td_comm_rank(c) % 2, 0, &half));
+    td_status status = has_cores_of_all(half);
+    td_comm_close(half);
+    return status == TD_OK ? td_comm_barrier(c) : status;
+}
+
+/* This process may run on one of the first `*of` cores that it may run on now, of which there may
+ * be fewer. */
+static void take_one_core(int *most)
+{
+    int of = *most;
     const char *rank = getenv("OMPI_COMM_WORLD_RANK");
     cpu_set_t allowed, one;
     if (!rank) rank = getenv("PMI_RANK");
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-    if (of > CPU_COUNT(&allowed)) of = CPU_COUNT(&allowed);
+    if (of > CPU_COUNT(&allowed)) *most = of = CPU_COUNT(&allowed);
     int cpu = -1, left = rank ? atoi(rank) % of : 0;
     while (left >= 0) left -= CPU_ISSET(++cpu, &allowed) != 0;
     CPU_ZERO(&one);
@@ -539,8 +551,9 @@ int main(int argc, char **argv)
     else if (argc > 1 && !strcmp(argv[1], "mpi-long"))
         status = td_comm_run_mpi(&quick, takes_long, NULL);
     else if (argc > 2 && !strcmp(argv[1], "mpi-cores")) {
-        take_one_core(atoi(argv[2]));
-        status = td_comm_run_mpi(NULL, shares_cores, NULL);
+        int cores = atoi(argv[2]);
+        take_one_core(&cores);
+        status = td_comm_run_mpi(NULL, shares_cores, &cores);
     } else
         return run_on_ranks(argc, argv, tests, sizeof tests / sizeof *tests);
     if (status != TD_OK) fprintf(stderr, "%s\n", td_last_error());

@@ -19,6 +19,7 @@ bool td_keyed_at_hand(const td_keyed *k, int rank)
 void td_keyed_clear(const td_keyed_request *r)
 {
     size_t width = r->count ? r->bytes / r->count : 0; /* of parts that have places */
+    if (!r->out) return;
     if (!r->places) memset(r->out, 0, r->bytes);
     for (size_t i = 0; i < r->count && r->places; i++)
         memset((char *)r->out + r->places[i] * width, 0, width);
@@ -42,7 +43,7 @@ td_keyed_turn td_keyed_call(td_keyed_desk *desk, bool waits, td_keyed_request *r
     }
     if (turn == TD_KEYED_SERVED) {
         status = k->config.serve(k->config.user, request);
-        if (status != TD_OK && request->out) td_keyed_clear(request);
+        if (status != TD_OK) td_keyed_clear(request);
         if (desk->bell && atomic_load(&desk->put_off)) td_bell_ring(desk->bell);
     }
     pthread_mutex_unlock(&desk->lock);

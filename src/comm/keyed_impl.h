@@ -105,7 +105,7 @@ static inline td_keyed_request td_keyed_request_of(const td_keyed_head *h, int f
     };
 }
 
-/* Blanks what a request that failed was to pull. */
+/* Zeroes what a request that failed was to pull, if anything. */
 void td_keyed_clear(const td_keyed_request *request);
 
 typedef enum td_keyed_turn {

@@ -130,7 +130,7 @@ static td_status plans_come_back(td_comm *c, td_keyed *keyed, const setting *s, 
     memcpy(want, b->out, ROOM);
     for (int r = 0; r < ROUNDS; r++) {
         for (size_t k = 0; k < PARTS * s->width; k++)
-            want[k] += b->in[k] = (unsigned char)(k * 5 + (size_t)r);
+            b->in[k] = (unsigned char)(k * 5 + (size_t)r), want[k] += b->in[k];
         TD_TRY(td_keyed_plan_start(push, &ticket));
         TD_TRY(td_keyed_wait(keyed, ticket));
         memset(b->out, 0xa5, ROOM);
@@ -155,8 +155,10 @@ static td_status pulls_wait(td_comm *c, const setting *s, batch *b)
     t.part = td_calloc(PARTS, s->width);
     TD_TRY(td_keyed_open(c, &config, &keyed));
     fill(b, s, 0, td_comm_rank(c));
-    while (td_comm_rank(c) == 0 && size > 1 && !atomic_load(&t.put_off))
+    bool first = td_comm_rank(c) == 0 && size > 1;
+    for (int k = 0; k < 100000 && first && !atomic_load(&t.put_off); k++)
         nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    CHECK(!first || atomic_load(&t.put_off));
     TD_TRY(td_keyed_start(keyed, TD_PUSH, &b->parts, &push));
     TD_TRY(td_keyed_wait(keyed, push));
     TD_TRY(td_keyed_start(keyed, TD_PULL, &b->parts, &pull));

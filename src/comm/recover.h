@@ -54,12 +54,12 @@ TD_MUST_CHECK td_status td_recover_plan(const td_roster *roster, td_plan *plan);
 
 /* What a rank is in the run; all its groups share it. */
 typedef struct td_seat {
-    int rank, ranks;     /* in the run */
-    int *host;           /* [ranks] */
-    int place, places;   /* among the run's ranks on this machine */
-    int cores;           /* of it that these may run on, together; 0: unknown */
-    bool idle;           /* was sent back to the spares */
-    bool waited_in_vain; /* its last wait there failed */
+    int rank, ranks;                     /* in the run */
+    int *host;                           /* [ranks] */
+    int place, places;                   /* among the run's ranks on this machine */
+    uint8_t (*cores)[TD_HOST_CORES / 8]; /* [ranks] as td_mpi_host has them; NULL: threads */
+    bool idle;                           /* was sent back to the spares */
+    bool waited_in_vain;                 /* its last wait there failed */
     /* For tests: called by this rank before it says that it recovers (step 0), when all have agreed
      * (1), and when the new group has met (2). A failure: it has lost itself there. */
     td_status (*at_step)(td_comm *comm, int step, void *arg);

@@ -265,7 +265,7 @@ static td_status in_pushes(td_comm *c, int victim)
     return status;
 }
 
-/* Each part is a byte of the asker's memory, time and again. */
+/* Fills parts with ones in the asker's memory, and may be lost halfway. */
 static td_status serve_or_die(void *user, const td_keyed_request *q)
 {
     bomb *b = user;
@@ -279,7 +279,8 @@ static td_status serve_or_die(void *user, const td_keyed_request *q)
     return TD_OK;
 }
 
-/* All serve; a process is lost with a request in hand. Who asked has its memory back. */
+/* All serve; a process is lost with a request in hand. Behind the failure nobody writes to the
+ * asker's memory any more. */
 static td_status amid_in_place_pulls(td_comm *c, int victim)
 {
     enum { COUNT = 256, WIDTH = 256, ROUNDS = 20 };

@@ -95,7 +95,7 @@ struct td_comm {
     int rank, size;
     int64_t deadline_ms;
     bool one_thread;     /* the transport is not to be called by two threads at once */
-    int cores;           /* of this host, that its ranks may run on */
+    int cores;           /* of this host, that its ranks may run on together */
     bool crowded;        /* more ranks than cores on this host: do not spin */
     bool beside;         /* its threads serve ranks that compute: leave them the cores */
     bool meets;          /* its ranks meet in memory of their host */
@@ -163,8 +163,7 @@ TD_MUST_CHECK td_status td_comm_set_hosts(td_comm *comm, const int *host, const 
  * thread begins on the core of the one that made it, a process where there was room just then, and
  * two that take turns on one core may do so for a long while. Where there are fewer cores than
  * ranks of the run, those of the group are dealt out over them, from another one on for each group;
- * but none where the thread may not run on all, as nobody knows then who shares those that it may.
- */
+ * but none where the thread may not run on all that these may, as others may run on others. */
 void td_comm_spread_out(const td_comm *comm);
 /* For tests: TANDEM_FAKE_HOSTS="0,0,1,1" puts ranks on pretended hosts. The last one repeats. */
 void td_comm_fake_hosts(int *host, int size);
@@ -287,9 +286,9 @@ enum {
 
 /* --- the MPI module, loaded at run time --- */
 
-/* What the module may use of the library (which it is not linked to). */
-enum { TD_MPI_ABI = 16, TD_HOST_NAME = 96 };
+enum { TD_MPI_ABI = 16, TD_HOST_NAME = 96, TD_HOST_CORES = 1024 };
 
+/* What the module may use of the library (which it is not linked to). */
 typedef struct td_mpi_services {
     td_status (*fail)(td_status status, const char *format, ...) TD_PRINTF(2, 3);
     void (*log)(td_log_level level, const char *format, ...) TD_PRINTF(2, 3);
@@ -303,7 +302,7 @@ typedef struct td_mpi_services {
 
 typedef struct td_mpi_host { /* what a rank tells of its machine */
     char name[TD_HOST_NAME];
-    uint8_t cores[128]; /* a bit for each that it may run on, in its system's order; 0: unknown */
+    uint8_t cores[TD_HOST_CORES / 8]; /* a bit for each that it may run on; all 0: unknown */
 } td_mpi_host;
 
 typedef struct td_mpi_module {

@@ -7,8 +7,8 @@
  * added in any order, and the area is to the bit the same. Exact where no bin holds two different
  * scores.
  *
- * Bins come in blocks, one a sign and exponent, of which scores use few: others' counts are neither
- * looked at nor sent. */
+ * Bins come in blocks, one for each sign and exponent, of which scores use few: the counts of
+ * others are neither looked at nor sent. */
 #ifndef TD_MATH_AUC_H
 #define TD_MATH_AUC_H
 
@@ -25,9 +25,9 @@ typedef struct td_auc {
 /* Begins as zeros. NaN counts as the lowest score. weight: 0 or more; of all together below 2^43.
  */
 void td_auc_add(td_auc *auc, float score, int positive, float weight);
-/* Ahead of a sum over ranks, when `used` is the largest of all ranks': brings the counts of used
- * blocks together at the front, where they are summed, and returns how many numbers they are.
- * Nothing may be added behind it. */
+/* For a sum over ranks: first make `used` the maximum over them; then this moves the counts of used
+ * blocks to the front, and returns how many numbers there are to be summed. Afterwards nothing may
+ * be added. */
 size_t td_auc_pack(td_auc *auc);
 /* NaN where there are no positives, or no negatives. */
 double td_auc_value(const td_auc *auc);

@@ -74,9 +74,9 @@ static void parts_add_up(void **state)
     for (int k = 0; k < PARTS; k++) numbers[k] = td_auc_pack(&part[k]);
     assert_true(numbers[0] == numbers[1] && numbers[1] == numbers[2]);
     assert_true(numbers[0] < sizeof auc.counts / sizeof(uint64_t) / 2);
+    uint64_t *sum = (uint64_t *)(void *)part[0].counts;
     for (int k = 1; k < PARTS; k++)
-        for (size_t i = 0; i < numbers[0]; i++)
-            (&part[0].counts[0][0][0])[i] += (&part[k].counts[0][0][0])[i];
+        for (size_t i = 0; i < numbers[0]; i++) sum[i] += ((uint64_t *)(void *)part[k].counts)[i];
     assert_true(td_auc_value(&part[0]) == td_auc_value(&auc));
 }
 

@@ -94,22 +94,22 @@ td_status td_comm_mpi_version(char text[256], bool *has_ulfm)
 
 /* --- the job --- */
 
-/* Numbers for host names, the same at all ranks; and this machine's ranks, and the cores that they
- * may run on. A rank may be bound to one core, and a job to some of the machine's. */
-static td_status number_hosts(const td_mpi_host *hosts, td_seat *seat)
+/* Numbers for host names, the same at all ranks; and which cores each may run on: a rank may be
+ * bound to one, and a job to some of its machine's. */
+static td_status know_hosts(const td_mpi_host *hosts, td_seat *seat)
 {
-    uint8_t cores[sizeof hosts->cores] = {0};
     seat->host = td_calloc((size_t)seat->ranks, sizeof *seat->host);
-    if (!seat->host) return td_fail(TD_ERR_NOMEM, "no memory for %d ranks", seat->ranks);
+    seat->cores = td_calloc((size_t)seat->ranks, sizeof *seat->cores);
+    if (!seat->host || !seat->cores)
+        return td_fail(TD_ERR_NOMEM, "no memory for %d ranks", seat->ranks);
     for (int r = 0; r < seat->ranks; r++)
         while (strcmp(hosts[seat->host[r]].name, hosts[r].name) != 0) seat->host[r]++;
     for (int r = 0; r < seat->ranks; r++) {
         bool here = seat->host[r] == seat->host[seat->rank];
         seat->place += here && r < seat->rank;
         seat->places += here;
-        for (size_t k = 0; k < sizeof cores && here; k++) cores[k] |= hosts[r].cores[k];
+        memcpy(seat->cores[r], hosts[r].cores, sizeof hosts[r].cores);
     }
-    for (size_t k = 0; k < sizeof cores; k++) seat->cores += __builtin_popcount(cores[k]);
     td_comm_fake_hosts(seat->host, seat->ranks);
     return TD_OK;
 }
@@ -139,7 +139,7 @@ static td_status open_world(const td_comm_config *config, td_comm **out, bool *s
     td_start_end(&start);
     *seat = (td_seat){.rank = world->rank, .ranks = world->size};
     if (status == TD_OK) status = td_comm_check_ranks(seat->ranks, spares);
-    if (status == TD_OK) status = number_hosts(hosts, seat);
+    if (status == TD_OK) status = know_hosts(hosts, seat);
     *spare = status == TD_OK && seat->rank >= seat->ranks - spares;
     if (status == TD_OK && !*spare) world->size -= spares;
     world->seat = seat;
