@@ -104,8 +104,8 @@ def fm(folder):
 
 def dlrm(folder):
     return clicks(folder, "tsv", "tsv", 4000000, logarithms), 0.005, [
-        "--model", "dlrm", "--optimizer", "adam", "--lr", "0.01", "--batch", "1024", "--epochs", "2", "--schedule",
-        "cosine", "--strategy", "ps", "--clock", "asp"]
+        "--model", "dlrm", "--optimizer", "adam", "--lr", "0.01", "--batch", "512", "--epochs", "2", "--schedule",
+        "cosine", "--strategy", "ps", "--clock", "bsp"]
 
 
 def main():

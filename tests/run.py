@@ -19,7 +19,7 @@ if os.getuid() == 0:
 
 INSTRUMENTED = ["-Db_lundef=false", "--buildtype=debugoptimized", "-Dc_args=-g1"]
 # Tests wait for each other's ranks more than they compute.
-AT_ONCE = str((os.cpu_count() or 1) * 3)
+AT_ONCE = str((os.cpu_count() or 1) * 5 // 2)
 # name: (build folder, meson options, compiler, suites, names of tests or all of the suites)
 STEPS = {
     "release": ("build", [], None, ["unit", "mpi", "hosts", "cli", "docs"], []),
