@@ -400,6 +400,24 @@ static td_status an_idle_spare_dies(td_comm *c, void *arg)
     return status;
 }
 
+static void linger(void)
+{
+    sleep(1);
+}
+
+/* Behind a failure all who live leave together: rank 0, which then does something else before its
+ * process ends, would by itself leave long before the others, and these wait for it for ever. */
+static td_status the_others_end_late(td_comm *c, void *arg)
+{
+    (void)arg;
+    if (is(c, 0)) {
+        CHECK(atexit(linger) == 0);
+        td_comm_fail(c, TD_ERR_DATA, "line 5 is torn");
+    } else
+        usleep(700000);
+    return TD_OK;
+}
+
 /* Nobody needs the spares; `arg`: nor does anything. */
 static td_status quiet(td_comm *c, void *arg)
 {
@@ -443,6 +461,7 @@ static td_status on_mpi(int argc, char **argv, bool *known)
         {"mpi-idle", an_idle_spare_dies, argc > 4 ? argv[4] : NULL, 20000},
         {"mpi-cannot", it_cannot, NULL, 20000},
         {"mpi-fail", one_fails, NULL, 20000},
+        {"mpi-behind", the_others_end_late, NULL, 20000},
         {"mpi-quiet", quiet, NULL, 20000},
         {"mpi-nothing", quiet, &c, 20000},
     };

@@ -160,7 +160,9 @@ typedef struct td_mpi_patience {
 void td_mpi_wait_on(td_mpi_group *world, const td_card *own, td_mpi_patience *patience);
 /* After a failure, MPI_Finalize would wait for ranks that may be gone. So all say goodbye, and who
  * has heard it from everybody within half a second (true) ends in order; else the process is left
- * to exit without, and mpiexec ends the rest. Meanwhile this rank's notices go out. */
+ * to exit without, and mpiexec ends the rest. Where ranks may die mpiexec may not, and those in
+ * MPI_Finalize would wait for one that exits without: there who lives waits longer for those who
+ * live, unless one is silent. Meanwhile this rank's notices go out. */
 bool td_mpi_say_goodbye(td_mpi_group *world, const td_card *own);
 
 #endif

@@ -16,6 +16,8 @@
 
 enum { SENTENCE = 1000, LOOKS = 64, NAMED = 8 };
 enum { DEAD_NS = 20000000 }; /* from one look for gone processes to the next */
+enum { BYE_NS = 500000000, TURN_NS = 20000000, TURNS = 8 };
+static const int64_t LONG_BYE_NS = 10000000000;
 enum { ASK_AGAIN_NS = 2000000000, STALE_NS = 200000000, LEFT_NS = 100000000 };
 
 struct td_mpi_notice {
@@ -310,27 +312,6 @@ void td_mpi_fail(td_comm *comm, td_status status)
 
 /* --- the end --- */
 
-bool td_mpi_say_goodbye(td_mpi_group *w, const td_card *own)
-{
-    int heard = 0, left = 0;
-    for (int r = 0; r < w->size; r++) {
-        MPI_Request request; /* not freed, as above */
-        if (r == w->rank || w->dead[r]) continue;
-        left++;
-        if (MPI_Isend(NULL, 0, MPI_BYTE, r, TD_TAG_BYE, w->comm, &request) != MPI_SUCCESS) continue;
-    }
-    for (int i = 0; i < 250 && heard < left; i++) {
-        td_mpi_parcel p;
-        while (td_mpi_next(w, TD_TAG_BYE, &p)) {
-            MPI_Mrecv(NULL, 0, MPI_BYTE, &p.message, MPI_STATUS_IGNORE);
-            heard++;
-        }
-        td_mpi_look(w, own);
-        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
-    }
-    return heard >= left;
-}
-
 /* Ranks that have not ended, of those that count: how many, the first few as text. */
 static int not_ended(const td_mpi_group *w, char *text, size_t room)
 {
@@ -370,6 +351,64 @@ void td_mpi_wait_on(td_mpi_group *w, const td_card *own, td_mpi_patience *p)
                             "rank %d has ended, and has waited more than %lld ms for rank%s %s to "
                             "end; it goes on waiting",
                             w->rank, (long long)p->deadline_ms, n > 1 ? "s" : "", ranks);
+}
+
+/* Of the living, those that have not said goodbye. */
+static int still_there(const td_mpi_group *w, const bool *gone)
+{
+    int n = 0;
+    for (int r = 0; r < w->size; r++) n += r != w->rank && !gone[r] && !w->dead[r];
+    return n;
+}
+
+/* Behind a death, or where a rank is silent, who is missing may never come. */
+static bool others_may_never_come(const td_mpi_group *w)
+{
+    const td_mpi_notice *n = w->failed ? w->failed : w->sent;
+    return !w->mitigates || w->lossy || !n || n->status == (int)TD_ERR_TIMEOUT;
+}
+
+/* Whoever has died is known to have behind it, where processes' ids tell. */
+static void look_once_more(td_mpi_group *w, const td_card *own)
+{
+    w->last_look_ns = 0;
+    td_mpi_look(w, own);
+    td_mpi_find_dead(w, true, td_mpi_now_ns());
+}
+
+/* Open MPI 5.0's launcher, told to let ranks die, was seen to hang when several exit with a failure
+ * at the same time (it releases the job's data twice). */
+static void nap_in_turn(int rank)
+{
+    nanosleep(&(struct timespec){.tv_nsec = (long)TURN_NS * (rank < TURNS ? rank : TURNS)}, NULL);
+}
+
+bool td_mpi_say_goodbye(td_mpi_group *w, const td_card *own)
+{
+    bool *gone = calloc((size_t)w->size, sizeof *gone);
+    if (!gone) return false;
+    for (int r = 0; r < w->size; r++) {
+        MPI_Request request; /* not freed, as above */
+        if (r == w->rank || w->dead[r]) continue;
+        if (MPI_Isend(NULL, 0, MPI_BYTE, r, TD_TAG_BYE, w->comm, &request) != MPI_SUCCESS) continue;
+    }
+    for (int64_t begin = td_mpi_now_ns(); still_there(w, gone);) {
+        td_mpi_parcel p;
+        int64_t now = td_mpi_now_ns();
+        if (now - begin > (others_may_never_come(w) ? BYE_NS : LONG_BYE_NS)) break;
+        while (td_mpi_next(w, TD_TAG_BYE, &p)) {
+            MPI_Mrecv(NULL, 0, MPI_BYTE, &p.message, MPI_STATUS_IGNORE);
+            gone[p.from] = true;
+        }
+        td_mpi_look(w, own);
+        if (w->mitigates) td_mpi_find_dead(w, true, now);
+        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    }
+    bool all = still_there(w, gone) == 0;
+    free(gone);
+    if (w->mitigates) look_once_more(w, own);
+    if (!all && w->mitigates) nap_in_turn(w->rank);
+    return all;
 }
 
 /* One round of the wait for all to leave: this rank tells one and hears of another. */
