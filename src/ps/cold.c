@@ -5,9 +5,9 @@
 #include "base/error.h"
 #include "base/fs.h"
 #include "base/log.h"
+#include "ps/rocks.h"
 
 #include <fcntl.h>
-#include <rocksdb/c.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -20,6 +20,7 @@ enum { LOGS_NOTHING = 5 };                       /* but headers, of which there 
 static const char marker[] = "tandem-cold-rows"; /* a file that says whose the folder is */
 
 struct td_cold {
+    const td_rocks *rocks;
     char *folder;
     size_t row_floats;
     size_t spare_bytes, file_bytes; /* that must be free on the disk; of a file, at most */
@@ -72,37 +73,37 @@ static void set_options(td_cold *c, size_t memory_bytes)
     rocksdb_options_t *o = c->options;
     c->spare_bytes = 16 * buffer;
     c->file_bytes = 2 * within(2 << 20, buffer, 64 << 20);
-    rocksdb_block_based_table_options_t *table = rocksdb_block_based_options_create();
-    c->cache = rocksdb_cache_create_lru(memory_bytes / 2);
-    rocksdb_block_based_options_set_block_cache(table, c->cache);
-    rocksdb_block_based_options_set_filter_policy(table,
-                                                  rocksdb_filterpolicy_create_bloom_full(10));
-    rocksdb_block_based_options_set_index_type(
+    rocksdb_block_based_table_options_t *table = c->rocks->block_based_options_create();
+    c->cache = c->rocks->cache_create_lru(memory_bytes / 2);
+    c->rocks->block_based_options_set_block_cache(table, c->cache);
+    c->rocks->block_based_options_set_filter_policy(table,
+                                                    c->rocks->filterpolicy_create_bloom_full(10));
+    c->rocks->block_based_options_set_index_type(
         table, rocksdb_block_based_table_index_type_two_level_index_search);
-    rocksdb_block_based_options_set_partition_filters(table, 1);
-    rocksdb_block_based_options_set_cache_index_and_filter_blocks(table, 1);
-    rocksdb_block_based_options_set_cache_index_and_filter_blocks_with_high_priority(table, 1);
-    rocksdb_block_based_options_set_pin_l0_filter_and_index_blocks_in_cache(table, 1);
-    rocksdb_block_based_options_set_pin_top_level_index_and_filter(table, 1);
-    rocksdb_block_based_options_set_format_version(table, 5);
-    rocksdb_options_set_block_based_table_factory(o, table);
-    rocksdb_block_based_options_destroy(table);
-    rocksdb_options_set_create_if_missing(o, 1);
-    rocksdb_options_set_compression(o, rocksdb_no_compression); /* floats hardly shrink */
-    rocksdb_options_set_write_buffer_size(o, buffer);
-    rocksdb_options_set_max_write_buffer_number(o, 2);
-    rocksdb_options_set_memtable_whole_key_filtering(o, 1);
-    rocksdb_options_set_memtable_prefix_bloom_size_ratio(o, 0.05);
-    rocksdb_options_set_max_bytes_for_level_base(o, 8 * buffer);
-    rocksdb_options_set_level_compaction_dynamic_level_bytes(o, 1);
-    rocksdb_options_set_target_file_size_base(o, within(2 << 20, buffer, 64 << 20));
-    rocksdb_options_set_max_background_jobs(o, 2);
-    rocksdb_options_set_max_open_files(o, 512);
-    rocksdb_options_set_info_log_level(o, LOGS_NOTHING);
-    rocksdb_options_set_keep_log_file_num(o, 1);
-    rocksdb_options_set_stats_dump_period_sec(o, 0);
-    rocksdb_options_set_stats_persist_period_sec(o, 0);
-    rocksdb_options_set_skip_stats_update_on_db_open(o, 1);
+    c->rocks->block_based_options_set_partition_filters(table, 1);
+    c->rocks->block_based_options_set_cache_index_and_filter_blocks(table, 1);
+    c->rocks->block_based_options_set_cache_index_and_filter_blocks_with_high_priority(table, 1);
+    c->rocks->block_based_options_set_pin_l0_filter_and_index_blocks_in_cache(table, 1);
+    c->rocks->block_based_options_set_pin_top_level_index_and_filter(table, 1);
+    c->rocks->block_based_options_set_format_version(table, 5);
+    c->rocks->options_set_block_based_table_factory(o, table);
+    c->rocks->block_based_options_destroy(table);
+    c->rocks->options_set_create_if_missing(o, 1);
+    c->rocks->options_set_compression(o, rocksdb_no_compression); /* floats hardly shrink */
+    c->rocks->options_set_write_buffer_size(o, buffer);
+    c->rocks->options_set_max_write_buffer_number(o, 2);
+    c->rocks->options_set_memtable_whole_key_filtering(o, 1);
+    c->rocks->options_set_memtable_prefix_bloom_size_ratio(o, 0.05);
+    c->rocks->options_set_max_bytes_for_level_base(o, 8 * buffer);
+    c->rocks->options_set_level_compaction_dynamic_level_bytes(o, 1);
+    c->rocks->options_set_target_file_size_base(o, within(2 << 20, buffer, 64 << 20));
+    c->rocks->options_set_max_background_jobs(o, 2);
+    c->rocks->options_set_max_open_files(o, 512);
+    c->rocks->options_set_info_log_level(o, LOGS_NOTHING);
+    c->rocks->options_set_keep_log_file_num(o, 1);
+    c->rocks->options_set_stats_dump_period_sec(o, 0);
+    c->rocks->options_set_stats_persist_period_sec(o, 0);
+    c->rocks->options_set_skip_stats_update_on_db_open(o, 1);
 }
 
 static td_status refused(const td_cold *c, const char *what, char *why)
@@ -114,7 +115,7 @@ static td_status refused(const td_cold *c, const char *what, char *why)
                          c->folder);
     else
         td_fail(status, "cannot %s cold rows in %s: %s", what, c->folder, why);
-    rocksdb_free(why);
+    c->rocks->free(why);
     return status;
 }
 
@@ -128,17 +129,17 @@ static td_status claim(td_cold *c)
     if (holds && !td_path_exists(path))
         return td_fail(TD_ERR_ARG, "%s holds a database; give cold rows a folder of their own",
                        c->folder);
-    if (td_path_is_dir(c->folder)) rocksdb_destroy_db(c->options, c->folder, &why);
+    if (td_path_is_dir(c->folder)) c->rocks->destroy_db(c->options, c->folder, &why);
     if (why) return refused(c, "remove", why);
     TD_TRY(td_make_dirs(c->folder));
     return td_write_file(path, "", 0);
 }
 
-static rocksdb_readoptions_t *scan_options(void)
+static rocksdb_readoptions_t *scan_options(const td_cold *c)
 {
-    rocksdb_readoptions_t *o = rocksdb_readoptions_create();
-    rocksdb_readoptions_set_fill_cache(o, 0);
-    rocksdb_readoptions_set_readahead_size(o, LOOKAHEAD_BYTES);
+    rocksdb_readoptions_t *o = c->rocks->readoptions_create();
+    c->rocks->readoptions_set_fill_cache(o, 0);
+    c->rocks->readoptions_set_readahead_size(o, LOOKAHEAD_BYTES);
     return o;
 }
 
@@ -146,18 +147,19 @@ static td_status open_folder(td_cold *c, size_t memory_bytes)
 {
     static const char *const family = "default";
     char *why = NULL;
-    c->options = rocksdb_options_create();
+    TD_TRY(td_rocks_load(&c->rocks));
+    c->options = c->rocks->options_create();
     set_options(c, memory_bytes);
     TD_TRY(claim(c));
     const rocksdb_options_t *options = c->options;
     c->db =
-        rocksdb_open_column_families(options, c->folder, 1, &family, &options, &c->family, &why);
+        c->rocks->open_column_families(options, c->folder, 1, &family, &options, &c->family, &why);
     if (why) return refused(c, "open", why);
-    c->get = rocksdb_readoptions_create();
-    c->scan = scan_options();
-    c->put = rocksdb_writeoptions_create();
-    rocksdb_writeoptions_disable_WAL(c->put, 1);
-    c->batch = rocksdb_writebatch_create();
+    c->get = c->rocks->readoptions_create();
+    c->scan = scan_options(c);
+    c->put = c->rocks->writeoptions_create();
+    c->rocks->writeoptions_disable_WAL(c->put, 1);
+    c->batch = c->rocks->writebatch_create();
     return TD_OK;
 }
 
@@ -182,9 +184,9 @@ td_status td_cold_open(const char *folder, size_t row_floats, size_t memory_byte
 static void remove_folder(td_cold *c)
 {
     char path[TD_PATH_MAX], *why = NULL;
-    rocksdb_destroy_db(c->options, c->folder, &why);
+    c->rocks->destroy_db(c->options, c->folder, &why);
     if (why) td_warn("cannot remove cold rows from %s: %s", c->folder, why);
-    rocksdb_free(why);
+    c->rocks->free(why);
     if (td_path_join(path, c->folder, marker) == TD_OK) unlink(path);
     rmdir(c->folder);
 }
@@ -192,17 +194,17 @@ static void remove_folder(td_cold *c)
 void td_cold_close(td_cold *c)
 {
     if (!c) return;
-    if (c->batch) rocksdb_writebatch_destroy(c->batch);
-    if (c->put) rocksdb_writeoptions_destroy(c->put);
-    if (c->scan) rocksdb_readoptions_destroy(c->scan);
-    if (c->get) rocksdb_readoptions_destroy(c->get);
-    if (c->family) rocksdb_column_family_handle_destroy(c->family);
+    if (c->batch) c->rocks->writebatch_destroy(c->batch);
+    if (c->put) c->rocks->writeoptions_destroy(c->put);
+    if (c->scan) c->rocks->readoptions_destroy(c->scan);
+    if (c->get) c->rocks->readoptions_destroy(c->get);
+    if (c->family) c->rocks->column_family_handle_destroy(c->family);
     if (c->db) {
-        rocksdb_close(c->db);
+        c->rocks->close(c->db);
         remove_folder(c);
     }
-    if (c->options) rocksdb_options_destroy(c->options);
-    if (c->cache) rocksdb_cache_destroy(c->cache);
+    if (c->options) c->rocks->options_destroy(c->options);
+    if (c->cache) c->rocks->cache_destroy(c->cache);
     td_free(c->folder);
     td_free(c);
 }
@@ -235,7 +237,7 @@ td_status td_cold_put(td_cold *c, const td_cold_row *rows, size_t count)
 {
     char *why = NULL;
     TD_TRY(td_cold_check_room(c, 0));
-    rocksdb_writebatch_clear(c->batch);
+    c->rocks->writebatch_clear(c->batch);
     for (size_t i = 0; i < count; i++) {
         written_key key = write_key(rows[i].key);
         const char *name = key.bytes,
@@ -243,11 +245,11 @@ td_status td_cold_put(td_cold *c, const td_cold_row *rows, size_t count)
         size_t name_bytes = sizeof key;
         const size_t bytes[] = {sizeof rows[i].used, c->row_floats * sizeof(float)};
         if (rows[i].row)
-            rocksdb_writebatch_putv(c->batch, 1, &name, &name_bytes, 2, parts, bytes);
+            c->rocks->writebatch_putv(c->batch, 1, &name, &name_bytes, 2, parts, bytes);
         else
-            rocksdb_writebatch_delete(c->batch, name, name_bytes);
+            c->rocks->writebatch_delete(c->batch, name, name_bytes);
     }
-    rocksdb_write(c->db, c->put, c->batch, &why);
+    c->rocks->write(c->db, c->put, c->batch, &why);
     return why ? refused(c, "write", why) : TD_OK;
 }
 
@@ -277,8 +279,8 @@ static td_status get_batch(const td_cold *c, const uint64_t *keys, size_t at, si
         written[i] = write_key(keys[at + i]);
         names[i] = written[i].bytes, name_bytes[i] = sizeof written[i];
     }
-    rocksdb_batched_multi_get_cf(c->db, c->get, c->family, count, names, name_bytes, values, why,
-                                 true);
+    c->rocks->batched_multi_get_cf(c->db, c->get, c->family, count, names, name_bytes, values, why,
+                                   true);
     for (size_t i = 0; i < count; i++) {
         size_t bytes;
         uint32_t used = 0;
@@ -286,12 +288,12 @@ static td_status get_batch(const td_cold *c, const uint64_t *keys, size_t at, si
         if (why[i] && status == TD_OK)
             status = refused(c, "read", why[i]);
         else
-            rocksdb_free(why[i]);
+            c->rocks->free(why[i]);
         if (!values[i]) continue;
-        const char *value = rocksdb_pinnableslice_value(values[i], &bytes);
+        const char *value = c->rocks->pinnableslice_value(values[i], &bytes);
         if (status == TD_OK) status = take_apart(c, value, bytes, &used, &row);
         if (status == TD_OK) status = found(arg, at + i, used, row);
-        rocksdb_pinnableslice_destroy(values[i]);
+        c->rocks->pinnableslice_destroy(values[i]);
     }
     return status;
 }
@@ -311,13 +313,13 @@ static td_status look(td_cold_cursor *cursor)
     const td_cold *c = cursor->cold;
     char *why = NULL;
     size_t bytes;
-    cursor->there = rocksdb_iter_valid(cursor->iterator);
+    cursor->there = c->rocks->iter_valid(cursor->iterator);
     if (!cursor->there) {
-        rocksdb_iter_get_error(cursor->iterator, &why);
+        c->rocks->iter_get_error(cursor->iterator, &why);
         return why ? refused(c, "read", why) : TD_OK;
     }
-    cursor->key = read_key(rocksdb_iter_key(cursor->iterator, &bytes));
-    const char *value = rocksdb_iter_value(cursor->iterator, &bytes);
+    cursor->key = read_key(c->rocks->iter_key(cursor->iterator, &bytes));
+    const char *value = c->rocks->iter_value(cursor->iterator, &bytes);
     return take_apart(c, value, bytes, &cursor->used, &cursor->row);
 }
 
@@ -325,8 +327,8 @@ static td_status seek(const td_cold *c, const rocksdb_readoptions_t *how, uint64
                       td_cold_cursor *cursor)
 {
     written_key key = write_key(first);
-    *cursor = (td_cold_cursor){.cold = c, .iterator = rocksdb_create_iterator(c->db, how)};
-    rocksdb_iter_seek(cursor->iterator, key.bytes, sizeof key);
+    *cursor = (td_cold_cursor){.cold = c, .iterator = c->rocks->create_iterator(c->db, how)};
+    c->rocks->iter_seek(cursor->iterator, key.bytes, sizeof key);
     return look(cursor);
 }
 
@@ -337,13 +339,13 @@ td_status td_cold_seek(const td_cold *c, uint64_t first, td_cold_cursor *cursor)
 
 td_status td_cold_next(td_cold_cursor *cursor)
 {
-    rocksdb_iter_next(cursor->iterator);
+    cursor->cold->rocks->iter_next(cursor->iterator);
     return look(cursor);
 }
 
 void td_cold_leave(td_cold_cursor *cursor)
 {
-    if (cursor->iterator) rocksdb_iter_destroy(cursor->iterator);
+    if (cursor->iterator) cursor->cold->rocks->iter_destroy(cursor->iterator);
     *cursor = (td_cold_cursor){0};
 }
 
@@ -357,8 +359,8 @@ td_status td_cold_look(td_cold *c, td_cold_view **out)
 {
     td_cold_view *v = td_calloc(1, sizeof *v);
     if (!v) return td_fail(TD_ERR_NOMEM, "no memory for a view of cold rows");
-    *v = (td_cold_view){c, rocksdb_create_snapshot(c->db), scan_options()};
-    rocksdb_readoptions_set_snapshot(v->scan, v->snapshot);
+    *v = (td_cold_view){c, c->rocks->create_snapshot(c->db), scan_options(c)};
+    c->rocks->readoptions_set_snapshot(v->scan, v->snapshot);
     *out = v;
     return TD_OK;
 }
@@ -371,8 +373,9 @@ td_status td_cold_view_seek(const td_cold_view *v, uint64_t first, td_cold_curso
 void td_cold_view_free(td_cold_view *v)
 {
     if (!v) return;
-    rocksdb_readoptions_destroy(v->scan);
-    rocksdb_release_snapshot(v->cold->db, v->snapshot);
+    const td_cold *c = v->cold;
+    c->rocks->readoptions_destroy(v->scan);
+    c->rocks->release_snapshot(c->db, v->snapshot);
     td_free(v);
 }
 
@@ -392,12 +395,12 @@ td_status td_cold_scratch(const td_cold *c, int *out_fd)
 static uint64_t property(const td_cold *c, const char *name)
 {
     uint64_t value = 0;
-    return rocksdb_property_int(c->db, name, &value) == 0 ? value : 0;
+    return c->rocks->property_int(c->db, name, &value) == 0 ? value : 0;
 }
 
 size_t td_cold_memory_bytes(const td_cold *c)
 {
-    return rocksdb_cache_get_usage(c->cache) + property(c, "rocksdb.size-all-mem-tables") +
+    return c->rocks->cache_get_usage(c->cache) + property(c, "rocksdb.size-all-mem-tables") +
            property(c, "rocksdb.estimate-table-readers-mem");
 }
 
