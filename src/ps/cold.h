@@ -23,7 +23,7 @@
 typedef struct td_cold td_cold;
 
 /* Makes the folder. TD_ERR_ARG: another run uses it, or it holds someone's database;
- * TD_ERR_UNSUPPORTED: built without RocksDB; TD_ERR_IO, TD_ERR_NOMEM. */
+ * TD_ERR_UNSUPPORTED: built without RocksDB, or it is not there; TD_ERR_IO, TD_ERR_NOMEM. */
 TD_MUST_CHECK td_status td_cold_open(const char *folder, size_t row_floats, size_t memory_bytes,
                                      td_cold **out);
 void td_cold_close(td_cold *cold); /* NULL is fine */

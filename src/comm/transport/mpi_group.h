@@ -161,8 +161,10 @@ void td_mpi_wait_on(td_mpi_group *world, const td_card *own, td_mpi_patience *pa
 /* After a failure, MPI_Finalize would wait for ranks that may be gone. So all say goodbye, and who
  * has heard it from everybody within half a second (true) ends in order; else the process is left
  * to exit without, and mpiexec ends the rest. Where ranks may die mpiexec may not, and those in
- * MPI_Finalize would wait for one that exits without: there who lives waits longer for those who
- * live, unless one is silent. Meanwhile this rank's notices go out. */
+ * MPI_Finalize would wait for one that exits without: there all who live wait ten seconds for each
+ * other, unless a death is known or a rank has waited for another in vain; who gives up says so,
+ * and whoever hears that (but in the very moment) ends without MPI_Finalize too. Meanwhile this
+ * rank's notices go out. */
 bool td_mpi_say_goodbye(td_mpi_group *world, const td_card *own);
 
 #endif

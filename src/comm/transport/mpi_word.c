@@ -16,7 +16,7 @@
 
 enum { SENTENCE = 1000, LOOKS = 64, NAMED = 8 };
 enum { DEAD_NS = 20000000 }; /* from one look for gone processes to the next */
-enum { BYE_NS = 500000000, TURN_NS = 20000000, TURNS = 8 };
+enum { BYE_NS = 500000000, BYE_TURNS = 100, TURN_NS = 20000000, TURNS = 16 };
 static const int64_t LONG_BYE_NS = 10000000000;
 enum { ASK_AGAIN_NS = 2000000000, STALE_NS = 200000000, LEFT_NS = 100000000 };
 
@@ -135,6 +135,11 @@ static void take_card(td_mpi_group *w, td_mpi_parcel *p, const td_card *own)
         send_card(w, rank, own, false);
     else
         a->asked_ns = 0;
+}
+
+static void nap_ms(int ms)
+{
+    nanosleep(&(struct timespec){.tv_nsec = (long)ms * 1000000}, NULL);
 }
 
 /* --- the dead --- */
@@ -353,64 +358,6 @@ void td_mpi_wait_on(td_mpi_group *w, const td_card *own, td_mpi_patience *p)
                             w->rank, (long long)p->deadline_ms, n > 1 ? "s" : "", ranks);
 }
 
-/* Of the living, those that have not said goodbye. */
-static int still_there(const td_mpi_group *w, const bool *gone)
-{
-    int n = 0;
-    for (int r = 0; r < w->size; r++) n += r != w->rank && !gone[r] && !w->dead[r];
-    return n;
-}
-
-/* Behind a death, or where a rank is silent, who is missing may never come. */
-static bool others_may_never_come(const td_mpi_group *w)
-{
-    const td_mpi_notice *n = w->failed ? w->failed : w->sent;
-    return !w->mitigates || w->lossy || !n || n->status == (int)TD_ERR_TIMEOUT;
-}
-
-/* Whoever has died is known to have behind it, where processes' ids tell. */
-static void look_once_more(td_mpi_group *w, const td_card *own)
-{
-    w->last_look_ns = 0;
-    td_mpi_look(w, own);
-    td_mpi_find_dead(w, true, td_mpi_now_ns());
-}
-
-/* Open MPI 5.0's launcher, told to let ranks die, was seen to hang when several exit with a failure
- * at the same time (it releases the job's data twice). */
-static void nap_in_turn(int rank)
-{
-    nanosleep(&(struct timespec){.tv_nsec = (long)TURN_NS * (rank < TURNS ? rank : TURNS)}, NULL);
-}
-
-bool td_mpi_say_goodbye(td_mpi_group *w, const td_card *own)
-{
-    bool *gone = calloc((size_t)w->size, sizeof *gone);
-    if (!gone) return false;
-    for (int r = 0; r < w->size; r++) {
-        MPI_Request request; /* not freed, as above */
-        if (r == w->rank || w->dead[r]) continue;
-        if (MPI_Isend(NULL, 0, MPI_BYTE, r, TD_TAG_BYE, w->comm, &request) != MPI_SUCCESS) continue;
-    }
-    for (int64_t begin = td_mpi_now_ns(); still_there(w, gone);) {
-        td_mpi_parcel p;
-        int64_t now = td_mpi_now_ns();
-        if (now - begin > (others_may_never_come(w) ? BYE_NS : LONG_BYE_NS)) break;
-        while (td_mpi_next(w, TD_TAG_BYE, &p)) {
-            MPI_Mrecv(NULL, 0, MPI_BYTE, &p.message, MPI_STATUS_IGNORE);
-            gone[p.from] = true;
-        }
-        td_mpi_look(w, own);
-        if (w->mitigates) td_mpi_find_dead(w, true, now);
-        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
-    }
-    bool all = still_there(w, gone) == 0;
-    free(gone);
-    if (w->mitigates) look_once_more(w, own);
-    if (!all && w->mitigates) nap_in_turn(w->rank);
-    return all;
-}
-
 /* One round of the wait for all to leave: this rank tells one and hears of another. */
 static bool leave_with(td_mpi_group *w, int to, int from, const td_card *own, td_mpi_patience *p)
 {
@@ -446,4 +393,86 @@ bool td_mpi_leave(td_mpi_group *w, const td_card *own, int64_t deadline_ms)
         left =
             leave_with(w, (w->rank + far) % w->size, (w->rank - far + w->size) % w->size, own, &p);
     return left;
+}
+
+/* --- leaving behind a failure --- */
+
+typedef struct goodbyes {
+    bool *heard;    /* [size] */
+    bool abandoned; /* some rank leaves without MPI_Finalize */
+} goodbyes;
+
+static const char abandons = 1;
+
+/* Says goodbye, or (`bytes` 1) that this rank leaves without MPI_Finalize. */
+static void say(td_mpi_group *w, int bytes)
+{
+    for (int r = 0; r < w->size; r++) {
+        MPI_Request request; /* not freed, as above */
+        if (r == w->rank || w->dead[r]) continue;
+        if (MPI_Isend(&abandons, bytes, MPI_BYTE, r, TD_TAG_BYE, w->comm, &request) != MPI_SUCCESS)
+            continue;
+    }
+}
+
+/* Takes what has come. How many of the living have not said goodbye. */
+static int hear(td_mpi_group *w, const td_card *own, goodbyes *g)
+{
+    td_mpi_parcel p;
+    char byte;
+    int missing = 0;
+    td_mpi_begin_looking(w);
+    while (td_mpi_next(w, TD_TAG_BYE, &p)) {
+        MPI_Mrecv(&byte, p.bytes, MPI_BYTE, &p.message, MPI_STATUS_IGNORE);
+        g->heard[p.from] = true;
+        g->abandoned = g->abandoned || p.bytes > 0;
+    }
+    td_mpi_look(w, own);
+    if (w->mitigates) td_mpi_find_dead(w, true, td_mpi_now_ns());
+    td_mpi_end_looking(w);
+    for (int r = 0; r < w->size; r++) missing += r != w->rank && !g->heard[r] && !w->dead[r];
+    return missing;
+}
+
+/* Behind a death, or where some rank waited for another in vain, who is missing may never come. */
+static bool some_may_never_come(const td_mpi_group *w)
+{
+    const td_mpi_notice *theirs = __atomic_load_n(&w->failed, __ATOMIC_ACQUIRE), *own = w->sent;
+    return !w->mitigates || w->lossy || (theirs && theirs->status == (int)TD_ERR_TIMEOUT) ||
+           (own && own->status == (int)TD_ERR_TIMEOUT);
+}
+
+/* Open MPI 5.0's launcher, told to let ranks die, was seen to hang where several exit with a
+ * failure at the same time (it releases the job's data twice): so they do not, the first ranks at
+ * least. */
+static void leave_in_turn(td_mpi_group *w, const td_card *own, goodbyes *g)
+{
+    int64_t turn = TURN_NS * (int64_t)(1 + (w->rank < TURNS ? w->rank : TURNS));
+    say(w, 1);
+    for (int64_t begin = td_mpi_now_ns(); td_mpi_now_ns() - begin < turn;) {
+        hear(w, own, g);
+        nap_ms(2);
+    }
+}
+
+bool td_mpi_say_goodbye(td_mpi_group *w, const td_card *own)
+{
+    goodbyes g = {.heard = calloc((size_t)w->size, sizeof *g.heard)};
+    if (!g.heard) return false;
+    say(w, 0);
+    int missing, turns = 0;
+    for (int64_t begin = td_mpi_now_ns();; turns++) {
+        int64_t waited = td_mpi_now_ns() - begin; /* before what has come meanwhile is taken */
+        missing = hear(w, own, &g);
+        if (!missing || g.abandoned) break;
+        /* Turns, too: a process that got no processor has not waited. */
+        if (turns >= BYE_TURNS && waited > (some_may_never_come(w) ? BYE_NS : LONG_BYE_NS)) break;
+        nap_ms(2);
+    }
+    w->last_look_ns = 0; /* who has died behind its goodbye, or leaves without MPI's end */
+    missing = hear(w, own, &g);
+    bool all = missing == 0 && !g.abandoned;
+    if (w->mitigates && (!all || w->lossy)) leave_in_turn(w, own, &g);
+    free(g.heard);
+    return all;
 }
